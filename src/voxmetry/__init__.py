@@ -1,0 +1,71 @@
+"""Voxmetry: voxels in, measurements out.
+
+The public names are imported when they are first used, so that `import voxmetry` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "Geometry": "core.geometry",
+    "Volume": "core.volume",
+    "Label": "core.labels",
+    "LabelTable": "core.labels",
+    "Segmentation": "core.segmentation",
+    "SeriesInfo": "core.records",
+    "Measurement": "core.records",
+    "Comparison": "core.records",
+    "Flag": "core.records",
+    "Provenance": "core.records",
+    "StudyResult": "core.records",
+    "VoxmetryError": "errors",
+    "ModelSpec": "config",
+    "StudySettings": "config",
+    "TrainSettings": "config",
+    "list_series": "io",
+    "read_volume": "io",
+    "read_segmentation": "io",
+    "save": "io",
+    "resample": "ops.resample",
+    "clean": "ops.components",
+    "measure": "measure",
+    "compare": "measure",
+    "load_model": "nn",
+    "segment": "nn",
+    "write_report": "report",
+    "segment_study": "workflow",
+}
+
+__all__ = ["__version__", *sorted(_ROOMS)]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from voxmetry.config import ModelSpec, StudySettings, TrainSettings
+    from voxmetry.core.geometry import Geometry
+    from voxmetry.core.labels import Label, LabelTable
+    from voxmetry.core.records import Comparison, Flag, Measurement, Provenance, SeriesInfo, StudyResult
+    from voxmetry.core.segmentation import Segmentation
+    from voxmetry.core.volume import Volume
+    from voxmetry.errors import VoxmetryError
+    from voxmetry.io import list_series, read_segmentation, read_volume, save
+    from voxmetry.measure import compare, measure
+    from voxmetry.nn import load_model, segment
+    from voxmetry.ops.components import clean
+    from voxmetry.ops.resample import resample
+    from voxmetry.report import write_report
+    from voxmetry.workflow import segment_study
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'voxmetry' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"voxmetry.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,318 @@
+"""Settings and model specifications, read from strict YAML.
+
+An unknown key, a wrong type or a value out of range is a `ConfigError` that names the file and the key. Nothing here
+is evaluated: a configuration is data.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeAlias, TypeVar
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from voxmetry.core.base import Record
+from voxmetry.core.labels import LabelTable
+from voxmetry.errors import ConfigError
+
+Triple: TypeAlias = tuple[float, float, float]
+IntTriple: TypeAlias = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Spacing: TypeAlias = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+def _check_axcodes(codes: str) -> str:
+    axes = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
+    if sorted(axes.get(code, -1) for code in codes) != [0, 1, 2]:
+        raise ValueError(f"{codes!r} is not one each of R or L, A or P, S or I, such as 'RAS'")
+    return codes
+
+
+Axcodes: TypeAlias = Annotated[str, AfterValidator(_check_axcodes)]
+R = TypeVar("R", bound=Record)
+
+
+class Range(Record):
+    """Lowest and highest value, both included."""
+
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low <= self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
+
+    def __contains__(self, x: float) -> bool:
+        return self.low <= x <= self.high
+
+
+class Normalise(Record):
+    """How intensities of one input become network input.
+
+    'zscore': clip to the given percentiles of the voxels that are not exactly 0 (or of all), then subtract their mean
+    and divide by their standard deviation. 'window': clip to [low, high] in the image's unit, then subtract `mean` and
+    divide by `sd`.
+    """
+
+    method: Literal["zscore", "window"]
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    nonzero: bool = True
+    low: float | None = None
+    high: float | None = None
+    mean: float = 0.0
+    sd: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.method == "window" and (self.low is None or self.high is None or self.low >= self.high):
+            raise ValueError("method 'window' needs low and high, low below high")
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError(f"percentiles {self.percentiles} are not two rising numbers in 0..100")
+        return self
+
+
+class InputSpec(Record):
+    """One input channel."""
+
+    name: str
+    modality: Literal["CT", "MR", "PT"]
+    normalise: Normalise
+
+
+class NetworkSpec(Record):
+    """A DynUNet: one entry a level, from full resolution downwards.
+
+    The patch must be divisible by the product of the strides along each axis.
+    """
+
+    kind: Literal["dynunet"] = "dynunet"
+    channels: tuple[Annotated[int, Field(ge=1)], ...]
+    strides: tuple[IntTriple, ...]
+    kernels: tuple[IntTriple, ...]
+    residual: bool = False
+    deep_supervision: Annotated[int, Field(ge=0)] = 0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _levels(self) -> Self:
+        if not len(self.channels) == len(self.strides) == len(self.kernels) or len(self.channels) < 2:
+            raise ValueError(
+                f"{len(self.channels)} channels, {len(self.strides)} strides and {len(self.kernels)} kernels: "
+                "each level needs one of each, two levels at least"
+            )
+        if self.deep_supervision > len(self.channels) - 2:
+            raise ValueError(
+                f"deep_supervision {self.deep_supervision} with {len(self.channels)} levels: at most two fewer"
+            )
+        return self
+
+    @property
+    def divisor(self) -> tuple[int, int, int]:
+        """What the patch must be divisible by along each axis."""
+        i, j, k = (math.prod(stride[axis] for stride in self.strides) for axis in range(3))
+        return (i, j, k)
+
+
+class WindowSpec(Record):
+    """The sliding window: patch in voxels of the model's grid and the share that neighbours overlap by."""
+
+    patch: IntTriple
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    """Axes along which the scores are averaged over both mirror images."""
+
+
+class CleanStep(Record):
+    """One step of the clean-up after the network.
+
+    'largest': keep the largest connected component. 'drop_small': remove components below `min_volume_ml`.
+    'fill_holes': fill background that the structure encloses. Components are 26-connected.
+    """
+
+    step: Literal["largest", "drop_small", "fill_holes"]
+    labels: tuple[str, ...] = ()
+    """Structures that it applies to; none given means all, each by itself."""
+    min_volume_ml: Annotated[float, Field(ge=0)] = 0.0
+    together: bool = False
+    """Treat the named labels as one structure: what belongs to the union's largest component stays."""
+
+
+class TrainingDomain(Record):
+    """What the model has seen. An input outside is segmented all the same, and flagged."""
+
+    spacing_mm: tuple[Range, Range, Range]
+    field_of_view_mm: tuple[Range, Range, Range]
+    """Extent of the image along the model's axes (its orientation), voxel edges included."""
+    volume_ml: dict[str, Range] = {}
+    """Volume seen per structure, widened by the margin that the model card states."""
+
+
+class Weights(Record):
+    """The file that holds the network's parameters, and what it must hash to."""
+
+    file: str = "weights.safetensors"
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ModelSpec(Record):
+    """A model: what it takes, what it does to it, what it returns. The content of `model.yaml`."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    version: str
+    summary: str
+    licence: str
+    body_part: str
+    inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1)]
+    orientation: Axcodes = "RAS"
+    spacing_mm: Spacing
+    window: WindowSpec
+    network: NetworkSpec
+    labels: LabelTable
+    clean: tuple[CleanStep, ...] = ()
+    training_domain: TrainingDomain
+    weights: Weights | None = None
+    """None in a template that training starts from; a model folder always has them."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for axis, (size, divisor) in enumerate(zip(self.window.patch, self.network.divisor, strict=True)):
+            if size % divisor:
+                legal = max(1, round(size / divisor)) * divisor
+                raise ValueError(
+                    f"window.patch is {size} along axis {axis}, which the network's strides need to be a multiple "
+                    f"of {divisor}: {legal} would do"
+                )
+        known = set(self.labels.names)
+        named = {name for step in self.clean for name in step.labels} | set(self.training_domain.volume_ml)
+        if named - known:
+            raise ValueError(f"labels {sorted(named - known)} are not in the label table {sorted(known)}")
+        return self
+
+    @property
+    def n_classes(self) -> int:
+        """Number of the network's output channels: the background and each label."""
+        return len(self.labels) + 1
+
+
+class Augment(Record):
+    """Probabilities and strengths of the random changes to a training case. All are drawn per case and step."""
+
+    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0,)
+    affine_probability: float = 0.5
+    rotate_degrees: float = 20.0
+    scale: float = 0.2
+    elastic_probability: float = 0.0
+    low_resolution_probability: float = 0.25
+    low_resolution_zoom: tuple[float, float] = (0.5, 1.0)
+    blur_probability: float = 0.2
+    blur_sigma_voxels: tuple[float, float] = (0.5, 1.2)
+    noise_probability: float = 0.2
+    noise_sd: float = 0.15
+    bias_field_probability: float = 0.2
+    contrast_probability: float = 0.3
+    contrast_gamma: tuple[float, float] = (0.7, 1.5)
+    scale_intensity_probability: float = 0.3
+    scale_intensity: float = 0.25
+
+
+class TrainSettings(Record):
+    """One training run. The content of a file in `configs/train`."""
+
+    schema_version: Literal[1] = 1
+    model: ModelSpec
+    data: str
+    """Folder with `images/` and `labels/`, relative to the working folder or to VOXMETRY_DATA."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    seed: int = 0
+    epochs: Annotated[int, Field(ge=1)] = 45
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["bf16", "float32"] = "bf16"
+    validate_every: Annotated[int, Field(ge=1)] = 5
+    augment: Augment = Augment()
+
+
+class StudySettings(Record):
+    """How one study is run. The content of a file in `configs/study`; each field is an option of `voxmetry segment`."""
+
+    series: str | None = None
+    """Series Instance UID, where the folder holds more than one candidate."""
+    modality: Literal["CT", "MR", "PT"] | None = None
+    """What a file without DICOM headers is; None takes the model's word for it, after a look at the values."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
+    """Tolerance of the surface Dice against a reference."""
+    overwrite: bool = False
+
+
+def load_yaml(path: Path | str, kind: type[R]) -> R:
+    """Read a strict YAML file as a record.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        The record type, such as `ModelSpec`.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is no YAML, or has an unknown, missing or unusable key; the message names each.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            found=f"{path} cannot be read: {_why(error)}",
+            expected=f"a YAML file with the keys of {kind.__name__}",
+            fix="check the path, and that it is a text file that you may read",
+        ) from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            found=f"{path} is not valid YAML: {error}", expected="a YAML mapping", fix="mend the line that is named"
+        ) from error
+    return parse_record(data, kind, where=str(path))
+
+
+def parse_record(data: object, kind: type[R], *, where: str) -> R:
+    """Turn plain data into a record; `where` names its origin in an error.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, missing or unusable.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors(include_url=False):
+            key = ".".join(str(part) for part in item["loc"]) or "(top level)"
+            lines.append(f"{key}: {item['msg']}")
+        raise ConfigError(
+            found=f"{where}: " + "; ".join(lines),
+            expected=f"the keys and values of {kind.__name__}",
+            fix="correct the keys that are named; an unknown key is often a typo",
+        ) from error
+
+
+def dump_yaml(record: Record) -> str:
+    """Write a record as YAML that `load_yaml` reads back to an equal one."""
+    text: str = yaml.safe_dump(
+        record.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=100
+    )
+    return text
+
+
+def _why(error: Exception) -> str:
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else type(error).__name__

@@ -1,0 +1,223 @@
+"""Where a grid lies in the patient.
+
+Inside this package every affine maps voxel indices (i, j, k), at voxel centres, to RAS+ millimetres: x grows towards
+the patient's Right, y towards the Anterior, z towards the Superior. DICOM, ITK, NRRD and MHA
+speak LPS+; `swap_lps_ras` is the only place where one becomes the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from voxmetry.errors import GeometryError
+
+Float64: TypeAlias = NDArray[np.float64]
+
+SAME_GRID_TOLERANCE_MM = 0.01
+"""Two grids are the same when no corner of theirs is further apart than this."""
+
+_AXIS_NAMES = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+def swap_lps_ras(x: ArrayLike) -> Float64:
+    """Turn LPS+ millimetres into RAS+ millimetres, or the other way round.
+
+    Parameters
+    ----------
+    x
+        An affine of shape (4, 4) whose output is in millimetres, or points or direction vectors of shape (..., 3).
+
+    Returns
+    -------
+    ndarray of float64
+        The same shape, the first two output coordinates negated.
+
+    Examples
+    --------
+    >>> swap_lps_ras([10.0, 20.0, 30.0]).tolist()
+    [-10.0, -20.0, 30.0]
+    """
+    array = np.asarray(x, dtype=np.float64)
+    if array.shape == (4, 4):
+        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ array
+    if array.shape[-1:] != (3,):
+        raise GeometryError(
+            found=f"an array of shape {array.shape} for a change between LPS and RAS",
+            expected="an affine of shape (4, 4) or points of shape (..., 3)",
+            fix="pass the affine, or points with their three coordinates last",
+        )
+    return array * np.array([-1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """A voxel grid in the patient: where it lies, how large it is, and in which frame of reference.
+
+    Parameters
+    ----------
+    affine
+        (4, 4), voxel index (i, j, k) at voxel centres -> RAS+ millimetres. Kept as a read-only float64 copy.
+    shape
+        (I, J, K), each at least 1.
+    frame_uid
+        DICOM Frame of Reference UID, or None where the source has none.
+
+    Raises
+    ------
+    GeometryError
+        If the affine is not (4, 4), not finite, or singular, or the shape is not three positive integers.
+
+    Examples
+    --------
+    >>> grid = Geometry(np.diag([2.0, 2.0, 5.0, 1.0]), (10, 20, 30))
+    >>> grid.spacing_mm, grid.voxel_ml, grid.axcodes
+    ((2.0, 2.0, 5.0), 0.02, 'RAS')
+    """
+
+    affine: Float64
+    shape: tuple[int, int, int]
+    frame_uid: str | None = None
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4):
+            raise GeometryError(
+                found=f"an affine of shape {affine.shape}",
+                expected="shape (4, 4), voxel indices to RAS+ millimetres",
+                fix="pass a homogeneous 4 x 4 matrix",
+            )
+        if not np.isfinite(affine).all() or not np.array_equal(affine[3], [0, 0, 0, 1]):
+            raise GeometryError(
+                found=f"an affine that is not finite or whose last row is not 0 0 0 1: {affine.tolist()}",
+                expected="twelve finite numbers above the row 0 0 0 1",
+                fix="repair the image's header; the position of its voxels cannot be known without it",
+            )
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        # A volume relative to the box of the same edges below 1e-6 means axes that lie in one plane.
+        if (lengths <= 0).any() or abs(np.linalg.det(affine[:3, :3])) < 1e-6 * lengths.prod():
+            raise GeometryError(
+                found=f"a singular affine: axis lengths {np.round(lengths, 6).tolist()} mm span no volume",
+                expected="three axes of positive length that do not lie in one plane",
+                fix="repair the image's header; a voxel here would have no volume",
+            )
+        shape = tuple(int(n) for n in self.shape)
+        if len(shape) != 3 or min(shape) < 1:
+            raise GeometryError(
+                found=f"a grid of shape {tuple(self.shape)}",
+                expected="three positive sizes (I, J, K)",
+                fix="pass one three-dimensional volume",
+            )
+        affine.setflags(write=False)
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "shape", shape)
+
+    @functools.cached_property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxel centres along i, j, k in mm."""
+        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return (float(i), float(j), float(k))
+
+    @functools.cached_property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in mL: the absolute determinant of the affine, exact for sheared grids too."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    @property
+    def directions(self) -> Float64:
+        """Unit vectors of the i, j, k axes in RAS+, one a column, shape (3, 3)."""
+        return self.affine[:3, :3] / np.array(self.spacing_mm)
+
+    @functools.cached_property
+    def axcodes(self) -> str:
+        """Nearest anatomical direction that each axis grows towards, such as 'RAS' or 'LPI'."""
+        permutation, signs = self.closest_axes
+        return "".join(_AXIS_NAMES[axis][sign > 0] for axis, sign in zip(permutation, signs, strict=True))
+
+    @functools.cached_property
+    def closest_axes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """For i, j, k: the patient axis (0 x, 1 y, 2 z) that each lies closest to, and the sign it runs in.
+
+        Of the six possible assignments, the one with the largest sum of absolute cosines.
+        """
+        cosines = self.directions
+        best = max(
+            itertools.permutations(range(3)),
+            key=lambda order: sum(abs(cosines[axis, column]) for column, axis in enumerate(order)),
+        )
+        signs = tuple(1 if cosines[axis, column] >= 0 else -1 for column, axis in enumerate(best))
+        return (best[0], best[1], best[2]), (signs[0], signs[1], signs[2])
+
+    @functools.cached_property
+    def is_orthogonal(self) -> bool:
+        """Whether the axes stand at right angles (cosines between them below 1e-3)."""
+        cosines = self.directions
+        return bool(np.abs(cosines.T @ cosines - np.eye(3)).max() < 1e-3)
+
+    @property
+    def corners_mm(self) -> Float64:
+        """Centres of the eight corner voxels in RAS+ mm, shape (8, 3)."""
+        ends = np.array(list(itertools.product(*[(0, n - 1) for n in self.shape])), dtype=np.float64)
+        return self.to_mm(ends)
+
+    @property
+    def extent_mm(self) -> tuple[float, float, float]:
+        """Edge lengths of the grid, voxel edges included, along i, j, k in mm."""
+        i, j, k = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
+        return (i, j, k)
+
+    @property
+    def diagonal_mm(self) -> float:
+        """Length of the grid's longest space diagonal between outer voxel corners in mm."""
+        low, high = -0.5, np.array(self.shape) - 0.5
+        ends = np.array(list(itertools.product(*[(low, h) for h in high])))
+        points = self.to_mm(ends)
+        return float(max(np.linalg.norm(a - b) for a, b in itertools.combinations(points, 2)))
+
+    def to_mm(self, ijk: ArrayLike) -> Float64:
+        """Map voxel indices (..., 3) to RAS+ mm (..., 3)."""
+        indices = np.asarray(ijk, dtype=np.float64)
+        return indices @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def to_ijk(self, mm: ArrayLike) -> Float64:
+        """Map RAS+ mm (..., 3) to continuous voxel indices (..., 3)."""
+        points = np.asarray(mm, dtype=np.float64) - self.affine[:3, 3]
+        return np.linalg.solve(self.affine[:3, :3], points[..., None])[..., 0]
+
+    def is_same(self, other: Geometry) -> bool:
+        """Whether `other` has the same shape, frame of reference and corners (to 0.01 mm)."""
+        return self.difference(other) is None
+
+    def difference(self, other: Geometry) -> str | None:
+        """Say in words how `other` differs, or None where it does not."""
+        if self.shape != other.shape:
+            return f"shapes {self.shape} and {other.shape}"
+        if self.frame_uid and other.frame_uid and self.frame_uid != other.frame_uid:
+            return "two frames of reference"
+        apart = float(np.linalg.norm(self.corners_mm - other.corners_mm, axis=1).max())
+        if apart > SAME_GRID_TOLERANCE_MM:
+            return f"corners up to {apart:.3g} mm apart"
+        return None
+
+    def require_same(self, other: Geometry, *, what: str = "the two images") -> None:
+        """Raise `GeometryError` unless `other` is the same grid in the same frame of reference.
+
+        A frame of reference that is unknown on one side (NIfTI has none) is not held against it.
+        """
+        difference = self.difference(other)
+        if difference is not None:
+            raise GeometryError(
+                found=f"{what} lie on different grids: {difference}",
+                expected=f"the same shape and frame of reference, corners within {SAME_GRID_TOLERANCE_MM} mm",
+                fix="resample one onto the other first: voxmetry.resample(x, to=other.geometry)",
+            )
+
+    def __repr__(self) -> str:
+        shape = " x ".join(str(n) for n in self.shape)
+        spacing = " x ".join(f"{s:.4g}" for s in self.spacing_mm)
+        return f"Geometry({shape} @ {spacing} mm, {self.axcodes})"

@@ -1,0 +1,117 @@
+"""What the values of a label map mean."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from voxmetry.core.base import Record
+from voxmetry.errors import LabelError
+
+# Okabe and Ito's eight colours, which readers with any colour vision tell apart (https://jfly.uni-koeln.de/color/),
+# without black and grey: both vanish on a CT or an MR slice.
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+
+
+class Code(Record):
+    """A coded concept, such as SNOMED CT 10200004 'Liver'."""
+
+    value: str
+    meaning: str
+    scheme: str = "SCT"
+
+
+class Label(Record):
+    """One value of a label map."""
+
+    value: Annotated[int, Field(ge=1, le=65535)]
+    name: Annotated[str, Field(min_length=1)]
+    colour: Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
+    kind: Literal["organ", "lesion"] = "organ"
+    code: Code | None = None
+    laterality: Literal["left", "right"] | None = None
+
+    @property
+    def rgb(self) -> tuple[float, float, float]:
+        """The colour as red, green, blue in 0..1."""
+        red, green, blue = (int(self.colour[start : start + 2], 16) / 255 for start in (1, 3, 5))
+        return (red, green, blue)
+
+
+class LabelTable(Record):
+    """All labels of a label map; 0 is the background and is not listed.
+
+    Examples
+    --------
+    >>> table = LabelTable.from_names({1: "liver", 2: "spleen"})
+    >>> table["spleen"].value, table.by_value(1).name, len(table)
+    (2, 'liver', 2)
+    """
+
+    labels: tuple[Label, ...]
+
+    @model_validator(mode="after")
+    def _unique(self) -> LabelTable:
+        for what in ("value", "name"):
+            seen = [getattr(label, what) for label in self.labels]
+            twice = sorted({str(x) for x in seen if seen.count(x) > 1})
+            if twice:
+                raise ValueError(f"label {what}s used more than once: {', '.join(twice)}")
+        return self
+
+    @classmethod
+    def from_names(cls, names: dict[int, str]) -> LabelTable:
+        """Make a table of organs with colours from the colour-blind-safe palette."""
+        return cls(
+            labels=tuple(
+                Label(value=value, name=name, colour=PALETTE[index % len(PALETTE)])
+                for index, (value, name) in enumerate(sorted(names.items()))
+            )
+        )
+
+    @functools.cached_property
+    def values(self) -> tuple[int, ...]:
+        """The label values in the table's order."""
+        return tuple(label.value for label in self.labels)
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """The label names in the table's order."""
+        return tuple(label.name for label in self.labels)
+
+    def __getitem__(self, name: str) -> Label:
+        for label in self.labels:
+            if label.name == name:
+                return label
+        raise LabelError(
+            found=f"no label named {name!r}",
+            expected=f"one of {', '.join(self.names) or '(the table is empty)'}",
+            fix="use one of these names",
+        )
+
+    def by_value(self, value: int) -> Label:
+        """Return the label of a value.
+
+        Raises
+        ------
+        LabelError
+            If the table does not name it.
+        """
+        for label in self.labels:
+            if label.value == value:
+                return label
+        raise LabelError(
+            found=f"no label of value {value}",
+            expected=f"one of {', '.join(map(str, self.values)) or '(the table is empty)'}",
+            fix="use one of these values",
+        )
+
+    def __iter__(self) -> Iterator[Label]:  # type: ignore[override]
+        # pydantic iterates over (field, value) pairs; a table is a sequence of labels to everybody who holds one.
+        return iter(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)

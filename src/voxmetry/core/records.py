@@ -1,0 +1,163 @@
+"""What is said about a study: the records that go into `result.json` and the tables, and come back out of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from voxmetry.core.base import Number, Record
+from voxmetry.core.labels import LabelTable
+
+SCHEMA_VERSION = 1
+"""Version of the shape of `result.json`; it grows by one whenever a reader of the last one would stumble."""
+
+Verdict: TypeAlias = Literal[
+    "regular", "single", "duplicate", "missing", "uneven", "tilted", "mixed", "unreadable", "not an image"
+]
+
+
+class SeriesInfo(Record):
+    """One DICOM series as its headers describe it. It holds no patient identity."""
+
+    series_uid: str
+    study_uid: str | None = None
+    frame_uid: str | None = None
+    modality: str | None = None
+    sop_class: str | None = None
+    number: int | None = None
+    description: str = ""
+    body_part: str = ""
+    transfer_syntax: str | None = None
+    n_files: int
+    n_slices: int
+    rows: int | None = None
+    columns: int | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    """Along a row's pixels (column step), along a column's pixels (row step), between slices."""
+    axcodes: str | None = None
+    verdict: Verdict
+    reason: str = ""
+    """Why the verdict is not 'regular', in words and numbers; empty where it is."""
+    files: tuple[str, ...] = Field(default=(), exclude=True, repr=False)
+    """Paths in slice order. They stay out of JSON: folders are often named after patients."""
+
+    @property
+    def readable(self) -> bool:
+        """Whether `read_series` will return a volume."""
+        return self.verdict in ("regular", "single")
+
+
+class Measurement(Record):
+    """One structure of a segmentation, measured on the segmentation's own grid."""
+
+    label: str
+    value: int
+    kind: Literal["organ", "lesion"]
+    n_voxels: int
+    volume_ml: float
+    extent_rl_mm: Number
+    extent_ap_mm: Number
+    extent_si_mm: Number
+    centroid_ras_mm: tuple[Number, Number, Number]
+    touches_border: bool
+    border_sides: tuple[str, ...] = ()
+    """Faces of the grid that the structure touches, by the nearest patient direction: L, R, P, A, I, S."""
+    intensity_unit: str | None = None
+    intensity_mean: Number = float("nan")
+    intensity_sd: Number = float("nan")
+    intensity_min: Number = float("nan")
+    intensity_p05: Number = float("nan")
+    intensity_median: Number = float("nan")
+    intensity_p95: Number = float("nan")
+    intensity_max: Number = float("nan")
+    reason: str = ""
+    """Why a number is nan; empty where none is."""
+
+
+class Comparison(Record):
+    """One structure of a prediction held against a reference on the same grid."""
+
+    label: str
+    value: int
+    status: Literal["both", "missed", "extra", "absent"]
+    """In both; only in the reference; only in the prediction; in neither."""
+    n_voxels_prediction: int
+    n_voxels_reference: int
+    volume_prediction_ml: float
+    volume_reference_ml: float
+    volume_difference_ml: float
+    dice: Number
+    iou: Number
+    hausdorff_mm: Number
+    hd95_mm: Number
+    assd_mm: Number
+    surface_dice: Number
+    tolerance_mm: float
+    reason: str = ""
+    """Why a number is nan; empty where none is."""
+
+
+class Flag(Record):
+    """Something about a study that a person should know before using its numbers."""
+
+    code: str
+    """Machine-readable: 'empty', 'truncated', 'volume_out_of_range', 'spacing_out_of_domain', ..."""
+    severity: Literal["note", "review"]
+    """'review' asks for a look before the numbers are used, and makes the exit code 3."""
+    message: str
+    label: str | None = None
+
+
+class SourceInfo(Record):
+    """What was segmented, without naming the patient or the path."""
+
+    format: str
+    modality: str | None
+    unit: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    axcodes: str
+    series_uid: str | None = None
+    description: str = ""
+
+
+class Provenance(Record):
+    """How a result came to be: enough to make it again."""
+
+    voxmetry_version: str
+    packages: dict[str, str]
+    python: str
+    platform: str
+    model: str
+    model_version: str
+    weights_sha256: str
+    settings: dict[str, object]
+    device: str
+    started: str
+    """UTC, ISO 8601."""
+    seconds: dict[str, float]
+    """Wall-clock seconds of each step, and 'total'."""
+    peak_memory_mb: Number
+    """Largest resident memory of the process, in units of 10^6 bytes."""
+
+
+class StudyResult(Record):
+    """All that is known about a study after it was segmented and measured: the content of `result.json`."""
+
+    schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = SCHEMA_VERSION
+    source: SourceInfo
+    labels: LabelTable
+    measurements: tuple[Measurement, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    definitions: dict[str, str]
+    """How each number is defined, by the name of its field."""
+    provenance: Provenance
+    files: dict[str, str] = {}
+    """Names of the files beside this one, by what they are."""
+
+    @property
+    def needs_review(self) -> bool:
+        """Whether a person should look before the numbers are used."""
+        return any(flag.severity == "review" for flag in self.flags)

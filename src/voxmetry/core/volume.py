@@ -1,0 +1,77 @@
+"""An image that knows where it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.records import SeriesInfo
+from voxmetry.errors import InputError
+
+Unit: TypeAlias = Literal["HU", "SUVbw", "Bq/mL", "1"]
+"""What a voxel's value means: Hounsfield units, body-weight SUV, activity, or nothing absolute (MR)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A scalar image on a grid.
+
+    Parameters
+    ----------
+    array
+        (I, J, K), real numbers, all finite. Kept as a read-only view, not copied.
+    geometry
+        The grid; its shape is the array's.
+    unit
+        "HU", "SUVbw", "Bq/mL", or "1" where the values have no absolute meaning.
+    source
+        The DICOM series that it was read from, or None.
+
+    Raises
+    ------
+    InputError
+        If the array's shape is not the geometry's, its values are not real numbers, or some are NaN or infinite.
+    """
+
+    array: NDArray[Any]
+    geometry: Geometry
+    unit: Unit = "1"
+    source: SeriesInfo | None = None
+
+    def __post_init__(self) -> None:
+        array = np.asarray(self.array)
+        if array.shape != self.geometry.shape:
+            raise InputError(
+                found=f"an array of shape {array.shape} for a grid of shape {self.geometry.shape}",
+                expected="the same shape (I, J, K)",
+                fix="pass the geometry that belongs to this array",
+            )
+        if array.dtype.kind not in "iuf":
+            raise InputError(
+                found=f"voxels of type {array.dtype}",
+                expected="integers or floating-point numbers",
+                fix="convert complex, colour or boolean data to one real number a voxel first",
+            )
+        if self.unit not in get_args(Unit):
+            raise InputError(
+                found=f"the unit {self.unit!r}", expected=f"one of {get_args(Unit)}", fix="name the unit of the voxels"
+            )
+        if array.dtype.kind == "f":
+            bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+            if bad:
+                raise InputError(
+                    found=f"{bad} of {array.size} voxels are NaN or infinite",
+                    expected="a finite number in each voxel",
+                    fix="replace them by the value of the background, for example with numpy.nan_to_num, "
+                    "and save the image again",
+                )
+        view = array.view()
+        view.setflags(write=False)
+        object.__setattr__(self, "array", view)
+
+    def __repr__(self) -> str:
+        return f"Volume({self.array.dtype}, unit {self.unit!r}, {self.geometry!r})"
