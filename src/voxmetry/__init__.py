@@ -34,6 +34,7 @@ _ROOMS = {
     "clean": "ops.components",
     "measure": "measure",
     "compare": "measure",
+    "list_models": "models",
     "load_model": "nn",
     "segment": "nn",
     "write_report": "report",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from voxmetry.errors import VoxmetryError
     from voxmetry.io import list_series, read_segmentation, read_volume, save
     from voxmetry.measure import compare, measure
+    from voxmetry.models import list_models
     from voxmetry.nn import load_model, segment
     from voxmetry.ops.components import clean
     from voxmetry.ops.resample import resample

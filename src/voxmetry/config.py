@@ -98,10 +98,10 @@ class NetworkSpec(Record):
 
     @model_validator(mode="after")
     def _levels(self) -> Self:
-        if not len(self.channels) == len(self.strides) == len(self.kernels) or len(self.channels) < 2:
+        if not len(self.channels) == len(self.strides) == len(self.kernels) or len(self.channels) < 3:
             raise ValueError(
                 f"{len(self.channels)} channels, {len(self.strides)} strides and {len(self.kernels)} kernels: "
-                "each level needs one of each, two levels at least"
+                "each level needs one of each, three levels at least"
             )
         if self.deep_supervision > len(self.channels) - 2:
             raise ValueError(
@@ -245,7 +245,7 @@ class StudySettings(Record):
     """Series Instance UID, where the folder holds more than one candidate."""
     modality: Literal["CT", "MR", "PT"] | None = None
     """What a file without DICOM headers is; None takes the model's word for it, after a look at the values."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "openvino"] = "auto"
     tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     """Tolerance of the surface Dice against a reference."""
     overwrite: bool = False

@@ -32,6 +32,8 @@ class Label(Record):
     colour: Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
     kind: Literal["organ", "lesion"] = "organ"
     code: Code | None = None
+    modifier: Code | None = None
+    """Which part of what `code` names, such as SNOMED CT 255549009 'Anterior'."""
     laterality: Literal["left", "right"] | None = None
 
     @property

@@ -1,0 +1,42 @@
+# Two commands: `make demo` and `make test`. Each sets up .venv by itself, from the pinned versions in constraints.txt.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+OUT ?= demo-out
+
+.PHONY: demo test check lint clean help
+
+help:
+	@echo "make demo    segment a brain region from DICOM to report, into $(OUT)"
+	@echo "make test    run the tests"
+	@echo "make check   lint, types, import contracts and tests"
+	@echo "make clean   remove $(VENV) and $(OUT)"
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@echo "== Setting up $(VENV) with the versions of constraints.txt (some minutes the first time)"
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+demo: $(VENV)/ready
+	@echo "== Segmenting a region of the ICBM 152 brain template: DICOM in, report out"
+	$(BIN)/voxmetry demo --out $(OUT) --overwrite
+	@echo "== Open $(OUT)/report.html in a browser"
+
+test: $(VENV)/ready
+	@echo "== Running the tests and the examples in the documentation of the code"
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/ready
+	@echo "== Lint, types, import contracts"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,lint]"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) $(OUT)

@@ -1,0 +1,5 @@
+"""`python -m voxmetry`."""
+
+from voxmetry.cli import main
+
+main()

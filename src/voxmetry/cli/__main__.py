@@ -1,0 +1,5 @@
+"""`python -m voxmetry.cli`."""
+
+from voxmetry.cli import main
+
+main()

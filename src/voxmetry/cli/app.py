@@ -1,0 +1,198 @@
+"""The verbs. Each one parses, calls one function, shows what it returned; what they need is imported when they run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from voxmetry.cli import show
+
+app = typer.Typer(
+    name="voxmetry",
+    help="From a CT, MR or PET/CT study to a segmentation on its own grid, and to measurements. Research use only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+models_app = typer.Typer(help="List and describe the bundled models.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+FLAGGED = 3
+"""Exit code of a study that is done and asks for a look."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in OUT.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "openvino"],
+    typer.Option(help="Where the network runs; auto takes CUDA if there is one."),
+]
+Tolerance = Annotated[float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)]
+
+
+def _version(value: bool) -> None:  # noqa: FBT001  (the shape of a typer callback)
+    if value:
+        from voxmetry import __version__
+
+        typer.echo(f"voxmetry {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("demo-out"),
+    side: Annotated[Literal["left", "right"], typer.Option(help="Which hippocampus.")] = "right",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Segment a region of the ICBM 152 brain template, from DICOM to report."""
+    from voxmetry.config import StudySettings
+    from voxmetry.demo import run_demo
+
+    result = run_demo(out, side=side, settings=StudySettings(overwrite=overwrite))
+    show.study(result, out, as_json=as_json)
+    raise typer.Exit(FLAGGED if result.needs_review else 0)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A DICOM folder, or an image file.")],
+    as_json: Json = False,
+) -> None:
+    """List what a folder or file holds and whether it can be read; no pixels are decoded for DICOM."""
+    from voxmetry import io
+
+    if path.is_dir() or not path.exists():
+        show.series(io.list_series(path), as_json=as_json)
+    else:
+        show.image(io.read_volume(path), as_json=as_json)
+
+
+@app.command()
+def segment(
+    study: Annotated[Path, typer.Argument(help="A DICOM folder, or a NIfTI, NRRD or MHA file.")],
+    model: Annotated[str, typer.Option("-m", "--model", help="A bundled model's name or a model folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
+    reference: Annotated[Optional[Path], typer.Option(help="A segmentation to compare with.")] = None,
+    series: Annotated[Optional[str], typer.Option(help="Series Instance UID, where there are several.")] = None,
+    modality: Annotated[
+        Optional[Literal["CT", "MR", "PT"]], typer.Option(help="What a file without DICOM headers is.")
+    ] = None,
+    settings_file: Annotated[
+        Optional[Path], typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
+    ] = None,
+    device: Annotated[
+        Optional[Literal["auto", "cpu", "cuda", "openvino"]],
+        typer.Option(help="Where the network runs; auto takes CUDA if there is one."),
+    ] = None,
+    tolerance_mm: Annotated[
+        Optional[float], typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Segment and measure a study, and write the label map, the tables and the report."""
+    from voxmetry.config import StudySettings, load_yaml
+    from voxmetry.workflow import segment_study
+
+    given = {
+        "series": series,
+        "modality": modality,
+        "device": device,
+        "tolerance_mm": tolerance_mm,
+        "overwrite": overwrite or None,
+    }
+    settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()
+    settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
+    result = segment_study(study, out, model, reference=reference, settings=settings)
+    show.study(result, out, as_json=as_json)
+    raise typer.Exit(FLAGGED if result.needs_review else 0)
+
+
+@app.command()
+def measure(
+    segmentation: Annotated[Path, typer.Argument(help="A label map: NIfTI, NRRD or MHA.")],
+    image: Annotated[Optional[Path], typer.Option(help="The image it belongs to, for intensities.")] = None,
+    modality: Annotated[
+        Optional[Literal["CT", "MR", "PT"]], typer.Option(help="What an image file is: CT gives HU.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the structures of a label map, without any model."""
+    from voxmetry import io
+    from voxmetry.measure import measure as measure_segmentation
+
+    labels = io.read_segmentation(segmentation)
+    volume = io.read_volume(image, modality=modality) if image else None
+    show.measurements(measure_segmentation(labels, volume), as_json=as_json)
+
+
+@app.command()
+def compare(
+    prediction: Annotated[Path, typer.Option(help="The label map to judge.")],
+    reference: Annotated[Path, typer.Option(help="The label map to judge it by.")],
+    tolerance_mm: Tolerance = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Compare two label maps: Dice, Hausdorff distances and surface Dice for each structure, in mm."""
+    from voxmetry import io
+    from voxmetry.measure import compare as compare_segmentations
+
+    pair = {"prediction": io.read_segmentation(prediction), "reference": io.read_segmentation(reference)}
+    show.comparisons(compare_segmentations(**pair, tolerance_mm=tolerance_mm), as_json=as_json)
+
+
+@app.command()
+def train(
+    config: Annotated[
+        Path, typer.Argument(help="A training configuration, such as configs/train/hippocampus-mr.yaml.")
+    ],
+    out: Annotated[Optional[Path], typer.Option("-o", "--out", help="Run folder; runs/MODEL if not given.")] = None,
+    data: Annotated[
+        Optional[Path], typer.Option(help="Folder with images/ and labels/; overrides the configuration.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a model and write its folder."""
+    from voxmetry.config import TrainSettings, load_yaml
+    from voxmetry.nn.runtime import choose_device
+    from voxmetry.train import train as train_model
+
+    settings = load_yaml(config, TrainSettings)
+    folder = data or Path(os.environ.get("VOXMETRY_DATA", ".")) / settings.data
+    run = out or Path("runs") / settings.model.name
+    model = train_model(settings, run, data=folder, resume=resume, device=choose_device(device))
+    show.trained(model, as_json=as_json)
+
+
+@models_app.command("list")
+def models_list(as_json: Json = False) -> None:
+    """List the bundled models."""
+    from voxmetry.models import list_models
+
+    show.models(list_models(), as_json=as_json)
+
+
+@models_app.command("show")
+def models_show(
+    name: Annotated[str, typer.Argument(help="A bundled model's name or a model folder.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a model takes, returns and was trained on."""
+    from voxmetry.models import find_model, read_spec
+
+    show.model(read_spec(name), find_model(name), as_json=as_json)

@@ -1,0 +1,191 @@
+"""What the verbs print: JSON on standard output for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from voxmetry.config import ModelSpec
+    from voxmetry.core.base import Record
+    from voxmetry.core.records import Comparison, Measurement, SeriesInfo, StudyResult
+    from voxmetry.core.volume import Volume
+
+
+def study(result: StudyResult, out: Path, *, as_json: bool) -> None:
+    """Show what was found, how far to trust it, and where the files are."""
+    if as_json:
+        typer.echo(result.model_dump_json(indent=1))
+        return
+    measurements(result.measurements, as_json=False)
+    if result.comparisons:
+        comparisons(result.comparisons, as_json=False)
+    for flag in result.flags:
+        typer.secho(f"{flag.severity}: {flag.message}", fg="yellow")
+    seconds = result.provenance.seconds["total"]
+    typer.echo(f"{result.provenance.model} on {result.provenance.device}, {seconds:.1f} s. Research use only.")
+    for name in result.files.values():
+        typer.echo(f"  {out / name}")
+
+
+def measurements(rows: Sequence[Measurement], *, as_json: bool) -> None:
+    """Show the structures of a segmentation."""
+    if as_json:
+        _dump({"measurements": _plain(rows)})
+        return
+    unit = next((row.intensity_unit for row in rows if row.intensity_unit), None)
+    named = {"1": "intensity", None: "intensity"}.get(unit, unit)
+    table = _table(
+        ["structure", "mL", "voxels", "R-L mm", "A-P mm", "S-I mm", f"mean {named}", f"SD {named}", "at border"]
+    )
+    for row in rows:
+        extents = (row.extent_rl_mm, row.extent_ap_mm, row.extent_si_mm)
+        table.add_row(
+            row.label,
+            f"{row.volume_ml:.3f}",
+            str(row.n_voxels),
+            *(_number(value, 1) for value in extents),
+            _number(row.intensity_mean, 1),
+            _number(row.intensity_sd, 1),
+            ", ".join(row.border_sides) if row.touches_border else "",
+        )
+    _print(table)
+
+
+def comparisons(rows: Sequence[Comparison], *, as_json: bool) -> None:
+    """Show a prediction held against a reference."""
+    if as_json:
+        from voxmetry.measure import DEFINITIONS
+
+        _dump({"comparisons": _plain(rows), "definitions": dict(DEFINITIONS)})
+        return
+    tolerance = rows[0].tolerance_mm if rows else 1.0
+    heads = [
+        "structure",
+        "status",
+        "Dice",
+        "HD mm",
+        "HD95 mm",
+        "ASSD mm",
+        f"surface Dice {tolerance:g} mm",
+        "mL difference",
+    ]
+    table = _table(heads)
+    for row in rows:
+        table.add_row(
+            row.label,
+            row.status,
+            _number(row.dice, 4),
+            *(_number(value, 2) for value in (row.hausdorff_mm, row.hd95_mm, row.assd_mm)),
+            _number(row.surface_dice, 4),
+            f"{row.volume_difference_ml:+.3f}",
+        )
+    _print(table)
+    for row in rows:
+        if row.reason:
+            typer.echo(f"{row.label}: {row.reason}")
+
+
+def series(rows: Sequence[SeriesInfo], *, as_json: bool) -> None:
+    """Show the series of a folder and whether each can be read."""
+    if as_json:
+        _dump({"series": _plain(rows)})
+        return
+    table = _table(["modality", "description", "slices", "spacing mm", "axes", "verdict", "series UID"])
+    for row in rows:
+        spacing = " x ".join(f"{value:.3g}" for value in row.spacing_mm) if row.spacing_mm else ""
+        cells = (row.modality or "", row.description, str(row.n_slices), spacing, row.axcodes or "", row.verdict)
+        table.add_row(*cells, row.series_uid)
+    _print(table)
+    for row in rows:
+        if row.reason:
+            typer.echo(f"{row.series_uid}: {row.reason}")
+
+
+def image(volume: Volume, *, as_json: bool) -> None:
+    """Show what an image file holds."""
+    grid = volume.geometry
+    facts = {
+        "shape": list(grid.shape),
+        "spacing_mm": list(grid.spacing_mm),
+        "axcodes": grid.axcodes,
+        "affine_ras_mm": grid.affine.tolist(),
+        "dtype": str(volume.array.dtype),
+        "minimum": float(volume.array.min()),
+        "maximum": float(volume.array.max()),
+    }
+    if as_json:
+        _dump({"image": facts})
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name:14} {value}")
+
+
+def trained(model: Path, *, as_json: bool) -> None:
+    """Say where the model folder is, and how to run it."""
+    if as_json:
+        _dump({"model": str(model)})
+        return
+    typer.echo(f"The model is in {model}. Run it: voxmetry segment STUDY -m {model} -o OUT")
+
+
+def models(specs: Sequence[ModelSpec], *, as_json: bool) -> None:
+    """Show one line a model."""
+    if as_json:
+        _dump({"models": [spec.model_dump(mode="json", exclude_none=True) for spec in specs]})
+        return
+    table = _table(["model", "version", "input", "structures", "licence", "what it is"])
+    for spec in specs:
+        inputs = ", ".join(item.modality for item in spec.inputs)
+        table.add_row(spec.name, spec.version, inputs, ", ".join(spec.labels.names), spec.licence, spec.summary)
+    _print(table)
+
+
+def model(spec: ModelSpec, folder: Path, *, as_json: bool) -> None:
+    """Show one model: its card, or its specification as JSON."""
+    if as_json:
+        _dump({"model": spec.model_dump(mode="json", exclude_none=True)})
+        return
+    card = folder / "MODEL_CARD.md"
+    if card.is_file():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(card.read_text(encoding="utf-8")))
+    else:
+        models([spec], as_json=False)
+
+
+def _plain(rows: Sequence[Record]) -> list[dict[str, object]]:
+    return [row.model_dump(mode="json") for row in rows]
+
+
+def _dump(content: dict[str, object]) -> None:
+    typer.echo(json.dumps(content, indent=1, allow_nan=False))
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _table(heads: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="left" if place == 0 else "right")
+    return table
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    Console().print(table)

@@ -1,0 +1,76 @@
+"""Weights as data: safetensors with a checksum, never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
+
+from voxmetry.errors import ModelError
+
+
+def sha256_of(data: bytes) -> str:
+    """Return the SHA-256 of bytes as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def to_bytes(network: nn.Module) -> bytes:
+    """Serialise a network's parameters as float16 safetensors.
+
+    float16 halves the file; `docs/models.md` says what that costs in Dice.
+    """
+    state = {
+        name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in network.state_dict().items()
+    }
+    return save(state)
+
+
+def load_into(network: nn.Module, path: Path, *, sha256: str) -> None:
+    """Fill a network with the weights of a file whose checksum must be `sha256`.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, its checksum is another, it is no safetensors file, or its tensors are not those of
+        this network (the first that differs is named).
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            found=f"the weights {path.name} of the model in {path.parent.name} cannot be read: {error.strerror}",
+            expected="the file that model.yaml names",
+            fix="copy the whole model folder again",
+        ) from error
+    found = sha256_of(data)
+    if found != sha256:
+        raise ModelError(
+            found=f"{path.name} has the SHA-256 {found}",
+            expected=f"{sha256}, as model.yaml says",
+            fix="copy the model folder again: the file is damaged, incomplete or of another version",
+        )
+    try:
+        state = load(data)
+    except SafetensorError as error:
+        raise ModelError(
+            found=f"{path.name} is no safetensors file: {error}",
+            expected="weights in safetensors format",
+            fix="export the model again",
+        ) from error
+    _require_fit(state, network.state_dict(), path.name)
+    network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+
+
+def _require_fit(have: dict[str, torch.Tensor], want: dict[str, torch.Tensor], name: str) -> None:
+    for key in sorted(have.keys() | want.keys()):
+        shapes = [tuple(state[key].shape) if key in state else None for state in (have, want)]
+        if shapes[0] != shapes[1]:
+            raise ModelError(
+                found=f"{name} holds {key} with shape {shapes[0]}",
+                expected=f"shape {shapes[1]}, as the network of model.yaml has it (None: no such tensor)",
+                fix="use the weights that were trained with this model.yaml",
+            )

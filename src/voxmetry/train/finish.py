@@ -1,0 +1,129 @@
+"""The end of a run: the model folder with its measured training domain, weights and card."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from voxmetry.config import ModelSpec, Range, TrainingDomain, TrainSettings, Weights, dump_yaml
+from voxmetry.io.atomic import write_bytes, write_text
+from voxmetry.nn.grids import reorientation
+from voxmetry.nn.weights import sha256_of, to_bytes
+from voxmetry.train.data import LabelledCase
+
+VOLUME_MARGIN = 0.25
+"""Share by which the smallest and the largest volume seen are widened to give the expected range."""
+
+
+def write_model(
+    network: nn.Module,
+    settings: TrainSettings,
+    out: Path,
+    *,
+    training: Sequence[LabelledCase],
+    validation: dict[str, dict[str, float]],
+) -> Path:
+    """Write `out`/validation.csv and the model folder `out`/model; return the folder.
+
+    model.yaml is written last, so a folder that has one is whole.
+    """
+    folder = out / "model"
+    spec = settings.model
+    write_text(out / "validation.csv", validation_csv(validation, spec))
+    data = to_bytes(network)
+    write_bytes(folder / "weights.safetensors", data)
+    finished = spec.model_copy(
+        update={
+            "training_domain": measure_domain(training, spec),
+            "weights": Weights(file="weights.safetensors", sha256=sha256_of(data)),
+        }
+    )
+    write_text(folder / "MODEL_CARD.md", model_card(finished, settings, training=training, validation=validation))
+    write_text(folder / "model.yaml", dump_yaml(finished))
+    return folder
+
+
+def measure_domain(cases: Sequence[LabelledCase], spec: ModelSpec) -> TrainingDomain:
+    """Spacing, field of view and volumes that the training cases had; volumes widened by `VOLUME_MARGIN`."""
+    grids = [reorientation(case.geometry, spec.orientation)[1] for case in cases]
+    spacing = np.round([grid.spacing_mm for grid in grids], 4)
+    extent = np.round([grid.extent_mm for grid in grids], 2)
+    volumes = {name: [case.volume_ml[name] for case in cases if case.volume_ml[name] > 0] for name in spec.labels.names}
+
+    def ranges(table: np.ndarray) -> tuple[Range, Range, Range]:
+        i, j, k = (Range(low=float(column.min()), high=float(column.max())) for column in table.T)
+        return (i, j, k)
+
+    return TrainingDomain(
+        spacing_mm=ranges(spacing),
+        field_of_view_mm=ranges(extent),
+        volume_ml={
+            name: Range(low=round(min(seen) * (1 - VOLUME_MARGIN), 3), high=round(max(seen) * (1 + VOLUME_MARGIN), 3))
+            for name, seen in volumes.items()
+            if seen
+        },
+    )
+
+
+def validation_csv(table: dict[str, dict[str, float]], spec: ModelSpec) -> str:
+    """One row a held-out case: its name and the Dice of each structure."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", *[f"dice_{name}" for name in spec.labels.names]])
+    for case, row in table.items():
+        writer.writerow([case, *[f"{row[name]:.4f}" for name in spec.labels.names]])
+    return text.getvalue()
+
+
+def model_card(
+    spec: ModelSpec,
+    settings: TrainSettings,
+    *,
+    training: Sequence[LabelledCase],
+    validation: dict[str, dict[str, float]],
+) -> str:
+    """The model card: what it is, what it was trained on, how well it does on cases that it did not see."""
+    rows = []
+    for name in spec.labels.names:
+        values = np.array([row[name] for row in validation.values()])
+        worst = min(validation, key=lambda case, name=name: validation[case][name])  # type: ignore[misc]
+        rows.append(
+            f"| {name} | {np.mean(values):.4f} | {np.std(values):.4f} | {np.median(values):.4f} "
+            f"| {np.min(values):.4f} ({worst}) |"
+        )
+    domain = spec.training_domain
+    spans = [f"{r.low:g} to {r.high:g}" for r in (*domain.spacing_mm, *domain.field_of_view_mm)]
+    lines = [
+        f"# {spec.name} {spec.version}",
+        "",
+        f"{spec.summary}. Research use only; not a medical device.",
+        "",
+        f"Licence of these weights: {spec.licence}.",
+        "",
+        "## Accuracy on held-out cases",
+        "",
+        f"Trained on {len(training)} cases, held out {len(validation)} (seed {settings.seed}), never used to choose "
+        "anything. Dice on the model's grid, before clean-up:",
+        "",
+        "| structure | mean | SD | median | lowest (case) |",
+        "| --- | --- | --- | --- | --- |",
+        *rows,
+        "",
+        "Held-out cases: " + ", ".join(validation) + ".",
+        "",
+        "## What it has seen",
+        "",
+        f"Spacing along {', '.join(spec.orientation)} in mm: {', '.join(spans[:3])}. "
+        f"Field of view in mm: {', '.join(spans[3:])}. An image outside is segmented all the same, and flagged.",
+        "",
+        "Expected volumes, the range seen widened by a quarter on both sides: "
+        + ", ".join(f"{name} {r.low:g} to {r.high:g} mL" for name, r in domain.volume_ml.items())
+        + ".",
+        "",
+    ]
+    return "\n".join(lines)

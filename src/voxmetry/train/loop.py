@@ -1,0 +1,205 @@
+"""The training run, from top to bottom.
+
+A run folder holds `settings.yaml`, `split.json`, `checkpoint.pt` (renewed after each epoch), `log.csv`, and at the end
+`validation.csv` and `model/`. Batches follow from the seed and the epoch alone and the learning rate from the step
+alone, so a run that was killed continues from its last whole epoch to the weights that it would have had.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.losses import DiceCELoss
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+
+from voxmetry.config import ModelSpec, TrainSettings
+from voxmetry.errors import InferenceError
+from voxmetry.io.atomic import write_text
+from voxmetry.nn.unet import split_outputs
+from voxmetry.nn.window import window_scores
+from voxmetry.train.data import LabelledCase, augmentation, batches, find_cases, load_case, split
+from voxmetry.train.finish import write_model
+from voxmetry.train.state import RunState, begin, load_checkpoint, log_row, save_checkpoint, start_folder
+
+GRADIENT_CLIP = 12.0
+"""Norm that gradients are clipped to; as nnU-Net's (Isensee 2021, doi 10.1038/s41592-020-01008-z)."""
+
+
+def train(settings: TrainSettings, out: Path, *, data: Path, resume: bool = False, device: str = "cpu") -> Path:
+    """Train a model and write its folder.
+
+    Parameters
+    ----------
+    settings
+        The run.
+    out
+        The run folder.
+    data
+        Folder with `images/` and `labels/`.
+    resume
+        Continue from the checkpoint in `out`; without one, start.
+    device
+        "cpu" or "cuda".
+
+    Returns
+    -------
+    Path
+        The model folder, `out`/model.
+
+    Raises
+    ------
+    VoxmetryError
+        If a case cannot be used, before the first step; if `out` holds another run; if the loss is no longer finite.
+    """
+    start_folder(settings, out, resume=resume)
+    found = find_cases(data)
+    names = split([c.name for c in found], validation_fraction=settings.validation_fraction, seed=settings.seed)
+    write_text(out / "split.json", json.dumps(dict(zip(("training", "validation"), names, strict=True)), indent=1))
+    state = begin(settings, device)
+    if resume:
+        load_checkpoint(state, out / "checkpoint.pt", device)
+    with progress_bars() as progress:
+        cases = {c.name: load_case(c, settings.model) for c in progress.track(found, description="read and prepare")}
+        training, validation = ([cases[name] for name in part] for part in names)
+        steps = -(-len(training) // settings.batch_size)
+        bar = progress.add_task("train", total=settings.epochs * steps, completed=state.epoch * steps)
+        while state.epoch < settings.epochs:
+            row = run_epoch(state, settings, training, device, lambda: progress.advance(bar))
+            if state.epoch % settings.validate_every == 0 or state.epoch == settings.epochs:
+                table = validate(state.averaged, validation, settings.model, device)
+                row |= {f"dice_{name}": round(mean_dice(table, name), 4) for name in settings.model.labels.names}
+            progress.console.print("  ".join(f"{key} {value:g}" for key, value in row.items()))
+            log_row(row, out / "log.csv")
+            save_checkpoint(state, out / "checkpoint.pt")
+    table = validate(state.averaged, validation, settings.model, device)
+    return write_model(state.averaged, settings, out, training=training, validation=table)
+
+
+def run_epoch(
+    state: RunState, settings: TrainSettings, cases: Sequence[LabelledCase], device: str, tick: Callable[[], None]
+) -> dict[str, float]:
+    """Show each case to the network once; return the log's row: loss, rate, seconds in all and spent on data."""
+    began, waited, losses = time.perf_counter(), 0.0, []
+    steps = -(-len(cases) // settings.batch_size)
+    criterion = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
+    change = augmentation(settings.augment, patch=settings.model.window.patch)
+    feed = batches(cases, change=change, batch_size=settings.batch_size, seed=settings.seed, epoch=state.epoch)
+    for place in range(steps):
+        asked = time.perf_counter()
+        image, label = next(feed)
+        waited += time.perf_counter() - asked
+        step = state.epoch * steps + place
+        rate = learning_rate(step, settings.epochs * steps, settings.learning_rate)
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        losses.append(train_step(state, settings, criterion, image.to(device), label.to(device), step))
+        tick()
+    state.epoch += 1
+    seconds = time.perf_counter() - began
+    return {
+        "epoch": state.epoch,
+        "loss": round(float(np.mean(losses)), 5),
+        "learning_rate": round(rate, 8),
+        "seconds": round(seconds, 2),
+        "seconds_data": round(waited, 2),
+    }
+
+
+def train_step(
+    state: RunState,
+    settings: TrainSettings,
+    criterion: nn.Module,
+    image: torch.Tensor,
+    label: torch.Tensor,
+    step: int,
+) -> float:
+    """Move the weights and their average by one step; return the loss."""
+    state.network.train()
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        outputs = state.network(image)
+    weighted = split_outputs(outputs, levels=settings.model.network.deep_supervision)
+    loss = torch.stack([weight * criterion(output.float(), label) for weight, output in weighted]).sum()
+    value = loss.item()
+    if not math.isfinite(value):
+        raise InferenceError(
+            found=f"a loss of {value} in step {step}",
+            expected="a finite loss",
+            fix="lower learning_rate, or set precision to float32; the last checkpoint is kept",
+        )
+    state.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(state.network.parameters(), GRADIENT_CLIP)
+    state.optimiser.step()
+    # A short memory at first, so that the average forgets where the weights began.
+    keep = min(settings.ema_decay, (1 + step) / (10 + step)) if settings.ema_decay else 0.0
+    with torch.no_grad():
+        for mean, now in zip(state.averaged.state_dict().values(), state.network.state_dict().values(), strict=True):
+            mean.lerp_(now, 1 - keep)
+    return value
+
+
+def learning_rate(step: int, total: int, peak: float) -> float:
+    """One cycle: a cosine rise over the first tenth from peak / 25, then a cosine fall towards peak / 10,000.
+
+    Smith and Topin 2017, arXiv 1708.07120. A function of the step alone, so that nothing needs to be resumed.
+
+    Examples
+    --------
+    >>> [round(learning_rate(step, 100, 1.0), 4) for step in (0, 10, 99)]
+    [0.04, 1.0, 0.0004]
+    """
+    rise = max(1, total // 10)
+    if step < rise:
+        low, share = peak / 25, step / rise
+        return low + (peak - low) * (1 - math.cos(math.pi * share)) / 2
+    low, share = peak / 10_000, (step - rise) / max(1, total - rise)
+    return low + (peak - low) * (1 + math.cos(math.pi * share)) / 2
+
+
+def validate(
+    network: nn.Module, cases: Sequence[LabelledCase], spec: ModelSpec, device: str
+) -> dict[str, dict[str, float]]:
+    """Dice of each structure for each case on the model's grid, before clean-up: {case: {structure: Dice}}.
+
+    A structure that neither the label nor the network has is nan.
+    """
+    network.eval()
+    table = {}
+    for case in cases:
+        scores = window_scores(network, torch.from_numpy(case.image[None]).to(device), spec.window)
+        found, truth = scores[0].argmax(0).cpu().numpy(), case.label[0]
+        table[case.name] = {
+            name: dice(found == index, truth == index) for index, name in enumerate(spec.labels.names, start=1)
+        }
+    return table
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Twice the common voxels over the sum of both; nan where both are empty (Dice 1945, doi 10.2307/1932409)."""
+    both = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / both if both else math.nan
+
+
+def mean_dice(table: dict[str, dict[str, float]], name: str) -> float:
+    """Mean over the cases of a table; nan if a case is."""
+    return float(np.mean([row[name] for row in table.values()]))
+
+
+def progress_bars() -> Progress:
+    """Bars with count, time spent and time left, on stderr so that a pipe carries results only."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

@@ -1,0 +1,132 @@
+"""What changes during a training run, and how it survives a kill."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from voxmetry.config import TrainSettings, dump_yaml, load_yaml
+from voxmetry.errors import ConfigError, FormatError
+from voxmetry.io.atomic import write_bytes, write_text
+from voxmetry.nn.unet import build_unet
+
+
+@dataclass
+class RunState:
+    """All that changes during a run, and so what a checkpoint holds.
+
+    Parameters
+    ----------
+    network
+        The network that the optimiser moves.
+    averaged
+        The exponential moving average of its weights: what is validated and shipped.
+    optimiser
+        AdamW over `network`.
+    epoch
+        Number of epochs that are done.
+    """
+
+    network: nn.Module
+    averaged: nn.Module
+    optimiser: torch.optim.Optimizer
+    epoch: int = 0
+
+
+def begin(settings: TrainSettings, device: str) -> RunState:
+    """Build the network, its average and the optimiser; the seed decides the first weights."""
+    spec = settings.model
+    torch.manual_seed(settings.seed)
+
+    def build() -> nn.Module:
+        return build_unet(spec.network, n_inputs=len(spec.inputs), n_classes=spec.n_classes).to(device)
+
+    network, averaged = build(), build()
+    averaged.load_state_dict(network.state_dict())
+    averaged.requires_grad_(requires_grad=False)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return RunState(network, averaged, optimiser)
+
+
+def start_folder(settings: TrainSettings, out: Path, *, resume: bool) -> None:
+    """Make the run folder, or see that the one that is there belongs to these settings.
+
+    Raises
+    ------
+    ConfigError
+        If a run is there and is not to be resumed, or was made with other settings.
+    OutputError
+        If the folder cannot be written.
+    """
+    saved = out / "settings.yaml"
+    if not saved.exists():
+        write_text(saved, dump_yaml(settings))
+    elif not resume:
+        raise ConfigError(
+            found=f"{out} holds a training run already",
+            expected="a new folder, or --resume",
+            fix="add --resume to continue it, or name another folder",
+        )
+    elif load_yaml(saved, TrainSettings) != settings:
+        raise ConfigError(
+            found=f"the run in {out} was made with other settings",
+            expected="the settings that it was started with",
+            fix=f"resume it with {saved}, or start a new folder",
+        )
+
+
+def save_checkpoint(state: RunState, path: Path) -> None:
+    """Write a checkpoint; the one that was there stays until the new one is whole."""
+    buffer = io.BytesIO()
+    content = {
+        "network": state.network.state_dict(),
+        "averaged": state.averaged.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "epoch": state.epoch,
+    }
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_checkpoint(state: RunState, path: Path, device: str) -> None:
+    """Fill a fresh state from a checkpoint; without one, leave it as it is.
+
+    Raises
+    ------
+    FormatError
+        If the file is damaged, or belongs to another network.
+    """
+    if not path.exists():
+        return
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        state.network.load_state_dict(content["network"])
+        state.averaged.load_state_dict(content["averaged"])
+        state.optimiser.load_state_dict(content["optimiser"])
+        state.epoch = int(content["epoch"])
+    except (OSError, RuntimeError, KeyError, EOFError, ValueError) as error:
+        raise FormatError(
+            found=f"the checkpoint {path} cannot be used: {type(error).__name__}",
+            expected="a checkpoint of this run",
+            fix="delete it to start again, or copy it back from where it is whole",
+        ) from error
+
+
+def log_row(row: dict[str, float], path: Path) -> None:
+    """Add one epoch to the log, a CSV whose columns are those of its first row and whose epochs are each there once."""
+    rows: list[dict[str, str]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
+    rows.append({name: str(value) for name, value in row.items()})
+    columns = list(dict.fromkeys(name for old in rows for name in old))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,0 +1,298 @@
+"""The straight path: a study in, a measured report out."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import importlib.metadata
+import io as text_io
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+import voxmetry
+from voxmetry import io, measure, nn, report
+from voxmetry.config import ModelSpec, StudySettings
+from voxmetry.core.records import Comparison, Flag, Measurement, Provenance, SourceInfo, StudyResult
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
+from voxmetry.errors import ConfigError, InputError, OutputExistsError
+from voxmetry.flags import flag_input, flag_measurements, oriented_grid
+from voxmetry.io.atomic import atomic_path, write_text
+from voxmetry.nn.preprocess import preprocess
+from voxmetry.nn.restore import restore
+from voxmetry.nn.window import window_scores
+from voxmetry.ops.components import clean
+
+OUTPUTS = {
+    "segmentation": "seg.nii.gz",
+    "measurements": "measurements.csv",
+    "comparison": "comparison.csv",
+    "result": "result.json",
+    "report": "report.html",
+}
+PACKAGES = ("voxmetry", "torch", "monai", "numpy", "nibabel", "SimpleITK", "pydicom", "connected-components-3d", "edt")
+
+AIR_HU = -500
+"""An image whose darkest voxel is below this holds Hounsfield units: MR magnitude and PET are never negative."""
+
+
+def segment_study(
+    study: Path | str,
+    out: Path | str,
+    model: nn.Model | str | Path,
+    *,
+    reference: Path | str | None = None,
+    settings: StudySettings = StudySettings(),  # noqa: B008  (frozen)
+) -> StudyResult:
+    """Segment and measure one study, and write everything that is known about it.
+
+    Parameters
+    ----------
+    study
+        A DICOM folder or file, or a NIfTI, NRRD or MHA file.
+    out
+        Folder for `seg.nii.gz`, `measurements.csv`, `result.json` and `report.html` (and `comparison.csv` with a
+        reference). Each appears whole or not at all, the report last.
+    model
+        A loaded model, a bundled model's name or a model folder.
+    reference
+        A segmentation of the same study on the same grid to compare with.
+    settings
+        Which series, which device, whether to overwrite.
+
+    Returns
+    -------
+    StudyResult
+        The content of `result.json`.
+
+    Raises
+    ------
+    VoxmetryError
+        If the input, the model or the output cannot be used; nothing half-written is left.
+    """
+    clock, out = Clock(), Path(out)
+    prepare_folder(out, overwrite=settings.overwrite)
+    with clock.step("load model"):
+        ready = model if isinstance(model, nn.Model) else nn.load_model(model, device=settings.device)
+    spec = ready.spec
+    with clock.step("read"):
+        volume = read_input(study, spec, settings)
+        truth = read_reference(reference, spec, volume) if reference else None
+    with clock.step("preprocess"):
+        prepared = preprocess([volume], spec)
+    with clock.step("network"):
+        scores = window_scores(ready.run, prepared.tensor.to(ready.tensor_device), spec.window)
+    with clock.step("restore"):
+        segmentation = restore(scores, grid=prepared.grid, native=prepared.native, spec=spec)
+    with clock.step("clean up"):
+        segmentation = clean(segmentation, spec.clean)
+    with clock.step("measure"):
+        measurements = measure.measure(segmentation, volume)
+        comparisons = compare_with(truth, segmentation, settings) if truth else ()
+    result = StudyResult(
+        source=describe(volume, study, spec),
+        labels=spec.labels,
+        measurements=measurements,
+        comparisons=comparisons,
+        flags=flag_study(volume, measurements, spec),
+        definitions=dict(measure.DEFINITIONS),
+        provenance=provenance(ready, settings, clock),
+        files={what: name for what, name in OUTPUTS.items() if what != "comparison" or truth},
+    )
+    write_outputs(out, result, volume=volume, segmentation=segmentation, reference=truth)
+    return result
+
+
+class Clock:
+    """Wall-clock seconds of named steps."""
+
+    def __init__(self) -> None:
+        self.started = datetime.datetime.now(datetime.UTC)
+        self.seconds: dict[str, float] = {}
+        self._begin = time.perf_counter()
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time the block under a name."""
+        begin = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - begin, 4)
+
+    def total(self) -> dict[str, float]:
+        """Return the steps and the time since the clock was made."""
+        return self.seconds | {"total": round(time.perf_counter() - self._begin, 4)}
+
+
+def prepare_folder(out: Path, *, overwrite: bool) -> None:
+    """Make the output folder and see that it can be written to, before any work is spent.
+
+    With `overwrite`, the report of an earlier run is removed first, so that a report always belongs to the files
+    beside it.
+
+    Raises
+    ------
+    OutputExistsError
+        If results are there already and `overwrite` is off.
+    OutputError
+        If the folder cannot be made or written to.
+    """
+    there = [name for name in OUTPUTS.values() if (out / name).exists()]
+    if there and not overwrite:
+        raise OutputExistsError(
+            found=f"{out} holds {', '.join(there)}",
+            expected="a folder without earlier results",
+            fix="name another folder, or add --overwrite (overwrite=True) to replace them",
+        )
+    probe = out / ".voxmetry-probe"
+    write_text(probe, "")
+    probe.unlink()
+    if overwrite:
+        for name in (OUTPUTS["report"], OUTPUTS["comparison"]):
+            (out / name).unlink(missing_ok=True)
+
+
+def read_input(study: Path | str, spec: ModelSpec, settings: StudySettings) -> Volume:
+    """Read the one series or file that the model takes.
+
+    Raises
+    ------
+    InputError
+        If the study is of another modality, or a file's values cannot be of the modality that the model takes.
+    ConfigError
+        If the model takes more than one input.
+    """
+    if len(spec.inputs) != 1:
+        raise ConfigError(
+            found=f"{spec.name} takes {len(spec.inputs)} inputs",
+            expected="a model with one input",
+            fix="use the Python function voxmetry.segment with one volume for each input",
+        )
+    wanted = spec.inputs[0].modality
+    declared = settings.modality or wanted
+    if declared != wanted:
+        raise InputError(
+            found=f"an image of modality {declared}",
+            expected=f"{wanted}, which {spec.name} was trained on",
+            fix="use a model for this modality: voxmetry models list",
+        )
+    volume = io.read_volume(study, modality=wanted, series=settings.series)
+    darkest = float(volume.array.min())
+    if volume.source is None and settings.modality is None and wanted != "CT" and darkest < AIR_HU:
+        raise InputError(
+            found=f"values down to {darkest:g}, as Hounsfield units of a CT have",
+            expected=f"{wanted} intensities, which {spec.name} was trained on",
+            fix=f"use a model for CT, or pass --modality {wanted} if the image is {wanted} after all",
+        )
+    return volume
+
+
+def read_reference(path: Path | str, spec: ModelSpec, volume: Volume) -> Segmentation:
+    """Read the reference segmentation and see that it lies on the image's grid."""
+    reference = io.read_segmentation(path, labels=spec.labels)
+    volume.geometry.require_same(reference.geometry, what="the image and the reference")
+    return reference
+
+
+def compare_with(
+    reference: Segmentation, segmentation: Segmentation, settings: StudySettings
+) -> tuple[Comparison, ...]:
+    """Hold the result against the reference, structure by structure."""
+    return measure.compare(prediction=segmentation, reference=reference, tolerance_mm=settings.tolerance_mm)
+
+
+def flag_study(volume: Volume, measurements: Sequence[Measurement], spec: ModelSpec) -> tuple[Flag, ...]:
+    """Collect what a person should know: about the image first, then about each structure."""
+    extent_mm, spacing_mm = oriented_grid(volume.geometry, spec.orientation)
+    return (*flag_input(extent_mm, spacing_mm, spec), *flag_measurements(measurements, spec))
+
+
+def describe(volume: Volume, study: Path | str, spec: ModelSpec) -> SourceInfo:
+    """Say what was segmented, without its path or its patient."""
+    series = volume.source
+    name = Path(study).name.lower()
+    formats = {".nii.gz": "NIfTI", ".nii": "NIfTI", ".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MHA", ".mhd": "MHA"}
+    return SourceInfo(
+        format="DICOM" if series else next((kind for end, kind in formats.items() if name.endswith(end)), "file"),
+        modality=series.modality if series else spec.inputs[0].modality,
+        unit=volume.unit,
+        shape=volume.geometry.shape,
+        spacing_mm=volume.geometry.spacing_mm,
+        axcodes=volume.geometry.axcodes,
+        series_uid=series.series_uid if series else None,
+        description=series.description if series else "",
+    )
+
+
+def provenance(model: nn.Model, settings: StudySettings, clock: Clock) -> Provenance:
+    """Write down how the result came to be."""
+    return Provenance(
+        voxmetry_version=voxmetry.__version__,
+        packages=package_versions(),
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        model=model.spec.name,
+        model_version=model.spec.version,
+        weights_sha256=model.weights.sha256,
+        settings=settings.model_dump(mode="json"),
+        device=model.device,
+        started=clock.started.isoformat(timespec="seconds"),
+        seconds=clock.total(),
+        peak_memory_mb=peak_memory_mb(),
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that have a hand in the numbers."""
+    versions = {"voxmetry": voxmetry.__version__}
+    for name in PACKAGES[1:]:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident memory of this process so far in 10^6 bytes; nan where the system does not tell."""
+    if sys.platform == "win32":
+        return float("nan")
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
+
+
+def write_outputs(
+    out: Path, result: StudyResult, *, volume: Volume, segmentation: Segmentation, reference: Segmentation | None
+) -> None:
+    """Write all files, each atomically, the report last: it exists only if everything else does."""
+    io.save(segmentation, out / OUTPUTS["segmentation"])
+    write_text(out / OUTPUTS["measurements"], table_csv(result.measurements))
+    if result.comparisons:
+        write_text(out / OUTPUTS["comparison"], table_csv(result.comparisons))
+    write_text(out / OUTPUTS["result"], result.model_dump_json(indent=1))
+    report.write_report(result, out / OUTPUTS["report"], volume=volume, segmentation=segmentation, reference=reference)
+
+
+def table_csv(rows: Sequence[Measurement] | Sequence[Comparison]) -> str:
+    """Spell records as CSV: one row each, units in the column names, an empty cell where a number is undefined."""
+    text = text_io.StringIO(newline="")
+    writer: csv.DictWriter[str] | None = None
+    for row in rows:
+        cells = {}
+        for name, value in row.model_dump(mode="json").items():
+            if name == "centroid_ras_mm":
+                cells |= {f"centroid_{axis}_mm": part for axis, part in zip(("r", "a", "s"), value, strict=True)}
+            else:
+                cells[name] = " ".join(value) if isinstance(value, list) else value
+        if writer is None:
+            writer = csv.DictWriter(text, list(cells), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(cells)
+    return text.getvalue()
