@@ -126,7 +126,9 @@ class Geometry:
     @functools.cached_property
     def voxel_ml(self) -> float:
         """Volume of one voxel in mL: the absolute determinant of the affine, exact for sheared grids too."""
-        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+        # The triple product is exact for upright grids, where an LU decomposition loses the last digit.
+        i, j, k = self.affine[:3, :3].T
+        return float(abs(np.dot(i, np.cross(j, k)))) / 1000.0
 
     @property
     def directions(self) -> Float64:

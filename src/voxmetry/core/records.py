@@ -94,8 +94,36 @@ class Comparison(Record):
     assd_mm: Number
     surface_dice: Number
     tolerance_mm: float
+    mean_prediction_to_reference_mm: Number = float("nan")
+    mean_reference_to_prediction_mm: Number = float("nan")
+    boundary_iou: Number = float("nan")
+    value_reference: int | None = None
+    """The structure's value in the reference's label map; None where its label table does not have it."""
+    surface: str = "elements"
+    """Surface definition: 'elements' (weighted by area) or 'border voxels'."""
+    percentile: str = "directed max"
+    """How the two directions make one percentile: 'directed max' or 'pooled'."""
+    empty: str = "nan"
+    """What a distance is where one mask is empty: 'nan', or the grid's 'diagonal'."""
     reason: str = ""
     """Why a number is nan; empty where none is."""
+
+
+class ComparisonSummary(Record):
+    """Means over the structures of one or more comparisons. A missed or invented structure never drops out silently."""
+
+    n: int
+    n_both: int
+    n_missed: int
+    n_extra: int
+    n_absent: int
+    """In neither mask: nothing to compare, so in no mean."""
+    mean: dict[str, Number]
+    """Over all structures that are in at least one mask; nan if one of them is nan."""
+    mean_of_both: dict[str, Number]
+    """Over the structures that are in both masks alone."""
+    reason: str = ""
+    """Why a mean is nan; empty where none is."""
 
 
 class Flag(Record):

@@ -1,0 +1,1 @@
+"""Operations on whole images and label maps: resampling, clean-up, surfaces."""

@@ -1,0 +1,89 @@
+"""Each number's definition in words: it goes into `result.json` and the report, beside the number."""
+
+from __future__ import annotations
+
+from voxmetry.errors import ConfigError
+from voxmetry.measure.distance import PercentileRule
+from voxmetry.ops.surface import SurfaceKind, require_kind
+
+_SURFACES = {
+    "elements": "surface elements: the marching-cubes piece of surface in each 2 x 2 x 2 block of voxel centres, "
+    "at the block's centre and weighted by its area in mm2 (as google-deepmind/surface-distance)",
+    "border voxels": "border voxels: centres of the voxels that share a face with a voxel outside the structure, "
+    "each counting one (as MONAI and MedPy)",
+}
+_PERCENTILES = {
+    ("elements", "directed max"): "larger of the two directed 95th percentiles of area-weighted surface element "
+    "distances: within it lies 95 % of the area of either surface (as google-deepmind/surface-distance)",
+    ("elements", "pooled"): "95th percentile of the area-weighted surface element distances of both directions "
+    "taken together",
+    ("border voxels", "directed max"): "larger of the two directed 95th percentiles of border voxel distances, "
+    "interpolated linearly between ranks (as MONAI)",
+    ("border voxels", "pooled"): "95th percentile of the border voxel distances of both directions taken together, "
+    "interpolated linearly between ranks (as MedPy)",
+}
+_MEASUREMENTS = {
+    "n_voxels": "number of voxels of the structure",
+    "volume_ml": "number of voxels times the volume of a voxel (the determinant of the affine), in mL",
+    "extent_rl_mm": "size along the patient's right-left axis of the smallest box square to the patient's axes that "
+    "holds all voxels, voxel edges included, in mm",
+    "extent_ap_mm": "the same along the anterior-posterior axis",
+    "extent_si_mm": "the same along the superior-inferior axis",
+    "centroid_ras_mm": "mean position of the voxel centres, in mm towards the patient's right, anterior and superior",
+    "touches_border": "whether a voxel of the structure lies on a face of the image, so that it may be cut off",
+    "border_sides": "the faces of the image that it touches, by the nearest patient direction",
+    "intensity_mean": "mean over the structure's voxels, in the image's unit (intensity_unit)",
+    "intensity_sd": "standard deviation over the structure's voxels (of the population, division by n)",
+    "intensity_min": "smallest value",
+    "intensity_p05": "5th percentile, interpolated linearly between ranks",
+    "intensity_median": "50th percentile, interpolated linearly between ranks",
+    "intensity_p95": "95th percentile, interpolated linearly between ranks",
+    "intensity_max": "largest value",
+}
+_COMPARISONS = {
+    "status": "'both': in prediction and reference; 'missed': in the reference only; 'extra': in the prediction only; "
+    "'absent': in neither",
+    "volume_difference_ml": "volume of the prediction minus volume of the reference, in mL",
+    "dice": "2 |P and R| / (|P| + |R|) over voxels; 0 if missed or extra, nan if absent",
+    "iou": "|P and R| / |P or R| over voxels; 0 if missed or extra, nan if absent",
+    "hausdorff_mm": "largest distance from any point of either surface to the nearest point of the other, in mm",
+    "assd_mm": "average symmetric surface distance: mean of the distances of both directions taken together, "
+    "weighted by area for surface elements, in mm",
+    "mean_prediction_to_reference_mm": "mean distance from the prediction's surface to the reference's, in mm",
+    "mean_reference_to_prediction_mm": "mean distance from the reference's surface to the prediction's, in mm",
+    "surface_dice": "share of both surfaces that lies within tolerance_mm of the other; 0 if missed or extra, nan if "
+    "absent",
+    "boundary_iou": "intersection of the two surfaces over their union, where they coincide exactly; 0 if missed or "
+    "extra, nan if absent",
+    "empty": "'nan': a distance is nan if one of the masks is empty; 'diagonal': it is the grid's diagonal in mm",
+}
+
+
+def definitions(surface: SurfaceKind = "elements", percentile: PercentileRule = "directed max") -> dict[str, str]:
+    """Return the definition of each number, by its field's name, for the chosen surface and percentile rule.
+
+    Raises
+    ------
+    ConfigError
+        If one of the two is unknown.
+
+    Examples
+    --------
+    >>> definitions("border voxels", "pooled")["hd95_mm"].split(",")[0]
+    '95th percentile of the border voxel distances of both directions taken together'
+    """
+    require_kind(surface)
+    if (surface, percentile) not in _PERCENTILES:
+        raise ConfigError(
+            found=f"percentile={percentile!r}", expected="'directed max' or 'pooled'", fix="choose one of the two"
+        )
+    return {
+        **_MEASUREMENTS,
+        **_COMPARISONS,
+        "hd95_mm": _PERCENTILES[surface, percentile],
+        "surface": _SURFACES[surface],
+    }
+
+
+DEFINITIONS = definitions()
+"""The definitions of the default settings."""

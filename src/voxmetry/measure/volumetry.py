@@ -1,0 +1,155 @@
+"""Size, place and intensity of each structure of a segmentation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.labels import Label
+from voxmetry.core.records import Measurement
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
+from voxmetry.ops.boxes import Box, label_boxes
+
+_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+_PERCENTILES = (5.0, 50.0, 95.0)
+
+
+def measure(segmentation: Segmentation, volume: Volume | None = None) -> tuple[Measurement, ...]:
+    """Measure each structure of a label table.
+
+    Parameters
+    ----------
+    segmentation
+        The label map.
+    volume
+        The image on the same grid, for intensity statistics in its unit; None leaves them out.
+
+    Returns
+    -------
+    tuple of Measurement
+        One a label, in the table's order. A structure without a voxel has `n_voxels` 0, a volume of 0, and nan with a
+        reason for all that is not defined then.
+
+    Raises
+    ------
+    GeometryError
+        If the image lies on another grid.
+
+    Examples
+    --------
+    >>> from voxmetry import LabelTable
+    >>> array = np.zeros((6, 5, 4), np.uint8)
+    >>> array[2:4, 1:3, 1:3] = 1
+    >>> grid = Geometry(np.diag([1.0, 2.0, 5.0, 1.0]), array.shape)
+    >>> row, = measure(Segmentation(array, grid, LabelTable.from_names({1: "node"})))
+    >>> round(row.volume_ml, 9), (row.extent_rl_mm, row.extent_ap_mm, row.extent_si_mm), row.centroid_ras_mm
+    (0.08, (2.0, 4.0, 10.0), (2.5, 3.0, 7.5))
+    """
+    if volume is not None:
+        segmentation.geometry.require_same(volume.geometry, what="segmentation and image")
+    boxes = label_boxes(segmentation.array)
+    return tuple(_row(segmentation, volume, label, boxes.get(label.value)) for label in segmentation.labels)
+
+
+def _row(segmentation: Segmentation, volume: Volume | None, label: Label, box: Box | None) -> Measurement:
+    unit = None if volume is None else volume.unit
+    if box is None:
+        nothing = math.nan
+        return Measurement(
+            label=label.name,
+            value=label.value,
+            kind=label.kind,
+            n_voxels=0,
+            volume_ml=0.0,
+            extent_rl_mm=nothing,
+            extent_ap_mm=nothing,
+            extent_si_mm=nothing,
+            centroid_ras_mm=(nothing, nothing, nothing),
+            touches_border=False,
+            intensity_unit=unit,
+            reason="the structure has no voxel",
+        )
+    geometry = segmentation.geometry
+    mask = segmentation.array[box] == label.value
+    n = int(np.count_nonzero(mask))
+    rl, ap, si = extents_mm(mask, geometry)
+    sides = border_sides(box, geometry)
+    return Measurement(
+        label=label.name,
+        value=label.value,
+        kind=label.kind,
+        n_voxels=n,
+        volume_ml=n * geometry.voxel_ml,
+        extent_rl_mm=rl,
+        extent_ap_mm=ap,
+        extent_si_mm=si,
+        centroid_ras_mm=centroid_ras_mm(mask, box, geometry),
+        touches_border=bool(sides),
+        border_sides=sides,
+        intensity_unit=unit,
+        **({} if volume is None else intensities(volume.array[box][mask])),
+        reason="" if volume is not None else "no image was given: no intensities",
+    )
+
+
+def extents_mm(mask: NDArray[np.bool_], geometry: Geometry) -> tuple[float, float, float]:
+    """Return the size of a mask along the patient's R-L, A-P and S-I axes in mm, voxel edges included.
+
+    It is the size of the smallest box with faces square to the patient's axes that holds all of its voxels, also on
+    an oblique grid.
+
+    Parameters
+    ----------
+    mask
+        Any crop of the grid, with at least one voxel.
+    """
+    matrix = geometry.affine[:3, :3]
+    # A linear function on a run of voxels is largest and smallest at the ends of the run.
+    lines = np.argwhere(mask.any(axis=2))
+    columns = mask[lines[:, 0], lines[:, 1]]
+    first, last = columns.argmax(axis=1), mask.shape[2] - 1 - columns[:, ::-1].argmax(axis=1)
+    ends = np.concatenate([np.column_stack([lines, first]), np.column_stack([lines, last])])
+    x, y, z = np.ptp(ends @ matrix.T, axis=0) + np.abs(matrix).sum(axis=1)
+    return (float(x), float(y), float(z))
+
+
+def centroid_ras_mm(mask: NDArray[np.bool_], box: Box, geometry: Geometry) -> tuple[float, float, float]:
+    """Return the mean position of the mask's voxels in RAS+ mm; `box` is where the crop lies in the grid."""
+    mean = []
+    for axis, part in enumerate(box):
+        others = tuple(other for other in range(3) if other != axis)
+        counts = np.count_nonzero(mask, axis=others)
+        mean.append(part.start + float(counts @ np.arange(len(counts)) / counts.sum()))
+    x, y, z = geometry.to_mm(mean)
+    return (float(x), float(y), float(z))
+
+
+def border_sides(box: Box, geometry: Geometry) -> tuple[str, ...]:
+    """Return the faces of the grid that a box touches, by the patient direction that each lies nearest to."""
+    sides = set()
+    for part, n, code in zip(box, geometry.shape, geometry.axcodes, strict=True):
+        if part.stop == n:
+            sides.add(code)
+        if part.start == 0:
+            sides.add(_OPPOSITE[code])
+    return tuple(side for side in "LRPAIS" if side in sides)
+
+
+def intensities(values: NDArray[Any]) -> dict[str, float]:
+    """Return the statistics of a structure's voxels by field name; the SD is that of the population."""
+    values = values.astype(np.float64)
+    p05, median, p95 = np.percentile(values, _PERCENTILES)
+    return {
+        "intensity_mean": float(values.mean()),
+        "intensity_sd": float(values.std()),
+        "intensity_min": float(values.min()),
+        "intensity_p05": float(p05),
+        "intensity_median": float(median),
+        "intensity_p95": float(p95),
+        "intensity_max": float(values.max()),
+    }

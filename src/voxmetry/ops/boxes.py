@@ -1,0 +1,54 @@
+"""Bounding boxes of the labels of a map, so that what follows works on small crops."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+Box: TypeAlias = tuple[slice, slice, slice]
+
+
+def label_boxes(array: NDArray[Any]) -> dict[int, Box]:
+    """Return the smallest box round each value that is present, in one pass.
+
+    Parameters
+    ----------
+    array
+        (I, J, K), unsigned integers; 0 is background and gets no box.
+
+    Returns
+    -------
+    dict
+        Value -> three slices, rising by value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> array = np.zeros((4, 5, 6), np.uint8)
+    >>> array[1:3, 2, 3:6] = 7
+    >>> label_boxes(array)
+    {7: (slice(1, 3, None), slice(2, 3, None), slice(3, 6, None))}
+    """
+    from scipy.ndimage import find_objects
+
+    # find_objects walks in memory order; a transposed view of a Fortran array is walked quickest.
+    flipped = array.flags.f_contiguous and not array.flags.c_contiguous
+    found = find_objects(array.T if flipped else array)
+    boxes = {}
+    for value, box in enumerate(found, start=1):
+        if box is not None:
+            boxes[value] = (box[2], box[1], box[0]) if flipped else (box[0], box[1], box[2])
+    return boxes
+
+
+def join(boxes: list[Box]) -> Box:
+    """Return the smallest box that holds all of `boxes`, of which there is at least one."""
+    i, j, k = (slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3))
+    return (i, j, k)
+
+
+def grow(box: Box, shape: tuple[int, int, int]) -> Box:
+    """Return the box with one voxel more on each side, as far as the grid reaches."""
+    i, j, k = (slice(max(0, part.start - 1), min(n, part.stop + 1)) for part, n in zip(box, shape, strict=True))
+    return (i, j, k)

@@ -1,0 +1,138 @@
+"""Clean up a segmentation by its connected components."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxmetry.config import CleanStep
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.ops.boxes import Box, grow, join, label_boxes
+
+Mask: TypeAlias = NDArray[np.bool_]
+
+
+def clean(segmentation: Segmentation, steps: Sequence[CleanStep]) -> Segmentation:
+    """Apply a clean-up recipe, step after step.
+
+    Parameters
+    ----------
+    segmentation
+        The label map; it is not changed.
+    steps
+        What to do. 'largest' and 'drop_small' look at 26-connected components of a structure, or with `together` of
+        the union of the named structures. 'fill_holes' gives background that a structure encloses (it is not
+        6-connected to the outside of the structure) to the structure; voxels of other structures stay what they are.
+        With `together` a hole is enclosed by the union and goes to the structure that has most voxels on its rim,
+        the first in the table among equals.
+
+    Returns
+    -------
+    Segmentation
+        The same grid and labels, an array of its own.
+
+    Raises
+    ------
+    LabelError
+        If a step names a structure that the table does not have.
+
+    Notes
+    -----
+    Of components of the same size, 'largest' keeps the one whose centroid is most inferior, then most posterior, then
+    most to the left (to 0.001 mm), so that the answer does not depend on the order in which the voxels are stored.
+
+    Examples
+    --------
+    >>> from voxmetry import Geometry, LabelTable
+    >>> array = np.zeros((6, 5, 4), np.uint8)
+    >>> array[1:3, 1:3, 1:3] = 1
+    >>> array[5, 4, 3] = 1
+    >>> grid = Geometry(np.diag([1.0, 1.0, 2.0, 1.0]), array.shape)
+    >>> whole = Segmentation(array, grid, LabelTable.from_names({1: "liver"}))
+    >>> int(clean(whole, [CleanStep(step="largest")]).mask("liver").sum())
+    8
+    """
+    array = np.array(segmentation.array, order="K")
+    for step in steps:
+        names = step.labels or segmentation.labels.names
+        values = [segmentation.labels[name].value for name in names]
+        boxes = label_boxes(array)
+        for group in [values] if step.together else [[value] for value in values]:
+            present = [boxes[value] for value in group if value in boxes]
+            if present:
+                box = grow(join(present), segmentation.geometry.shape)
+                _apply(step, array[box], group, segmentation.geometry, box)
+    return Segmentation(array, segmentation.geometry, segmentation.labels)
+
+
+def _apply(step: CleanStep, crop: NDArray[Any], values: list[int], geometry: Geometry, box: Box) -> None:
+    """Change one crop, a view of the whole array, in place."""
+    mask = crop == values[0] if len(values) == 1 else np.isin(crop, values)
+    if step.step == "fill_holes":
+        _fill(crop, mask, values)
+        return
+    components, sizes = _components(mask, 26)
+    if step.step == "largest":
+        keep = sizes == sizes.max()
+        if keep.sum() > 1:
+            corner = np.array([part.start for part in box])
+            keep = _first_in_patient(components, np.flatnonzero(keep) + 1, geometry, corner, len(sizes))
+    else:
+        keep = sizes * geometry.voxel_ml >= step.min_volume_ml
+    crop[mask & ~np.append(False, keep)[components]] = 0
+
+
+def _components(mask: Mask, connectivity: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Label the components from 1 and return their sizes, that of component n at n - 1."""
+    import cc3d
+
+    components = cc3d.connected_components(mask, connectivity=connectivity, out_dtype=np.uint32)
+    sizes = np.bincount(components.ravel(order="K"))
+    return components, sizes[1:]
+
+
+def _first_in_patient(
+    components: NDArray[np.uint32], ties: NDArray[np.intp], geometry: Geometry, corner: NDArray[Any], n: int
+) -> Mask:
+    """Choose one of several components by where it lies in the patient: a mask over all components."""
+
+    def place(number: int) -> tuple[float, ...]:
+        centroid = np.argwhere(components == number).mean(axis=0) + corner
+        return tuple(np.round(geometry.to_mm(centroid)[::-1], 3).tolist())
+
+    chosen = min((int(number) for number in ties), key=place)
+    keep = np.zeros(n, dtype=bool)
+    keep[chosen - 1] = True
+    return keep
+
+
+def _fill(crop: NDArray[Any], mask: Mask, values: list[int]) -> None:
+    """Give enclosed background to the structure, or to the one of several that has most voxels on the hole's rim."""
+    # The pad joins all that is open to the outside, also through the border of the image, into one component.
+    outside = np.pad(~mask, 1, constant_values=True)
+    components, sizes = _components(outside, 6)
+    if len(sizes) < 2:
+        return
+    inner = components[1:-1, 1:-1, 1:-1]
+    holes = (inner != components[0, 0, 0]) & ~mask & (crop == 0)
+    if len(values) == 1:
+        crop[holes] = values[0]
+        return
+    for number, box in label_boxes(inner * holes).items():
+        around = grow(box, (crop.shape[0], crop.shape[1], crop.shape[2]))
+        hole = (inner[around] == number) & holes[around]
+        part = crop[around]
+        counts = [int((_rim(hole) & (part == value)).sum()) for value in values]
+        part[hole] = values[int(np.argmax(counts))]
+
+
+def _rim(mask: Mask) -> Mask:
+    """Voxels outside the mask that share a face with it."""
+    from scipy.ndimage import binary_dilation
+
+    rim: Mask = binary_dilation(mask) & ~mask
+    return rim

@@ -1,0 +1,106 @@
+"""Exact distances from one set of grid points to another."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxmetry.ops.surface import Surface
+
+Float64: TypeAlias = NDArray[np.float64]
+Index: TypeAlias = NDArray[np.intp]
+
+_N_OFFSETS = 130
+"""So many neighbours are looked up one by one before a tree is asked: it costs ten times as much a point."""
+
+_SAME_MM = 1e-9
+"""Distances closer than this are one; the noise of their sums of squares is far below it."""
+
+
+def distance_histogram(
+    queries: Surface,
+    targets: Surface,
+    *,
+    padded_shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+    weight: Float64,
+) -> tuple[Float64, Float64]:
+    """Return the distances from each query to its nearest target, and how much of the queries lies at each.
+
+    Parameters
+    ----------
+    queries, targets
+        At least one point each, as flat indices into a grid of `padded_shape`.
+    spacing_mm
+        Distances between the grid's points.
+    weight
+        (N,), what each query counts for.
+
+    Returns
+    -------
+    distance_mm, total_weight
+        (M,) each: the different distances, rising, and the sum of the weights at each. Exact to the last bits of
+        float64: points are looked up in shells of rising distance, and what no shell holds is asked of a k-d tree.
+    """
+    q, t = _positions(queries, padded_shape), _positions(targets, padded_shape)
+    offsets, shells = _shells(spacing_mm)
+    reach = np.abs(offsets).max(axis=0)
+    low = np.minimum(q.min(axis=1), t.min(axis=1)) - reach
+    size = np.maximum(q.max(axis=1), t.max(axis=1)) + reach + 1 - low
+    strides = np.array([size[1] * size[2], size[2], 1])
+    occupied = np.zeros(int(size.prod()), dtype=bool)
+    occupied[strides @ (t - low[:, None])] = True
+    where, left, flat_steps = strides @ (q - low[:, None]), np.arange(q.shape[1]), offsets @ strides
+    distances: list[float] = []
+    totals: list[float] = []
+    for distance, first, last in shells:
+        hit = occupied[where + flat_steps[first]]
+        for step in flat_steps[first + 1 : last]:
+            hit |= occupied[where + step]
+        distances.append(distance)
+        totals.append(float(weight[left[hit]].sum()))
+        where, left = where[~hit], left[~hit]
+        if not left.size:
+            break
+    del occupied
+    if left.size:
+        far, inverse = np.unique(_by_tree(q[:, left], t, spacing_mm), return_inverse=True)
+        distances.extend(far.tolist())
+        totals.extend(np.bincount(inverse, weights=weight[left]).tolist())
+    total = np.array(totals)
+    return np.array(distances)[total > 0], total[total > 0]
+
+
+def _positions(surface: Surface, shape: tuple[int, int, int]) -> Index:
+    return np.stack(np.unravel_index(surface.index, shape))
+
+
+@functools.lru_cache(maxsize=64)
+def _shells(spacing_mm: tuple[float, float, float]) -> tuple[Index, tuple[tuple[float, int, int], ...]]:
+    """Grid offsets by rising distance, (M, 3), and for each distance (mm, first, last) its run among them."""
+    spacing = np.array(spacing_mm)
+    radius = (_N_OFFSETS * spacing.prod() * 3 / (4 * np.pi)) ** (1 / 3)
+    ends = np.minimum(np.floor(radius / spacing).astype(np.intp), _N_OFFSETS // 2)
+    axes = [np.arange(-end, end + 1) for end in ends]
+    offsets = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    length = np.linalg.norm(offsets * spacing, axis=1)
+    order = np.argsort(length, kind="stable")
+    # Beyond the shortest step that leaves the searched box, a nearer point could have been missed.
+    order = order[length[order] < ((ends + 1) * spacing).min() - _SAME_MM][: 2 * _N_OFFSETS]
+    offsets, length = offsets[order], length[order]
+    firsts = np.flatnonzero(np.diff(length, prepend=-1.0) > _SAME_MM)
+    lasts = np.append(firsts[1:], len(length))
+    shells = tuple((float(length[a]), int(a), int(b)) for a, b in zip(firsts, lasts, strict=True))
+    return offsets, shells
+
+
+def _by_tree(q: Index, t: Index, spacing_mm: tuple[float, float, float]) -> NDArray[Any]:
+    from scipy.spatial import cKDTree
+
+    # Points of a grid are spread evenly, so that the quick build costs no time in the queries.
+    tree = cKDTree(t.T * np.array(spacing_mm), balanced_tree=False, compact_nodes=False)
+    distance, _ = tree.query(q.T * np.array(spacing_mm))
+    return np.asarray(distance)
