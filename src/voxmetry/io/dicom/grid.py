@@ -99,20 +99,22 @@ def audit(planes: Sequence[Plane]) -> Audit:
     heights, positions = heights[order], positions[order]
     indices = tuple(int(index) for index in order)
     n_slices = 1 + int(np.count_nonzero(np.diff(heights) >= _SAME_PLACE_MM))
-    verdict, reason, step = _judge(ordered, heights, positions, normal)
+    # From the first position on, so that a coordinate that does not change gives a step of exactly 0.
+    offsets = positions - positions[0]
+    verdict, reason, step = _judge(ordered, heights, offsets, normal)
     if step is None:
         return Audit(verdict, reason, indices, n_slices)
     affine = np.eye(4)
     rise, run = ordered[0].pixel_spacing
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = row * run, column * rise, step
     middle = (len(ordered) - 1) / 2
-    affine[:3, 3] = positions.mean(axis=0) - middle * step
+    affine[:3, 3] = positions[0] + (offsets.mean(axis=0) - middle * step)
     shape = (ordered[0].columns, ordered[0].rows, len(ordered))
     return Audit(verdict, reason, indices, n_slices, Geometry(swap_lps_ras(affine), shape, ordered[0].frame_uid))
 
 
 def _judge(
-    planes: Sequence[Plane], heights: Float64, positions: Float64, normal: Float64
+    planes: Sequence[Plane], heights: Float64, offsets: Float64, normal: Float64
 ) -> tuple[Verdict, str, Float64 | None]:
     """Return the verdict, the reason, and the step from slice to slice (3,) in LPS+ mm where there is one."""
     if len(planes) == 1:
@@ -128,14 +130,14 @@ def _judge(
     if problem:
         return verdict, problem, None
     indices = np.arange(len(planes)) - (len(planes) - 1) / 2
-    step = indices @ positions / (indices @ indices)
+    step = indices @ offsets / (indices @ indices)
     tolerance = _tolerance(float(step @ normal))
     aside = step - (step @ normal) * normal
     shift = float(np.linalg.norm(aside)) * (len(planes) - 1)
     angle = float(np.degrees(np.arctan2(np.linalg.norm(aside), step @ normal)))
     if angle > TILT_DEGREES and shift > tolerance:
         return "tilted", f"the stack leans {angle:.2f} degrees from the slices' normal (gantry tilt or shear)", None
-    off = np.linalg.norm(positions - positions.mean(axis=0) - np.outer(indices, step), axis=1)
+    off = np.linalg.norm(offsets - offsets.mean(axis=0) - np.outer(indices, step), axis=1)
     if off.max() > tolerance:
         worst = planes[int(off.argmax())].name
         return "uneven", f"{worst} lies {off.max():.3g} mm aside of the stack (allowed: {tolerance:.3g} mm)", None
