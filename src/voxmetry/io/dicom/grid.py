@@ -1,0 +1,265 @@
+"""From the planes of a series to one grid, and the audit of whether they make one.
+
+Positions and orientations decide, nothing else: Slice Location is optional, Instance Number is no place, and the sign
+of Gantry/Detector Tilt differs between makers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from voxmetry.core.geometry import Float64, Geometry, swap_lps_ras
+from voxmetry.core.records import Verdict
+
+JITTER_MM = 0.05
+JITTER_SHARE = 0.01
+"""A slice may lie this far off the regular grid: 0.05 mm (positions rounded to a tenth) + 1 % of the slice step."""
+TILT_DEGREES = 0.1
+"""Up to this angle between the stack and the slices' normal, the rounding of the headers explains it."""
+
+_SAME_PLACE_MM = 0.01
+_COSINE_TOLERANCE = 2e-4
+_UNIT_TOLERANCE = 1e-3
+_MOST_NAMES = 6
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One slice as its header places it, in LPS+ millimetres."""
+
+    name: str
+    """File name relative to the folder, and the frame's number where the file holds several."""
+    position: tuple[float, ...]
+    """Image Position (Patient): centre of the first voxel."""
+    orientation: tuple[float, ...]
+    """Image Orientation (Patient): direction along a row, then down a column."""
+    pixel_spacing: tuple[float, ...]
+    """Pixel Spacing: step down a column, then along a row."""
+    rows: int
+    columns: int
+    frame_uid: str | None = None
+    thickness_mm: float | None = None
+    step_mm: float | None = None
+    """Spacing Between Slices."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What may tell apart two slices at one place, such as the echo time."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the planes make together."""
+
+    verdict: Verdict
+    reason: str
+    order: tuple[int, ...]
+    """Indices of the planes from the lowest to the highest along the normal."""
+    n_slices: int
+    geometry: Geometry | None = None
+    """The grid, where the verdict is 'regular' or 'single'. Axes: along a row, down a column, along the normal."""
+
+
+def audit(planes: Sequence[Plane]) -> Audit:
+    """Sort planes along their normal and say whether they make a regular grid.
+
+    Parameters
+    ----------
+    planes
+        At least one, in any order.
+
+    Returns
+    -------
+    Audit
+        With a geometry where they do, with a reason in words and numbers where they do not.
+
+    Notes
+    -----
+    The slice axis is the least-squares line through the positions (DICOM PS3.3 C.7.6.2.1.1 defines position and
+    orientation), so that the rounding of the first and the last position does not set the step.
+
+    Examples
+    --------
+    >>> planes = [Plane(f"{z}.dcm", (0, 0, z), (1, 0, 0, 0, 1, 0), (0.5, 0.5), 4, 6) for z in (6, 0, 3)]
+    >>> result = audit(planes)
+    >>> result.verdict, result.order, result.geometry
+    ('regular', (1, 2, 0), Geometry(6 x 4 x 3 @ 0.5 x 0.5 x 3 mm, LPS))
+    """
+    as_given = tuple(range(len(planes)))
+    if problem := _unusable(planes):
+        return Audit("unreadable", problem, as_given, len(planes))
+    if problem := _mixture(planes):
+        return Audit("mixed", problem, as_given, len(planes))
+    row, column, normal = _axes(planes[0])
+    positions = np.array([plane.position for plane in planes])
+    heights = positions @ normal
+    order = np.argsort(heights, kind="stable")
+    ordered = [planes[index] for index in order]
+    heights, positions = heights[order], positions[order]
+    indices = tuple(int(index) for index in order)
+    n_slices = 1 + int(np.count_nonzero(np.diff(heights) >= _SAME_PLACE_MM))
+    # From the first position on, so that a coordinate that does not change gives a step of exactly 0.
+    offsets = positions - positions[0]
+    verdict, reason, step = _judge(ordered, heights, offsets, normal)
+    if step is None:
+        return Audit(verdict, reason, indices, n_slices)
+    affine = np.eye(4)
+    rise, run = ordered[0].pixel_spacing
+    affine[:3, 0], affine[:3, 1], affine[:3, 2] = row * run, column * rise, step
+    middle = (len(ordered) - 1) / 2
+    affine[:3, 3] = positions[0] + (offsets.mean(axis=0) - middle * step)
+    shape = (ordered[0].columns, ordered[0].rows, len(ordered))
+    return Audit(verdict, reason, indices, n_slices, Geometry(swap_lps_ras(affine), shape, ordered[0].frame_uid))
+
+
+def _judge(
+    planes: Sequence[Plane], heights: Float64, offsets: Float64, normal: Float64
+) -> tuple[Verdict, str, Float64 | None]:
+    """Return the verdict, the reason, and the step from slice to slice (3,) in LPS+ mm where there is one."""
+    if len(planes) == 1:
+        thickness = planes[0].thickness_mm or planes[0].step_mm
+        if not thickness:
+            return "unreadable", f"{planes[0].name} is a single slice without Slice Thickness: no voxel volume", None
+        return "single", "one slice; its third size is the slice thickness", normal * thickness
+    if problem := _duplicates(planes, heights):
+        return "duplicate", problem, None
+    if len(planes) == 2 and (problem := _unproved_step(planes, float(heights[1] - heights[0]))):
+        return "missing", problem, None
+    verdict, problem = _gaps(planes, heights)
+    if problem:
+        return verdict, problem, None
+    indices = np.arange(len(planes)) - (len(planes) - 1) / 2
+    step = indices @ offsets / (indices @ indices)
+    tolerance = _tolerance(float(step @ normal))
+    aside = step - (step @ normal) * normal
+    shift = float(np.linalg.norm(aside)) * (len(planes) - 1)
+    angle = float(np.degrees(np.arctan2(np.linalg.norm(aside), step @ normal)))
+    if angle > TILT_DEGREES and shift > tolerance:
+        return "tilted", f"the stack leans {angle:.2f} degrees from the slices' normal (gantry tilt or shear)", None
+    off = np.linalg.norm(offsets - offsets.mean(axis=0) - np.outer(indices, step), axis=1)
+    if off.max() > tolerance:
+        worst = planes[int(off.argmax())].name
+        return "uneven", f"{worst} lies {off.max():.3g} mm aside of the stack (allowed: {tolerance:.3g} mm)", None
+    return "regular", "", step
+
+
+def _tolerance(step_mm: float) -> float:
+    return JITTER_MM + JITTER_SHARE * step_mm
+
+
+def _axes(plane: Plane) -> tuple[Float64, Float64, Float64]:
+    """Return unit vectors along a row, down a column, and along the normal, in LPS+."""
+    row, column = np.reshape(plane.orientation, (2, 3)).astype(np.float64)
+    row, column = row / np.linalg.norm(row), column / np.linalg.norm(column)
+    normal = np.cross(row, column)
+    return row, column, normal / np.linalg.norm(normal)
+
+
+def _unusable(planes: Sequence[Plane]) -> str:
+    for plane in planes:
+        values = np.array([*plane.position, *plane.orientation, *plane.pixel_spacing])
+        if not np.isfinite(values).all() or min(plane.pixel_spacing) <= 0:
+            return f"the position, orientation or pixel spacing of {plane.name} is not finite or not above 0"
+        row, column = np.reshape(plane.orientation, (2, 3))
+        worst = max(abs(row @ row - 1), abs(column @ column - 1), abs(row @ column))
+        if worst > 2 * _UNIT_TOLERANCE:
+            return f"Image Orientation (Patient) of {plane.name} is not two unit vectors at right angles"
+    return ""
+
+
+def _mixture(planes: Sequence[Plane]) -> str:
+    """Say in what the planes differ that one grid must share, naming a file of each kind."""
+    first = planes[0]
+    kinds: list[tuple[str, list[list[Plane]]]] = [
+        ("sizes", _group(planes, lambda a, b: (a.rows, a.columns) == (b.rows, b.columns))),
+        ("frames of reference", _group(planes, lambda a, b: a.frame_uid == b.frame_uid)),
+        ("orientations", _group(planes, lambda a, b: _close(a.orientation, b.orientation, _COSINE_TOLERANCE))),
+        (
+            "pixel spacings",
+            _group(planes, lambda a, b: _close(a.pixel_spacing, b.pixel_spacing, 1e-4 * min(first.pixel_spacing))),
+        ),
+    ]
+    parts = []
+    for what, groups in kinds:
+        if len(groups) > 1:
+            shown = ", ".join(f"{len(group)} like {group[0].name}" for group in groups[:_MOST_NAMES])
+            parts.append(f"{len(groups)} {what} in one series ({shown})")
+    return "; ".join(parts)
+
+
+def _group(planes: Sequence[Plane], same: Callable[[Plane, Plane], bool]) -> list[list[Plane]]:
+    groups: list[list[Plane]] = []
+    for plane in planes:
+        for group in groups:
+            if same(group[0], plane):
+                group.append(plane)
+                break
+        else:
+            groups.append([plane])
+    return groups
+
+
+def _close(a: tuple[float, ...], b: tuple[float, ...], tolerance: float) -> bool:
+    return max(abs(x - y) for x, y in zip(a, b, strict=True)) <= tolerance
+
+
+def _duplicates(planes: Sequence[Plane], heights: Float64) -> str:
+    same = np.flatnonzero(np.diff(heights) < _SAME_PLACE_MM)
+    if not same.size:
+        return ""
+    places = 1 + int(np.count_nonzero(np.diff(heights) >= _SAME_PLACE_MM))
+    members = sorted({*same.tolist(), *(same + 1).tolist()})
+    shown = ", ".join(planes[index].name for index in members[:_MOST_NAMES])
+    more = f" and {len(members) - _MOST_NAMES} more" if len(members) > _MOST_NAMES else ""
+    notes = []
+    for key in planes[0].notes:
+        values = sorted({plane.notes.get(key, "") for plane in planes})
+        if 1 < len(values) < len(planes):
+            notes.append(f"{key} ({', '.join(values[:_MOST_NAMES])})")
+    differ = f"; they differ in {', '.join(notes)}" if notes else ""
+    return f"{len(planes)} slices at {places} places: {shown}{more} share theirs{differ}"
+
+
+def _unproved_step(planes: Sequence[Plane], gap: float) -> str:
+    """With two slices no third one shows what the step is, so a header must."""
+    between = f"{gap:.4g} mm between {planes[0].name} and {planes[1].name}"
+    step, thickness = planes[0].step_mm, planes[0].thickness_mm
+    if step:
+        stated, most = f"Spacing Between Slices is {step:.4g} mm", step + 2 * _tolerance(step)
+    elif thickness:
+        # An MR gap is rarely as wide as the slice; twice the thickness is what one lost slice looks like.
+        stated, most = f"Slice Thickness is {thickness:.4g} mm", 1.9 * thickness
+    else:
+        return (
+            f"two slices, {between}, and neither Spacing Between Slices nor Slice Thickness in their headers: "
+            "nothing shows whether slices are missing between them"
+        )
+    return "" if gap <= most else f"{between}, though {stated}"
+
+
+def _gaps(planes: Sequence[Plane], heights: Float64) -> tuple[Verdict, str]:
+    gaps = np.diff(heights)
+    base = float(np.median(gaps[gaps < 1.5 * gaps.min()]))
+    tolerance = _tolerance(base)
+    indices = np.arange(len(planes)) - (len(planes) - 1) / 2
+    fitted = heights.mean() + indices * (indices @ heights / (indices @ indices))
+    if np.abs(heights - fitted).max() <= tolerance:
+        return "regular", ""
+    steps = np.maximum(np.rint(gaps / base), 1)
+    whole = np.abs(gaps - steps * base) <= 2 * tolerance * steps
+    # Slices are missing where most neighbours are one step apart and the others a whole number of steps.
+    if whole.all() and steps.max() > 1 and np.count_nonzero(steps == 1) * 2 >= len(gaps):
+        holes = np.flatnonzero(steps > 1)
+        shown = "; ".join(
+            f"{gaps[hole]:.4g} mm between {planes[hole].name} and {planes[hole + 1].name}"
+            for hole in holes[:_MOST_NAMES]
+        )
+        lost = int((steps - 1).sum())
+        what = "slice is" if lost == 1 else "slices are"
+        return "missing", f"{lost} {what} missing where the step is {base:.4g} mm: {shown}"
+    low, high = int(gaps.argmin()), int(gaps.argmax())
+    return "uneven", (
+        f"the step between slices varies from {gaps[low]:.4g} mm ({planes[low].name} to {planes[low + 1].name}) "
+        f"to {gaps[high]:.4g} mm ({planes[high].name} to {planes[high + 1].name})"
+    )

@@ -1,0 +1,291 @@
+"""Which series lie in a folder, from headers alone."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
+
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.records import SeriesInfo, Verdict
+from voxmetry.errors import FormatError, InputError, SeriesError
+from voxmetry.io.dicom.frames import Frame, frames_of, names_of
+from voxmetry.io.dicom.grid import Audit, audit
+from voxmetry.io.dicom.headers import (
+    lenient,
+    looks_like_dicom,
+    read_header,
+    sop_class_uid,
+    text,
+    transfer_syntax_uid,
+    unreadable,
+    whole,
+)
+
+VOLUME_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.2.1": "CT",
+    "1.2.840.10008.5.1.4.1.1.2.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.128": "PT",
+    "1.2.840.10008.5.1.4.1.1.130": "PT",
+    "1.2.840.10008.5.1.4.1.1.128.1": "PT",
+}
+"""CT, MR and PET image storage: classic, enhanced, and legacy converted enhanced (DICOM PS3.4 B.5)."""
+
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_MOST_NAMES = 6
+
+
+@dataclass(frozen=True)
+class Header:
+    """One file of a series."""
+
+    path: Path
+    dataset: Any
+
+
+def list_series(path: str | os.PathLike[str]) -> tuple[SeriesInfo, ...]:
+    """List the DICOM series at a path from headers alone, with a verdict on each.
+
+    Parameters
+    ----------
+    path
+        A folder, which is searched with all its subfolders, or one DICOM file, which stands for its series as far as it
+        lies in the same folder. Files need no particular name; files that are not DICOM are passed over.
+
+    Returns
+    -------
+    tuple of SeriesInfo
+        By series number. Those with verdict 'regular' or 'single' can be read. Files that are damaged, or named as
+        DICOM without being it, come as a last entry without modality and series UID.
+
+    Raises
+    ------
+    InputError
+        If there is nothing at the path, or no DICOM file in it.
+    """
+    source = Path(path)
+    if source.is_dir():
+        candidates: Iterable[Path] = _walk(source)
+    elif source.is_file():
+        candidates = sorted(entry for entry in source.parent.iterdir() if entry.is_file())
+    else:
+        raise InputError(
+            found=f"nothing at {source.name or source}",
+            expected="a folder of DICOM files, or one of them",
+            fix="check the path",
+        )
+    headers, damaged = _read_headers(candidates, source if source.is_dir() else source.parent)
+    if source.is_file():
+        headers, damaged = _with_same_series(headers, damaged, source)
+    if not headers and not damaged:
+        raise InputError(
+            found=f"no DICOM file in {source.name or source}",
+            expected="at least one DICOM file, with any name",
+            fix="check the path; images in NIfTI, NRRD or MetaImage form are given by their file, not their folder",
+        )
+    groups: dict[tuple[str, ...], list[Header]] = {}
+    for header in headers:
+        key = _series_key(header)
+        if key is None:
+            damaged.append(header.path)
+        else:
+            groups.setdefault(key, []).append(header)
+    infos = [describe(group) for group in groups.values()]
+    infos.sort(key=lambda info: (info.number is None, info.number or 0, info.series_uid))
+    return (*infos, _strays(damaged)) if damaged else tuple(infos)
+
+
+def _series_key(header: Header) -> tuple[str, ...] | None:
+    """Return what the files of one series share; None for a file that says too little to belong anywhere.
+
+    Some tools that remove identities blank the Series Instance UID: then folder, study and modality must do, and the
+    audit finds out whether that made one grid.
+    """
+    dataset = header.dataset
+    if uid := text(dataset, "SeriesInstanceUID"):
+        return (uid,)
+    modality = text(dataset, "Modality")
+    if modality is None:
+        return None
+    parts = (text(dataset, keyword) or "" for keyword in ("StudyInstanceUID", "SeriesNumber", "SeriesDescription"))
+    return (str(header.path.parent), modality, *parts)
+
+
+def describe(headers: Sequence[Header]) -> SeriesInfo:
+    """Make the record of one series from the headers of all its files."""
+    first = headers[0].dataset
+    verdict, reason, audited, frames = _judge(headers)
+    order = [frames[index].file for index in audited.order] if audited else range(len(headers))
+    # dict keeps the first of each: an enhanced file is one file however many slices it holds.
+    files = tuple(str(headers[index].path) for index in dict.fromkeys(order))
+    geometry = audited.geometry if audited else None
+    class_uid, syntax_uid = sop_class_uid(first), transfer_syntax_uid(first)
+    return SeriesInfo(
+        series_uid=text(first, "SeriesInstanceUID") or "",
+        study_uid=text(first, "StudyInstanceUID"),
+        frame_uid=text(first, "FrameOfReferenceUID"),
+        modality=text(first, "Modality"),
+        sop_class=UID(class_uid).name if class_uid else None,
+        number=whole(first, "SeriesNumber"),
+        description=text(first, "SeriesDescription") or "",
+        body_part=text(first, "BodyPartExamined") or "",
+        transfer_syntax=UID(syntax_uid).name if syntax_uid else None,
+        n_files=len(headers),
+        n_slices=audited.n_slices if audited else 0,
+        rows=whole(first, "Rows"),
+        columns=whole(first, "Columns"),
+        spacing_mm=_rounded(geometry) if geometry else None,
+        axcodes=geometry.axcodes if geometry else None,
+        verdict=verdict,
+        reason=reason,
+        files=files,
+    )
+
+
+def _rounded(geometry: Geometry) -> tuple[float, float, float]:
+    """Return the spacing to the nanometre: positions are stored in 16 characters, and the rest is noise."""
+    i, j, k = (round(step, 6) for step in geometry.spacing_mm)
+    return (i, j, k)
+
+
+def _judge(headers: Sequence[Header]) -> tuple[Verdict, str, Audit | None, list[Frame]]:
+    names = names_of([str(header.path) for header in headers])
+    for problem in (_not_an_image(headers), _mixed_kinds(headers, names), _undecodable(headers, names)):
+        if problem is not None:
+            return (*problem, None, [])
+    frames: list[Frame] = []
+    try:
+        with lenient():
+            for index, (header, name) in enumerate(zip(headers, names, strict=True)):
+                frames += frames_of(header.dataset, name, index)
+    except SeriesError as error:
+        return "unreadable", error.found, None, []
+    audited = audit([frame.plane for frame in frames])
+    return audited.verdict, audited.reason, audited, frames
+
+
+def _not_an_image(headers: Sequence[Header]) -> tuple[Verdict, str] | None:
+    """Refuse what holds no stack of slices: contours, reports, segmentations, screen shots, localizers."""
+    classes = {_kind(header) for header in headers}
+    if not any(is_volume for is_volume, _ in classes):
+        return "not an image", f"{', '.join(sorted(name for _, name in classes))} is no stack of slices"
+    if all(_is_localizer(header) for header in headers):
+        return "not an image", "a localizer: pictures to plan the scan by"
+    return None
+
+
+def _mixed_kinds(headers: Sequence[Header], names: Sequence[str]) -> tuple[Verdict, str] | None:
+    odd = [name for header, name in zip(headers, names, strict=True) if not _kind(header)[0]]
+    if odd:
+        return "mixed", f"objects that are no slices among them: {_shown(odd)}"
+    odd = [name for header, name in zip(headers, names, strict=True) if _is_localizer(header)]
+    if odd:
+        return "mixed", f"localizers among the slices: {_shown(odd)}"
+    return None
+
+
+def _undecodable(headers: Sequence[Header], names: Sequence[str]) -> tuple[Verdict, str] | None:
+    for header, name in zip(headers, names, strict=True):
+        dataset = header.dataset
+        if "MOSAIC" in (text(dataset, "ImageType") or ""):
+            return "unreadable", f"{name} is a Siemens mosaic: all slices of a volume tiled in one picture"
+        if (whole(dataset, "SamplesPerPixel") or 1) != 1 or "COLOR" in (
+            text(dataset, "PhotometricInterpretation") or ""
+        ):
+            return "unreadable", f"{name} is a colour picture, not one number a voxel"
+        if "ModalityLUTSequence" in dataset:
+            return "unreadable", f"{name} holds a Modality LUT in place of a rescale slope and intercept"
+        syntax = transfer_syntax_uid(dataset)
+        if syntax is not None and not _can_decode(syntax):
+            return "unreadable", f"{name} is encoded as {UID(syntax).name}, for which there is no decoder"
+    return None
+
+
+@functools.cache
+def _can_decode(transfer_syntax: str) -> bool:
+    uid = UID(transfer_syntax)
+    if uid.is_transfer_syntax and not uid.is_encapsulated:
+        return True
+    try:
+        return bool(get_decoder(uid).is_available)
+    except NotImplementedError:
+        return False
+
+
+def _kind(header: Header) -> tuple[bool, str]:
+    """Return whether the object is a slice of a volume, and the name of its class."""
+    uid = sop_class_uid(header.dataset)
+    if uid is None:
+        modality = text(header.dataset, "Modality") or "an object of unknown kind"
+        return modality in VOLUME_CLASSES.values() and "Rows" in header.dataset, modality
+    return uid in VOLUME_CLASSES, UID(uid).name
+
+
+def _is_localizer(header: Header) -> bool:
+    return "LOCALIZER" in (text(header.dataset, "ImageType") or "").split("\\")
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
+def _strays(paths: Sequence[Path]) -> SeriesInfo:
+    files = tuple(map(str, paths))
+    return SeriesInfo(
+        series_uid="",
+        n_files=len(files),
+        n_slices=0,
+        verdict="unreadable",
+        reason=f"damaged, or with neither Series Instance UID nor Modality: {_shown(names_of(files))}",
+        files=files,
+    )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        yield from (Path(parent, name) for name in sorted(files))
+
+
+def _read_headers(candidates: Iterable[Path], folder: Path) -> tuple[list[Header], list[Path]]:
+    headers, damaged = [], []
+    for path in candidates:
+        name = path.relative_to(folder).as_posix()
+        try:
+            is_dicom = looks_like_dicom(path)
+        except OSError as error:
+            raise unreadable(name, error) from error
+        if not is_dicom:
+            if path.suffix.lower() in _DICOM_SUFFIXES:
+                damaged.append(path)
+            continue
+        try:
+            dataset = read_header(path, name)
+        except FormatError:
+            damaged.append(path)
+            continue
+        if sop_class_uid(dataset) != _DIRECTORY:
+            headers.append(Header(path, dataset))
+    return headers, damaged
+
+
+def _with_same_series(
+    headers: Sequence[Header], damaged: Sequence[Path], source: Path
+) -> tuple[list[Header], list[Path]]:
+    own = [header for header in headers if header.path == source]
+    if not own:
+        return [], [path for path in damaged if path == source]
+    key = _series_key(own[0])
+    return [header for header in headers if _series_key(header) == key], list(damaged)

@@ -1,0 +1,199 @@
+"""Read and save by what the path is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxmetry.core.labels import LabelTable
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
+from voxmetry.errors import FormatError, InputError, LabelError, OutputError, OutputExistsError
+
+Modality: TypeAlias = Literal["CT", "MR", "PT"]
+
+NIFTI = (".nii", ".nii.gz")
+ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+_WRITABLE = (*NIFTI, ".nrrd", ".mha", ".mhd")
+
+
+def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = None, series: str | None = None) -> Volume:
+    """Read one image: a NIfTI, NRRD or MetaImage file, a folder of DICOM files, or one DICOM file of a series.
+
+    Parameters
+    ----------
+    path
+        A file, or a folder that is searched for DICOM files with all its subfolders. A DICOM file stands for the
+        whole series that it belongs to, as far as it lies in the same folder.
+    modality
+        Take only DICOM series of this modality. For other files, which do not say what they are, "CT" declares that
+        the values are Hounsfield units.
+    series
+        Series Instance UID, to choose where a folder holds several.
+
+    Returns
+    -------
+    Volume
+        Array (I, J, K) and geometry in RAS+ mm.
+
+    Raises
+    ------
+    InputError
+        If there is nothing at the path, or the image cannot be used.
+    SeriesError
+        If no series, or more than one, can be taken; it lists every candidate and why each is not taken.
+    FormatError
+        If the file is of no known format, or damaged.
+    GeometryError
+        If the file does not say where its voxels lie.
+    """
+    source = _existing(path)
+    suffix = suffix_of(source)
+    if source.is_file() and suffix in NIFTI:
+        from voxmetry.io.nifti import read_nifti
+
+        return read_nifti(source, unit="HU" if modality == "CT" else "1")
+    if source.is_file() and suffix in ITK:
+        from voxmetry.io.itk import read_itk
+
+        return read_itk(source, unit="HU" if modality == "CT" else "1")
+    from voxmetry.io.dicom import choose_series, list_series, read_series
+
+    return read_series(choose_series(list_series(source), modality=modality, series_uid=series))
+
+
+def read_segmentation(path: str | os.PathLike[str], labels: LabelTable | None = None) -> Segmentation:
+    """Read a label map from a NIfTI, NRRD or MetaImage file.
+
+    Parameters
+    ----------
+    path
+        The file. Floating-point voxels are accepted where all are whole numbers.
+    labels
+        What the values mean. Without it, the table inside the file is taken; without that too, each value present
+        is named `label_<value>`.
+
+    Returns
+    -------
+    Segmentation
+        uint8 where all values are below 256, else uint16.
+
+    Raises
+    ------
+    LabelError
+        If the values are not whole numbers in 0..65535, or the table does not name all of them.
+    InputError, FormatError, GeometryError
+        As `read_volume`.
+    """
+    source = _existing(path)
+    suffix = suffix_of(source)
+    if source.is_file() and suffix in NIFTI:
+        from voxmetry.io.nifti import read_nifti_labels
+
+        array, geometry, stored = read_nifti_labels(source)
+    elif source.is_file() and suffix in ITK:
+        from voxmetry.io.itk import read_itk_labels
+
+        array, geometry, stored = read_itk_labels(source)
+    else:
+        raise FormatError(
+            found=f"{source.name} is no label map that can be read",
+            expected=f"a file that ends in {', '.join((*NIFTI, *ITK))}",
+            fix="convert the label map to NIfTI or NRRD first",
+        )
+    values = _as_labels(array, source.name)
+    table = labels or stored
+    if table is None:
+        present = set().union(*(np.unique(slab).tolist() for slab in values.T))
+        table = LabelTable.from_names({value: f"label_{value}" for value in present if value > 0})
+    return Segmentation(values, geometry, table)
+
+
+def save(x: Volume | Segmentation, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+    """Write an image or a label map; the suffix decides on the format. The file is there in full or not at all.
+
+    Parameters
+    ----------
+    x
+        What to write. A label map carries its label table inside the file.
+    path
+        Ends in `.nii`, `.nii.gz`, `.nrrd`, `.mha` or `.mhd`.
+    overwrite
+        Whether a file of that name is replaced.
+
+    Raises
+    ------
+    OutputError
+        If the suffix is of no known format or the file cannot be written.
+    OutputExistsError
+        If the file is there already and `overwrite` is false.
+    """
+    target = Path(path)
+    suffix = suffix_of(target)
+    if suffix not in _WRITABLE:
+        raise OutputError(
+            found=f"no format to write {target.name} in",
+            expected=f"a name that ends in {', '.join(_WRITABLE)}",
+            fix="choose one of these suffixes",
+        )
+    if not overwrite and target.exists():
+        raise OutputExistsError(
+            found=f"{target.name} is there already",
+            expected="a name that is free",
+            fix="choose another name, or allow overwriting",
+        )
+    if suffix in NIFTI:
+        from voxmetry.io.nifti import write_nifti
+
+        write_nifti(x, target)
+    else:
+        from voxmetry.io.itk import write_itk
+
+        write_itk(x, target)
+
+
+def suffix_of(path: Path) -> str:
+    """Return the part of the name that says what the file is, in lower case; `.nii.gz` counts as one.
+
+    Examples
+    --------
+    >>> suffix_of(Path("a.b/case.1.NII.gz")), suffix_of(Path("scan.nrrd"))
+    ('.nii.gz', '.nrrd')
+    """
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    source = Path(path)
+    if not source.exists():
+        raise InputError(
+            found=f"nothing at {source.name or source}",
+            expected="a NIfTI, NRRD or MetaImage file, or a DICOM file or folder",
+            fix="check the path",
+        )
+    return source
+
+
+def _as_labels(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Cast to uint8 or uint16 without changing a value, or refuse."""
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.rint(array)).all()):
+        raise _no_labels(name, "fractions, NaN or infinite values")
+    low, high = array.min(), array.max()
+    if low < 0:
+        raise _no_labels(name, f"negative values (down to {low:g})")
+    if high > 65535:
+        raise _no_labels(name, f"values up to {high:g}")
+    return array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
+
+
+def _no_labels(name: str, what: str) -> LabelError:
+    return LabelError(
+        found=f"{name} holds {what}",
+        expected="a label map: whole numbers from 0 (background) to 65535",
+        fix="pass the label map, not the image; probabilities need a threshold first",
+    )

@@ -1,0 +1,341 @@
+"""NIfTI-1 and NIfTI-2 single files, `.nii` and `.nii.gz`. The rules for the affine are in docs/coordinates.md."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import logging
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+from numpy.typing import NDArray
+
+from voxmetry.core.geometry import SAME_GRID_TOLERANCE_MM, Float64, Geometry
+from voxmetry.core.labels import LabelTable
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Unit, Volume
+from voxmetry.errors import FormatError, GeometryError, InputError, OutputError
+from voxmetry.io import label_header
+from voxmetry.io.atomic import atomic_path
+
+_LENGTH_TOLERANCE = 1e-3
+_SCANNER, _ALIGNED = 1, 2
+_COMMENT = 6
+_CHUNK = 1 << 24
+_log = logging.getLogger(__name__)
+
+
+def read_nifti(path: str | os.PathLike[str], *, unit: Unit = "1") -> Volume:
+    """Read an image.
+
+    Parameters
+    ----------
+    path
+        A `.nii` or `.nii.gz` file with one three-dimensional image of real numbers.
+    unit
+        What its values mean; NIfTI does not say.
+
+    Returns
+    -------
+    Volume
+        Native type where the header's scaling is 1 and 0. Else float32, or float64 where the stored type has more
+        digits than float32 (32-bit integers and larger, float64).
+
+    Raises
+    ------
+    FormatError
+        If the file is no NIfTI file, is damaged or ends too early.
+    InputError
+        If it holds no image of three dimensions, colour or complex numbers, or voxels that are not finite.
+    GeometryError
+        If its header has no usable affine.
+    """
+    array, geometry, _ = _read(Path(path))
+    return Volume(array, geometry, unit)
+
+
+def read_nifti_labels(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Geometry, LabelTable | None]:
+    """Read a label map as it is stored: the array (I, J, K), its grid, and the table in its header, if there is one.
+
+    Raises
+    ------
+    FormatError, InputError, GeometryError
+        As `read_nifti`.
+    LabelError
+        If the table in the header is damaged.
+    """
+    array, geometry, header = _read(Path(path))
+    return array, geometry, _table(header, Path(path).name)
+
+
+def write_nifti(x: Volume | Segmentation, path: str | os.PathLike[str]) -> None:
+    """Write an image, or a label map with its label table in the header.
+
+    The affine that is read back is the geometry's to the last bit where it came from a NIfTI file. The codes say
+    'scanner' for an image from DICOM and 'aligned' for anything else. See docs/coordinates.md.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written, or NIfTI cannot hold an image of this size.
+    """
+    target = Path(path)
+    array = x.array.astype(np.float32) if x.array.dtype == np.float16 else x.array
+    header = nib.Nifti1Header()
+    try:
+        header.set_data_shape(array.shape)
+    except HeaderDataError as error:
+        raise OutputError(
+            found=f"an image of shape {array.shape} for {target.name}",
+            expected="at most 32767 voxels along each axis, which is all that NIfTI-1 can hold",
+            fix="save it as .nrrd or .mha",
+        ) from error
+    header.set_data_dtype(array.dtype)
+    header.set_xyzt_units("mm")
+    header.set_slope_inter(1, 0)
+    _place(header, x.geometry, _SCANNER if isinstance(x, Volume) and x.source is not None else _ALIGNED)
+    if isinstance(x, Segmentation):
+        text = label_header.to_json(x.labels)
+        header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT, text.encode("ascii")))
+    with atomic_path(target) as temporary, _open_for_writing(temporary) as file:
+        header.write_to(file)
+        # A slab at a time along k: an array in C order would otherwise be copied as a whole.
+        for k in range(array.shape[2]):
+            file.write(array[:, :, k].tobytes(order="F"))
+
+
+def _place(header: Any, geometry: Geometry, code: int) -> None:
+    """Store the affine in whichever of sform (float32 matrix) and qform (float32 quaternion) holds it exactly.
+
+    sform where both or neither do, with the qform beside it if that agrees within the tolerance of one grid.
+    """
+    affine = geometry.affine
+    header.set_qform(affine, code, strip_shears=True)
+    as_quaternion = header.get_qform()
+    in_sform = np.array_equal(affine.astype(np.float32).astype(np.float64), affine)
+    in_qform = np.array_equal(as_quaternion, affine)
+    if in_sform or not in_qform:
+        header.set_sform(affine, code)
+        if _corner_distance(as_quaternion, affine, geometry.shape) > SAME_GRID_TOLERANCE_MM:
+            header["qform_code"] = 0
+
+
+@contextlib.contextmanager
+def _open_for_writing(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("wb") as raw:
+        if path.suffix != ".gz":
+            yield raw
+            return
+        # Neither name nor time inside: the same image gives the same bytes.
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=3, fileobj=raw, mtime=0) as packed:
+            yield packed  # type: ignore[misc]
+
+
+def _read(path: Path) -> tuple[NDArray[Any], Geometry, Any]:
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if not packed:
+                return _read_stream(raw, path.name)
+            with gzip.GzipFile(fileobj=raw) as file:
+                return _read_stream(file, path.name)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _damaged(path.name, f"its compression is broken ({error})") from error
+    except OSError as error:
+        raise InputError(
+            found=f"{path.name} cannot be read: {error.strerror or type(error).__name__}",
+            expected="a file that exists and may be read",
+            fix="check the path and the permissions",
+        ) from error
+
+
+def _read_stream(file: IO[bytes] | gzip.GzipFile, name: str) -> tuple[NDArray[Any], Geometry, Any]:
+    header = _header(file, name)
+    shape = _shape(header, name)
+    dtype = _dtype(header, name)
+    geometry = Geometry(_affine(header, shape, name), shape)
+    array = _voxels(file, header, dtype, shape, name)
+    return _scaled(array, header, name), geometry, header
+
+
+def _header(file: IO[bytes] | gzip.GzipFile, name: str) -> Any:
+    start = file.read(4)
+    file.seek(0)
+    sizes = {int.from_bytes(start, "little"), int.from_bytes(start, "big")}
+    kind = nib.Nifti2Header if 540 in sizes else nib.Nifti1Header
+    try:
+        header = kind.from_fileobj(file, check=False)
+        header.check_fix(logger=_log, error_level=40)
+    except (HeaderDataError, WrapStructError, ValueError) as error:
+        raise _damaged(name, f"its header is not one of NIfTI ({error})") from error
+    if not header.is_single or bytes(header["magic"]).rstrip(b"\0")[:2] not in (b"n+",):
+        raise FormatError(
+            found=f"{name} is the header of a NIfTI or Analyze pair",
+            expected="a NIfTI file that holds header and voxels, .nii or .nii.gz",
+            fix="convert it to one file first, for example with nibabel",
+        )
+    return header
+
+
+def _shape(header: Any, name: str) -> tuple[int, int, int]:
+    shape = tuple(int(n) for n in header.get_data_shape())
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) > 3:
+        raise InputError(
+            found=f"{name} holds {int(np.prod(shape[3:]))} volumes (shape {' x '.join(map(str, shape))})",
+            expected="one volume with three axes",
+            fix="save the one that you mean by itself, for example the first with nibabel: "
+            "nib.save(img.slicer[..., 0], 'first.nii.gz')",
+        )
+    if len(shape) < 3:
+        raise InputError(
+            found=f"{name} has {len(shape)} axes (shape {' x '.join(map(str, shape))})",
+            expected="three axes; a single slice has a third axis of size 1",
+            fix="save it with a third axis, whose voxel size in mm is the slice thickness",
+        )
+    return shape  # type: ignore[return-value]
+
+
+def _dtype(header: Any, name: str) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
+    except HeaderDataError as error:
+        raise _damaged(name, f"its data type is unknown ({error})") from error
+    if dtype.kind not in "iuf":
+        what = {"V": "colour (RGB)", "c": "complex numbers"}.get(dtype.kind, f"type {dtype}")
+        raise InputError(
+            found=f"{name} holds voxels of {what}",
+            expected="one real number a voxel",
+            fix="save one channel, or the magnitude, as an image of its own",
+        )
+    return dtype
+
+
+def _affine(header: Any, shape: tuple[int, int, int], name: str) -> Float64:
+    """Choose between sform and qform by the rules of docs/coordinates.md."""
+    units = header.get_xyzt_units()[0]
+    if units not in ("unknown", "mm"):
+        raise GeometryError(
+            found=f"{name} says that its lengths are in {units}",
+            expected="millimetres",
+            fix="scale its affine to millimetres and set the unit: img.header.set_xyzt_units('mm')",
+        )
+    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+    qform = _qform(header) if qform_code > 0 else None
+    if sform_code > 0:
+        sform: Float64 = header.get_sform()
+        if qform is not None:
+            _check_agreement(sform, qform, shape, same_space=sform_code == qform_code, name=name)
+        return sform
+    if qform is None:
+        raise GeometryError(
+            found=f"{name} has no usable affine: sform code {sform_code}, qform code {qform_code}"
+            + (", and a quaternion that is no rotation" if qform_code > 0 else ""),
+            expected="an sform or qform code above 0, which says where the voxels lie in the patient",
+            fix="convert the image again from its source; the side of the patient cannot be told from this file",
+        )
+    return qform
+
+
+def _qform(header: Any) -> Float64 | None:
+    try:
+        qform: Float64 = header.get_qform()
+    except (HeaderDataError, ValueError):
+        return None
+    return qform if np.isfinite(qform).all() else None
+
+
+def _check_agreement(
+    sform: Float64, qform: Float64, shape: tuple[int, int, int], *, same_space: bool, name: str
+) -> None:
+    """Refuse a header whose two affines give different sides, sizes, or places in what they call the same space."""
+    lengths_s, lengths_q = (np.linalg.norm(affine[:3, :3], axis=0) for affine in (sform, qform))
+    problem = None
+    if np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
+        problem = "one is the mirror image of the other"
+    elif np.abs(lengths_s - lengths_q).max() > _LENGTH_TOLERANCE * lengths_q.max():
+        sizes = [" x ".join(f"{length:.4g}" for length in lengths) for lengths in (lengths_s, lengths_q)]
+        problem = f"voxels of {sizes[0]} mm by the sform, of {sizes[1]} mm by the qform"
+    elif same_space and not _is_sheared(sform):
+        apart = _corner_distance(sform, qform, shape)
+        # float32 quaternions are off by up to a tenth of a millimetre near half-turns; half a voxel is an error.
+        if apart > lengths_s.min() / 2:
+            problem = f"corners {apart:.3g} mm apart though both codes name the same space"
+    if problem:
+        raise GeometryError(
+            found=f"the sform and the qform of {name} contradict each other: {problem}",
+            expected="two affines that agree on handedness, voxel size and, where their codes are equal, place",
+            fix="keep the right one: set the code of the other to 0, for example img.set_qform(None, 0) with nibabel",
+        )
+
+
+def _is_sheared(affine: Float64) -> bool:
+    return not Geometry(affine, (1, 1, 1)).is_orthogonal
+
+
+def _corner_distance(a: Float64, b: Float64, shape: tuple[int, int, int]) -> float:
+    return float(np.linalg.norm(Geometry(a, shape).corners_mm - Geometry(b, shape).corners_mm, axis=1).max())
+
+
+def _voxels(
+    file: IO[bytes] | gzip.GzipFile, header: Any, dtype: np.dtype[Any], shape: tuple[int, int, int], name: str
+) -> NDArray[Any]:
+    """Read the voxels into an array in Fortran order, and the file to its end, where gzip keeps its checksum."""
+    file.seek(int(header.get_data_offset()))
+    array = np.empty(shape, dtype, order="F")
+    into = array.reshape(-1, order="F").view(np.uint8).data
+    done = 0
+    while done < into.nbytes:
+        count = file.readinto(into[done : done + _CHUNK])  # type: ignore[union-attr]
+        if not count:
+            raise _damaged(name, f"it ends after {done} of {into.nbytes} bytes of voxels")
+        done += count
+    if isinstance(file, gzip.GzipFile):
+        while file.read(io.DEFAULT_BUFFER_SIZE):
+            pass
+    return array if dtype.isnative else array.astype(dtype.newbyteorder("="), order="F")
+
+
+def _scaled(array: NDArray[Any], header: Any, name: str) -> NDArray[Any]:
+    try:
+        slope, inter = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise _damaged(name, f"its scaling is not usable ({error})") from error
+    if array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    if slope is None or (slope == 1 and inter == 0):
+        return array
+    wide = array.dtype.itemsize >= 4 and array.dtype != np.float32
+    scaled = np.empty(array.shape, np.float64 if wide else np.float32, order="F")
+    for k in range(array.shape[2]):
+        scaled[:, :, k] = array[:, :, k] * np.float64(slope) + np.float64(inter)
+    return scaled
+
+
+def _table(header: Any, name: str) -> LabelTable | None:
+    for extension in header.extensions:
+        content = extension.get_content()
+        text = content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)
+        text = text.strip("\0")
+        table = label_header.from_json(text, name) or label_header.from_caret(text, name)
+        if table is not None:
+            return table
+    return None
+
+
+def _damaged(name: str, why: str) -> FormatError:
+    return FormatError(
+        found=f"{name} cannot be read as NIfTI: {why}",
+        expected="a complete NIfTI file, .nii or .nii.gz",
+        fix="copy or convert the file again from its source",
+    )
