@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
 
-from voxmetry.config import ModelSpec, Weights, dump_yaml, parse_record
+from voxmetry.config import ModelSpec, Range, Weights, dump_yaml, parse_record
+from voxmetry.nn.model import Model
 from voxmetry.nn.unet import build_unet
 from voxmetry.nn.weights import sha256_of, to_bytes
 
@@ -54,3 +56,13 @@ def write(folder: Path, *, seed: int = 0, **change: object) -> Path:
     finished = made.model_copy(update={"weights": Weights(sha256=sha256_of(data))})
     (folder / "model.yaml").write_text(dump_yaml(finished), encoding="utf-8")
     return folder
+
+
+def span(low: float, high: float) -> Range:
+    """A range, for expected volumes."""
+    return Range(low=low, high=high)
+
+
+def replace(model: Model, *, spec: ModelSpec) -> Model:
+    """The same weights under another specification."""
+    return dataclasses.replace(model, spec=spec)

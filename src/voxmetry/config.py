@@ -146,7 +146,7 @@ class TrainingDomain(Record):
     spacing_mm: tuple[Range, Range, Range]
     field_of_view_mm: tuple[Range, Range, Range]
     """Extent of the image along the model's axes (its orientation), voxel edges included."""
-    volume_ml: dict[str, Range] = {}
+    volume_ml: dict[str, Range] = Field(default_factory=dict)
     """Volume seen per structure, widened by the margin that the model card states."""
 
 

@@ -13,17 +13,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 import voxmetry
-from voxmetry import io, measure, nn, report
+from voxmetry import io, nn, report
 from voxmetry.config import ModelSpec, StudySettings
 from voxmetry.core.records import Comparison, Flag, Measurement, Provenance, SourceInfo, StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError, OutputExistsError
 from voxmetry.flags import flag_input, flag_measurements, oriented_grid
-from voxmetry.io.atomic import atomic_path, write_text
+from voxmetry.io.atomic import make_folder, write_text
+from voxmetry.measure import DEFINITIONS, compare, measure
 from voxmetry.nn.preprocess import preprocess
 from voxmetry.nn.restore import restore
 from voxmetry.nn.window import window_scores
@@ -93,7 +92,7 @@ def segment_study(
     with clock.step("clean up"):
         segmentation = clean(segmentation, spec.clean)
     with clock.step("measure"):
-        measurements = measure.measure(segmentation, volume)
+        measurements = measure(segmentation, volume)
         comparisons = compare_with(truth, segmentation, settings) if truth else ()
     result = StudyResult(
         source=describe(volume, study, spec),
@@ -101,7 +100,7 @@ def segment_study(
         measurements=measurements,
         comparisons=comparisons,
         flags=flag_study(volume, measurements, spec),
-        definitions=dict(measure.DEFINITIONS),
+        definitions=dict(DEFINITIONS),
         provenance=provenance(ready, settings, clock),
         files={what: name for what, name in OUTPUTS.items() if what != "comparison" or truth},
     )
@@ -149,9 +148,7 @@ def prepare_folder(out: Path, *, overwrite: bool) -> None:
             expected="a folder without earlier results",
             fix="name another folder, or add --overwrite (overwrite=True) to replace them",
         )
-    probe = out / ".voxmetry-probe"
-    write_text(probe, "")
-    probe.unlink()
+    make_folder(out)
     if overwrite:
         for name in (OUTPUTS["report"], OUTPUTS["comparison"]):
             (out / name).unlink(missing_ok=True)
@@ -203,7 +200,7 @@ def compare_with(
     reference: Segmentation, segmentation: Segmentation, settings: StudySettings
 ) -> tuple[Comparison, ...]:
     """Hold the result against the reference, structure by structure."""
-    return measure.compare(prediction=segmentation, reference=reference, tolerance_mm=settings.tolerance_mm)
+    return compare(prediction=segmentation, reference=reference, tolerance_mm=settings.tolerance_mm)
 
 
 def flag_study(volume: Volume, measurements: Sequence[Measurement], spec: ModelSpec) -> tuple[Flag, ...]:

@@ -10,9 +10,10 @@ import signal
 import sys
 from types import FrameType
 
-import click
-
 from voxmetry.errors import VoxmetryError
+
+
+INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -26,17 +27,21 @@ def run(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = app(arguments, standalone_mode=False, prog_name="voxmetry")
+        app(arguments, prog_name="voxmetry")
     except VoxmetryError as error:
         _tell(error, as_json="--json" in arguments)
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (click.Abort, KeyboardInterrupt):
-        sys.stderr.write("\nInterrupted. What was written is whole; nothing half-written is left.\n")
-        return 1
-    return int(code or 0)
+    except KeyboardInterrupt:
+        return _interrupted()
+    except SystemExit as leaving:
+        # typer leaves by SystemExit: 0, a verb's own code, 2 for wrong usage, 130 for Ctrl-C.
+        return _interrupted() if leaving.code == INTERRUPTED else int(leaving.code or 0)
+    return 0
+
+
+def _interrupted() -> int:
+    sys.stderr.write("\nInterrupted. What was written is whole; nothing half-written is left.\n")
+    return 1
 
 
 def _tell(error: VoxmetryError, *, as_json: bool) -> None:

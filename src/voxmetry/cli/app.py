@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,7 +33,7 @@ Device = Annotated[
 Tolerance = Annotated[float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)]
 
 
-def _version(value: bool) -> None:  # noqa: FBT001  (the shape of a typer callback)
+def _version(value: bool) -> None:
     if value:
         from voxmetry import __version__
 
@@ -85,20 +85,20 @@ def segment(
     study: Annotated[Path, typer.Argument(help="A DICOM folder, or a NIfTI, NRRD or MHA file.")],
     model: Annotated[str, typer.Option("-m", "--model", help="A bundled model's name or a model folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
-    reference: Annotated[Optional[Path], typer.Option(help="A segmentation to compare with.")] = None,
-    series: Annotated[Optional[str], typer.Option(help="Series Instance UID, where there are several.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="A segmentation to compare with.")] = None,
+    series: Annotated[str | None, typer.Option(help="Series Instance UID, where there are several.")] = None,
     modality: Annotated[
-        Optional[Literal["CT", "MR", "PT"]], typer.Option(help="What a file without DICOM headers is.")
+        Literal["CT", "MR", "PT"] | None, typer.Option(help="What a file without DICOM headers is.")
     ] = None,
     settings_file: Annotated[
-        Optional[Path], typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
+        Path | None, typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
     ] = None,
     device: Annotated[
-        Optional[Literal["auto", "cpu", "cuda", "openvino"]],
+        Literal["auto", "cpu", "cuda", "openvino"] | None,
         typer.Option(help="Where the network runs; auto takes CUDA if there is one."),
     ] = None,
     tolerance_mm: Annotated[
-        Optional[float], typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
+        float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -124,9 +124,9 @@ def segment(
 @app.command()
 def measure(
     segmentation: Annotated[Path, typer.Argument(help="A label map: NIfTI, NRRD or MHA.")],
-    image: Annotated[Optional[Path], typer.Option(help="The image it belongs to, for intensities.")] = None,
+    image: Annotated[Path | None, typer.Option(help="The image it belongs to, for intensities.")] = None,
     modality: Annotated[
-        Optional[Literal["CT", "MR", "PT"]], typer.Option(help="What an image file is: CT gives HU.")
+        Literal["CT", "MR", "PT"] | None, typer.Option(help="What an image file is: CT gives HU.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -159,9 +159,9 @@ def train(
     config: Annotated[
         Path, typer.Argument(help="A training configuration, such as configs/train/hippocampus-mr.yaml.")
     ],
-    out: Annotated[Optional[Path], typer.Option("-o", "--out", help="Run folder; runs/MODEL if not given.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder; runs/MODEL if not given.")] = None,
     data: Annotated[
-        Optional[Path], typer.Option(help="Folder with images/ and labels/; overrides the configuration.")
+        Path | None, typer.Option(help="Folder with images/ and labels/; overrides the configuration.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",

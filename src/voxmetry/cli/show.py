@@ -42,18 +42,15 @@ def measurements(rows: Sequence[Measurement], *, as_json: bool) -> None:
         return
     unit = next((row.intensity_unit for row in rows if row.intensity_unit), None)
     named = {"1": "intensity", None: "intensity"}.get(unit, unit)
-    table = _table(
-        ["structure", "mL", "voxels", "R-L mm", "A-P mm", "S-I mm", f"mean {named}", f"SD {named}", "at border"]
-    )
+    table = _table(["structure", "mL", "voxels", "R-L, A-P, S-I mm", f"{named}, mean ± SD", "at edge"])
     for row in rows:
         extents = (row.extent_rl_mm, row.extent_ap_mm, row.extent_si_mm)
         table.add_row(
             row.label,
             f"{row.volume_ml:.3f}",
             str(row.n_voxels),
-            *(_number(value, 1) for value in extents),
-            _number(row.intensity_mean, 1),
-            _number(row.intensity_sd, 1),
+            ", ".join(_number(value, 1) for value in extents),
+            f"{_number(row.intensity_mean, 1)} ± {_number(row.intensity_sd, 1)}" if row.intensity_unit else "-",
             ", ".join(row.border_sides) if row.touches_border else "",
         )
     _print(table)
@@ -74,7 +71,7 @@ def comparisons(rows: Sequence[Comparison], *, as_json: bool) -> None:
         "HD mm",
         "HD95 mm",
         "ASSD mm",
-        f"surface Dice {tolerance:g} mm",
+        f"surface Dice at {tolerance:g} mm",
         "mL difference",
     ]
     table = _table(heads)
@@ -181,7 +178,7 @@ def _table(heads: Sequence[str]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, head in enumerate(heads):
-        table.add_column(head, justify="left" if place == 0 else "right")
+        table.add_column(head, justify="left" if place == 0 else "right", overflow="fold")
     return table
 
 

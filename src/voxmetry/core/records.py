@@ -182,7 +182,7 @@ class StudyResult(Record):
     definitions: dict[str, str]
     """How each number is defined, by the name of its field."""
     provenance: Provenance
-    files: dict[str, str] = {}
+    files: dict[str, str] = Field(default_factory=dict)
     """Names of the files beside this one, by what they are."""
 
     @property

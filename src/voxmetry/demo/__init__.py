@@ -11,11 +11,12 @@ from typing import Literal
 
 from voxmetry.config import StudySettings
 from voxmetry.core.records import StudyResult
-from voxmetry.io import read_volume
+from voxmetry.io import list_series, read_volume
 from voxmetry.io.dicom.write import write_series
 from voxmetry.workflow import prepare_folder, segment_study
 
 FOLDER = Path(__file__).parent
+DESCRIPTION = "ICBM 152 template, hippocampus"
 
 
 def run_demo(
@@ -39,8 +40,17 @@ def run_demo(
     """
     out, settings = Path(out), settings or StudySettings()
     prepare_folder(out, overwrite=settings.overwrite)
-    if settings.overwrite:
-        shutil.rmtree(out / "dicom", ignore_errors=True)
+    remove_own_series(out / "dicom")
     region = read_volume(FOLDER / f"icbm152-hippocampus-{side}.nii.gz")
-    write_series(region, out / "dicom", modality="MR", description=f"ICBM 152 template, {side} hippocampus")
+    write_series(region, out / "dicom", modality="MR", description=f"{DESCRIPTION}, {side}")
     return segment_study(out / "dicom", out, "hippocampus-mr", settings=settings)
+
+
+def remove_own_series(folder: Path) -> None:
+    """Remove what an earlier demo wrote, and nothing else: a folder with any other series or file stays."""
+    if not folder.is_dir():
+        return
+    series = list_series(folder)
+    own = sum(item.n_files for item in series if item.description.startswith(DESCRIPTION))
+    if own == sum(1 for _ in folder.rglob("*")):
+        shutil.rmtree(folder)

@@ -121,3 +121,24 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder and those above it, where they are not there yet, and see that it can be written to.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be made or written to.
+    """
+    folder = Path(path)
+    probe = folder / f".part-{secrets.token_hex(6)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+    except OSError as error:
+        raise output_error(folder, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return folder

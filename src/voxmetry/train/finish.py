@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from voxmetry.config import ModelSpec, Range, TrainingDomain, TrainSettings, Weights, dump_yaml
-from voxmetry.io.atomic import write_bytes, write_text
+from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.nn.grids import reorientation
 from voxmetry.nn.weights import sha256_of, to_bytes
 from voxmetry.train.data import LabelledCase
@@ -32,7 +32,7 @@ def write_model(
 
     model.yaml is written last, so a folder that has one is whole.
     """
-    folder = out / "model"
+    folder = make_folder(out / "model")
     spec = settings.model
     write_text(out / "validation.csv", validation_csv(validation, spec))
     data = to_bytes(network)
@@ -87,7 +87,7 @@ def model_card(
     training: Sequence[LabelledCase],
     validation: dict[str, dict[str, float]],
 ) -> str:
-    """The model card: what it is, what it was trained on, how well it does on cases that it did not see."""
+    """Write the model card: what it is, what it was trained on, how well it does on cases that it did not see."""
     rows = []
     for name in spec.labels.names:
         values = np.array([row[name] for row in validation.values()])

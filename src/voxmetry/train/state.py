@@ -12,7 +12,7 @@ from torch import nn
 
 from voxmetry.config import TrainSettings, dump_yaml, load_yaml
 from voxmetry.errors import ConfigError, FormatError
-from voxmetry.io.atomic import write_bytes, write_text
+from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.nn.unet import build_unet
 
 
@@ -65,7 +65,7 @@ def start_folder(settings: TrainSettings, out: Path, *, resume: bool) -> None:
     """
     saved = out / "settings.yaml"
     if not saved.exists():
-        write_text(saved, dump_yaml(settings))
+        write_text(make_folder(out) / saved.name, dump_yaml(settings))
     elif not resume:
         raise ConfigError(
             found=f"{out} holds a training run already",

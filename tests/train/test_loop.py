@@ -1,0 +1,131 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from cases import write_cases
+from voxmetry import load_model, read_volume, segment
+from voxmetry.config import TrainSettings, dump_yaml, load_yaml, parse_record
+from voxmetry.errors import ConfigError, FormatError, InferenceError
+from voxmetry.train import train
+from voxmetry.train.loop import learning_rate
+
+SRC = Path(__file__).parents[2] / "src"
+
+
+def settings(**change):
+    content = {
+        "model": models.spec().model_dump(mode="json"),
+        "data": "unused",
+        "epochs": 3,
+        "batch_size": 2,
+        "validation_fraction": 0.4,
+        "ema_decay": 0.5,
+        "seed": 7,
+    }
+    return parse_record(content | change, TrainSettings, where="test")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_cases(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("run")
+    return train(settings(), out, data=data)
+
+
+def weights(model: Path) -> bytes:
+    return (model / "weights.safetensors").read_bytes()
+
+
+class TestRun:
+    def test_leaves_a_model_that_runs(self, finished, data):
+        model = load_model(finished, device="cpu")
+        volume = read_volume(data / "images" / "case_0.nii.gz")
+        assert segment(volume, model).geometry.is_same(volume.geometry)
+        assert "Held-out cases: case_" in (finished / "MODEL_CARD.md").read_text()
+
+    def test_measures_the_training_domain(self, finished):
+        domain = load_model(finished, device="cpu").spec.training_domain
+        assert domain.spacing_mm[2].low == pytest.approx(2.5, abs=1e-3)
+        assert domain.volume_ml["front"].low == pytest.approx(5 * 8 * 3 * 3e-3 * 0.75, abs=1e-3)
+
+    def test_logs_each_epoch_and_the_split(self, finished):
+        run = finished.parent
+        rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
+        assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+        assert float(rows[2]["loss"]) < float(rows[0]["loss"])
+        split = json.loads((run / "split.json").read_text())
+        held_out = [row["case"] for row in csv.DictReader((run / "validation.csv").read_text().splitlines())]
+        assert held_out == split["validation"]
+
+    def test_the_same_seed_gives_the_same_weights(self, finished, data, tmp_path):
+        assert weights(train(settings(), tmp_path, data=data)) == weights(finished)
+
+
+class TestResume:
+    def test_after_sigkill_the_weights_are_those_of_an_undisturbed_run(self, finished, data, tmp_path):
+        config = tmp_path / "train.yaml"
+        config.write_text(dump_yaml(settings()), encoding="utf-8")
+        out = tmp_path / "run"
+        command = [sys.executable, "-m", "voxmetry", "train", str(config), "--data", str(data), "--device", "cpu"]
+        environment = os.environ | {"PYTHONPATH": str(SRC), "PYTHONWARNINGS": "ignore"}
+        child = subprocess.Popen(
+            [*command, "--out", str(out)], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while not (out / "checkpoint.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert not (out / "model").exists()
+        assert weights(train(settings(), out, data=data, resume=True)) == weights(finished)
+        assert len(list(csv.DictReader((out / "log.csv").read_text().splitlines()))) == 3
+
+    def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(self, finished, data):
+        with pytest.raises(ConfigError, match="--resume"):
+            train(settings(), finished.parent, data=data)
+        with pytest.raises(ConfigError, match="other settings"):
+            train(settings(epochs=4), finished.parent, data=data, resume=True)
+
+    def test_a_damaged_checkpoint_is_told_and_kept(self, data, tmp_path):
+        train(settings(epochs=1), tmp_path, data=data)
+        checkpoint = tmp_path / "checkpoint.pt"
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+        with pytest.raises(FormatError, match="checkpoint"):
+            train(settings(epochs=1), tmp_path, data=data, resume=True)
+        assert checkpoint.exists()
+
+
+def test_stops_with_words_where_the_loss_is_not_finite(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("voxmetry.train.loop.split_outputs", lambda outputs, **_: [(torch.nan, outputs)])
+    with pytest.raises(InferenceError, match="a loss of nan in step 0"):
+        train(settings(), tmp_path, data=data)
+
+
+def test_learning_rate_rises_then_falls():
+    rates = [learning_rate(step, 200, 1e-3) for step in range(200)]
+    top = rates.index(max(rates))
+    assert top == 20
+    assert rates[:21] == sorted(rates[:21])
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+
+
+def test_the_shipped_configuration_is_the_bundled_models(real_data):
+    """The bundled model.yaml is what training with the shipped configuration writes, its measured parts aside."""
+    config = load_yaml(Path(__file__).parents[2] / "configs/train/hippocampus-mr.yaml", TrainSettings)
+    bundled = load_model("hippocampus-mr", device="cpu").spec
+    measured = {"training_domain": bundled.training_domain, "weights": bundled.weights}
+    assert config.model.model_copy(update=measured) == bundled
