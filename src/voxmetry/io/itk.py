@@ -65,8 +65,8 @@ def read_itk_labels(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Geometr
     """
     array, geometry, fields = _read(Path(path))
     name = Path(path).name
-    table = label_header.from_json(fields.get(label_header.FIELD, ""), name) or label_header.from_slicer(fields, name)
-    return array, geometry, table
+    table = label_header.from_json(fields.get(label_header.FIELD, ""), name)
+    return array, geometry, label_header.from_slicer(fields, name) if table is None else table
 
 
 def write_itk(x: Volume | Segmentation, path: str | os.PathLike[str]) -> None:

@@ -292,6 +292,7 @@ def _voxels(
 ) -> NDArray[Any]:
     """Read the voxels into an array in Fortran order, and the file to its end, where gzip keeps its checksum."""
     file.seek(int(header.get_data_offset()))
+    _check_size(file, int(header.get_data_offset()), int(np.prod(shape, dtype=object)) * dtype.itemsize, name)
     array = np.empty(shape, dtype, order="F")
     into = array.reshape(-1, order="F").view(np.uint8).data
     done = 0
@@ -304,6 +305,15 @@ def _voxels(
         while file.read(io.DEFAULT_BUFFER_SIZE):
             pass
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="), order="F")
+
+
+def _check_size(file: IO[bytes] | gzip.GzipFile, offset: int, needed: int, name: str) -> None:
+    """Refuse before room is made for an image that the file cannot hold, as after damage to the sizes in its header."""
+    packed = isinstance(file, gzip.GzipFile)
+    size = os.fstat(file.fileno()).st_size
+    # Deflate packs 1032 bytes into one at the very best.
+    if offset + needed > size * (1032 if packed else 1) + _CHUNK * packed:
+        raise _damaged(name, f"it is {size} bytes long, too few for {needed} bytes of voxels")
 
 
 def _scaled(array: NDArray[Any], header: Any, name: str) -> NDArray[Any]:
@@ -327,9 +337,10 @@ def _table(header: Any, name: str) -> LabelTable | None:
         content = extension.get_content()
         text = content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)
         text = text.strip("\0")
-        table = label_header.from_json(text, name) or label_header.from_caret(text, name)
-        if table is not None:
-            return table
+        for read in (label_header.from_json, label_header.from_caret):
+            table = read(text, name)
+            if table is not None:
+                return table
     return None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from voxmetry.errors import FormatError, InputError
 
@@ -67,7 +68,13 @@ def read_header(path: Path, name: str) -> Any:
 
 def read_all(path: Path, name: str) -> Any:
     """Read a whole file, pixels included; raises as `read_header`."""
-    return _read(path, name)
+    dataset = _read(path, name)
+    if transfer_syntax_uid(dataset) is None:
+        # Without a meta header the parser has found out how the file is encoded; the decoder wants to be told.
+        implicit = dataset.original_encoding[0]
+        dataset.ensure_file_meta()
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return dataset
 
 
 def text(dataset: Any, keyword: str) -> str | None:

@@ -75,17 +75,19 @@ def list_series(path: str | os.PathLike[str]) -> tuple[SeriesInfo, ...]:
         If there is nothing at the path, or no DICOM file in it.
     """
     source = Path(path)
-    if source.is_dir():
-        candidates: Iterable[Path] = _walk(source)
-    elif source.is_file():
-        candidates = sorted(entry for entry in source.parent.iterdir() if entry.is_file())
-    else:
+    if not source.exists():
         raise InputError(
             found=f"nothing at {source.name or source}",
             expected="a folder of DICOM files, or one of them",
             fix="check the path",
         )
-    headers, damaged = _read_headers(candidates, source if source.is_dir() else source.parent)
+    with lenient():
+        return _list(source)
+
+
+def _list(source: Path) -> tuple[SeriesInfo, ...]:
+    folder = source if source.is_dir() else source.parent
+    headers, damaged = _read_headers(_walk(source) if source.is_dir() else _beside(source), folder)
     if source.is_file():
         headers, damaged = _with_same_series(headers, damaged, source)
     if not headers and not damaged:
@@ -166,9 +168,8 @@ def _judge(headers: Sequence[Header]) -> tuple[Verdict, str, Audit | None, list[
             return (*problem, None, [])
     frames: list[Frame] = []
     try:
-        with lenient():
-            for index, (header, name) in enumerate(zip(headers, names, strict=True)):
-                frames += frames_of(header.dataset, name, index)
+        for index, (header, name) in enumerate(zip(headers, names, strict=True)):
+            frames += frames_of(header.dataset, name, index)
     except SeriesError as error:
         return "unreadable", error.found, None, []
     audited = audit([frame.plane for frame in frames])
@@ -254,9 +255,26 @@ def _strays(paths: Sequence[Path]) -> SeriesInfo:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    """Yield all files below a folder, links followed, each folder once, hidden files left out."""
+    seen = set()
+
+    def refuse(error: OSError) -> None:
+        # os.walk passes over what it may not open; the slices inside would be missing without a word.
+        raise unreadable(Path(str(error.filename)).name, error)
+
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
-        yield from (Path(parent, name) for name in sorted(files))
+        # macOS leaves '._' files beside the real ones, which end in .dcm as well.
+        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _beside(file: Path) -> list[Path]:
+    return sorted(entry for entry in file.parent.iterdir() if entry.is_file() and not entry.name.startswith("."))
 
 
 def _read_headers(candidates: Iterable[Path], folder: Path) -> tuple[list[Header], list[Path]]:
