@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.core.volume import Volume
+from voxmetry.core.volume import Unit, Volume
 from voxmetry.errors import FormatError, InputError, LabelError, OutputError, OutputExistsError
 
 Modality: TypeAlias = Literal["CT", "MR", "PT"]
@@ -52,18 +55,29 @@ def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = Non
         If the file does not say where its voxels lie.
     """
     source = _existing(path)
-    suffix = suffix_of(source)
-    if source.is_file() and suffix in NIFTI:
+    if source.is_file() and suffix_of(source) in (*NIFTI, *ITK):
+        with _naming(source.name):
+            return _read_file(source, "HU" if modality == "CT" else "1")
+    from voxmetry.io.dicom import choose_series, list_series, read_series
+    from voxmetry.io.dicom.headers import looks_like_dicom
+
+    if source.is_file() and source.suffix.lower() != ".dcm" and not looks_like_dicom(source):
+        raise FormatError(
+            found=f"{source.name} is of no format that can be read",
+            expected=f"a name that ends in {', '.join((*NIFTI, *ITK))}, or DICOM content",
+            fix="convert the image to NIfTI first",
+        )
+    return read_series(choose_series(list_series(source), modality=modality, series_uid=series))
+
+
+def _read_file(source: Path, unit: Unit) -> Volume:
+    if suffix_of(source) in NIFTI:
         from voxmetry.io.nifti import read_nifti
 
-        return read_nifti(source, unit="HU" if modality == "CT" else "1")
-    if source.is_file() and suffix in ITK:
-        from voxmetry.io.itk import read_itk
+        return read_nifti(source, unit=unit)
+    from voxmetry.io.itk import read_itk
 
-        return read_itk(source, unit="HU" if modality == "CT" else "1")
-    from voxmetry.io.dicom import choose_series, list_series, read_series
-
-    return read_series(choose_series(list_series(source), modality=modality, series_uid=series))
+    return read_itk(source, unit=unit)
 
 
 def read_segmentation(path: str | os.PathLike[str], labels: LabelTable | None = None) -> Segmentation:
@@ -90,27 +104,31 @@ def read_segmentation(path: str | os.PathLike[str], labels: LabelTable | None = 
         As `read_volume`.
     """
     source = _existing(path)
-    suffix = suffix_of(source)
-    if source.is_file() and suffix in NIFTI:
-        from voxmetry.io.nifti import read_nifti_labels
-
-        array, geometry, stored = read_nifti_labels(source)
-    elif source.is_file() and suffix in ITK:
-        from voxmetry.io.itk import read_itk_labels
-
-        array, geometry, stored = read_itk_labels(source)
-    else:
-        raise FormatError(
-            found=f"{source.name} is no label map that can be read",
-            expected=f"a file that ends in {', '.join((*NIFTI, *ITK))}",
-            fix="convert the label map to NIfTI or NRRD first",
-        )
+    with _naming(source.name):
+        array, geometry, stored = _read_labels(source)
     values = _as_labels(array, source.name)
-    table = labels or stored
+    table = stored if labels is None else labels
     if table is None:
         present = set().union(*(np.unique(slab).tolist() for slab in values.T))
         table = LabelTable.from_names({value: f"label_{value}" for value in present if value > 0})
     return Segmentation(values, geometry, table)
+
+
+def _read_labels(source: Path) -> tuple[NDArray[Any], Geometry, LabelTable | None]:
+    suffix = suffix_of(source)
+    if source.is_file() and suffix in NIFTI:
+        from voxmetry.io.nifti import read_nifti_labels
+
+        return read_nifti_labels(source)
+    if source.is_file() and suffix in ITK:
+        from voxmetry.io.itk import read_itk_labels
+
+        return read_itk_labels(source)
+    raise FormatError(
+        found=f"{source.name} is no label map that can be read",
+        expected=f"a file that ends in {', '.join((*NIFTI, *ITK))}",
+        fix="convert the label map to NIfTI or NRRD first",
+    )
 
 
 def save(x: Volume | Segmentation, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
@@ -177,6 +195,17 @@ def _existing(path: str | os.PathLike[str]) -> Path:
             fix="check the path",
         )
     return source
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Put the file's name before an error that comes from the nouns, which know no files."""
+    try:
+        yield
+    except InputError as error:
+        if name in error.found:
+            raise
+        raise type(error)(found=f"{name}: {error.found}", expected=error.expected, fix=error.fix) from error
 
 
 def _as_labels(array: NDArray[Any], name: str) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 single files, `.nii` and `.nii.gz`. The rules for the affine are in docs/coordinates.md."""
+"""NIfTI-1 and NIfTI-2 single files, `.nii` and `.nii.gz`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gzip
 import io
 import logging
 import os
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,19 +19,21 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
-from voxmetry.core.geometry import SAME_GRID_TOLERANCE_MM, Float64, Geometry
+from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Unit, Volume
-from voxmetry.errors import FormatError, GeometryError, InputError, OutputError
+from voxmetry.errors import FormatError, InputError, OutputError
 from voxmetry.io import label_header
 from voxmetry.io.atomic import atomic_path
+from voxmetry.io.nifti_affine import affine_of, place_affine
 
-_LENGTH_TOLERANCE = 1e-3
 _SCANNER, _ALIGNED = 1, 2
 _COMMENT = 6
 _CHUNK = 1 << 24
-_log = logging.getLogger(__name__)
+# nibabel reports each header field that it mends; the refusals here say what matters.
+_SILENT = logging.Logger(__name__)
+_SILENT.addHandler(logging.NullHandler())
 
 
 def read_nifti(path: str | os.PathLike[str], *, unit: Unit = "1") -> Volume:
@@ -101,7 +104,7 @@ def write_nifti(x: Volume | Segmentation, path: str | os.PathLike[str]) -> None:
     header.set_data_dtype(array.dtype)
     header.set_xyzt_units("mm")
     header.set_slope_inter(1, 0)
-    _place(header, x.geometry, _SCANNER if isinstance(x, Volume) and x.source is not None else _ALIGNED)
+    place_affine(header, x.geometry, _SCANNER if isinstance(x, Volume) and x.source is not None else _ALIGNED)
     if isinstance(x, Segmentation):
         text = label_header.to_json(x.labels)
         header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT, text.encode("ascii")))
@@ -110,22 +113,6 @@ def write_nifti(x: Volume | Segmentation, path: str | os.PathLike[str]) -> None:
         # A slab at a time along k: an array in C order would otherwise be copied as a whole.
         for k in range(array.shape[2]):
             file.write(array[:, :, k].tobytes(order="F"))
-
-
-def _place(header: Any, geometry: Geometry, code: int) -> None:
-    """Store the affine in whichever of sform (float32 matrix) and qform (float32 quaternion) holds it exactly.
-
-    sform where both or neither do, with the qform beside it if that agrees within the tolerance of one grid.
-    """
-    affine = geometry.affine
-    header.set_qform(affine, code, strip_shears=True)
-    as_quaternion = header.get_qform()
-    in_sform = np.array_equal(affine.astype(np.float32).astype(np.float64), affine)
-    in_qform = np.array_equal(as_quaternion, affine)
-    if in_sform or not in_qform:
-        header.set_sform(affine, code)
-        if _corner_distance(as_quaternion, affine, geometry.shape) > SAME_GRID_TOLERANCE_MM:
-            header["qform_code"] = 0
 
 
 @contextlib.contextmanager
@@ -162,7 +149,7 @@ def _read_stream(file: IO[bytes] | gzip.GzipFile, name: str) -> tuple[NDArray[An
     header = _header(file, name)
     shape = _shape(header, name)
     dtype = _dtype(header, name)
-    geometry = Geometry(_affine(header, shape, name), shape)
+    geometry = Geometry(affine_of(header, shape, name), shape)
     array = _voxels(file, header, dtype, shape, name)
     return _scaled(array, header, name), geometry, header
 
@@ -173,8 +160,10 @@ def _header(file: IO[bytes] | gzip.GzipFile, name: str) -> Any:
     sizes = {int.from_bytes(start, "little"), int.from_bytes(start, "big")}
     kind = nib.Nifti2Header if 540 in sizes else nib.Nifti1Header
     try:
-        header = kind.from_fileobj(file, check=False)
-        header.check_fix(logger=_log, error_level=40)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = kind.from_fileobj(file, check=False)
+        header.check_fix(logger=_SILENT, error_level=40)
     except (HeaderDataError, WrapStructError, ValueError) as error:
         raise _damaged(name, f"its header is not one of NIfTI ({error})") from error
     if not header.is_single or bytes(header["magic"]).rstrip(b"\0")[:2] not in (b"n+",):
@@ -221,77 +210,12 @@ def _dtype(header: Any, name: str) -> np.dtype[Any]:
     return dtype
 
 
-def _affine(header: Any, shape: tuple[int, int, int], name: str) -> Float64:
-    """Choose between sform and qform by the rules of docs/coordinates.md."""
-    units = header.get_xyzt_units()[0]
-    if units not in ("unknown", "mm"):
-        raise GeometryError(
-            found=f"{name} says that its lengths are in {units}",
-            expected="millimetres",
-            fix="scale its affine to millimetres and set the unit: img.header.set_xyzt_units('mm')",
-        )
-    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-    qform = _qform(header) if qform_code > 0 else None
-    if sform_code > 0:
-        sform: Float64 = header.get_sform()
-        if qform is not None:
-            _check_agreement(sform, qform, shape, same_space=sform_code == qform_code, name=name)
-        return sform
-    if qform is None:
-        raise GeometryError(
-            found=f"{name} has no usable affine: sform code {sform_code}, qform code {qform_code}"
-            + (", and a quaternion that is no rotation" if qform_code > 0 else ""),
-            expected="an sform or qform code above 0, which says where the voxels lie in the patient",
-            fix="convert the image again from its source; the side of the patient cannot be told from this file",
-        )
-    return qform
-
-
-def _qform(header: Any) -> Float64 | None:
-    try:
-        qform: Float64 = header.get_qform()
-    except (HeaderDataError, ValueError):
-        return None
-    return qform if np.isfinite(qform).all() else None
-
-
-def _check_agreement(
-    sform: Float64, qform: Float64, shape: tuple[int, int, int], *, same_space: bool, name: str
-) -> None:
-    """Refuse a header whose two affines give different sides, sizes, or places in what they call the same space."""
-    lengths_s, lengths_q = (np.linalg.norm(affine[:3, :3], axis=0) for affine in (sform, qform))
-    problem = None
-    if np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
-        problem = "one is the mirror image of the other"
-    elif np.abs(lengths_s - lengths_q).max() > _LENGTH_TOLERANCE * lengths_q.max():
-        sizes = [" x ".join(f"{length:.4g}" for length in lengths) for lengths in (lengths_s, lengths_q)]
-        problem = f"voxels of {sizes[0]} mm by the sform, of {sizes[1]} mm by the qform"
-    elif same_space and not _is_sheared(sform):
-        apart = _corner_distance(sform, qform, shape)
-        # float32 quaternions are off by up to a tenth of a millimetre near half-turns; half a voxel is an error.
-        if apart > lengths_s.min() / 2:
-            problem = f"corners {apart:.3g} mm apart though both codes name the same space"
-    if problem:
-        raise GeometryError(
-            found=f"the sform and the qform of {name} contradict each other: {problem}",
-            expected="two affines that agree on handedness, voxel size and, where their codes are equal, place",
-            fix="keep the right one: set the code of the other to 0, for example img.set_qform(None, 0) with nibabel",
-        )
-
-
-def _is_sheared(affine: Float64) -> bool:
-    return not Geometry(affine, (1, 1, 1)).is_orthogonal
-
-
-def _corner_distance(a: Float64, b: Float64, shape: tuple[int, int, int]) -> float:
-    return float(np.linalg.norm(Geometry(a, shape).corners_mm - Geometry(b, shape).corners_mm, axis=1).max())
-
-
 def _voxels(
     file: IO[bytes] | gzip.GzipFile, header: Any, dtype: np.dtype[Any], shape: tuple[int, int, int], name: str
 ) -> NDArray[Any]:
     """Read the voxels into an array in Fortran order, and the file to its end, where gzip keeps its checksum."""
     file.seek(int(header.get_data_offset()))
+    _check_size(file, int(header.get_data_offset()), int(np.prod(shape, dtype=object)) * dtype.itemsize, name)
     array = np.empty(shape, dtype, order="F")
     into = array.reshape(-1, order="F").view(np.uint8).data
     done = 0
@@ -304,6 +228,15 @@ def _voxels(
         while file.read(io.DEFAULT_BUFFER_SIZE):
             pass
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="), order="F")
+
+
+def _check_size(file: IO[bytes] | gzip.GzipFile, offset: int, needed: int, name: str) -> None:
+    """Refuse before room is made for an image that the file cannot hold, as after damage to the sizes in its header."""
+    packed = isinstance(file, gzip.GzipFile)
+    size = os.fstat(file.fileno()).st_size
+    # Deflate packs 1032 bytes into one at the very best.
+    if offset + needed > size * (1032 if packed else 1) + _CHUNK * packed:
+        raise _damaged(name, f"it is {size} bytes long, too few for {needed} bytes of voxels")
 
 
 def _scaled(array: NDArray[Any], header: Any, name: str) -> NDArray[Any]:
@@ -327,9 +260,10 @@ def _table(header: Any, name: str) -> LabelTable | None:
         content = extension.get_content()
         text = content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)
         text = text.strip("\0")
-        table = label_header.from_json(text, name) or label_header.from_caret(text, name)
-        if table is not None:
-            return table
+        for read in (label_header.from_json, label_header.from_caret):
+            table = read(text, name)
+            if table is not None:
+                return table
     return None
 
 

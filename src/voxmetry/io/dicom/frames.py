@@ -24,7 +24,6 @@ _NOTES = {
     "TriggerTime": "Trigger Time",
     "DiffusionBValue": "b-value",
     "ImageType": "Image Type",
-    "SOPInstanceUID": "SOP Instance UID",
 }
 _FRAME_NOTES = {
     ("FrameContentSequence", "StackID"): "Stack ID",
@@ -102,6 +101,7 @@ def _classic(dataset: Any, name: str, file: int) -> Frame:
         **_common(dataset, name),
         thickness_mm=number(dataset, "SliceThickness"),
         step_mm=number(dataset, "SpacingBetweenSlices"),
+        uid=text(dataset, "SOPInstanceUID"),
         notes={label: value for key, label in _NOTES.items() if (value := text(dataset, key))},
     )
     return Frame(plane, file, 0, *_rescale(dataset, name))
@@ -120,6 +120,7 @@ def _enhanced(dataset: Any, groups: _Groups, name: str, file: int, index: int) -
         **_common(dataset, name),
         thickness_mm=number(measures, "SliceThickness"),
         step_mm=number(measures, "SpacingBetweenSlices"),
+        uid=f"{text(dataset, 'SOPInstanceUID') or name} {index}",
         notes={what: value for what, value in notes.items() if value},
     )
     return Frame(plane, file, index, *_rescale(groups.item("PixelValueTransformationSequence"), label))

@@ -44,6 +44,8 @@ class Plane:
     thickness_mm: float | None = None
     step_mm: float | None = None
     """Spacing Between Slices."""
+    uid: str | None = None
+    """SOP Instance UID, the same in two copies of one file."""
     notes: dict[str, str] = field(default_factory=dict)
     """What may tell apart two slices at one place, such as the echo time."""
 
@@ -212,13 +214,21 @@ def _duplicates(planes: Sequence[Plane], heights: Float64) -> str:
     members = sorted({*same.tolist(), *(same + 1).tolist()})
     shown = ", ".join(planes[index].name for index in members[:_MOST_NAMES])
     more = f" and {len(members) - _MOST_NAMES} more" if len(members) > _MOST_NAMES else ""
-    notes = []
-    for key in planes[0].notes:
-        values = sorted({plane.notes.get(key, "") for plane in planes})
+    return f"{len(planes)} slices at {places} places: {shown}{more} share theirs{_difference(planes)}"
+
+
+def _difference(planes: Sequence[Plane]) -> str:
+    """Say what tells slices at one place apart: that they are copies, or several volumes in one series."""
+    uids = [plane.uid for plane in planes if plane.uid]
+    if len(set(uids)) < len(uids):
+        return "; some are copies of one another (same SOP Instance UID)"
+    differences = []
+    for key in dict.fromkeys(key for plane in planes for key in plane.notes):
+        values = sorted({plane.notes.get(key, "none") for plane in planes})
+        # A value of its own in each slice, such as a trigger time, does not tell volumes apart.
         if 1 < len(values) < len(planes):
-            notes.append(f"{key} ({', '.join(values[:_MOST_NAMES])})")
-    differ = f"; they differ in {', '.join(notes)}" if notes else ""
-    return f"{len(planes)} slices at {places} places: {shown}{more} share theirs{differ}"
+            differences.append(f"{key} ({', '.join(values[:_MOST_NAMES])})")
+    return f"; they differ in {', '.join(differences)}" if differences else ""
 
 
 def _unproved_step(planes: Sequence[Plane], gap: float) -> str:

@@ -7,11 +7,13 @@ import os
 import struct
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from voxmetry.errors import FormatError, InputError
 
@@ -29,11 +31,19 @@ WANTED = [
 
 PARSING_ERRORS = (
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, NotImplementedError),
-    *(EOFError, struct.error, InvalidDicomError),
+    *(EOFError, struct.error, InvalidDicomError, BytesLengthException),
 )
 """What pydicom raises on malformed content."""
 
 _GROUP_8 = b"\x08\x00"
+
+
+@dataclass(frozen=True)
+class Header:
+    """One file of a series."""
+
+    path: Path
+    dataset: Any
 
 
 def looks_like_dicom(path: Path) -> bool:
@@ -67,7 +77,13 @@ def read_header(path: Path, name: str) -> Any:
 
 def read_all(path: Path, name: str) -> Any:
     """Read a whole file, pixels included; raises as `read_header`."""
-    return _read(path, name)
+    dataset = _read(path, name)
+    if transfer_syntax_uid(dataset) is None:
+        # Without a meta header the parser has found out how the file is encoded; the decoder wants to be told.
+        implicit = dataset.original_encoding[0]
+        dataset.ensure_file_meta()
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return dataset
 
 
 def text(dataset: Any, keyword: str) -> str | None:
@@ -132,14 +148,15 @@ def _read(path: Path, name: str, **options: Any) -> Any:
     try:
         with lenient():
             return pydicom.dcmread(path, force=True, **options)
-    except PARSING_ERRORS as error:
+    except (*PARSING_ERRORS, OSError) as error:
+        # pydicom raises OSError for malformed content too, then without the number that the system gives.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(name, error) from error
         raise FormatError(
             found=f"{name} cannot be parsed as DICOM ({type(error).__name__})",
             expected="a complete DICOM file",
             fix="copy or export the file again from its source",
         ) from error
-    except OSError as error:
-        raise unreadable(name, error) from error
 
 
 def unreadable(name: str, error: OSError) -> InputError:

@@ -31,8 +31,8 @@ def read_series(info: SeriesInfo) -> Volume:
     -------
     Volume
         Array (I, J, K): I along a row, J down a column, K along the slices' normal. int16 or int32 where all rescale
-        slopes and intercepts are whole numbers, else float32. Unit "HU" for CT whose Rescale Type is HU or absent,
-        "Bq/mL" for PET in BQML, "SUVbw" for PET in GML, else "1". `source` is `info`.
+        slopes and intercepts are whole numbers (float64 if they exceed int32), else float32. Unit "HU" for CT whose
+        Rescale Type is HU or absent, "Bq/mL" for PET in BQML, "SUVbw" for PET in GML, else "1". `source` is `info`.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def _decode(path: Path, name: str) -> NDArray[Any]:
 
 
 def _result_type(frames: Sequence[Frame], headers: Sequence[Any]) -> type[np.generic]:
-    """Return the type that holds every value that the headers allow: int16 or int32 if all are whole, else float32."""
+    """Return the type that holds every value that the headers allow: int16 or int32 if all are whole."""
     low, high = 0.0, 0.0
     for frame in frames:
         if not (frame.slope.is_integer() and frame.intercept.is_integer()):

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 from voxmetry.core.geometry import Geometry
@@ -18,6 +14,7 @@ from voxmetry.errors import FormatError, InputError, SeriesError
 from voxmetry.io.dicom.frames import Frame, frames_of, names_of
 from voxmetry.io.dicom.grid import Audit, audit
 from voxmetry.io.dicom.headers import (
+    Header,
     lenient,
     looks_like_dicom,
     read_header,
@@ -27,31 +24,10 @@ from voxmetry.io.dicom.headers import (
     unreadable,
     whole,
 )
-
-VOLUME_CLASSES = {
-    "1.2.840.10008.5.1.4.1.1.2": "CT",
-    "1.2.840.10008.5.1.4.1.1.2.1": "CT",
-    "1.2.840.10008.5.1.4.1.1.2.2": "CT",
-    "1.2.840.10008.5.1.4.1.1.4": "MR",
-    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
-    "1.2.840.10008.5.1.4.1.1.4.4": "MR",
-    "1.2.840.10008.5.1.4.1.1.128": "PT",
-    "1.2.840.10008.5.1.4.1.1.130": "PT",
-    "1.2.840.10008.5.1.4.1.1.128.1": "PT",
-}
-"""CT, MR and PET image storage: classic, enhanced, and legacy converted enhanced (DICOM PS3.4 B.5)."""
+from voxmetry.io.dicom.kinds import VOLUME_CLASSES, mixed_kinds, not_an_image, shown, undecodable
 
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-_MOST_NAMES = 6
-
-
-@dataclass(frozen=True)
-class Header:
-    """One file of a series."""
-
-    path: Path
-    dataset: Any
 
 
 def list_series(path: str | os.PathLike[str]) -> tuple[SeriesInfo, ...]:
@@ -75,17 +51,19 @@ def list_series(path: str | os.PathLike[str]) -> tuple[SeriesInfo, ...]:
         If there is nothing at the path, or no DICOM file in it.
     """
     source = Path(path)
-    if source.is_dir():
-        candidates: Iterable[Path] = _walk(source)
-    elif source.is_file():
-        candidates = sorted(entry for entry in source.parent.iterdir() if entry.is_file())
-    else:
+    if not source.exists():
         raise InputError(
             found=f"nothing at {source.name or source}",
             expected="a folder of DICOM files, or one of them",
             fix="check the path",
         )
-    headers, damaged = _read_headers(candidates, source if source.is_dir() else source.parent)
+    with lenient():
+        return _list(source)
+
+
+def _list(source: Path) -> tuple[SeriesInfo, ...]:
+    folder = source if source.is_dir() else source.parent
+    headers, damaged = _read_headers(_walk(source) if source.is_dir() else _beside(source), folder)
     if source.is_file():
         headers, damaged = _with_same_series(headers, damaged, source)
     if not headers and not damaged:
@@ -135,7 +113,7 @@ def describe(headers: Sequence[Header]) -> SeriesInfo:
         series_uid=text(first, "SeriesInstanceUID") or "",
         study_uid=text(first, "StudyInstanceUID"),
         frame_uid=text(first, "FrameOfReferenceUID"),
-        modality=text(first, "Modality"),
+        modality=text(first, "Modality") or VOLUME_CLASSES.get(class_uid or ""),
         sop_class=UID(class_uid).name if class_uid else None,
         number=whole(first, "SeriesNumber"),
         description=text(first, "SeriesDescription") or "",
@@ -161,84 +139,17 @@ def _rounded(geometry: Geometry) -> tuple[float, float, float]:
 
 def _judge(headers: Sequence[Header]) -> tuple[Verdict, str, Audit | None, list[Frame]]:
     names = names_of([str(header.path) for header in headers])
-    for problem in (_not_an_image(headers), _mixed_kinds(headers, names), _undecodable(headers, names)):
+    for problem in (not_an_image(headers), mixed_kinds(headers, names), undecodable(headers, names)):
         if problem is not None:
             return (*problem, None, [])
     frames: list[Frame] = []
     try:
-        with lenient():
-            for index, (header, name) in enumerate(zip(headers, names, strict=True)):
-                frames += frames_of(header.dataset, name, index)
+        for index, (header, name) in enumerate(zip(headers, names, strict=True)):
+            frames += frames_of(header.dataset, name, index)
     except SeriesError as error:
         return "unreadable", error.found, None, []
     audited = audit([frame.plane for frame in frames])
     return audited.verdict, audited.reason, audited, frames
-
-
-def _not_an_image(headers: Sequence[Header]) -> tuple[Verdict, str] | None:
-    """Refuse what holds no stack of slices: contours, reports, segmentations, screen shots, localizers."""
-    classes = {_kind(header) for header in headers}
-    if not any(is_volume for is_volume, _ in classes):
-        return "not an image", f"{', '.join(sorted(name for _, name in classes))} is no stack of slices"
-    if all(_is_localizer(header) for header in headers):
-        return "not an image", "a localizer: pictures to plan the scan by"
-    return None
-
-
-def _mixed_kinds(headers: Sequence[Header], names: Sequence[str]) -> tuple[Verdict, str] | None:
-    odd = [name for header, name in zip(headers, names, strict=True) if not _kind(header)[0]]
-    if odd:
-        return "mixed", f"objects that are no slices among them: {_shown(odd)}"
-    odd = [name for header, name in zip(headers, names, strict=True) if _is_localizer(header)]
-    if odd:
-        return "mixed", f"localizers among the slices: {_shown(odd)}"
-    return None
-
-
-def _undecodable(headers: Sequence[Header], names: Sequence[str]) -> tuple[Verdict, str] | None:
-    for header, name in zip(headers, names, strict=True):
-        dataset = header.dataset
-        if "MOSAIC" in (text(dataset, "ImageType") or ""):
-            return "unreadable", f"{name} is a Siemens mosaic: all slices of a volume tiled in one picture"
-        if (whole(dataset, "SamplesPerPixel") or 1) != 1 or "COLOR" in (
-            text(dataset, "PhotometricInterpretation") or ""
-        ):
-            return "unreadable", f"{name} is a colour picture, not one number a voxel"
-        if "ModalityLUTSequence" in dataset:
-            return "unreadable", f"{name} holds a Modality LUT in place of a rescale slope and intercept"
-        syntax = transfer_syntax_uid(dataset)
-        if syntax is not None and not _can_decode(syntax):
-            return "unreadable", f"{name} is encoded as {UID(syntax).name}, for which there is no decoder"
-    return None
-
-
-@functools.cache
-def _can_decode(transfer_syntax: str) -> bool:
-    uid = UID(transfer_syntax)
-    if uid.is_transfer_syntax and not uid.is_encapsulated:
-        return True
-    try:
-        return bool(get_decoder(uid).is_available)
-    except NotImplementedError:
-        return False
-
-
-def _kind(header: Header) -> tuple[bool, str]:
-    """Return whether the object is a slice of a volume, and the name of its class."""
-    uid = sop_class_uid(header.dataset)
-    if uid is None:
-        modality = text(header.dataset, "Modality") or "an object of unknown kind"
-        return modality in VOLUME_CLASSES.values() and "Rows" in header.dataset, modality
-    return uid in VOLUME_CLASSES, UID(uid).name
-
-
-def _is_localizer(header: Header) -> bool:
-    return "LOCALIZER" in (text(header.dataset, "ImageType") or "").split("\\")
-
-
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _strays(paths: Sequence[Path]) -> SeriesInfo:
@@ -248,15 +159,32 @@ def _strays(paths: Sequence[Path]) -> SeriesInfo:
         n_files=len(files),
         n_slices=0,
         verdict="unreadable",
-        reason=f"damaged, or with neither Series Instance UID nor Modality: {_shown(names_of(files))}",
+        reason=f"damaged, or with neither Series Instance UID nor Modality: {shown(names_of(files))}",
         files=files,
     )
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    """Yield all files below a folder, links followed, each folder once, hidden files left out."""
+    seen = set()
+
+    def refuse(error: OSError) -> None:
+        # os.walk passes over what it may not open; the slices inside would be missing without a word.
+        raise unreadable(Path(str(error.filename)).name, error)
+
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
-        yield from (Path(parent, name) for name in sorted(files))
+        # macOS leaves '._' files beside the real ones, which end in .dcm as well.
+        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _beside(file: Path) -> list[Path]:
+    return sorted(entry for entry in file.parent.iterdir() if entry.is_file() and not entry.name.startswith("."))
 
 
 def _read_headers(candidates: Iterable[Path], folder: Path) -> tuple[list[Header], list[Path]]:

@@ -61,7 +61,7 @@ def write_series(
     Raises
     ------
     InputError
-        If the values are not whole numbers that fit int16.
+        If the values are not whole numbers that fit int16, or the description is too long.
     GeometryError
         If the axes are not at right angles, which DICOM slices cannot hold.
     OutputExistsError
@@ -69,6 +69,12 @@ def write_series(
     OutputError
         If the folder or a file cannot be written.
     """
+    if len(description) > 64:
+        raise InputError(
+            found=f"a description of {len(description)} characters",
+            expected="at most 64, which is all that DICOM allows",
+            fix="shorten it",
+        )
     array, affine = _reoriented(volume, plane)
     values = _as_int16(array)
     target = _empty_folder(Path(folder))
