@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 
 UNDEFINED = "n/a"
-"""What stands for a number that is not defined. A dash with the number of its note beside it would read as minus one."""
+"""What stands for a number that is not defined. A dash beside the number of its note would read as minus one."""
 
 _MINUS = "\u2212"
 
