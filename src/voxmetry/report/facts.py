@@ -16,14 +16,15 @@ OBLIQUE_DEGREES = 1.0
 
 _MODALITIES = {"CT": "CT", "MR": "MR", "PT": "PET"}
 
-_FIELDS = {
+_MEASURED = {
     "n_voxels": "Voxels",
     "volume_ml": "Volume (mL)",
     "extent_rl_mm": "Extent right–left (mm)",
     "extent_ap_mm": "Extent anterior–posterior (mm)",
     "extent_si_mm": "Extent superior–inferior (mm)",
     "centroid_ras_mm": "Centroid (mm)",
-    "touches_border": "Reaches the image's edge",
+    "touches_border": "At the image's edge",
+    "border_sides": "Edges that are reached",
     "intensity_mean": "Mean value",
     "intensity_sd": "SD of the values",
     "intensity_min": "Minimum value",
@@ -31,17 +32,22 @@ _FIELDS = {
     "intensity_median": "Median value",
     "intensity_p95": "95th percentile of the values",
     "intensity_max": "Maximum value",
+}
+_COMPARED = {
+    "status": "Status",
     "volume_difference_ml": "Volume difference (mL)",
     "dice": "Dice",
     "iou": "IoU",
+    "surface_dice": "Surface Dice",
+    "boundary_iou": "Boundary IoU",
     "hausdorff_mm": "Hausdorff distance (mm)",
     "hd95_mm": "HD95 (mm)",
-    "assd_mm": "Mean surface distance (mm)",
-    "surface_dice": "Surface Dice",
+    "assd_mm": "ASSD (mm)",
+    "mean_prediction_to_reference_mm": "Mean distance, prediction to reference (mm)",
+    "mean_reference_to_prediction_mm": "Mean distance, reference to prediction (mm)",
+    "surface": "Surface",
+    "empty": "Empty masks",
     "tolerance_mm": "Tolerance (mm)",
-    "status": "Status",
-    "extent_mm": "Extent (mm)",
-    "intensity": "Image values",
 }
 
 
@@ -88,11 +94,20 @@ def _moment(started: str) -> str:
 
 
 def definitions(result: StudyResult) -> tuple[Fact, ...]:
-    """List how each number is defined, in the words that the result carries."""
+    """List how each number is defined, in the words that the result carries.
+
+    The definitions of a comparison are left out where there was none.
+    """
+    terms = {**_MEASURED, **_COMPARED}
     return tuple(
-        Fact(term=_FIELDS.get(name, clean(name).replace("_", " ")), detail=clean(text))
+        Fact(term=terms.get(name, clean(name).replace("_", " ")), detail=_capital(clean(text)))
         for name, text in result.definitions.items()
+        if result.comparisons or name not in _COMPARED
     )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def provenance(result: StudyResult) -> tuple[Group, ...]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import matplotlib.patheffects as effects
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
+from skimage.measure import find_contours
 
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.report.panels import Panel, label_values
+from voxmetry.report.panels import Panel
 from voxmetry.report.planes import Plane, View, plane_of
 
 BACKGROUND = "#000000"
@@ -62,10 +66,9 @@ def draw_panel(
     if segmentation is not None:
         _outline_labels(axes, plane, panel, segmentation, rows, columns)
     if reference is not None:
-        picture = plane.picture(reference.array, panel.index)[rows, columns]
-        for value in label_values(picture):
+        for value, mask in _masks(plane.picture(reference.array, panel.index)[rows, columns]).items():
             if value in panel.values:
-                _outline(axes, picture == value, extent, INK, 1.1, dashed=True)
+                _outline(axes, mask, plane, (rows, columns), INK, 1.1, dashed=True)
     left, right, top, bottom = panel.view_mm
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
@@ -91,43 +94,53 @@ def _outline_labels(
     axes: Axes, plane: Plane, panel: Panel, segmentation: Segmentation, rows: slice, columns: slice
 ) -> None:
     picture = plane.picture(segmentation.array, panel.index)[rows, columns]
-    down, across = plane.pixel_mm
-    extent = (columns.start * across, columns.stop * across, rows.stop * down, rows.start * down)
     width = 1.6 if len(panel.values) <= FEW_STRUCTURES else 1.1
-    present = label_values(picture)
-    strong = [value for value in present if value in panel.values]
-    for value in [value for value in present if value not in panel.values] + strong:
+    masks = _masks(picture)
+    # What the panel is about is drawn last, on top.
+    for value, mask in sorted(masks.items(), key=lambda item: item[0] in panel.values):
         colour = segmentation.labels.by_value(value).colour
-        _outline(axes, picture == value, extent, colour, width if value in panel.values else 0.7)
+        _outline(axes, mask, plane, (rows, columns), colour, width if value in panel.values else 0.7)
+
+
+def _masks(picture: NDArray[Any]) -> dict[int, tuple[NDArray[np.bool_], int, int]]:
+    """Cut out each value in a picture: its mask, and the row and column at which that begins."""
+    boxes = ndimage.find_objects(np.ascontiguousarray(picture))
+    return {
+        value: (picture[box] == value, box[0].start, box[1].start)
+        for value, box in enumerate(boxes, start=1)
+        if box is not None
+    }
 
 
 def _outline(
     axes: Axes,
-    mask: NDArray[np.bool_],
-    extent: tuple[float, float, float, float],
+    cut: tuple[NDArray[np.bool_], int, int],
+    plane: Plane,
+    seen: tuple[slice, slice],
     colour: str,
     width: float,
     *,
     dashed: bool = False,
 ) -> None:
     """Draw the line half-way between the voxels inside and outside; at the image's edge it runs along the edge."""
-    left, right, bottom, top = extent
-    across = (right - left) / mask.shape[1]
-    down = (bottom - top) / mask.shape[0]
-    x = left + across * (np.arange(-1, mask.shape[1] + 1) + 0.5)
-    y = top + down * (np.arange(-1, mask.shape[0] + 1) + 0.5)
-    lines = axes.contour(
-        x,
-        y,
-        np.pad(mask, 1).astype(np.float32),
-        levels=[0.5],
+    mask, first_row, first_column = cut
+    # Row and column of a voxel's centre in the padded mask, to mm from the picture's upper left corner.
+    shift = np.array([first_row + seen[0].start, first_column + seen[1].start]) - 0.5
+    lines = [
+        ((contour + shift) * plane.pixel_mm)[:, ::-1] for contour in find_contours(np.pad(mask, 1).astype(float), 0.5)
+    ]
+    drawn = LineCollection(
+        lines,
         colors=[colour],
         linewidths=width,
         linestyles=[(0, (3, 2))] if dashed else "solid",
+        capstyle="butt" if dashed else "round",
+        joinstyle="round",
     )
     if width > 1:
         # A dark seam keeps light outlines visible on bright tissue.
-        lines.set(path_effects=[effects.Stroke(linewidth=width + 1.2, foreground="#00000080"), effects.Normal()])
+        drawn.set_path_effects([effects.Stroke(linewidth=width + 1.2, foreground="#00000080"), effects.Normal()])
+    axes.add_collection(drawn, autolim=False)
 
 
 def _letters(axes: Axes, plane: Plane) -> None:
@@ -182,7 +195,7 @@ def render_png(
 ) -> bytes:
     """Draw a panel as a square PNG of `pixels` x `pixels` with a palette of 256 colours.
 
-    A palette takes a third of the bytes of full colour; a grey image with a few outlines loses nothing visible by it.
+    The palette saves a quarter of the bytes; a grey image with a few outlines loses nothing visible by it.
     """
     figure = Figure(figsize=(2.6, 2.6), dpi=pixels / 2.6, facecolor=BACKGROUND)
     canvas = FigureCanvasAgg(figure)

@@ -14,7 +14,7 @@ from voxmetry.report.figures import render_png
 
 FEW_PANELS = 12
 """Up to this many pictures are drawn at full size; more are drawn smaller, so that a page stays below 3 MB."""
-FULL_PIXELS, SMALL_PIXELS = 520, 360
+FULL_PIXELS, SMALL_PIXELS = 520, 336
 
 
 def draw_pictures(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,8 +131,3 @@ def _panel(
         window=window,
         values=values,
     )
-
-
-def label_values(array: NDArray[Any]) -> list[int]:
-    """Return the values other than 0 in a picture."""
-    return [int(value) for value in np.unique(array) if value]

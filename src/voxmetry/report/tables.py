@@ -159,7 +159,7 @@ def comparison_table(result: StudyResult) -> Table | None:
         Column(head="Surface Dice", unit=f"at {tolerance}"),
         Column(head="Hausdorff", unit="mm"),
         Column(head="HD95", unit="mm"),
-        Column(head="Mean surface distance", unit="mm"),
+        Column(head="ASSD", unit="mm"),
         Column(head="Volume, prediction", unit="mL"),
         Column(head="Volume, reference", unit="mL"),
         Column(head="Difference", unit="mL"),

@@ -7,8 +7,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-UNDEFINED = "–"
-"""What stands for a number that is not defined; the reason stands beside it."""
+UNDEFINED = "n/a"
+"""What stands for a number that is not defined. A dash beside the number of its note would read as minus one."""
 
 _MINUS = "\u2212"
 
@@ -19,7 +19,7 @@ def decimals(x: float, places: int) -> str:
     Examples
     --------
     >>> decimals(-3.14159, 2), decimals(-0.001, 1), decimals(float("nan"), 1)
-    ('−3.14', '0.0', '–')
+    ('−3.14', '0.0', 'n/a')
     """
     if not math.isfinite(x):
         return UNDEFINED
