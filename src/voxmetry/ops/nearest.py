@@ -85,9 +85,9 @@ def _positions(surface: Surface, shape: tuple[int, int, int]) -> Index:
 
 
 def _flat(positions: Index, low: Index, strides: NDArray[np.int64]) -> NDArray[np.int64]:
-    flat = positions[2].astype(np.int64) - low @ strides
-    for axis in (0, 1):
-        flat = flat + positions[axis] * strides[axis]
+    flat: NDArray[np.int64] = positions[2].astype(np.int64) - low @ strides
+    flat += positions[0] * strides[0]
+    flat += positions[1] * strides[1]
     return flat
 
 
