@@ -71,13 +71,14 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A DICOM folder, or an image file.")],
     as_json: Json = False,
 ) -> None:
-    """List what a folder or file holds and whether it can be read; no pixels are decoded for DICOM."""
+    """List what a folder or file holds, and whether and why not it can be read; exit code 1 where nothing can."""
     from voxmetry import io
 
     if path.is_dir() or not path.exists():
-        show.series(io.list_series(path), as_json=as_json)
-    else:
-        show.image(io.read_volume(path), as_json=as_json)
+        found = io.list_series(path)
+        show.series(found, as_json=as_json)
+        raise typer.Exit(0 if any(series.readable for series in found) else 1)
+    show.image(io.read_volume(path), as_json=as_json)
 
 
 @app.command()
