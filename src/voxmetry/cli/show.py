@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from voxmetry.core.base import Record
     from voxmetry.core.records import Comparison, Measurement, SeriesInfo, StudyResult
     from voxmetry.core.volume import Volume
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Show the step that is running, on stderr and on a terminal only, so that results can be piped."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("start") as status:
+        yield status.update
 
 
 def study(result: StudyResult, out: Path, *, as_json: bool) -> None:
