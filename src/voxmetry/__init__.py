@@ -64,7 +64,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> object:
     if name not in _ROOMS:
         raise AttributeError(f"module 'voxmetry' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"voxmetry.{_ROOMS[name]}"), name)
+    room = importlib.import_module(f"voxmetry.{_ROOMS[name]}")
+    # `voxmetry.measure` is a room and a verb: importing the room would hide the verb, so the room itself is callable.
+    value = room if name == _ROOMS[name] else getattr(room, name)
     globals()[name] = value
     return value
 

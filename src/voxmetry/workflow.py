@@ -282,7 +282,7 @@ def table_csv(rows: Sequence[Measurement] | Sequence[Comparison]) -> str:
     text = text_io.StringIO(newline="")
     writer: csv.DictWriter[str] | None = None
     for row in rows:
-        cells = {}
+        cells: dict[str, object] = {}
         for name, value in row.model_dump(mode="json").items():
             if name == "centroid_ras_mm":
                 cells |= {f"centroid_{axis}_mm": part for axis, part in zip(("r", "a", "s"), value, strict=True)}

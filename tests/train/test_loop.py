@@ -68,7 +68,7 @@ class TestRun:
         assert [row["epoch"] for row in rows] == ["1", "2", "3"]
         assert float(rows[2]["loss"]) < float(rows[0]["loss"])
         split = json.loads((run / "split.json").read_text())
-        held_out = [row["case"] for row in csv.DictReader((run / "validation.csv").read_text().splitlines())]
+        held_out = [row["case"] for row in csv.DictReader((finished / "validation.csv").read_text().splitlines())]
         assert held_out == split["validation"]
 
     def test_the_same_seed_gives_the_same_weights(self, finished, data, tmp_path):

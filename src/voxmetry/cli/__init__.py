@@ -12,7 +12,6 @@ from types import FrameType
 
 from voxmetry.errors import VoxmetryError
 
-
 INTERRUPTED = 130
 
 

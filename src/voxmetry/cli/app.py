@@ -150,8 +150,12 @@ def compare(
     from voxmetry import io
     from voxmetry.measure import compare as compare_segmentations
 
-    pair = {"prediction": io.read_segmentation(prediction), "reference": io.read_segmentation(reference)}
-    show.comparisons(compare_segmentations(**pair, tolerance_mm=tolerance_mm), as_json=as_json)
+    rows = compare_segmentations(
+        prediction=io.read_segmentation(prediction),
+        reference=io.read_segmentation(reference),
+        tolerance_mm=tolerance_mm,
+    )
+    show.comparisons(rows, as_json=as_json)
 
 
 @app.command()

@@ -45,14 +45,16 @@ def swap_lps_ras(x: ArrayLike) -> Float64:
     """
     array = np.asarray(x, dtype=np.float64)
     if array.shape == (4, 4):
-        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ array
+        flipped: Float64 = np.diag([-1.0, -1.0, 1.0, 1.0]) @ array
+        return flipped
     if array.shape[-1:] != (3,):
         raise GeometryError(
             found=f"an array of shape {array.shape} for a change between LPS and RAS",
             expected="an affine of shape (4, 4) or points of shape (..., 3)",
             fix="pass the affine, or points with their three coordinates last",
         )
-    return array * np.array([-1.0, -1.0, 1.0])
+    mirrored: Float64 = array * np.array([-1.0, -1.0, 1.0])
+    return mirrored
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +135,8 @@ class Geometry:
     @property
     def directions(self) -> Float64:
         """Unit vectors of the i, j, k axes in RAS+, one a column, shape (3, 3)."""
-        return self.affine[:3, :3] / np.array(self.spacing_mm)
+        unit: Float64 = self.affine[:3, :3] / np.array(self.spacing_mm)
+        return unit
 
     @functools.cached_property
     def axcodes(self) -> str:
@@ -189,7 +192,8 @@ class Geometry:
     def to_ijk(self, mm: ArrayLike) -> Float64:
         """Map RAS+ mm (..., 3) to continuous voxel indices (..., 3)."""
         points = np.asarray(mm, dtype=np.float64) - self.affine[:3, 3]
-        return np.linalg.solve(self.affine[:3, :3], points[..., None])[..., 0]
+        indices: Float64 = np.linalg.solve(self.affine[:3, :3], points[..., None])[..., 0].astype(np.float64)
+        return indices
 
     def is_same(self, other: Geometry) -> bool:
         """Whether `other` has the same shape, frame of reference and corners (to 0.01 mm)."""

@@ -111,7 +111,8 @@ def read_segmentation(path: str | os.PathLike[str], labels: LabelTable | None = 
     if table is None:
         present = set().union(*(np.unique(slab).tolist() for slab in values.T))
         table = LabelTable.from_names({value: f"label_{value}" for value in present if value > 0})
-    return Segmentation(values, geometry, table)
+    with _naming(source.name):
+        return Segmentation(values, geometry, table)
 
 
 def _read_labels(source: Path) -> tuple[NDArray[Any], Geometry, LabelTable | None]:

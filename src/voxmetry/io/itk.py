@@ -86,11 +86,11 @@ def write_itk(x: Volume | Segmentation, path: str | os.PathLike[str]) -> None:
     image = _to_itk(x)
     if target.suffix.lower() != ".mhd":
         with atomic_path(target) as temporary:
-            _write(image, temporary)
+            _write(image, temporary, target)
         return
     # The header names its data file, so both are written under their own names in a folder aside.
     with _folder_aside(target) as folder:
-        _write(image, folder / target.name)
+        _write(image, folder / target.name, target)
         for produced in sorted(folder.iterdir(), key=lambda entry: entry.name == target.name):
             with atomic_path(target.with_name(produced.name)) as temporary:
                 produced.replace(temporary)
@@ -123,13 +123,13 @@ def _to_itk(x: Volume | Segmentation) -> Any:
     return image
 
 
-def _write(image: Any, path: Path) -> None:
+def _write(image: Any, path: Path, target: Path) -> None:
     try:
         with _quiet():
             sitk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:
         # SimpleITK does not hand the system's reason on; a full disk is by far the most common one.
-        raise OSError(errno.EIO, "the writer failed, as on a full disk") from error
+        raise output_error(target, OSError(errno.EIO, "the writer failed, as on a full disk")) from error
 
 
 def _read(path: Path) -> tuple[NDArray[Any], Geometry, dict[str, str]]:

@@ -30,6 +30,7 @@ from voxmetry.io.nifti_affine import affine_of, place_affine
 
 _SCANNER, _ALIGNED = 1, 2
 _COMMENT = 6
+_LONGEST = 32767
 _CHUNK = 1 << 24
 # nibabel reports each header field that it mends; the refusals here say what matters.
 _SILENT = logging.Logger(__name__)
@@ -92,15 +93,14 @@ def write_nifti(x: Volume | Segmentation, path: str | os.PathLike[str]) -> None:
     """
     target = Path(path)
     array = x.array.astype(np.float32) if x.array.dtype == np.float16 else x.array
-    header = nib.Nifti1Header()
-    try:
-        header.set_data_shape(array.shape)
-    except HeaderDataError as error:
+    if max(array.shape) > _LONGEST:
         raise OutputError(
             found=f"an image of shape {array.shape} for {target.name}",
-            expected="at most 32767 voxels along each axis, which is all that NIfTI-1 can hold",
+            expected=f"at most {_LONGEST} voxels along each axis, which is all that NIfTI-1 can hold",
             fix="save it as .nrrd or .mha",
-        ) from error
+        )
+    header = nib.Nifti1Header()
+    header.set_data_shape(array.shape)
     header.set_data_dtype(array.dtype)
     header.set_xyzt_units("mm")
     header.set_slope_inter(1, 0)

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
+from voxmetry.core.records import Measurement
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
 from voxmetry.measure.compare import compare, summarise
 from voxmetry.measure.definitions import DEFINITIONS, definitions
 from voxmetry.measure.volumetry import measure
 
 __all__ = ["DEFINITIONS", "compare", "definitions", "measure", "summarise"]
+
+
+class _Room(ModuleType):
+    """This package, called like its main function: `voxmetry.measure(segmentation)` means the same in any order."""
+
+    def __call__(self, segmentation: Segmentation, volume: Volume | None = None) -> tuple[Measurement, ...]:
+        return measure(segmentation, volume)
+
+
+sys.modules[__name__].__class__ = _Room

@@ -211,8 +211,8 @@ def mean_surface_distances_mm(d: SurfaceDistances) -> tuple[float, float]:
 def average_symmetric_surface_distance_mm(d: SurfaceDistances) -> float:
     """Return the mean of both directions' distances taken together, in mm, weighted by area for 'elements'.
 
-    nan if one of the surfaces is empty. This is Heimann's definition (2009, doi:10.1109/TMI.2009.2013851); the mean
-    of the two directed means, which MedPy returns, differs where the surfaces differ in size.
+    nan if one of the surfaces is empty. This is Heimann's definition (2009, doi:10.1109/TMI.2009.2013851), as in MONAI
+    and MedPy; the mean of the two directed means differs from it where the surfaces differ in size.
     """
     if d.status != "both":
         return math.nan
@@ -231,13 +231,8 @@ def surface_dice(d: SurfaceDistances, tolerance_mm: float) -> float:
     """
     if not (tolerance_mm >= 0 and math.isfinite(tolerance_mm)):
         raise ConfigError(found=f"a tolerance of {tolerance_mm} mm", expected="0 or above", fix="pass a length in mm")
-    if d.status == "absent":
-        return math.nan
-    within = sum(
-        float(side.weight[side.distance_mm <= tolerance_mm + TOLERANCE_SLACK_MM].sum())
-        for side in (d.prediction, d.reference)
-    )
-    return within / (d.prediction.size + d.reference.size)
+    whole = d.prediction.size + d.reference.size
+    return _within(d, tolerance_mm) / whole if whole else math.nan
 
 
 def boundary_iou(d: SurfaceDistances) -> float:
@@ -247,8 +242,14 @@ def boundary_iou(d: SurfaceDistances) -> float:
     of one voxel; with 'elements' pieces at the same place count with the mean of their two areas. 0 if only one
     of the surfaces is empty, nan if both are. `voxmetry.measure.overlap.boundary_iou_mm` takes a wider band.
     """
-    dice = surface_dice(d, 0.0)
-    return dice / (2 - dice)
+    shared, whole = _within(d, 0.0) / 2, d.prediction.size + d.reference.size
+    return shared / (whole - shared) if whole else math.nan
+
+
+def _within(d: SurfaceDistances, tolerance_mm: float) -> float:
+    """How much of both surfaces lies within a tolerance of the other one."""
+    limit_mm = tolerance_mm + TOLERANCE_SLACK_MM
+    return sum(float(side.weight[side.distance_mm <= limit_mm].sum()) for side in (d.prediction, d.reference))
 
 
 def _pool(d: SurfaceDistances) -> Directed:

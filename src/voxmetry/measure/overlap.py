@@ -51,7 +51,8 @@ def overlaps(*, prediction: Segmentation, reference: Segmentation, pairs: Sequen
     prediction, reference
         Label maps on the same grid.
     pairs
-        Value in the prediction and value in the reference, one pair a structure. A value stands in one pair at most.
+        Value in the prediction and value in the reference, one pair a structure; 0 stands for a structure that is
+        not there. Any other value stands in one pair at most.
 
     Raises
     ------
@@ -68,17 +69,21 @@ def overlaps(*, prediction: Segmentation, reference: Segmentation, pairs: Sequen
     Overlap(n_prediction=3, n_reference=2, n_both=1)
     """
     prediction.geometry.require_same(reference.geometry, what="prediction and reference")
-    ours = np.zeros(int(np.iinfo(prediction.array.dtype).max) + 1, np.uint16)
-    theirs = np.zeros(int(np.iinfo(reference.array.dtype).max) + 1, np.uint16)
-    for number, (a, b) in enumerate(pairs, start=1):
-        ours[a], theirs[b] = number, number
-    n = len(pairs) + 1
-    counts = np.zeros((3, n), np.int64)
+    sizes = [int(np.iinfo(x.array.dtype).max) + 1 for x in (prediction, reference)]
+    n_prediction, n_reference, n_both = (np.zeros(size, np.int64) for size in (*sizes, sizes[0]))
+    # The reference's value that each value of the prediction is held against.
+    partner = np.zeros(sizes[0], np.int32)
+    for a, b in pairs:
+        partner[a] = b
     for p, r in _chunks(prediction.array, reference.array):
-        p, r = ours[p], theirs[r]
-        both = p[p == r]
-        counts += [np.bincount(x, minlength=n) for x in (p, r, both)]
-    return [Overlap(*(int(x) for x in counts[:, number])) for number in range(1, n)]
+        n_prediction += np.bincount(p, minlength=sizes[0])
+        n_reference += np.bincount(r, minlength=sizes[1])
+        foreground = (p != 0) & (r != 0)
+        p, r = p[foreground], r[foreground]
+        n_both += np.bincount(p[partner[p] == r], minlength=sizes[0])
+    # The background is counted along, and belongs to no structure.
+    n_prediction[0] = n_reference[0] = 0
+    return [Overlap(int(n_prediction[a]), int(n_reference[b]), int(n_both[a])) for a, b in pairs]
 
 
 def boundary_iou_mm(*, prediction: Segmentation, reference: Segmentation, label: str, width_mm: float) -> float:

@@ -170,4 +170,4 @@ def _chosen(pairs: tuple[Pair, ...], labels: Sequence[str]) -> tuple[Pair, ...]:
             expected=f"names among {', '.join(pair.name for pair in pairs) or '(none)'}",
             fix="use these names",
         )
-    return tuple(known[_plain(name)] for name in labels)
+    return tuple(known[_plain(name)] for name in dict.fromkeys(labels))

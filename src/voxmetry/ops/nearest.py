@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from voxmetry.ops.surface import Surface
 
 Float64: TypeAlias = NDArray[np.float64]
-Index: TypeAlias = NDArray[np.intp]
+Index: TypeAlias = NDArray[np.integer[Any]]
 
-_N_OFFSETS = 130
-"""So many neighbours are looked up one by one before a tree is asked: it costs ten times as much a point."""
+_N_OFFSETS = 500
+"""So many neighbours, about, are looked up one by one before a tree is asked: a point there costs as much as 2000."""
 
 _SAME_MM = 1e-9
 """Distances closer than this are one; the noise of their sums of squares is far below it."""
@@ -50,10 +50,10 @@ def distance_histogram(
     reach = np.abs(offsets).max(axis=0)
     low = np.minimum(q.min(axis=1), t.min(axis=1)) - reach
     size = np.maximum(q.max(axis=1), t.max(axis=1)) + reach + 1 - low
-    strides = np.array([size[1] * size[2], size[2], 1])
-    occupied = np.zeros(int(size.prod()), dtype=bool)
-    occupied[strides @ (t - low[:, None])] = True
-    where, left, flat_steps = strides @ (q - low[:, None]), np.arange(q.shape[1]), offsets @ strides
+    strides = np.array([size[1] * size[2], size[2], 1], dtype=np.int64)
+    occupied = np.zeros(int(size.prod(dtype=np.int64)), dtype=bool)
+    occupied[_flat(t, low, strides)] = True
+    where, left, flat_steps = _flat(q, low, strides), np.arange(q.shape[1]), offsets @ strides
     distances: list[float] = []
     totals: list[float] = []
     for distance, first, last in shells:
@@ -75,7 +75,20 @@ def distance_histogram(
 
 
 def _positions(surface: Surface, shape: tuple[int, int, int]) -> Index:
-    return np.stack(np.unravel_index(surface.index, shape))
+    """Unravel the flat indices, (3, N); numpy's own way takes eight bytes a number and three times as long."""
+    positions = np.empty((3, len(surface)), surface.index.dtype)
+    np.floor_divide(surface.index, shape[1] * shape[2], out=positions[0])
+    rest = surface.index - positions[0] * (shape[1] * shape[2])
+    np.floor_divide(rest, shape[2], out=positions[1])
+    np.subtract(rest, positions[1] * shape[2], out=positions[2])
+    return positions
+
+
+def _flat(positions: Index, low: Index, strides: NDArray[np.int64]) -> NDArray[np.int64]:
+    flat: NDArray[np.int64] = positions[2].astype(np.int64) - low @ strides
+    flat += positions[0] * strides[0]
+    flat += positions[1] * strides[1]
+    return flat
 
 
 @functools.lru_cache(maxsize=64)

@@ -28,13 +28,13 @@ def write_model(
     training: Sequence[LabelledCase],
     validation: dict[str, dict[str, float]],
 ) -> Path:
-    """Write `out`/validation.csv and the model folder `out`/model; return the folder.
+    """Write the model folder `out`/model, validation.csv with the held-out cases included; return the folder.
 
     model.yaml is written last, so a folder that has one is whole.
     """
     folder = make_folder(out / "model")
     spec = settings.model
-    write_text(out / "validation.csv", validation_csv(validation, spec))
+    write_text(folder / "validation.csv", validation_csv(validation, spec))
     data = to_bytes(network)
     write_bytes(folder / "weights.safetensors", data)
     finished = spec.model_copy(

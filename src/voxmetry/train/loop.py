@@ -1,7 +1,7 @@
 """The training run, from top to bottom.
 
 A run folder holds `settings.yaml`, `split.json`, `checkpoint.pt` (renewed after each epoch), `log.csv`, and at the end
-`validation.csv` and `model/`. Batches follow from the seed and the epoch alone and the learning rate from the step
+`model/`. Batches follow from the seed and the epoch alone and the learning rate from the step
 alone, so a run that was killed continues from its last whole epoch to the weights that it would have had.
 """
 

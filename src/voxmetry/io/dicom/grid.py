@@ -14,9 +14,11 @@ import numpy as np
 from voxmetry.core.geometry import Float64, Geometry, swap_lps_ras
 from voxmetry.core.records import Verdict
 
-JITTER_MM = 0.05
+JITTER_MM = 0.1
 JITTER_SHARE = 0.01
-"""A slice may lie this far off the regular grid: 0.05 mm (positions rounded to a tenth) + 1 % of the slice step."""
+JITTER_LIMIT = 0.2
+"""A slice may lie this far off the regular grid: 0.1 mm (coordinates rounded to a tenth) + 1 % of the slice step, and
+never more than a fifth of the step."""
 TILT_DEGREES = 0.1
 """Up to this angle between the stack and the slices' normal, the rounding of the headers explains it."""
 
@@ -147,7 +149,7 @@ def _judge(
 
 
 def _tolerance(step_mm: float) -> float:
-    return JITTER_MM + JITTER_SHARE * step_mm
+    return min(JITTER_MM + JITTER_SHARE * step_mm, JITTER_LIMIT * step_mm)
 
 
 def _axes(plane: Plane) -> tuple[Float64, Float64, Float64]:

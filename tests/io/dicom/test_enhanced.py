@@ -1,0 +1,122 @@
+"""Enhanced multi-frame objects: geometry and scaling from the functional groups of each frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import EnhancedMRImageStorage
+
+from voxmetry import list_series, read_volume
+from voxmetry.errors import SeriesError
+
+
+def item(sequence: str, **elements) -> Dataset:
+    """One functional group: a data set with one sequence of one item."""
+    inner, outer = Dataset(), Dataset()
+    for keyword, value in elements.items():
+        setattr(inner, keyword, value)
+    setattr(outer, sequence, Sequence([inner]))
+    return outer
+
+
+def merge(*groups: Dataset) -> Dataset:
+    merged = Dataset()
+    for group in groups:
+        merged.update(group)
+    return merged
+
+
+def enhance(files, path, *, order=(3, 0, 10, 1, 2, 9, 4, 8, 5, 7, 6), shared_spacing=True, slopes=None, notes=None):
+    """Put classic slices into one enhanced file, frames in this order."""
+    slices = [pydicom.dcmread(files[index]) for index in order]
+    dataset = pydicom.dcmread(files[0])
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        delattr(dataset, keyword)
+    del dataset.SpacingBetweenSlices
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    dataset.NumberOfFrames = len(slices)
+    measures = item("PixelMeasuresSequence", PixelSpacing=slices[0].PixelSpacing, SliceThickness=2.6)
+    turned = item("PlaneOrientationSequence", ImageOrientationPatient=slices[0].ImageOrientationPatient)
+    dataset.SharedFunctionalGroupsSequence = Sequence([merge(turned, measures) if shared_spacing else turned])
+    groups = []
+    for index, one in enumerate(slices):
+        group = item("PlanePositionSequence", ImagePositionPatient=one.ImagePositionPatient)
+        parts = [group] if shared_spacing else [group, measures]
+        if slopes:
+            scale = {"RescaleSlope": str(slopes[index]), "RescaleIntercept": "1", "RescaleType": "US"}
+            parts.append(item("PixelValueTransformationSequence", **scale))
+        if notes:
+            parts.append(item("MREchoSequence", EffectiveEchoTime=notes[index]))
+        groups.append(merge(*parts))
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    dataset.PixelData = b"".join(one.PixelData for one in slices)
+    path.parent.mkdir()
+    dataset.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize("shared_spacing", [True, False])
+def test_equals_the_classic_series(files, tmp_path, shared_spacing):
+    path = enhance(files, tmp_path / "e" / "x", shared_spacing=shared_spacing)
+    (info,) = list_series(path.parent)
+    assert (info.verdict, info.n_files, info.n_slices, info.rows) == ("regular", 1, 11, 17)
+    enhanced, classic = read_volume(path.parent), read_volume(files[0].parent)
+    np.testing.assert_array_equal(enhanced.array, classic.array)
+    np.testing.assert_allclose(enhanced.geometry.affine, classic.geometry.affine, atol=1e-12)
+    assert enhanced.geometry.frame_uid == classic.geometry.frame_uid
+    np.testing.assert_array_equal(read_volume(path).array, classic.array)
+
+
+def test_each_frame_has_its_own_scaling(files, tmp_path):
+    order = tuple(range(11))
+    path = enhance(files, tmp_path / "e" / "x", order=order, slopes=[k + 0.5 for k in order])
+    expected = read_volume(files[0].parent).array * (np.arange(11) + 0.5) + 1
+    np.testing.assert_array_equal(read_volume(path).array, expected)
+
+
+def test_a_volume_in_two_files(files, tmp_path):
+    first = enhance(files, tmp_path / "e" / "x", order=(4, 3, 2, 1, 0))
+    second = enhance(files, tmp_path / "f" / "y", order=(10, 9, 8, 7, 6, 5))
+    second.rename(first.with_name("y"))
+    np.testing.assert_array_equal(read_volume(first.parent).array, read_volume(files[0].parent).array)
+
+
+def test_two_echoes_in_one_file(files, tmp_path):
+    order = (*range(11), *range(11))
+    path = enhance(files, tmp_path / "e" / "x", order=order, notes=[2.5] * 11 + [5.0] * 11)
+    (info,) = list_series(path.parent)
+    assert (info.verdict, info.n_slices) == ("duplicate", 11)
+    assert "frame 1 of x, frame 12 of x" in info.reason
+    assert "they differ in Echo Time (2.5, 5.0)" in info.reason
+    with pytest.raises(SeriesError):
+        read_volume(path)
+
+
+def test_a_missing_frame(files, tmp_path):
+    path = enhance(files, tmp_path / "e" / "x", order=(0, 1, 2, 3, 5, 6, 7))
+    (info,) = list_series(path.parent)
+    assert info.verdict == "missing"
+    assert "5.2 mm between frame 4 of x and frame 5 of x" in info.reason
+
+
+@pytest.mark.parametrize(
+    ("sequence", "words"),
+    [
+        ("PlanePositionSequence", "frame 3 of x has no usable Image Position (Patient)"),
+        (None, "x has 11 frames and 10 descriptions of frames"),
+    ],
+)
+def test_a_frame_without_place(files, tmp_path, sequence, words):
+    path = enhance(files, tmp_path / "e" / "x")
+    dataset = pydicom.dcmread(path)
+    if sequence:
+        del dataset.PerFrameFunctionalGroupsSequence[2][sequence]
+    else:
+        del dataset.PerFrameFunctionalGroupsSequence[2]
+    dataset.save_as(path)
+    (info,) = list_series(path.parent)
+    assert info.verdict == "unreadable"
+    assert words in info.reason
