@@ -58,7 +58,7 @@ def summary(results: dict[str, StudyResult], labels: tuple[str, ...]) -> dict:
 
 
 def as_text(table: dict) -> str:
-    """The summary as the table that README and the model card show."""
+    """Spell the summary as the table that README and the model card show."""
     lines = [
         f"{table['cases']} held-out cases",
         "",

@@ -115,14 +115,14 @@ class TestRefusals:
             read_volume(tmp_path / f"a{suffix}")
 
     @pytest.mark.parametrize(("suffix", "data"), [(".nrrd", ".nrrd"), (".mha", ".mha"), (".mhd", ".zraw")])
-    @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
-    def test_damaged_voxels(self, tmp_path, suffix, data, damage):
+    @pytest.mark.parametrize(("damage", "words"), [("cut", "end too early"), ("flip", ""), ("empty", "")])
+    def test_damaged_voxels(self, tmp_path, suffix, data, damage, words):
         save(phantoms.volume(), tmp_path / f"a{suffix}")
         content = bytearray((tmp_path / f"a{data}").read_bytes())
         if damage == "flip":
             content[-100] ^= 0x55
-        (tmp_path / f"a{data}").write_bytes(content[:-40] if damage == "cut" else b"" if damage == "empty" else content)
-        with pytest.raises(FormatError, match=f"a{suffix} cannot be read"):
+        (tmp_path / f"a{data}").write_bytes({"cut": content[:-40], "flip": content, "empty": b""}[damage])
+        with pytest.raises(FormatError, match=f"a{suffix} cannot be read: .*{words}"):
             read_volume(tmp_path / f"a{suffix}")
 
     @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import phantoms
-from voxmetry import Geometry, LabelTable, Segmentation, Volume
+from voxmetry import Geometry, LabelTable, Measurement, Segmentation, Volume
 from voxmetry.errors import GeometryError
 from voxmetry.measure import measure
+from voxmetry.measure.volumetry import max_diameter_mm
 
 
 def brute_extents(mask: np.ndarray, grid: Geometry) -> np.ndarray:
@@ -128,3 +129,90 @@ def test_published_voxel_volume_of_the_ibsi_phantom(real_data):
     array = np.asarray(mask.dataobj).astype(np.uint8)
     (row,) = measure(Segmentation(array, Geometry(mask.affine, array.shape), LabelTable.from_names({1: "ROI"})))
     assert (row.n_voxels, row.volume_ml) == (74, pytest.approx(0.592))
+
+
+def ball(grid: Geometry, centre_ijk: tuple[float, float, float], radii_mm: tuple[float, float, float]) -> np.ndarray:
+    """Ellipsoid along the patient's axes."""
+    points = grid.to_mm(np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), axis=-1))
+    return (((points - grid.to_mm(centre_ijk)) / radii_mm) ** 2).sum(axis=-1) <= 1
+
+
+def only(mask: np.ndarray, grid: Geometry) -> Measurement:
+    return measure(Segmentation(mask.astype(np.uint8), grid, LabelTable.from_names({1: "x"})))[0]
+
+
+def test_ibsi_digital_phantom(real_data):
+    # Consensus values of the reference manual, arXiv 1612.07003, to their printed digits.
+    nibabel = pytest.importorskip("nibabel")
+    folder = real_data / "ibsi-phantoms" / "ibsi_1_digital_phantom" / "nifti"
+    mask = nibabel.load(folder / "mask" / "mask.nii.gz")
+    row = only(np.asarray(mask.dataobj) > 0, Geometry(mask.affine, mask.shape))
+    assert row.volume_ml == pytest.approx(0.592)
+    assert row.mesh_volume_ml == pytest.approx(0.556, abs=0.0005)
+    assert row.surface_area_mm2 == pytest.approx(388, abs=0.5)
+    assert row.sphericity == pytest.approx(0.843, abs=0.0005)
+    assert row.max_diameter_mm == pytest.approx(13.1, abs=0.05)
+
+
+def test_mesh_of_one_voxel_by_hand():
+    # An octahedron with half axes of half a spacing: volume 4/3 abc, area 8 triangles of |(bc, ac, ab)| / 2.
+    grid = phantoms.geometry(spacing_mm=(2.0, 4.0, 6.0))
+    mask = np.zeros(grid.shape)
+    mask[3, 4, 5] = 1
+    row = only(mask, grid)
+    assert row.mesh_volume_ml == pytest.approx(4 / 3 * 1 * 2 * 3 / 1000)
+    assert row.surface_area_mm2 == pytest.approx(4 * math.hypot(6, 3, 2))
+    assert row.max_diameter_mm == pytest.approx(6)
+
+
+def test_mesh_against_scikit_image_on_any_mask_and_grid():
+    measure_ = pytest.importorskip("skimage.measure")
+    sheared = phantoms.geometry().affine.copy()
+    sheared[0, 1] += 0.4
+    sheared[:, 0] *= -1
+    rng = np.random.default_rng(5)
+    for share, grid in [
+        (0.5, phantoms.geometry()),
+        (0.05, Geometry(sheared, phantoms.SHAPE)),
+        (0.9, phantoms.geometry(spacing_mm=(0.3, 3, 1))),
+    ]:
+        mask = rng.random(grid.shape) < share
+        points, faces, _, _ = measure_.marching_cubes(
+            np.pad(mask, 1).astype(np.float32), 0.5, method="lorensen", allow_degenerate=False
+        )
+        corners = (points.astype(float) @ grid.affine[:3, :3].T)[faces]
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) / 2
+        volume = abs((corners[:, 0] * normals).sum() / 3)
+        for order in "CF":
+            row = only(np.asarray(mask, order=order), grid)
+            assert row.surface_area_mm2 == pytest.approx(np.linalg.norm(normals, axis=1).sum(), rel=1e-9)
+            assert row.mesh_volume_ml == pytest.approx(volume / 1000, rel=1e-9)
+
+
+def test_ellipsoid_at_an_oblique_grid_gets_better_with_smaller_voxels():
+    radii = (9.0, 12.0, 15.0)
+    volume_ml = 4 / 3 * math.pi * math.prod(radii) / 1000
+    errors = []
+    for size, n in [(2.0, 24), (1.0, 46), (0.5, 90)]:
+        grid = phantoms.geometry(spacing_mm=(size, size, size), shape=(n, n, n))
+        row = only(ball(grid, ((n - 1) / 2, (n - 1) / 2, (n - 1) / 2), radii), grid)
+        errors.append((abs(row.volume_ml / volume_ml - 1), abs(row.mesh_volume_ml / volume_ml - 1)))
+        assert row.max_diameter_mm == pytest.approx(30, abs=1.5 * size)
+        assert row.extent_si_mm == pytest.approx(30, abs=2 * size)
+        assert row.centroid_ras_mm == pytest.approx(grid.to_mm([(n - 1) / 2] * 3).tolist(), abs=0.05 * size)
+    assert errors[2][0] < errors[0][0] < 0.03
+    assert errors[2][1] < errors[0][1] < 0.03
+    assert errors[2][1] < 0.01
+
+
+def test_max_diameter_against_all_pairs():
+    rng = np.random.default_rng(3)
+    for degrees, share in [((7, -11, 19), 0.01), ((0, 0, 0), 0.3), ((60, 5, 80), 0.001)]:
+        grid = phantoms.geometry(degrees=degrees)
+        mask = rng.random(grid.shape) < share
+        steps = np.concatenate([np.eye(3), -np.eye(3)]) / 2
+        points = grid.to_mm((np.argwhere(mask)[:, None] + steps).reshape(-1, 3))
+        expected = np.sqrt(((points[:, None] - points) ** 2).sum(axis=2).max())
+        length, ends = max_diameter_mm(mask, grid)
+        assert length == pytest.approx(expected)
+        assert np.linalg.norm(np.subtract(*grid.to_mm(ends))) == pytest.approx(expected)

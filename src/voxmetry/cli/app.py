@@ -61,7 +61,8 @@ def demo(
     from voxmetry.config import StudySettings
     from voxmetry.demo import run_demo
 
-    result = run_demo(out, side=side, settings=StudySettings(overwrite=overwrite))
+    with show.steps() as tell:
+        result = run_demo(out, side=side, settings=StudySettings(overwrite=overwrite), tell=tell)
     show.study(result, out, as_json=as_json)
     raise typer.Exit(FLAGGED if result.needs_review else 0)
 
@@ -71,13 +72,14 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A DICOM folder, or an image file.")],
     as_json: Json = False,
 ) -> None:
-    """List what a folder or file holds and whether it can be read; no pixels are decoded for DICOM."""
+    """List what a folder or file holds, and whether and why not it can be read; exit code 1 where nothing can."""
     from voxmetry import io
 
     if path.is_dir() or not path.exists():
-        show.series(io.list_series(path), as_json=as_json)
-    else:
-        show.image(io.read_volume(path), as_json=as_json)
+        found = io.list_series(path)
+        show.series(found, as_json=as_json)
+        raise typer.Exit(0 if any(series.readable for series in found) else 1)
+    show.image(io.read_volume(path), as_json=as_json)
 
 
 @app.command()
@@ -116,7 +118,8 @@ def segment(
     }
     settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
-    result = segment_study(study, out, model, reference=reference, settings=settings)
+    with show.steps() as tell:
+        result = segment_study(study, out, model, reference=reference, settings=settings, tell=tell)
     show.study(result, out, as_json=as_json)
     raise typer.Exit(FLAGGED if result.needs_review else 0)
 

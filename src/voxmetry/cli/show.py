@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from voxmetry.core.base import Record
     from voxmetry.core.records import Comparison, Measurement, SeriesInfo, StudyResult
     from voxmetry.core.volume import Volume
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Show the step that is running, on stderr and on a terminal only, so that results can be piped."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("start") as status:
+        yield status.update
 
 
 def study(result: StudyResult, out: Path, *, as_json: bool) -> None:
@@ -91,19 +101,18 @@ def comparisons(rows: Sequence[Comparison], *, as_json: bool) -> None:
 
 
 def series(rows: Sequence[SeriesInfo], *, as_json: bool) -> None:
-    """Show the series of a folder and whether each can be read."""
+    """Show the series of a folder and whether each can be read: images first, one block of lines a series."""
     if as_json:
         _dump({"series": _plain(rows)})
         return
-    table = _table(["modality", "description", "slices", "spacing mm", "axes", "verdict", "series UID"])
-    for row in rows:
-        spacing = " x ".join(f"{value:.3g}" for value in row.spacing_mm) if row.spacing_mm else ""
-        cells = (row.modality or "", row.description, str(row.n_slices), spacing, row.axcodes or "", row.verdict)
-        table.add_row(*cells, row.series_uid)
-    _print(table)
-    for row in rows:
-        if row.reason:
-            typer.echo(f"{row.series_uid}: {row.reason}")
+    for row in sorted(rows, key=lambda row: (row.verdict == "not an image", not row.readable)):
+        spacing = " x ".join(f"{value:.3g}" for value in row.spacing_mm) + " mm" if row.spacing_mm else ""
+        slices = f"{row.n_slices} slices" if row.n_slices else ""
+        facts = "  ".join(part for part in (row.description, slices, spacing, row.axcodes) if part)
+        typer.echo(f"{row.modality or '?':9}{facts}")
+        typer.secho(f"{'':9}{row.verdict}", fg="green" if row.readable else "yellow", nl=False)
+        typer.echo(f": {row.reason}" if row.reason else "")
+        typer.echo(f"{'':9}{row.series_uid}")
 
 
 def image(volume: Volume, *, as_json: bool) -> None:

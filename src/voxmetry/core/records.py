@@ -60,6 +60,10 @@ class Measurement(Record):
     extent_ap_mm: Number
     extent_si_mm: Number
     centroid_ras_mm: tuple[Number, Number, Number]
+    mesh_volume_ml: Number = float("nan")
+    surface_area_mm2: Number = float("nan")
+    sphericity: Number = float("nan")
+    max_diameter_mm: Number = float("nan")
     touches_border: bool
     border_sides: tuple[str, ...] = ()
     """Faces of the grid that the structure touches, by the nearest patient direction: L, R, P, A, I, S."""

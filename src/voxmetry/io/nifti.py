@@ -122,7 +122,7 @@ def _open_for_writing(path: Path) -> Iterator[IO[bytes]]:
             yield raw
             return
         # Neither name nor time inside: the same image gives the same bytes.
-        with gzip.GzipFile(filename="", mode="wb", compresslevel=3, fileobj=raw, mtime=0) as packed:
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as packed:
             yield packed  # type: ignore[misc]
 
 

@@ -16,7 +16,7 @@ __all__ = ["DEFINITIONS", "compare", "definitions", "measure", "summarise"]
 
 
 class _Room(ModuleType):
-    """This package, called like its main function: `voxmetry.measure(segmentation)` means the same in any order."""
+    """The package, called like its main function, so that `voxmetry.measure(segmentation)` always works."""
 
     def __call__(self, segmentation: Segmentation, volume: Volume | None = None) -> tuple[Measurement, ...]:
         return measure(segmentation, volume)

@@ -150,10 +150,9 @@ def _directed(
     nothing = np.zeros(0)
     if a is None:
         return Directed(nothing, nothing, 0.0)
-    weight = np.ones(len(a)) if areas is None or a.code is None else areas[a.code]
     if b is None:
-        return Directed(nothing, nothing, float(weight.sum()))
-    distance, total = distance_histogram(a, b, padded_shape=shape, spacing_mm=spacing_mm, weight=weight)
+        return Directed(nothing, nothing, float(len(a) if areas is None or a.code is None else areas[a.code].sum()))
+    distance, total = distance_histogram(a, b, padded_shape=shape, spacing_mm=spacing_mm, areas_mm2=areas)
     return Directed(distance, total, float(total.sum()))
 
 

@@ -26,7 +26,7 @@ def distance_histogram(
     *,
     padded_shape: tuple[int, int, int],
     spacing_mm: tuple[float, float, float],
-    weight: Float64,
+    areas_mm2: Float64 | None,
 ) -> tuple[Float64, Float64]:
     """Return the distances from each query to its nearest target, and how much of the queries lies at each.
 
@@ -36,8 +36,8 @@ def distance_histogram(
         At least one point each, as flat indices into a grid of `padded_shape`.
     spacing_mm
         Distances between the grid's points.
-    weight
-        (N,), what each query counts for.
+    areas_mm2
+        (256,), what a query counts for by its code; None counts each as one.
 
     Returns
     -------
@@ -45,15 +45,9 @@ def distance_histogram(
         (M,) each: the different distances, rising, and the sum of the weights at each. Exact to the last bits of
         float64: points are looked up in shells of rising distance, and what no shell holds is asked of a k-d tree.
     """
-    q, t = _positions(queries, padded_shape), _positions(targets, padded_shape)
     offsets, shells = _shells(spacing_mm)
-    reach = np.abs(offsets).max(axis=0)
-    low = np.minimum(q.min(axis=1), t.min(axis=1)) - reach
-    size = np.maximum(q.max(axis=1), t.max(axis=1)) + reach + 1 - low
-    strides = np.array([size[1] * size[2], size[2], 1], dtype=np.int64)
-    occupied = np.zeros(int(size.prod(dtype=np.int64)), dtype=bool)
-    occupied[_flat(t, low, strides)] = True
-    where, left, flat_steps = _flat(q, low, strides), np.arange(q.shape[1]), offsets @ strides
+    occupied, where, strides = _occupancy(queries, targets, padded_shape, np.abs(offsets).max(axis=0))
+    flat_steps, left = offsets @ strides, np.arange(len(queries), dtype=queries.index.dtype)
     distances: list[float] = []
     totals: list[float] = []
     for distance, first, last in shells:
@@ -61,24 +55,45 @@ def distance_histogram(
         for step in flat_steps[first + 1 : last]:
             hit |= occupied[where + step]
         distances.append(distance)
-        totals.append(float(weight[left[hit]].sum()))
+        totals.append(float(_weights(queries, left[hit], areas_mm2).sum()))
         where, left = where[~hit], left[~hit]
         if not left.size:
             break
-    del occupied
+    del occupied, where
     if left.size:
-        far, inverse = np.unique(_by_tree(q[:, left], t, spacing_mm), return_inverse=True)
+        q, t = _positions(queries.index[left], padded_shape), _positions(targets.index, padded_shape)
+        far, inverse = np.unique(_by_tree(q, t, spacing_mm), return_inverse=True)
         distances.extend(far.tolist())
-        totals.extend(np.bincount(inverse, weights=weight[left]).tolist())
+        totals.extend(np.bincount(inverse, weights=_weights(queries, left, areas_mm2)).tolist())
     total = np.array(totals)
     return np.array(distances)[total > 0], total[total > 0]
 
 
-def _positions(surface: Surface, shape: tuple[int, int, int]) -> Index:
-    """Unravel the flat indices, (3, N); numpy's own way takes eight bytes a number and three times as long."""
-    positions = np.empty((3, len(surface)), surface.index.dtype)
-    np.floor_divide(surface.index, shape[1] * shape[2], out=positions[0])
-    rest = surface.index - positions[0] * (shape[1] * shape[2])
+def _weights(surface: Surface, chosen: Index, areas_mm2: Float64 | None) -> Float64:
+    return np.ones(len(chosen)) if areas_mm2 is None or surface.code is None else areas_mm2[surface.code[chosen]]
+
+
+def _occupancy(
+    queries: Surface, targets: Surface, padded_shape: tuple[int, int, int], margin: Index
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    """Mark the targets in the box round all points and a margin.
+
+    Returns the box, flat; where the queries lie in it, flat; and its strides.
+    """
+    q, t = _positions(queries.index, padded_shape), _positions(targets.index, padded_shape)
+    low = np.minimum(q.min(axis=1), t.min(axis=1)) - margin
+    size = np.maximum(q.max(axis=1), t.max(axis=1)) + margin + 1 - low
+    strides = np.array([size[1] * size[2], size[2], 1], dtype=np.int64)
+    occupied = np.zeros(int(size.prod(dtype=np.int64)), dtype=bool)
+    occupied[_flat(t, low, strides)] = True
+    return occupied, _flat(q, low, strides), strides
+
+
+def _positions(index: Index, shape: tuple[int, int, int]) -> Index:
+    """Unravel flat indices, (3, N); numpy's own way takes eight bytes a number and three times as long."""
+    positions = np.empty((3, len(index)), index.dtype)
+    np.floor_divide(index, shape[1] * shape[2], out=positions[0])
+    rest = index - positions[0] * (shape[1] * shape[2])
     np.floor_divide(rest, shape[2], out=positions[1])
     np.subtract(rest, positions[1] * shape[2], out=positions[2])
     return positions

@@ -11,6 +11,7 @@ from pydicom.uid import EnhancedMRImageStorage
 
 from voxmetry import list_series, read_volume
 from voxmetry.errors import SeriesError
+from voxmetry.io import read_series
 
 
 def item(sequence: str, **elements) -> Dataset:
@@ -93,6 +94,14 @@ def test_two_echoes_in_one_file(files, tmp_path):
     assert "they differ in Echo Time (2.5, 5.0)" in info.reason
     with pytest.raises(SeriesError):
         read_volume(path)
+
+
+def test_a_file_that_lost_frames_since_it_was_listed(files, tmp_path):
+    path = enhance(files, tmp_path / "e" / "x")
+    (info,) = list_series(path.parent)
+    enhance(files, tmp_path / "f" / "y", order=(0, 1, 2, 3)).replace(path)
+    with pytest.raises(SeriesError, match="no longer as it was listed: 4 slices in place of 11"):
+        read_series(info)
 
 
 def test_a_missing_frame(files, tmp_path):

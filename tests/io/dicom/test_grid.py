@@ -179,3 +179,16 @@ def test_planes_that_are_none(change, words):
     assert (result.verdict, result.geometry) == ("unreadable", None)
     assert "1.dcm" in result.reason
     assert words in result.reason
+
+
+def test_the_worked_voxel_of_the_documentation():
+    """docs/coordinates.md derives this one by hand."""
+    given = [
+        Plane(f"{x}.dcm", (x, -80.0, 60.0), (0, 1, 0, 0, 0, -1), (0.8, 0.5), 200, 256) for x in (18.0, 20.0, 17.0, 19.0)
+    ]
+    result = audit(given)
+    assert result.order == (1, 3, 0, 2)
+    np.testing.assert_array_equal(
+        result.geometry.affine, [[0, 0, 1, -20], [-0.5, 0, 0, 80], [0, -0.8, 0, 60], [0, 0, 0, 1]]
+    )
+    assert result.geometry.to_mm([10, 5, 2]).tolist() == [-18, 75, 56]

@@ -59,8 +59,9 @@ def read_series(info: SeriesInfo) -> Volume:
             frames += frames_of(headers[-1], name, index)
     audited = audit([frame.plane for frame in frames])
     if audited.geometry is None or len(frames) != info.n_slices:
+        now = audited.reason or f"{len(frames)} slices in place of {info.n_slices}"
         raise SeriesError(
-            found=f"series {info.series_uid} is no longer as it was listed: {audited.verdict} {audited.reason}",
+            found=f"series {info.series_uid} is no longer as it was listed: {now}",
             expected="the same files that list_series found",
             fix="list the folder again when no program writes to it",
         )

@@ -1,0 +1,114 @@
+"""The straight path on real data: what the README promises."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from voxmetry import Volume, load_model, read_segmentation, read_volume, segment, segment_study
+from voxmetry.cli import run
+from voxmetry.config import StudySettings
+from voxmetry.demo import run_demo
+from voxmetry.errors import VoxmetryError
+from voxmetry.models import find_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("hippocampus-mr", device="cpu")
+
+
+@pytest.mark.real_data
+class TestHippocampus:
+    def test_held_out_cases_reach_the_dice_of_the_model_card(self, model, real_data, tmp_path):
+        """Six of the held-out cases here; benchmarks/bench_hippocampus.py runs all."""
+        with (find_model("hippocampus-mr") / "validation.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        found = {"anterior": [], "posterior": []}
+        told = {"anterior": [], "posterior": []}
+        for row in rows[::7]:
+            image, label = (
+                real_data / "hippocampus-mr" / part / f"{row['case']}.nii.gz" for part in ("images", "labels")
+            )
+            result = segment_study(image, tmp_path / row["case"], model, reference=label)
+            for comparison in result.comparisons:
+                found[comparison.label].append(comparison.dice)
+                told[comparison.label].append(float(row[f"dice_{comparison.label}"]))
+        for label in found:
+            assert np.mean(found[label]) == pytest.approx(np.mean(told[label]), abs=0.005)
+        assert np.mean(found["anterior"]) > 0.89
+        assert np.mean(found["posterior"]) > 0.87
+
+    @pytest.mark.parametrize("factor", [0.1, 100.0])
+    def test_the_scale_of_the_intensities_does_not_matter(self, model, real_data, factor):
+        volume = read_volume(real_data / "hippocampus-mr" / "images" / "hippocampus_004.nii.gz")
+        scaled = Volume(volume.array.astype(np.float32) * np.float32(factor), volume.geometry)
+        assert (segment(scaled, model).array == segment(volume, model).array).mean() > 0.9999
+
+    def test_a_whole_body_region_is_flagged_as_out_of_domain(self, model, real_data, tmp_path):
+        study = real_data / "sarcoma-dicom" / "STS_001" / "MR_T1"
+        code = run(["segment", str(study), "-m", "hippocampus-mr", "-o", str(tmp_path / "out"), "--json"])
+        assert code == 3
+        content = json.loads((tmp_path / "out" / "result.json").read_text())
+        assert {"field_of_view_out_of_domain", "spacing_out_of_domain"} <= {flag["code"] for flag in content["flags"]}
+
+    def test_a_ct_is_refused_by_its_headers_and_by_its_values(self, real_data, tmp_path, capsys):
+        for study in (
+            real_data / "sarcoma-dicom" / "STS_001" / "CT",
+            real_data / "ct-multiorgan" / "example_ct_sm.nii.gz",
+        ):
+            assert run(["segment", str(study), "-m", "hippocampus-mr", "-o", str(tmp_path / "out")]) == 1
+            assert "MR" in capsys.readouterr().err
+
+
+class TestDemo:
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_finds_a_hippocampus_of_plausible_size_in_the_right_place(self, side, tmp_path):
+        result = run_demo(tmp_path, side=side, settings=StudySettings(device="cpu"))
+        anterior, posterior = result.measurements
+        assert not result.needs_review
+        assert 1.0 < anterior.volume_ml < 3.5
+        assert 1.0 < posterior.volume_ml < 3.0
+        # MNI space is RAS mm: the template's hippocampi lie 15 to 35 mm beside the middle, the anterior part in front.
+        sign = 1 if side == "right" else -1
+        assert 15 < sign * anterior.centroid_ras_mm[0] < 35
+        assert anterior.centroid_ras_mm[1] > posterior.centroid_ras_mm[1]
+        assert (tmp_path / "report.html").exists()
+
+    def test_both_sides_of_the_symmetric_template_agree(self, tmp_path):
+        totals = []
+        for side in ("left", "right"):
+            run_demo(tmp_path / side, side=side, settings=StudySettings(device="cpu"))
+            segmentation = read_segmentation(tmp_path / side / "seg.nii.gz")
+            totals.append(int((segmentation.array > 0).sum()))
+        assert abs(totals[0] - totals[1]) < 0.03 * sum(totals)
+
+    def test_removes_its_own_series_and_nothing_else(self, tmp_path):
+        run_demo(tmp_path)
+        (tmp_path / "dicom" / "notes.txt").write_text("mine")
+        with pytest.raises(VoxmetryError, match="not empty"):
+            run_demo(tmp_path, settings=StudySettings(overwrite=True))
+        assert (tmp_path / "dicom" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.real_data
+def test_inspect_lists_the_three_image_series_of_a_patient(real_data, capsys):
+    assert run(["inspect", str(real_data / "sarcoma-dicom" / "STS_001"), "--json"]) == 0
+    series = json.loads(capsys.readouterr().out)["series"]
+    images = {item["modality"]: item for item in series if item["verdict"] != "not an image"}
+    assert images.keys() == {"CT", "MR", "PT"}
+    for item in images.values():
+        assert (item["n_slices"], item["verdict"]) == (59, "regular")
+        assert item["spacing_mm"][2] == pytest.approx(3.27, abs=1e-3)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("name", "verdict"), [("slicecount", "missing"), ("sliceorientation", "mixed")])
+def test_inspect_refuses_the_broken_series_with_the_reason(real_data, capsys, name, verdict):
+    assert run(["inspect", str(real_data / "dicom-conversion" / "failing" / name), "--json"]) == 1
+    (series,) = json.loads(capsys.readouterr().out)["series"]
+    assert series["verdict"] == verdict
+    assert series["reason"]
