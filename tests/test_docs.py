@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import re
 import shlex
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import typer
 
 from voxmetry.cli.app import app
+from voxmetry.demo import FOLDER
 
 ROOT = Path(__file__).parents[1]
 PAGES = [path for folder in (".", "docs", "data") for path in sorted((ROOT / folder).glob("*.md"))]
@@ -32,8 +34,9 @@ def runnable(path: Path) -> list[str]:
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.name)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # The pages speak to somebody in a checkout.
+    # The pages speak to somebody in a checkout who has a study.
     (tmp_path / "configs").symlink_to(ROOT / "configs")
+    shutil.copy(FOLDER / "icbm152-hippocampus-right.nii.gz", tmp_path / "study.nii.gz")
     names: dict[str, object] = {"__name__": "page"}
     text = text_of(page)
     for block in runnable(page):
