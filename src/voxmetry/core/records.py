@@ -174,6 +174,64 @@ class ComparisonSummary(Record):
     """Why a mean is nan; empty where none is."""
 
 
+class InstanceMatch(Record):
+    """One lesion of the prediction and the lesion of the reference that it overlaps."""
+
+    prediction: str
+    reference: str
+    iou: float
+
+
+class InstanceComparison(Record):
+    """The lesions of one structure, found or not."""
+
+    label: str
+    rule: Literal["one to one", "overlap"]
+    iou_threshold: Number
+    """Of the rule 'one to one'; nan for 'overlap'."""
+    n_prediction: int
+    n_reference: int
+    n_found: int
+    """Lesions of the reference that the prediction found."""
+    n_true: int
+    """Lesions of the prediction that are in the reference."""
+    sensitivity: Number
+    precision: Number
+    f1: Number
+    segmentation_quality: Number
+    recognition_quality: Number
+    panoptic_quality: Number
+    matches: tuple[InstanceMatch, ...]
+    reason: str = ""
+    """Why a number is nan; empty where none is."""
+
+
+class Interval(Record):
+    """An estimate and its confidence interval."""
+
+    estimate: Number
+    low: Number
+    high: Number
+    level: float
+    n_patients: int
+    reason: str = ""
+    """Why a number is nan; empty where none is."""
+
+
+class Agreement(Record):
+    """Bland and Altman's limits of agreement of two methods; the unit is that of the values."""
+
+    n: int
+    bias: Number
+    """Mean of the differences, first minus second."""
+    sd: Number
+    """Standard deviation of the differences (division by n - 1)."""
+    low: Number
+    high: Number
+    reason: str = ""
+    """Why a number is nan; empty where none is."""
+
+
 class Flag(Record):
     """Something about a study that a person should know before using its numbers."""
 

@@ -8,12 +8,25 @@ from types import ModuleType
 from voxmetry.core.records import Measurement
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
+from voxmetry.measure.agreement import bland_altman, bootstrap_mean
 from voxmetry.measure.compare import compare, summarise
 from voxmetry.measure.definitions import DEFINITIONS, definitions
+from voxmetry.measure.instances import compare_instances
 from voxmetry.measure.lesions import lesions, sum_of_diameters_mm
 from voxmetry.measure.volumetry import measure
 
-__all__ = ["DEFINITIONS", "compare", "definitions", "lesions", "measure", "sum_of_diameters_mm", "summarise"]
+__all__ = [
+    "DEFINITIONS",
+    "bland_altman",
+    "bootstrap_mean",
+    "compare",
+    "compare_instances",
+    "definitions",
+    "lesions",
+    "measure",
+    "sum_of_diameters_mm",
+    "summarise",
+]
 
 
 class _Room(ModuleType):

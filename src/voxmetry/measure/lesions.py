@@ -24,7 +24,9 @@ PEAK_RADIUS_MM = (3 * 1000 / (4 * math.pi)) ** (1 / 3)
 """Radius of a sphere of 1 mL, 6.2 mm."""
 
 
-class _Component(NamedTuple):
+class Component(NamedTuple):
+    """One lesion: its mask in a crop, where the crop lies in the grid, and the structure that it belongs to."""
+
     mask: NDArray[np.bool_]
     box: Box
     label: Label
@@ -112,7 +114,7 @@ def lesions(
     locate = _Locator(organs) if organs is not None else None
     rows = []
     for label in chosen:
-        found = _components(segmentation, label, connectivity, min_volume_ml)
+        found = ordered_components(segmentation, label, connectivity, min_volume_ml)
         rows += [_row(number, x, segmentation.geometry, volume, locate) for number, x in enumerate(found, start=1)]
     return tuple(rows)
 
@@ -138,7 +140,10 @@ def sum_of_diameters_mm(rows: Sequence[Lesion], targets: Sequence[str]) -> float
     return math.fsum(known[name] for name in targets)
 
 
-def _components(segmentation: Segmentation, label: Label, connectivity: int, min_volume_ml: float) -> list[_Component]:
+def ordered_components(
+    segmentation: Segmentation, label: Label, connectivity: int, min_volume_ml: float
+) -> list[Component]:
+    """Return the lesions of one structure in the order of their numbers."""
     whole = label_boxes(segmentation.array).get(label.value)
     if whole is None:
         return []
@@ -149,16 +154,16 @@ def _components(segmentation: Segmentation, label: Label, connectivity: int, min
         if sizes[number - 1] * geometry.voxel_ml < min_volume_ml:
             continue
         i, j, k = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(whole, part, strict=True))
-        found.append(_Component(numbers[part] == number, (i, j, k), label))
+        found.append(Component(numbers[part] == number, (i, j, k), label))
 
-    def order(x: _Component) -> tuple[float, ...]:
+    def order(x: Component) -> tuple[float, ...]:
         place = np.round(centroid_ras_mm(x.mask, x.box, geometry)[::-1], 3)
         return (-float(np.count_nonzero(x.mask)), *place.tolist())
 
     return sorted(found, key=order)
 
 
-def _row(number: int, x: _Component, geometry: Geometry, volume: Volume | None, locate: _Locator | None) -> Lesion:
+def _row(number: int, x: Component, geometry: Geometry, volume: Volume | None, locate: _Locator | None) -> Lesion:
     corner = np.array([part.start for part in x.box])
     n = int(np.count_nonzero(x.mask))
     axis = geometry.closest_axes[0].index(2)
@@ -192,7 +197,7 @@ def _ends(mm: NDArray[np.float64]) -> tuple[Point, Point]:
     return (a, b)
 
 
-def _intensities(x: _Component, volume: Volume, volume_ml: float) -> dict[str, Any]:
+def _intensities(x: Component, volume: Volume, volume_ml: float) -> dict[str, Any]:
     numbers: dict[str, Any] = {"intensity_unit": volume.unit, **intensities(volume.array[x.box][x.mask])}
     if volume.unit == "SUVbw":
         numbers["suv_peak"] = suv_peak(x.mask, x.box, volume)
