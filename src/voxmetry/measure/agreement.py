@@ -76,7 +76,7 @@ def bootstrap_mean(
         )
     array = np.asarray(values, dtype=np.float64)
     _, group = np.unique(np.array(who, dtype=str), return_inverse=True)
-    totals, counts = np.bincount(group, weights=array), np.bincount(group)
+    totals, counts = np.bincount(group, weights=array), np.bincount(group).astype(np.float64)
     n = len(counts)
     estimate = float(array.mean())
     if not np.isfinite(array).all():
@@ -136,7 +136,7 @@ def _interval(estimate: float, low: float, high: float, level: float, n: int, re
 
 
 def _resampled(
-    totals: NDArray[np.float64], counts: NDArray[np.intp], n_resamples: int, seed: int
+    totals: NDArray[np.float64], counts: NDArray[np.float64], n_resamples: int, seed: int
 ) -> NDArray[np.float64]:
     rng = np.random.default_rng(seed)
     times = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=n_resamples)

@@ -73,10 +73,7 @@ def compare_instances(
         ordered_components(x, x.labels[label], connectivity, min_volume_ml) for x in (prediction, reference)
     )
     iou = _iou_table(ours, theirs, prediction.geometry.shape)
-    if rule == "overlap":
-        pairs = [(int(a), int(b)) for a, b in np.argwhere(iou > 0)]
-    else:
-        pairs = _assign(iou, iou_threshold)
+    pairs = [(int(a), int(b)) for a, b in np.argwhere(iou > 0)] if rule == "overlap" else _assign(iou, iou_threshold)
     n_true, n_found = len({a for a, _ in pairs}), len({b for _, b in pairs})
     precision = n_true / len(ours) if ours else math.nan
     sensitivity = n_found / len(theirs) if theirs else math.nan
