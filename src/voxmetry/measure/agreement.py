@@ -76,7 +76,7 @@ def bootstrap_mean(
         )
     array = np.asarray(values, dtype=np.float64)
     _, group = np.unique(np.array(who, dtype=str), return_inverse=True)
-    totals, counts = np.bincount(group, weights=array), np.bincount(group).astype(np.float64)
+    totals, counts = (np.asarray(np.bincount(group, weights=w), np.float64) for w in (array, None))
     n = len(counts)
     estimate = float(array.mean())
     if not np.isfinite(array).all():
