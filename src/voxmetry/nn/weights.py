@@ -23,10 +23,22 @@ def to_bytes(network: nn.Module) -> bytes:
 
     float16 halves the file; `docs/models.md` says what that costs in Dice.
     """
-    state = {
-        name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in network.state_dict().items()
-    }
-    return save(state)
+    state = distinct_tensors(network)
+    return save({name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in state.items()})
+
+
+def distinct_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state of a network with each tensor once.
+
+    DynUNet registers its blocks twice, as levels and as nested skip layers, so that its state names each tensor twice.
+    """
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor
+    return found
 
 
 def load_into(network: nn.Module, path: Path, *, sha256: str) -> None:
@@ -61,8 +73,11 @@ def load_into(network: nn.Module, path: Path, *, sha256: str) -> None:
             expected="weights in safetensors format",
             fix="export the model again",
         ) from error
-    _require_fit(state, network.state_dict(), path.name)
-    network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    want = distinct_tensors(network)
+    _require_fit(state, want, path.name)
+    with torch.no_grad():
+        for name, tensor in want.items():
+            tensor.copy_(state[name].float())
 
 
 def _require_fit(have: dict[str, torch.Tensor], want: dict[str, torch.Tensor], name: str) -> None:
