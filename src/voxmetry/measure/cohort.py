@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from voxmetry.core.records import (
     CohortSettings,
     Comparison,
     Distribution,
+    InstanceMatching,
     PairedComparison,
     StructureSummary,
 )
@@ -76,7 +78,7 @@ def compare_files(
         percentile=settings.percentile,
         empty=settings.empty,
     )
-    matchings = ()
+    matchings: tuple[InstanceMatching, ...] = ()
     if settings.instances is not None:
         matchings = match_panoptic(
             prediction=prediction,
@@ -200,8 +202,6 @@ def summarise_cohort(
     unmatched
         Names of predictions and of references without a partner.
     """
-    from voxmetry import __version__
-
     rows = [(case, row) for case in cases for row in case.comparisons]
     by_label: dict[str, list[_Row]] = {}
     for case, row in rows:
@@ -209,7 +209,7 @@ def summarise_cohort(
     n_cases = sum(case.error is None for case in cases)
     matchings = [row for case in cases for row in case.matchings]
     return CohortComparison(
-        voxmetry_version=__version__,
+        voxmetry_version=importlib.metadata.version("voxmetry"),
         settings=settings,
         cases=tuple(cases),
         unmatched_predictions=tuple(unmatched[0]),

@@ -96,12 +96,9 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    kinds = {int: pa.int64(), float: pa.float64(), str: pa.string()}
-    types: dict[str, Any] = {"case": pa.string(), "patient": pa.int64(), "error": pa.string()}
-    for name, field in Comparison.model_fields.items():
-        kind = field.annotation
-        # 'int | None' and the literals of a status are told apart by what they hold.
-        types[name] = kinds.get(kind, pa.int64() if kind == int | None else pa.string())  # type: ignore[call-overload]
+    kinds: dict[Any, Any] = {int: pa.int64(), int | None: pa.int64(), float: pa.float64()}
+    types = {name: kinds.get(field.annotation, pa.string()) for name, field in Comparison.model_fields.items()}
+    types |= {"case": pa.string(), "patient": pa.int64(), "error": pa.string()}
     table = pa.Table.from_pylist(
         [dict(row) for row in rows], schema=pa.schema([(name, types[name]) for name in COMPARISON_COLUMNS])
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voxmetry.core.base import Record
 from voxmetry.core.records import CohortComparison, Comparison
@@ -20,6 +21,7 @@ from voxmetry.report.html import data_uri, environment
 MOST_PICTURED = 6
 """Cases with pictures; more would make the page slow to load and to read."""
 
+Mask: TypeAlias = NDArray[np.bool_]
 Masks: TypeAlias = tuple[Segmentation, Segmentation, Volume | None]
 
 __all__ = ["CohortDocument", "build_cohort_document", "render_cohort_html", "write_cohort_page"]
@@ -84,12 +86,12 @@ def _draw(row: WorstRow, read: Callable[[str], Masks]) -> tuple[ErrorPicture, ..
     return tuple(drawn)
 
 
-def _masks(
-    row: Comparison, prediction: Segmentation, reference: Segmentation
-) -> tuple[np.ndarray[tuple[int, int, int], np.dtype[np.bool_]], np.ndarray[tuple[int, int, int], np.dtype[np.bool_]]]:
+def _masks(row: Comparison, prediction: Segmentation, reference: Segmentation) -> tuple[Mask, Mask]:
     """Both masks of a row: `value` is the prediction's, or the reference's where the prediction's table has none."""
-    theirs = reference.array == (row.value_reference or 0)
-    if row.value_reference is None:
-        theirs = np.zeros(reference.array.shape, bool)
-    ours = prediction.array == row.value if row.n_voxels_prediction else np.zeros(prediction.array.shape, bool)
+    ours = np.zeros(prediction.array.shape, bool)
+    theirs = ours.copy()
+    if row.n_voxels_prediction:
+        np.equal(prediction.array, row.value, out=ours)
+    if row.value_reference is not None:
+        np.equal(reference.array, row.value_reference, out=theirs)
     return ours, theirs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from voxmetry.core.base import Record
 from voxmetry.core.labels import PALETTE
@@ -49,7 +50,7 @@ class CohortDocument(Record):
     facts: tuple[Fact, ...]
     policy: str
     summary: Table
-    on_both: Table | None
+    boundary: Table
     charts: tuple[BoxChart, ...]
     agreement: tuple[AgreementChart, ...]
     not_charted: str
@@ -78,8 +79,8 @@ def build_cohort_document(cohort: CohortComparison) -> CohortDocument:
         lines=_lines(cohort),
         facts=_facts(cohort),
         policy=cohort.policy,
-        summary=_summary(cohort, colours, "present"),
-        on_both=_summary(cohort, colours, "both") if any(s.n_missed + s.n_extra for s in cohort.structures) else None,
+        summary=_overlap_table(cohort, colours),
+        boundary=_boundary_table(cohort, colours),
         charts=box_charts(cohort, colours) if cohort.structures else (),
         agreement=tuple(agreement_chart(cohort, s, colours[s.label]) for s in cohort.structures if s in chosen),
         not_charted=""
@@ -155,50 +156,78 @@ def _facts(cohort: CohortComparison) -> tuple[Fact, ...]:
     )
 
 
-def _summary(cohort: CohortComparison, colours: dict[str, str], over: str) -> Table:
-    present = over == "present"
-    counted = [Column(head="Cases")]
-    counted += [Column(head="Missed"), Column(head="Invented")] if present else []
+def _rows(cohort: CohortComparison) -> list[StructureSummary]:
+    whole = [cohort.overall] if cohort.overall is not None and len(cohort.structures) > 1 else []
+    return [*cohort.structures, *whole]
+
+
+def _overlap_table(cohort: CohortComparison, colours: dict[str, str]) -> Table:
     columns = (
-        *counted,
-        Column(head="Dice, mean", unit="with interval"),
+        Column(head="Cases"),
+        Column(head="Missed"),
+        Column(head="Invented"),
+        Column(head="Dice, mean", unit="interval"),
         Column(head="Dice, median", unit="quartiles"),
-        Column(head="Surface Dice, mean", unit="with interval"),
-        Column(head="HD95, mean", unit="mm, with interval"),
-        Column(head="HD95, median", unit="mm, quartiles"),
-        *((Column(head="Lowest Dice", numeric=False),) if present else ()),
+        Column(head="Dice where in both", unit="mean, interval"),
+        Column(head="Lowest Dice", numeric=False),
     )
     notes: list[str] = []
     rows = []
-    summaries = [*cohort.structures, *([cohort.overall] if cohort.overall and len(cohort.structures) > 1 else [])]
-    for s in summaries:
-        of = s.present if present else s.both
-        cells = [Cell(text=str(of["dice"].mean.n))]
-        if present:
-            cells += [Cell(text=str(n), tone="review" if n else "plain") for n in (s.n_missed, s.n_extra)]
-        cells += [
-            _mean(of["dice"].mean, ratio, notes),
-            Cell(text=_spread(of["dice"], ratio)),
-            _mean(of["surface_dice"].mean, ratio, notes),
-            _mean(of["hd95_mm"].mean, millimetres, notes),
-            Cell(text=_spread(of["hd95_mm"], millimetres)),
-        ]
-        if present:
-            worst = of["dice"]
-            cells.append(Cell(text=f"{ratio(worst.worst)} ({clean(worst.worst_case)})" if worst.worst_case else ""))
-        rows.append(Row(label=clean(s.label), colour=colours.get(s.label, ""), cells=tuple(cells)))
-    caption = (
-        "Over the cases that have the structure in at least one mask"
-        if present
-        else "Over the cases that have it in both masks alone: read it with the number of missed and invented ones"
+    for s in _rows(cohort):
+        dice = s.present["dice"]
+        cells = (
+            Cell(text=str(dice.mean.n)),
+            *(Cell(text=str(n), tone="review" if n else "plain") for n in (s.n_missed, s.n_extra)),
+            _mean(dice.mean, ratio, notes),
+            Cell(text=_spread(dice, ratio)),
+            _mean(s.both["dice"].mean, ratio, notes),
+            Cell(text=_worst_of(dice, ratio)),
+        )
+        rows.append(Row(label=clean(s.label), colour=colours.get(s.label, ""), cells=cells))
+    return Table(
+        id="summary-overlap",
+        caption="Overlap, over the cases that have the structure in at least one mask",
+        columns=columns,
+        rows=tuple(rows),
+        notes=tuple(notes),
     )
-    return Table(id=f"summary-{over}", caption=caption, columns=columns, rows=tuple(rows), notes=tuple(notes))
 
 
-def _mean(m: MeanInterval, write: object, notes: list[str]) -> Cell:
-    text = write(m.mean) if callable(write) else str(m.mean)
-    if math.isfinite(m.low) and callable(write):
-        text += f" ({write(m.low)}–{write(m.high)})"
+def _boundary_table(cohort: CohortComparison, colours: dict[str, str]) -> Table:
+    columns = (
+        Column(head="Surface Dice", unit="mean, interval"),
+        Column(head="HD95, mean", unit="mm, interval"),
+        Column(head="HD95, median", unit="mm, quartiles"),
+        Column(head="HD95 where in both", unit="mm, mean, interval"),
+        Column(head="ASSD where in both", unit="mm, mean, interval"),
+        Column(head="Largest HD95", unit="mm", numeric=False),
+    )
+    notes: list[str] = []
+    rows = []
+    for s in _rows(cohort):
+        hd95 = s.present["hd95_mm"]
+        cells = (
+            _mean(s.present["surface_dice"].mean, ratio, notes),
+            _mean(hd95.mean, millimetres, notes),
+            Cell(text=_spread(hd95, millimetres)),
+            _mean(s.both["hd95_mm"].mean, millimetres, notes),
+            _mean(s.both["assd_mm"].mean, lambda x: decimals(x, 2), notes),
+            Cell(text=_worst_of(s.both["hd95_mm"], millimetres)),
+        )
+        rows.append(Row(label=clean(s.label), colour=colours.get(s.label, ""), cells=cells))
+    return Table(
+        id="summary-boundary",
+        caption="Boundary, over the cases that have the structure in at least one mask, and in both",
+        columns=columns,
+        rows=tuple(rows),
+        notes=tuple(notes),
+    )
+
+
+def _mean(m: MeanInterval, write: Callable[[float], str], notes: list[str]) -> Cell:
+    text = write(m.mean)
+    if math.isfinite(m.low):
+        text += f" ({write(m.low)} to {write(m.high)})"
     if not m.reason:
         return Cell(text=text)
     reason = m.reason[0].upper() + m.reason[1:]
@@ -207,8 +236,12 @@ def _mean(m: MeanInterval, write: object, notes: list[str]) -> Cell:
     return Cell(text=text, note=notes.index(reason) + 1)
 
 
-def _spread(d: Distribution, write: object) -> str:
-    return f"{write(d.median)} ({write(d.q1)}–{write(d.q3)})" if callable(write) else ""
+def _spread(d: Distribution, write: Callable[[float], str]) -> str:
+    return f"{write(d.median)} ({write(d.q1)} to {write(d.q3)})"
+
+
+def _worst_of(d: Distribution, write: Callable[[float], str]) -> str:
+    return f"{write(d.worst)} ({clean(d.worst_case)})" if d.worst_case else ""
 
 
 def _detection(cohort: CohortComparison, colours: dict[str, str]) -> Table | None:
