@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from voxmetry.config import ModelSpec, StudySettings, TrainSettings, dump_yaml, load_yaml, parse_record
 from voxmetry.errors import ConfigError
@@ -57,3 +58,9 @@ def test_a_missing_file_is_a_configuration_error(tmp_path):
 def test_an_impossible_model_is_refused_with_its_key(template, change, words):
     with pytest.raises(ConfigError, match=words):
         parse_record(template | change, ModelSpec, where="model.yaml")
+
+
+def test_the_default_study_file_says_every_setting_as_the_code_has_it():
+    path = CONFIGS / "study" / "default.yaml"
+    assert load_yaml(path, StudySettings) == StudySettings()
+    assert yaml.safe_load(path.read_text(encoding="utf-8")).keys() == StudySettings.model_fields.keys()

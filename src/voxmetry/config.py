@@ -226,6 +226,9 @@ class TrainSettings(Record):
     model: ModelSpec
     data: str
     """Folder with `images/` and `labels/`, relative to the working folder or to VOXMETRY_DATA."""
+    start_from: str | None = None
+    """Model folder or bundled model whose weights the run starts from; its network must be the same. None starts from
+    random weights."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     seed: int = 0
     epochs: Annotated[int, Field(ge=1)] = 45

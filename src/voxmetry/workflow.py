@@ -9,7 +9,7 @@ import io as text_io
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,6 +48,7 @@ def segment_study(
     *,
     reference: Path | str | None = None,
     settings: StudySettings = StudySettings(),  # noqa: B008  (frozen)
+    tell: Callable[[str], None] | None = None,
 ) -> StudyResult:
     """Segment and measure one study, and write everything that is known about it.
 
@@ -64,6 +65,8 @@ def segment_study(
         A segmentation of the same study on the same grid to compare with.
     settings
         Which series, which device, whether to overwrite.
+    tell
+        Called with the name of each step as it begins, for a progress display.
 
     Returns
     -------
@@ -75,7 +78,7 @@ def segment_study(
     VoxmetryError
         If the input, the model or the output cannot be used; nothing half-written is left.
     """
-    clock, out = Clock(), Path(out)
+    clock, out = Clock(tell), Path(out)
     prepare_folder(out, overwrite=settings.overwrite)
     with clock.step("load model"):
         ready = model if isinstance(model, nn.Model) else nn.load_model(model, device=settings.device)
@@ -104,14 +107,16 @@ def segment_study(
         provenance=provenance(ready, settings, clock),
         files={what: name for what, name in OUTPUTS.items() if what != "comparison" or truth},
     )
-    write_outputs(out, result, volume=volume, segmentation=segmentation, reference=truth)
+    with clock.step("write"):
+        write_outputs(out, result, volume=volume, segmentation=segmentation, reference=truth)
     return result
 
 
 class Clock:
-    """Wall-clock seconds of named steps."""
+    """Wall-clock seconds of named steps, each told as it begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str], None] | None = None) -> None:
+        self._tell = tell
         self.started = datetime.datetime.now(datetime.UTC)
         self.seconds: dict[str, float] = {}
         self._begin = time.perf_counter()
@@ -119,6 +124,8 @@ class Clock:
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Time the block under a name."""
+        if self._tell:
+            self._tell(name)
         begin = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - begin, 4)

@@ -109,6 +109,18 @@ class TestResume:
         assert checkpoint.exists()
 
 
+class TestStartFrom:
+    def test_continues_from_the_weights_of_another_model(self, finished, data, tmp_path):
+        still = settings(start_from=str(finished), epochs=1, learning_rate=1e-9, ema_decay=0)
+        started = load_model(train(still, tmp_path, data=data), device="cpu")
+        volume = read_volume(data / "images" / "case_0.nii.gz")
+        assert (segment(volume, started).array == segment(volume, finished).array).mean() > 0.99
+
+    def test_refuses_held_out_cases_that_the_other_model_has_seen(self, finished, data, tmp_path):
+        with pytest.raises(ConfigError, match="was trained on: case_"):
+            train(settings(start_from=str(finished), seed=8, validation_fraction=0.8), tmp_path, data=data)
+
+
 def test_stops_with_words_where_the_loss_is_not_finite(data, tmp_path, monkeypatch):
     monkeypatch.setattr("voxmetry.train.loop.split_outputs", lambda outputs, **_: [(torch.nan, outputs)])
     with pytest.raises(InferenceError, match="a loss of nan in step 0"):

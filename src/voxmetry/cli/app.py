@@ -61,7 +61,8 @@ def demo(
     from voxmetry.config import StudySettings
     from voxmetry.demo import run_demo
 
-    result = run_demo(out, side=side, settings=StudySettings(overwrite=overwrite))
+    with show.steps() as tell:
+        result = run_demo(out, side=side, settings=StudySettings(overwrite=overwrite), tell=tell)
     show.study(result, out, as_json=as_json)
     raise typer.Exit(FLAGGED if result.needs_review else 0)
 
@@ -117,7 +118,8 @@ def segment(
     }
     settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
-    result = segment_study(study, out, model, reference=reference, settings=settings)
+    with show.steps() as tell:
+        result = segment_study(study, out, model, reference=reference, settings=settings, tell=tell)
     show.study(result, out, as_json=as_json)
     raise typer.Exit(FLAGGED if result.needs_review else 0)
 

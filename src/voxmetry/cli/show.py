@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,15 @@ if TYPE_CHECKING:
         StudyResult,
     )
     from voxmetry.core.volume import Volume
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Show the step that is running, on stderr and on a terminal only, so that results can be piped."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("start") as status:
+        yield status.update
 
 
 def study(result: StudyResult, out: Path, *, as_json: bool) -> None:
@@ -158,7 +167,7 @@ def files(written: Sequence[Path]) -> None:
         typer.echo(f"  {path}")
 
 
-@contextlib.contextmanager
+@contextmanager
 def progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on standard error while cases are worked through."""
     from rich.console import Console

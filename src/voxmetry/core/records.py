@@ -79,6 +79,50 @@ class Measurement(Record):
     """Why a number is nan; empty where none is."""
 
 
+Point: TypeAlias = tuple[Number, Number, Number]
+"""A position in RAS+ mm."""
+
+
+class Lesion(Record):
+    """One connected component of a structure, measured on the segmentation's own grid."""
+
+    id: str
+    """The structure's name and a number; the largest component is 1."""
+    label: str
+    value: int
+    n_voxels: int
+    volume_ml: float
+    centroid_ras_mm: Point
+    max_diameter_mm: Number
+    long_axis_mm: Number
+    """Longest diameter in one axial slice, as RECIST 1.1 measures."""
+    long_axis_ends_ras_mm: tuple[Point, Point]
+    short_axis_mm: Number
+    """Longest diameter perpendicular to the long axis in the same slice."""
+    short_axis_ends_ras_mm: tuple[Point, Point]
+    slice_axis: int
+    """Axis of the grid that the axial slices are stacked along: 0, 1 or 2."""
+    slice_index: int
+    touches_border: bool
+    border_sides: tuple[str, ...] = ()
+    location: str | None = None
+    """The organ that holds most of it, or else the nearest one; None without organs."""
+    location_distance_mm: Number = float("nan")
+    """0 inside the organ, else the distance between the nearest voxel centres."""
+    intensity_unit: str | None = None
+    intensity_mean: Number = float("nan")
+    intensity_sd: Number = float("nan")
+    intensity_min: Number = float("nan")
+    intensity_p05: Number = float("nan")
+    intensity_median: Number = float("nan")
+    intensity_p95: Number = float("nan")
+    intensity_max: Number = float("nan")
+    suv_peak: Number = float("nan")
+    total_lesion_glycolysis_suv_ml: Number = float("nan")
+    reason: str = ""
+    """Why a number is nan; empty where none is."""
+
+
 class Comparison(Record):
     """One structure of a prediction held against a reference on the same grid."""
 

@@ -6,6 +6,7 @@ The regions are cropped from the ICBM 2009a nonlinear symmetric T1 template; its
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,11 @@ DESCRIPTION = "ICBM 152 template, hippocampus"
 
 
 def run_demo(
-    out: Path | str, *, side: Literal["left", "right"] = "right", settings: StudySettings | None = None
+    out: Path | str,
+    *,
+    side: Literal["left", "right"] = "right",
+    settings: StudySettings | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> StudyResult:
     """Write a region round one hippocampus as a DICOM series, segment it, measure it, report it.
 
@@ -30,7 +35,7 @@ def run_demo(
         Folder for the results; the DICOM series goes into `out`/dicom.
     side
         Which hippocampus.
-    settings
+    settings, tell
         As for `segment_study`.
 
     Returns
@@ -43,7 +48,7 @@ def run_demo(
     remove_own_series(out / "dicom")
     region = read_volume(FOLDER / f"icbm152-hippocampus-{side}.nii.gz")
     write_series(region, out / "dicom", modality="MR", description=f"{DESCRIPTION}, {side}")
-    return segment_study(out / "dicom", out, "hippocampus-mr", settings=settings)
+    return segment_study(out / "dicom", out, "hippocampus-mr", settings=settings, tell=tell)
 
 
 def remove_own_series(folder: Path) -> None:

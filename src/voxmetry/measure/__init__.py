@@ -10,9 +10,18 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.measure.compare import compare, summarise
 from voxmetry.measure.definitions import DEFINITIONS, definitions
+from voxmetry.measure.lesions import lesions, sum_of_diameters_mm
 from voxmetry.measure.volumetry import measure
 
-__all__ = ["DEFINITIONS", "compare", "definitions", "measure", "summarise"]
+__all__ = [
+    "DEFINITIONS",
+    "compare",
+    "definitions",
+    "lesions",
+    "measure",
+    "sum_of_diameters_mm",
+    "summarise",
+]
 
 
 class _Room(ModuleType):

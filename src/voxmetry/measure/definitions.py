@@ -45,6 +45,17 @@ _MEASUREMENTS = {
     "intensity_p95": "95th percentile, interpolated linearly between ranks",
     "intensity_max": "largest value",
 }
+_LESIONS = {
+    "long_axis_mm": "longest distance between two points of the lesion's outline in one slice of the grid, of the "
+    "slices nearest to axial (RECIST 1.1), in mm; the outline runs through the middles between pixel centres inside "
+    "and outside",
+    "short_axis_mm": "longest chord of the outline's convex hull at right angles to the long axis, in the same slice",
+    "suv_peak": "largest mean SUV in a sphere of 1 mL (voxels whose centre is within 6.2 mm) round any voxel of the "
+    "lesion (IBSI: global intensity peak)",
+    "total_lesion_glycolysis_suv_ml": "mean SUV times volume in mL",
+    "location": "organ that holds most of the lesion's voxels, or else the organ with the nearest voxel",
+    "location_distance_mm": "0 inside the organ, else the distance between the nearest voxel centres in mm",
+}
 _COMPARISONS = {
     "status": "'both': in prediction and reference; 'missed': in the reference only; 'extra': in the prediction only; "
     "'absent': in neither",
@@ -84,6 +95,7 @@ def definitions(surface: SurfaceKind = "elements", percentile: PercentileRule = 
         )
     return {
         **_MEASUREMENTS,
+        **_LESIONS,
         **_COMPARISONS,
         "hd95_mm": _PERCENTILES[surface, percentile],
         "surface": _SURFACES[surface],

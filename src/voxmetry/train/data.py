@@ -166,8 +166,12 @@ def augmentation(augment: Augment, *, patch: tuple[int, int, int]) -> Compose:
             sigma_y=augment.blur_sigma_voxels,
             sigma_z=augment.blur_sigma_voxels,
         ),
+        # Averaging keeps the image in place; torch's "nearest", the default here, would move it by up to half a voxel.
         RandSimulateLowResolutiond(
-            image, prob=augment.low_resolution_probability, zoom_range=augment.low_resolution_zoom
+            image,
+            prob=augment.low_resolution_probability,
+            downsample_mode="area",
+            zoom_range=augment.low_resolution_zoom,
         ),
         RandBiasFieldd(image, prob=augment.bias_field_probability, degree=2, coeff_range=(0.0, 0.15)),
         RandGaussianNoised(image, prob=augment.noise_probability, std=augment.noise_sd),

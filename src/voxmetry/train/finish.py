@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,13 +29,15 @@ def write_model(
     training: Sequence[LabelledCase],
     validation: dict[str, dict[str, float]],
 ) -> Path:
-    """Write the model folder `out`/model, validation.csv with the held-out cases included; return the folder.
+    """Write the model folder `out`/model, with the names of the cases and the Dice of those held out; return it.
 
     model.yaml is written last, so a folder that has one is whole.
     """
     folder = make_folder(out / "model")
     spec = settings.model
     write_text(folder / "validation.csv", validation_csv(validation, spec))
+    names = {"training": [case.name for case in training], "validation": list(validation)}
+    write_text(folder / "split.json", json.dumps(names, indent=1))
     data = to_bytes(network)
     write_bytes(folder / "weights.safetensors", data)
     finished = spec.model_copy(

@@ -27,7 +27,15 @@ from voxmetry.nn.unet import split_outputs
 from voxmetry.nn.window import window_scores
 from voxmetry.train.data import LabelledCase, augmentation, batches, find_cases, load_case, split
 from voxmetry.train.finish import write_model
-from voxmetry.train.state import RunState, begin, load_checkpoint, log_row, save_checkpoint, start_folder
+from voxmetry.train.state import (
+    RunState,
+    begin,
+    load_checkpoint,
+    log_row,
+    require_unseen,
+    save_checkpoint,
+    start_folder,
+)
 
 GRADIENT_CLIP = 12.0
 """Norm that gradients are clipped to; as nnU-Net's (Isensee 2021, doi 10.1038/s41592-020-01008-z)."""
@@ -62,6 +70,7 @@ def train(settings: TrainSettings, out: Path, *, data: Path, resume: bool = Fals
     start_folder(settings, out, resume=resume)
     found = find_cases(data)
     names = split([c.name for c in found], validation_fraction=settings.validation_fraction, seed=settings.seed)
+    require_unseen(settings, names[1])
     write_text(out / "split.json", json.dumps(dict(zip(("training", "validation"), names, strict=True)), indent=1))
     state = begin(settings, device)
     if resume:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from torch import nn
 from voxmetry.config import TrainSettings, dump_yaml, load_yaml
 from voxmetry.errors import ConfigError, FormatError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
+from voxmetry.models import find_model, read_spec
 from voxmetry.nn.unet import build_unet
+from voxmetry.nn.weights import load_into
 
 
 @dataclass
@@ -39,7 +43,15 @@ class RunState:
 
 
 def begin(settings: TrainSettings, device: str) -> RunState:
-    """Build the network, its average and the optimiser; the seed decides the first weights."""
+    """Build the network, its average and the optimiser.
+
+    The first weights are those of the model that `start_from` names, else the seed decides them.
+
+    Raises
+    ------
+    ModelError
+        If that model is missing or damaged, or its network is another.
+    """
     spec = settings.model
     torch.manual_seed(settings.seed)
 
@@ -47,10 +59,36 @@ def begin(settings: TrainSettings, device: str) -> RunState:
         return build_unet(spec.network, n_inputs=len(spec.inputs), n_classes=spec.n_classes).to(device)
 
     network, averaged = build(), build()
+    if settings.start_from:
+        folder = find_model(settings.start_from)
+        weights = read_spec(folder).weights
+        if weights:
+            load_into(network, folder / weights.file, sha256=weights.sha256)
     averaged.load_state_dict(network.state_dict())
     averaged.requires_grad_(requires_grad=False)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     return RunState(network, averaged, optimiser)
+
+
+def require_unseen(settings: TrainSettings, held_out: Sequence[str]) -> None:
+    """See that the model to start from was not trained on a case that is held out now.
+
+    Raises
+    ------
+    ConfigError
+        If it was, by the names in its `split.json`: its Dice on that case would say nothing.
+    """
+    if not settings.start_from:
+        return
+    path = find_model(settings.start_from) / "split.json"
+    seen = set(json.loads(path.read_text(encoding="utf-8"))["training"]) if path.is_file() else set()
+    leaked = sorted(seen & set(held_out))
+    if leaked:
+        raise ConfigError(
+            found=f"{len(leaked)} held-out cases that {settings.start_from} was trained on: {', '.join(leaked[:5])}",
+            expected="held-out cases that no earlier stage has seen",
+            fix="use the seed and validation_fraction that the first stage used",
+        )
 
 
 def start_folder(settings: TrainSettings, out: Path, *, resume: bool) -> None:
