@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import voxmetry
 from voxmetry.core.records import CohortComparison, CohortSettings
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError, MissingExtraError, OutputExistsError
@@ -111,6 +112,7 @@ def compare_paths(
         pair = FilePair(case_name(Path(inputs.prediction.name)), inputs.prediction, inputs.reference)
         matched = MatchedFiles((pair,), (), ())
         cohort = summarise_cohort([compare_files(pair, settings)], settings)
+    cohort = cohort.model_copy(update={"voxmetry_version": voxmetry.__version__})
     written = _write(cohort, matched, inputs, out, parquet) if out is not None else ()
     return cohort, written
 

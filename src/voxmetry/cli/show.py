@@ -113,7 +113,7 @@ def comparisons(rows: Sequence[Comparison], *, as_json: bool, matchings: Sequenc
 
 def instances(rows: Sequence[InstanceMatching]) -> None:
     """Show how the instances of each structure were matched."""
-    table = _table(["structure", "rule", "found", "missed", "invented", "sensitivity", "precision", "F1", "PQ"])
+    table = _table(["structure", "rule", "TP", "FN", "FP", "sens.", "prec.", "F1", "PQ"])
     for row in rows:
         counts = (row.tp_reference, row.fn, row.fp)
         shares = (row.sensitivity, row.precision, row.f1, row.pq)

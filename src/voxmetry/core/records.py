@@ -442,7 +442,8 @@ class CohortComparison(Record):
     """A prediction held against a reference over many cases: the content of `comparison.json`."""
 
     schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = SCHEMA_VERSION
-    voxmetry_version: str
+    voxmetry_version: str = ""
+    """Of the `voxmetry compare` that wrote it; empty where the cases were compared from Python."""
     settings: CohortSettings
     cases: tuple[CaseComparison, ...]
     unmatched_predictions: tuple[str, ...] = ()

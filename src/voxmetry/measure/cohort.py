@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -209,7 +208,6 @@ def summarise_cohort(
     n_cases = sum(case.error is None for case in cases)
     matchings = [row for case in cases for row in case.matchings]
     return CohortComparison(
-        voxmetry_version=importlib.metadata.version("voxmetry"),
         settings=settings,
         cases=tuple(cases),
         unmatched_predictions=tuple(unmatched[0]),
@@ -327,10 +325,10 @@ def read_patients(path: Path) -> dict[str, str]:
         raise ConfigError(found=f"no file {path.name}", expected="a CSV file of cases", fix="check the path")
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        rows = list(reader)
-    if not {"case", "patient"} <= set(reader.fieldnames or ()):
+        rows, columns = list(reader), list(reader.fieldnames or ())
+    if not {"case", "patient"} <= set(columns):
         raise ConfigError(
-            found=f"{path.name} with the columns {', '.join(reader.fieldnames or ()) or '(none)'}",
+            found=f"{path.name} with the columns {', '.join(columns) or '(none)'}",
             expected="the columns case and patient",
             fix="write a line 'case,patient' at its head",
         )

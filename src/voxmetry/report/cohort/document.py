@@ -152,7 +152,7 @@ def _facts(cohort: CohortComparison) -> tuple[Fact, ...]:
             term="Tolerance of surface Dice",
             detail=", ".join(f"{clean(name)} {value:g} mm".strip() for name, value in tolerance.items()),
         ),
-        Fact(term="voxmetry", detail=clean(cohort.voxmetry_version)),
+        *([Fact(term="voxmetry", detail=clean(cohort.voxmetry_version))] if cohort.voxmetry_version else []),
     )
 
 
