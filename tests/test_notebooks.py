@@ -14,7 +14,7 @@ each = pytest.mark.parametrize("path", notebooks.NOTEBOOKS, ids=lambda path: pat
 
 
 def test_there_are_notebooks():
-    assert [path.name for path in notebooks.NOTEBOOKS] == ["01_segment.ipynb"]
+    assert [path.name for path in notebooks.NOTEBOOKS] == ["01_segment.ipynb", "02_measure_and_compare.ipynb"]
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ _ROOMS = {
     "SeriesInfo": "core.records",
     "Measurement": "core.records",
     "Comparison": "core.records",
+    "CohortComparison": "core.records",
+    "CohortSettings": "core.records",
     "Flag": "core.records",
     "Provenance": "core.records",
     "StudyResult": "core.records",
@@ -34,6 +36,8 @@ _ROOMS = {
     "clean": "ops.components",
     "measure": "measure",
     "compare": "measure",
+    "match_files": "measure.files",
+    "compare_cohort": "measure.cohort",
     "list_models": "models",
     "load_model": "nn",
     "segment": "nn",
@@ -47,12 +51,23 @@ if TYPE_CHECKING:
     from voxmetry.config import ModelSpec, StudySettings, TrainSettings
     from voxmetry.core.geometry import Geometry
     from voxmetry.core.labels import Label, LabelTable
-    from voxmetry.core.records import Comparison, Flag, Measurement, Provenance, SeriesInfo, StudyResult
+    from voxmetry.core.records import (
+        CohortComparison,
+        CohortSettings,
+        Comparison,
+        Flag,
+        Measurement,
+        Provenance,
+        SeriesInfo,
+        StudyResult,
+    )
     from voxmetry.core.segmentation import Segmentation
     from voxmetry.core.volume import Volume
     from voxmetry.errors import VoxmetryError
     from voxmetry.io import list_series, read_segmentation, read_volume, save
     from voxmetry.measure import compare, measure
+    from voxmetry.measure.cohort import compare_cohort
+    from voxmetry.measure.files import match_files
     from voxmetry.models import list_models
     from voxmetry.nn import load_model, segment
     from voxmetry.ops.components import clean

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
     from voxmetry.config import ModelSpec
     from voxmetry.core.base import Record
-    from voxmetry.core.records import Comparison, Measurement, SeriesInfo, StudyResult
+    from voxmetry.core.records import (
+        CohortComparison,
+        Comparison,
+        InstanceMatching,
+        MeanInterval,
+        Measurement,
+        SeriesInfo,
+        StudyResult,
+    )
     from voxmetry.core.volume import Volume
 
 
@@ -66,12 +74,13 @@ def measurements(rows: Sequence[Measurement], *, as_json: bool) -> None:
     _print(table)
 
 
-def comparisons(rows: Sequence[Comparison], *, as_json: bool) -> None:
+def comparisons(rows: Sequence[Comparison], *, as_json: bool, matchings: Sequence[InstanceMatching] = ()) -> None:
     """Show a prediction held against a reference."""
     if as_json:
         from voxmetry.measure import DEFINITIONS
 
-        _dump({"comparisons": _plain(rows), "definitions": dict(DEFINITIONS)})
+        matched = {"instances": _plain(matchings)} if matchings else {}
+        _dump({"comparisons": _plain(rows), **matched, "definitions": dict(DEFINITIONS)})
         return
     tolerance = rows[0].tolerance_mm if rows else 1.0
     heads = [
@@ -98,6 +107,75 @@ def comparisons(rows: Sequence[Comparison], *, as_json: bool) -> None:
     for row in rows:
         if row.reason:
             typer.echo(f"{row.label}: {row.reason}")
+    if matchings:
+        instances(matchings)
+
+
+def instances(rows: Sequence[InstanceMatching]) -> None:
+    """Show how the instances of each structure were matched."""
+    table = _table(["structure", "rule", "TP", "FN", "FP", "sens.", "prec.", "F1", "PQ"])
+    for row in rows:
+        counts = (row.tp_reference, row.fn, row.fp)
+        shares = (row.sensitivity, row.precision, row.f1, row.pq)
+        kind = f"{row.rule}, {row.kind}"
+        table.add_row(row.label, kind, *map(str, counts), *(_number(value, 3) for value in shares))
+    _print(table)
+
+
+def cohort(result: CohortComparison, written: Sequence[Path], *, as_json: bool) -> None:
+    """Show the summary of many cases, and what was left out of it."""
+    if as_json:
+        typer.echo(result.model_dump_json(indent=1))
+        return
+    level = f"{result.settings.level:.0%} interval"
+    table = _table(["structure", "cases", "missed", "extra", f"Dice, {level}", f"HD95 mm, {level}", "lowest Dice"])
+    for s in (*result.structures, *([result.overall] if result.overall and len(result.structures) > 1 else [])):
+        dice, hd95 = s.present["dice"], s.present["hd95_mm"]
+        table.add_row(
+            s.label,
+            str(dice.mean.n),
+            str(s.n_missed),
+            str(s.n_extra),
+            _interval(dice.mean, 3),
+            _interval(hd95.mean, 2),
+            f"{_number(dice.worst, 3)} {dice.worst_case or ''}",
+        )
+    _print(table)
+    if result.panoptic is not None:
+        instances(result.panoptic.classes)
+    for row in result.paired:
+        typer.echo(
+            f"{row.label}, {row.metric}: first - other {_interval(row.difference, 4)}, p {_number(row.p_value, 4)}, "
+            f"adjusted {_number(row.p_adjusted, 4)}, {row.difference.n} cases, {row.n_undefined} left out"
+        )
+    if any(s.n_missed + s.n_extra for s in result.structures):
+        typer.echo(result.policy)
+    for case in result.failed:
+        typer.secho(f"failed: {case.case}: {(case.error or {}).get('found', '')}", fg="red")
+    for which, names in (
+        ("predictions without a reference", result.unmatched_predictions),
+        ("references without a prediction", result.unmatched_references),
+    ):
+        if names:
+            typer.secho(f"{len(names)} {which}: {', '.join(names)}", fg="yellow")
+    files(written)
+
+
+def files(written: Sequence[Path]) -> None:
+    """Say where the files are."""
+    for path in written:
+        typer.echo(f"  {path}")
+
+
+@contextmanager
+def progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on standard error while cases are worked through."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def series(rows: Sequence[SeriesInfo], *, as_json: bool) -> None:
@@ -175,6 +253,12 @@ def _plain(rows: Sequence[Record]) -> list[dict[str, object]]:
 
 def _dump(content: dict[str, object]) -> None:
     typer.echo(json.dumps(content, indent=1, allow_nan=False))
+
+
+def _interval(mean: MeanInterval, digits: int) -> str:
+    if math.isnan(mean.low):
+        return _number(mean.mean, digits)
+    return f"{mean.mean:.{digits}f} ({mean.low:.{digits}f} to {mean.high:.{digits}f})"
 
 
 def _number(value: float, digits: int) -> str:

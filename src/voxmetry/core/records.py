@@ -237,3 +237,235 @@ class StudyResult(Record):
     def needs_review(self) -> bool:
         """Whether a person should look before the numbers are used."""
         return any(flag.severity == "review" for flag in self.flags)
+
+
+class MeanInterval(Record):
+    """A mean with its bootstrap confidence interval, resampled by patient."""
+
+    n: int
+    """Rows."""
+    n_patients: int
+    mean: Number
+    low: Number
+    high: Number
+    level: float
+    """Coverage that the interval aims at, such as 0.95."""
+    reason: str = ""
+    """Why a number is nan; empty where none is."""
+
+
+class Distribution(Record):
+    """How a number is spread over the rows of one structure."""
+
+    mean: MeanInterval
+    sd: Number
+    """Standard deviation of the sample (division by n - 1)."""
+    median: Number
+    q1: Number
+    q3: Number
+    """Quartiles, interpolated linearly. A row without the number ranks as the worst; nan where they reach it."""
+    worst: Number
+    worst_case: str | None
+    """The case of the worst row: one in a single mask first, then the lowest overlap or largest distance."""
+    n_undefined: int
+    """Rows without this number: structures in one mask only have no distance."""
+
+
+class BlandAltman(Record):
+    """Agreement of two measurements of the same things: bias and 95 % limits of agreement."""
+
+    n: int
+    bias: Number
+    bias_low: Number
+    bias_high: Number
+    sd: Number
+    """Standard deviation of the differences (division by n - 1)."""
+    lower: Number
+    lower_low: Number
+    lower_high: Number
+    upper: Number
+    upper_low: Number
+    upper_high: Number
+    level: float
+    """Coverage of the three intervals."""
+    reason: str = ""
+
+
+class Reliability(Record):
+    """Intraclass correlation ICC(2,1): two-way random effects, single rater, absolute agreement."""
+
+    n: int
+    n_raters: int
+    icc: Number
+    low: Number
+    high: Number
+    level: float
+    reason: str = ""
+
+
+class PairedComparison(Record):
+    """Two models on the same cases: differences are first minus second."""
+
+    label: str = ""
+    metric: str = ""
+    difference: MeanInterval
+    median_difference: Number
+    n_ties: int
+    """Patients whose mean difference is exactly 0."""
+    w_plus: Number
+    w_minus: Number
+    """Sums of the ranks of the positive and negative differences of patients."""
+    p_value: Number
+    """Wilcoxon's signed-rank test on patients, two-sided."""
+    p_adjusted: Number = float("nan")
+    """The p-value after Holm's correction over all comparisons of the same table."""
+    effect_size: Number
+    """Matched-pairs rank-biserial correlation, -1 to 1."""
+    n_undefined: int = 0
+    """Cases left out because one of the two models has no value there."""
+    reason: str = ""
+
+
+class Instance(Record):
+    """One connected part of a structure, or several that were matched with one of the reference."""
+
+    label: str
+    status: Literal["matched", "missed", "extra"]
+    prediction_ids: tuple[int, ...]
+    reference_ids: tuple[int, ...]
+    """Ids count from 1 within a structure and a case, from large to small."""
+    volume_prediction_ml: float
+    volume_reference_ml: float
+    dice: Number
+    iou: Number
+    centroid_ras_mm: tuple[Number, Number, Number]
+    """Of the reference's instance, or of the prediction's where there is none."""
+
+
+class InstanceMatching(Record):
+    """Instances of one structure in a prediction held against those in a reference."""
+
+    label: str
+    kind: Literal["thing", "stuff"]
+    """A thing is counted by its connected parts, stuff as one whole."""
+    rule: Literal["overlap", "iou", "hungarian"]
+    min_iou: float
+    connectivity: int | None
+    """6, 18 or 26 neighbours; None where the label map came with its instances, and for stuff."""
+    n_prediction: int
+    n_reference: int
+    tp_prediction: int
+    """Instances of the prediction that have a partner."""
+    tp_reference: int
+    """Instances of the reference that have one; with one-to-one rules the same number."""
+    fp: int
+    fn: int
+    iou_sum: float
+    """Sum of the IoU of matched pairs."""
+    sensitivity: Number
+    precision: Number
+    f1: Number
+    sq: Number
+    """Segmentation quality: mean IoU of matched pairs."""
+    rq: Number
+    """Recognition quality: TP / (TP + FP / 2 + FN / 2)."""
+    pq: Number
+    """Panoptic quality: SQ times RQ."""
+    instances: tuple[Instance, ...] = ()
+    reason: str = ""
+
+
+class PanopticQuality(Record):
+    """Panoptic quality over a cohort: counts of a structure are added up over cases, then structures averaged."""
+
+    classes: tuple[InstanceMatching, ...]
+    """One a structure, without its instances."""
+    pq: dict[Literal["all", "things", "stuff"], Number]
+    sq: dict[Literal["all", "things", "stuff"], Number]
+    rq: dict[Literal["all", "things", "stuff"], Number]
+    reason: str = ""
+
+
+class CaseComparison(Record):
+    """One case of a cohort."""
+
+    case: str
+    """The files' common name, without suffix."""
+    patient: int
+    """Number of the patient within the cohort, from 1: cases of one patient share it."""
+    comparisons: tuple[Comparison, ...] = ()
+    matchings: tuple[InstanceMatching, ...] = ()
+    error: dict[str, str] | None = None
+    """Why the case could not be compared: found, expected, fix; None where it was."""
+
+
+class StructureSummary(Record):
+    """One structure over all cases."""
+
+    label: str
+    n_cases: int
+    n_both: int
+    n_missed: int
+    n_extra: int
+    n_absent: int
+    present: dict[str, Distribution]
+    """By metric, over the cases that have the structure in at least one mask."""
+    both: dict[str, Distribution]
+    """By metric, over the cases that have it in both masks alone."""
+    volumes: BlandAltman
+    """Volume of the prediction minus that of the reference in mL, over the cases with the structure in a mask."""
+    reliability: Reliability
+    """Of the two volumes, over the same cases."""
+
+
+class CohortSettings(Record):
+    """How the cases of a cohort are compared."""
+
+    tolerance_mm: float | dict[str, float] = 1.0
+    labels: tuple[str, ...] | None = None
+    match: Literal["auto", "name", "value"] = "auto"
+    surface: Literal["elements", "border voxels"] = "elements"
+    percentile: Literal["directed max", "pooled"] = "directed max"
+    empty: Literal["nan", "diagonal"] = "nan"
+    instances: Literal["overlap", "iou", "hungarian"] | None = None
+    """Matching rule of instances; None leaves instances out."""
+    min_iou: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    connectivity: Literal[6, 18, 26] = 26
+    things: tuple[str, ...] = ()
+    """Structures that are counted by their connected parts; empty takes the labels of kind 'lesion'."""
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    resamples: Annotated[int, Field(ge=100)] = 9999
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class CohortComparison(Record):
+    """A prediction held against a reference over many cases: the content of `comparison.json`."""
+
+    schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = SCHEMA_VERSION
+    voxmetry_version: str = ""
+    """Of the `voxmetry compare` that wrote it; empty where the cases were compared from Python."""
+    settings: CohortSettings
+    cases: tuple[CaseComparison, ...]
+    unmatched_predictions: tuple[str, ...] = ()
+    unmatched_references: tuple[str, ...] = ()
+    structures: tuple[StructureSummary, ...]
+    overall: StructureSummary | None
+    """All structures together; None where no case could be compared."""
+    panoptic: PanopticQuality | None = None
+    other: tuple[CaseComparison, ...] = ()
+    """The cases of another model, where two were compared."""
+    paired: tuple[PairedComparison, ...] = ()
+    """The first model minus the other, by structure and metric."""
+    policy: str
+    """What the means do with structures that are in one mask only."""
+    definitions: dict[str, str]
+
+    @property
+    def failed(self) -> tuple[CaseComparison, ...]:
+        """The cases that could not be compared, of both models."""
+        return tuple(case for case in (*self.cases, *self.other) if case.error is not None)
+
+    @property
+    def complete(self) -> bool:
+        """Whether each file found its partner."""
+        return not (self.unmatched_predictions or self.unmatched_references)

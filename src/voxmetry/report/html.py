@@ -51,17 +51,28 @@ def render_html(document: ReportDocument, pictures: Mapping[tuple[str, int], byt
     str
         HTML. All text is escaped; the page's own policy forbids it to load or to run anything.
     """
-    environment = Environment(
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            document=document,
+            pictures={key: data_uri(png) for key, png in pictures.items()},
+            pixels=FULL_PIXELS,
+        )
+    )
+
+
+def environment() -> Environment:
+    """Return what all pages are rendered with: everything is escaped, and a name that is not given is an error."""
+    return Environment(
         loader=PackageLoader("voxmetry.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(
-        document=document,
-        pictures={
-            key: "data:image/png;base64," + base64.b64encode(png).decode("ascii") for key, png in pictures.items()
-        },
-        pixels=FULL_PIXELS,
-    )
+
+
+def data_uri(png: bytes) -> str:
+    """Return a picture as an address that holds it."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

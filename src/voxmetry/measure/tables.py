@@ -1,0 +1,106 @@
+"""Tidy tables of a cohort: one row a case and structure, one row an instance; as CSV and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from voxmetry.core.base import Record
+from voxmetry.core.records import CaseComparison, Comparison, Instance
+from voxmetry.errors import MissingExtraError
+from voxmetry.io.atomic import atomic_path, write_text
+
+Row: TypeAlias = dict[str, Any]
+
+
+def comparison_rows(cases: Sequence[CaseComparison]) -> list[Row]:
+    """Return one row a case and structure; a case that failed is one row with its reason in `error`."""
+    nothing = dict.fromkeys(Comparison.model_fields)
+    rows = []
+    for case in cases:
+        head = {"case": case.case, "patient": case.patient}
+        rows += [{**head, **_cells(row), "error": None} for row in case.comparisons]
+        if case.error is not None:
+            rows.append({**head, **nothing, "error": case.error["found"]})
+    return rows
+
+
+def instance_rows(cases: Sequence[CaseComparison]) -> list[Row]:
+    """Return one row a matched, missed or invented instance."""
+    rows = []
+    for case in cases:
+        for matching in case.matchings:
+            for instance in matching.instances:
+                cells = _cells(instance)
+                x, y, z = cells.pop("centroid_ras_mm")
+                for name in ("prediction_ids", "reference_ids"):
+                    cells[name] = " ".join(map(str, cells[name]))
+                place = {"centroid_r_mm": x, "centroid_a_mm": y, "centroid_s_mm": z}
+                rows.append({"case": case.case, "patient": case.patient, **cells, **place, "rule": matching.rule})
+    return rows
+
+
+INSTANCE_COLUMNS = (
+    "case",
+    "patient",
+    *(name for name in Instance.model_fields if name != "centroid_ras_mm"),
+    "centroid_r_mm",
+    "centroid_a_mm",
+    "centroid_s_mm",
+    "rule",
+)
+COMPARISON_COLUMNS = ("case", "patient", *Comparison.model_fields, "error")
+
+
+def _cells(record: Record) -> Row:
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in record.model_dump().items()
+    }
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
+    """Write rows as CSV; what is undefined is an empty cell."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def require_parquet() -> None:
+    """Raise `MissingExtraError` unless Parquet can be written."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            found="the package pyarrow is not installed",
+            expected="it, to write Parquet files",
+            fix="pip install 'voxmetry[parquet]', or leave the Parquet file out (--no-parquet)",
+        ) from error
+
+
+def write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows of `comparison_rows` as Parquet; what is undefined is null.
+
+    Raises
+    ------
+    MissingExtraError
+        If pyarrow is not installed.
+    """
+    require_parquet()
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    kinds: dict[Any, Any] = {int: pa.int64(), int | None: pa.int64(), float: pa.float64()}
+    types = {name: kinds.get(field.annotation, pa.string()) for name, field in Comparison.model_fields.items()}
+    types |= {"case": pa.string(), "patient": pa.int64(), "error": pa.string()}
+    table = pa.Table.from_pylist(
+        [dict(row) for row in rows], schema=pa.schema([(name, types[name]) for name in COMPARISON_COLUMNS])
+    )
+    with atomic_path(path) as temporary:
+        parquet.write_table(table, temporary)
