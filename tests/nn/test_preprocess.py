@@ -93,6 +93,14 @@ class TestPreprocess:
         with pytest.raises(InputError, match="2 volumes"):
             preprocess([phantoms.volume(), phantoms.volume()], models.spec())
 
+    def test_leaves_the_callers_float32_array_as_it_was(self):
+        array = np.random.default_rng(0).normal(100, 10, phantoms.SHAPE).astype(np.float32)
+        kept = array.copy()
+        grid = Geometry(np.diag([1.0, 1.2, 2.5, 1.0]), array.shape)
+        prepared = preprocess([Volume(array, grid)], models.spec())
+        prepared.tensor.zero_()
+        assert np.array_equal(array, kept)
+
 
 class TestNormalise:
     def test_zscore_leaves_zeros_out_of_the_statistics(self):

@@ -95,7 +95,8 @@ def resample_to(array: np.ndarray, source: Geometry, grid: Geometry, orientation
     Where only order and direction of the axes differ, voxels are moved and none is interpolated.
     """
     moved, oriented = reorientation(source, orientation)
-    values = torch.from_numpy(np.ascontiguousarray(moved.forward(array), dtype=np.float32))
+    # A copy even where nothing changes: a volume's array is read-only, which torch cannot express and warns of.
+    values = torch.from_numpy(np.array(moved.forward(array), dtype=np.float32, order="C"))
     if np.allclose(oriented.directions, grid.directions, atol=1e-9):
         for axis, at in enumerate(positions(oriented, grid)):
             values = interpolate(values, at, axis)

@@ -57,8 +57,8 @@ def _openvino(network: nn.Module, spec: ModelSpec) -> Callable[[torch.Tensor], t
 
     example = torch.zeros(1, len(spec.inputs), *spec.window.patch)
     with warnings.catch_warnings():
-        # OpenVINO converts by way of torch.jit.trace, which torch has marked as deprecated.
-        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        # OpenVINO converts by way of torch.jit.trace, which warns of its deprecation and of fixed shapes.
+        warnings.simplefilter("ignore")
         converted = openvino.convert_model(network, example_input=example)
     converted.reshape([-1, len(spec.inputs), *spec.window.patch])
     compiled = openvino.Core().compile_model(

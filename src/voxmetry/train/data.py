@@ -105,7 +105,7 @@ def split(names: Sequence[str], *, validation_fraction: float, seed: int) -> tup
     Examples
     --------
     >>> split(["a", "b", "c", "d"], validation_fraction=0.25, seed=1)
-    (('a', 'b', 'c'), ('d',))
+    (('b', 'c', 'd'), ('a',))
     """
     if len(names) < 2:
         raise InputError(

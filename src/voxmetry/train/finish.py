@@ -110,8 +110,8 @@ def model_card(
         "",
         "## Accuracy on held-out cases",
         "",
-        f"Trained on {len(training)} cases, held out {len(validation)} (seed {settings.seed}), never used to choose "
-        "anything. Dice on the model's grid, before clean-up:",
+        f"Trained on {len(training)} cases, held out {len(validation)} (seed {settings.seed}), which the run "
+        "itself uses for nothing but this table. Dice on the model's grid, before clean-up:",
         "",
         "| structure | mean | SD | median | lowest (case) |",
         "| --- | --- | --- | --- | --- |",
