@@ -15,21 +15,21 @@ FIELD_MARGIN = 0.15
 """A field of view within this share of what was seen in training counts as seen."""
 
 
-def flag_input(extent_mm: Sequence[float], spacing_mm: Sequence[float], spec: ModelSpec) -> tuple[Flag, ...]:
+def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
     """Hold an image's grid against what the model was trained on.
 
     Parameters
     ----------
-    extent_mm, spacing_mm
-        Field of view and voxel size along the model's axes (those of `spec.orientation`).
+    oriented
+        The image's grid with its axes in the model's order, as `nn.grids.reorientation` gives it.
     spec
         The model, whose `training_domain` says what it has seen.
     """
     flags = []
     domain = spec.training_domain
     for code, have, seen, margin, what in (
-        ("spacing_out_of_domain", spacing_mm, domain.spacing_mm, SPACING_MARGIN, "voxel size"),
-        ("field_of_view_out_of_domain", extent_mm, domain.field_of_view_mm, FIELD_MARGIN, "field of view"),
+        ("spacing_out_of_domain", oriented.spacing_mm, domain.spacing_mm, SPACING_MARGIN, "voxel size"),
+        ("field_of_view_out_of_domain", oriented.extent_mm, domain.field_of_view_mm, FIELD_MARGIN, "field of view"),
     ):
         outside = [
             f"{value:.3g} mm along {axis} (seen: {span.low:g} to {span.high:g})"
@@ -79,18 +79,3 @@ def flag_measurements(measurements: Sequence[Measurement], spec: ModelSpec) -> t
 
 def _review(code: str, row: Measurement, message: str) -> Flag:
     return Flag(code=code, severity="review", message=message, label=row.label)
-
-
-def oriented_grid(geometry: Geometry, orientation: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return field of view and spacing in mm along the axes that lie closest to `orientation`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> oriented_grid(Geometry(np.diag([-1.0, 2.0, 3.0, 1.0]), (4, 5, 6)), "ASR")
-    ((10.0, 18.0, 4.0), (2.0, 3.0, 1.0))
-    """
-    axes, _ = geometry.closest_axes
-    patient = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
-    order = [axes.index(patient[code]) for code in orientation]
-    return tuple(geometry.extent_mm[i] for i in order), tuple(geometry.spacing_mm[i] for i in order)

@@ -20,9 +20,10 @@ from voxmetry.core.records import Comparison, Flag, Measurement, Provenance, Sou
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError, OutputExistsError
-from voxmetry.flags import flag_input, flag_measurements, oriented_grid
+from voxmetry.flags import flag_input, flag_measurements
 from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.measure import DEFINITIONS, compare, measure
+from voxmetry.nn.grids import reorientation
 from voxmetry.nn.preprocess import preprocess
 from voxmetry.nn.restore import restore
 from voxmetry.nn.window import window_scores
@@ -212,8 +213,8 @@ def compare_with(
 
 def flag_study(volume: Volume, measurements: Sequence[Measurement], spec: ModelSpec) -> tuple[Flag, ...]:
     """Collect what a person should know: about the image first, then about each structure."""
-    extent_mm, spacing_mm = oriented_grid(volume.geometry, spec.orientation)
-    return (*flag_input(extent_mm, spacing_mm, spec), *flag_measurements(measurements, spec))
+    _, oriented = reorientation(volume.geometry, spec.orientation)
+    return (*flag_input(oriented, spec), *flag_measurements(measurements, spec))
 
 
 def describe(volume: Volume, study: Path | str, spec: ModelSpec) -> SourceInfo:

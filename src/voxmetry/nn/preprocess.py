@@ -54,9 +54,8 @@ def preprocess(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
     Raises
     ------
     InputError
-        If the number of volumes is not that of the model's inputs, or a channel holds one value only.
-    GeometryError
-        If two volumes lie in different frames of reference.
+        If the number of volumes is not that of the model's inputs, two lie in different frames of reference, or a
+        channel holds one value only.
     """
     if len(volumes) != len(spec.inputs):
         raise InputError(

@@ -75,6 +75,7 @@ def train(settings: TrainSettings, out: Path, *, data: Path, resume: bool = Fals
     state = begin(settings, device)
     if resume:
         load_checkpoint(state, out / "checkpoint.pt", device)
+    table: dict[str, dict[str, float]] | None = None
     with progress_bars() as progress:
         cases = {c.name: load_case(c, settings.model) for c in progress.track(found, description="read and prepare")}
         training, validation = ([cases[name] for name in part] for part in names)
@@ -88,7 +89,8 @@ def train(settings: TrainSettings, out: Path, *, data: Path, resume: bool = Fals
             progress.console.print("  ".join(f"{key} {value:g}" for key, value in row.items()))
             log_row(row, out / "log.csv")
             save_checkpoint(state, out / "checkpoint.pt")
-    table = validate(state.averaged, validation, settings.model, device)
+    if table is None:  # resumed after the last epoch, which validates like any that is due
+        table = validate(state.averaged, validation, settings.model, device)
     return write_model(state.averaged, settings, out, training=training, validation=table)
 
 
