@@ -171,7 +171,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare two label maps, or the label maps of two folders: Dice, Hausdorff distances, surface Dice, in mm."""
-    from voxmetry.cohort import Inputs, compare_paths
+    from voxmetry.comparison import Inputs, compare_paths
     from voxmetry.core.records import CohortSettings
 
     inputs = Inputs(prediction, reference, other=other_prediction, images=images, patients=patients)
