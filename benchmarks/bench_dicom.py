@@ -88,7 +88,7 @@ def read_voxmetry(folder: Path, _: Path) -> tuple[int, ...]:
 
 
 def read_simpleitk(folder: Path, _: Path) -> tuple[int, ...]:
-    import SimpleITK as sitk
+    import SimpleITK as sitk  # noqa: N813  (its own name for itself)
 
     names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
     return tuple(sitk.ReadImage(names).GetSize())

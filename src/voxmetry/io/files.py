@@ -27,7 +27,13 @@ ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 _WRITABLE = (*NIFTI, ".nrrd", ".mha", ".mhd")
 
 
-def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = None, series: str | None = None) -> Volume:
+def read_volume(
+    path: str | os.PathLike[str],
+    *,
+    modality: Modality | None = None,
+    series: str | None = None,
+    suv: Literal["bw", "lbm", "bsa", "none"] = "bw",
+) -> Volume:
     """Read one image: a NIfTI, NRRD or MetaImage file, a folder of DICOM files, or one DICOM file of a series.
 
     Parameters
@@ -39,7 +45,11 @@ def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = Non
         Take only DICOM series of this modality. For other files, which do not say what they are, "CT" declares that
         the values are Hounsfield units.
     series
-        Series Instance UID, to choose where a folder holds several.
+        Series Instance UID, to choose where a folder holds several; with `#2` its second volume, where one series mixes
+        several.
+    suv
+        What a PET series becomes: SUV by body weight, lean body mass or body surface area, or "none" for its values as
+        they are stored.
 
     Returns
     -------
@@ -70,7 +80,7 @@ def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = Non
             expected=f"a name that ends in {', '.join((*NIFTI, *ITK))}, or DICOM content",
             fix="convert the image to NIfTI first",
         )
-    return read_series(choose_series(list_series(source), modality=modality, series_uid=series))
+    return read_series(choose_series(list_series(source), modality=modality, series_uid=series), suv=suv)
 
 
 def _read_file(source: Path, unit: Unit) -> Volume:

@@ -130,7 +130,10 @@ class Elements:
         # PS3.5 6.2.2: a sequence of unknown representation is encoded as implicit little endian.
         encoding = _Encoding(True, False) if vr == b"UN" else self._encoding
         found: list[Elements] = []
-        _walk_items(self._data, start, start + length, encoding, 1, found)
+        try:
+            _walk_items(self._data, start, start + length, encoding, 1, found)
+        except _BeyondError:
+            raise DamagedError(f"{keyword} is cut off, or a length in it is wrong") from None
         for item in found:
             item._charset = self.charset
         return found

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +22,28 @@ from voxmetry.io.dicom.grid import Audit, audit
 from voxmetry.io.dicom.headers import lenient, read_header, text, transfer_syntax_uid, unreadable, whole
 from voxmetry.io.dicom.mosaic import is_mosaic, tiles_of
 from voxmetry.io.dicom.opened import Opened, opened
+from voxmetry.io.dicom.sanity import check_values
+from voxmetry.io.dicom.suv import uptake
 
 _MOST_THREADS = 8
+
+Suv: TypeAlias = Literal["bw", "lbm", "bsa", "none"]
+_SUV_UNITS: dict[str, Unit] = {"bw": "SUVbw", "lbm": "SUVlbm", "bsa": "SUVbsa"}
 
 Progress = Callable[[int, int], None]
 """Called with how many files are done, and of how many."""
 
 
-def read_series(info: SeriesInfo, *, progress: Progress | None = None) -> Volume:
+def read_series(info: SeriesInfo, *, suv: Suv = "bw", progress: Progress | None = None) -> Volume:
     """Read one series, or one volume of a series that mixes several.
 
     Parameters
     ----------
     info
         What `list_series` found and can be read (verdict 'regular' or 'single').
+    suv
+        What PET becomes: SUV by body weight ("bw"), lean body mass ("lbm") or body surface area ("bsa"), or "none" for
+        the values as they are stored. Other modalities are left alone.
     progress
         Called with the number of files that are read, and of all.
 
@@ -44,12 +52,14 @@ def read_series(info: SeriesInfo, *, progress: Progress | None = None) -> Volume
     Volume
         Array (I, J, K): I along a row, J down a column, K along the slices' normal. int16 or int32 where all rescale
         slopes and intercepts are whole numbers (float64 if they exceed int32), else float32. Unit "HU" for CT whose
-        Rescale Type is HU or absent, "Bq/mL" for PET in BQML, "SUVbw" for PET in GML, else "1". `source` is `info`.
+        Rescale Type is HU or absent, SUV or "Bq/mL" for PET, else "1". `source` is `info`; its `processing` says how
+        SUV was worked out.
 
     Raises
     ------
     SeriesError
-        If the series cannot be read, or its files are no longer those that were listed.
+        If the series cannot be read, its files are no longer those that were listed, or a PET series does not say what
+        SUV needs; each missing element is named.
     FormatError
         If a file's pixels cannot be decoded, or are fewer than its header says.
     InputError
@@ -58,8 +68,16 @@ def read_series(info: SeriesInfo, *, progress: Progress | None = None) -> Volume
     _check_listed(info)
     with lenient():
         slices = _slices_of(info)
+        taken = uptake(slices.headers, suv) if info.modality == "PT" and suv != "none" else None
         array = _read(slices, progress)
     unit = _unit(slices.headers[0], slices.frames)
+    if taken is not None:
+        unit = _SUV_UNITS[taken.kind]
+        info = info.model_copy(update={"processing": (*info.processing, f"{unit} {taken.how}")})
+        if taken.factor != 1:
+            array = array.astype(np.float32, copy=False)
+            array *= np.float32(taken.factor)
+    check_values(array, info, unit)
     return Volume(array.transpose(2, 1, 0), slices.geometry, unit, info)
 
 
