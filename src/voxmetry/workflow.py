@@ -20,7 +20,7 @@ from voxmetry.core.records import Comparison, Flag, Measurement, Provenance, Sou
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError, OutputExistsError
-from voxmetry.flags import flag_input, flag_measurements
+from voxmetry.flags import flag_input, flag_measurements, flag_source
 from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.measure import DEFINITIONS, compare, measure
 from voxmetry.nn.grids import reorientation
@@ -186,7 +186,15 @@ def read_input(study: Path | str, spec: ModelSpec, settings: StudySettings) -> V
             expected=f"{wanted}, which {spec.name} was trained on",
             fix="use a model for this modality: voxmetry models list",
         )
-    volume = io.read_volume(study, modality=wanted, series=settings.series)
+    volume = io.read_volume(
+        study,
+        modality=wanted,
+        series=settings.series,
+        rules=spec.inputs[0].series,
+        suv=settings.suv,
+        allow_uneven=settings.allow_uneven,
+        resample_tilt=settings.resample_tilt,
+    )
     darkest = float(volume.array.min())
     if volume.source is None and settings.modality is None and wanted != "CT" and darkest < AIR_HU:
         raise InputError(
@@ -214,7 +222,7 @@ def compare_with(
 def flag_study(volume: Volume, measurements: Sequence[Measurement], spec: ModelSpec) -> tuple[Flag, ...]:
     """Collect what a person should know: about the image first, then about each structure."""
     _, oriented = reorientation(volume.geometry, spec.orientation)
-    return (*flag_input(oriented, spec), *flag_measurements(measurements, spec))
+    return (*flag_source(volume.source), *flag_input(oriented, spec), *flag_measurements(measurements, spec))
 
 
 def describe(volume: Volume, study: Path | str, spec: ModelSpec) -> SourceInfo:
@@ -231,6 +239,7 @@ def describe(volume: Volume, study: Path | str, spec: ModelSpec) -> SourceInfo:
         axcodes=volume.geometry.axcodes,
         series_uid=series.series_uid if series else None,
         description=series.description if series else "",
+        processing=series.processing if series else (),
     )
 
 

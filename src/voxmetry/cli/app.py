@@ -102,6 +102,15 @@ def segment(
     tolerance_mm: Annotated[
         float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
     ] = None,
+    suv: Annotated[
+        Literal["bw", "lbm", "bsa", "none"] | None, typer.Option(help="What a PET series becomes; bw if not given.")
+    ] = None,
+    allow_uneven: Annotated[
+        bool, typer.Option("--allow-uneven", help="Interpolate over missing slices and uneven steps; flagged.")
+    ] = False,
+    resample_tilt: Annotated[
+        bool, typer.Option("--resample-tilt", help="Resample a stack that leans (gantry tilt); flagged.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -114,6 +123,9 @@ def segment(
         "modality": modality,
         "device": device,
         "tolerance_mm": tolerance_mm,
+        "suv": suv,
+        "allow_uneven": allow_uneven or None,
+        "resample_tilt": resample_tilt or None,
         "overwrite": overwrite or None,
     }
     settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()

@@ -226,6 +226,8 @@ class SourceInfo(Record):
     axcodes: str
     series_uid: str | None = None
     description: str = ""
+    processing: tuple[str, ...] = ()
+    """What was done to the values or the grid when it was read: SUV, resampling."""
 
 
 class Provenance(Record):

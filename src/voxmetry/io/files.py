@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from voxmetry.config import SeriesRules
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
@@ -32,7 +33,10 @@ def read_volume(
     *,
     modality: Modality | None = None,
     series: str | None = None,
+    rules: SeriesRules | None = None,
     suv: Literal["bw", "lbm", "bsa", "none"] = "bw",
+    allow_uneven: bool = False,
+    resample_tilt: bool = False,
 ) -> Volume:
     """Read one image: a NIfTI, NRRD or MetaImage file, a folder of DICOM files, or one DICOM file of a series.
 
@@ -47,9 +51,14 @@ def read_volume(
     series
         Series Instance UID, to choose where a folder holds several; with `#2` its second volume, where one series mixes
         several.
+    rules
+        What else the series must be, such as `InputSpec.series` of a model.
     suv
         What a PET series becomes: SUV by body weight, lean body mass or body surface area, or "none" for its values as
         they are stored.
+    allow_uneven, resample_tilt
+        Take a series with missing slices or uneven steps, or one whose stack leans, resampled onto a regular grid;
+        `source.processing` says how.
 
     Returns
     -------
@@ -72,6 +81,7 @@ def read_volume(
         with _naming(source.name):
             return _read_file(source, "HU" if modality == "CT" else "1")
     from voxmetry.io.dicom import choose_series, list_series, read_series
+    from voxmetry.io.dicom.choose import allowed_verdicts
     from voxmetry.io.dicom.headers import looks_like_dicom
 
     if source.is_file() and source.suffix.lower() != ".dcm" and not looks_like_dicom(source):
@@ -80,7 +90,9 @@ def read_volume(
             expected=f"a name that ends in {', '.join((*NIFTI, *ITK))}, or DICOM content",
             fix="convert the image to NIfTI first",
         )
-    return read_series(choose_series(list_series(source), modality=modality, series_uid=series), suv=suv)
+    allowed = allowed_verdicts(allow_uneven=allow_uneven, resample_tilt=resample_tilt)
+    chosen = choose_series(list_series(source), modality=modality, series_uid=series, rules=rules, allowed=allowed)
+    return read_series(chosen, suv=suv, allow_uneven=allow_uneven, resample_tilt=resample_tilt)
 
 
 def _read_file(source: Path, unit: Unit) -> Volume:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from voxmetry.core.records import SeriesInfo
 from voxmetry.core.volume import Unit, Volume
 from voxmetry.errors import SeriesError
+from voxmetry.io.dicom.choose import allowed_verdicts
 from voxmetry.io.dicom.decode import damaged, decoded, is_encapsulated, native_place, stored_type, used_bits
 from voxmetry.io.dicom.elements import Elements
 from voxmetry.io.dicom.frames import Frame, frames_of, names_of
@@ -22,6 +23,7 @@ from voxmetry.io.dicom.grid import Audit, audit
 from voxmetry.io.dicom.headers import lenient, read_header, text, transfer_syntax_uid, unreadable, whole
 from voxmetry.io.dicom.mosaic import is_mosaic, tiles_of
 from voxmetry.io.dicom.opened import Opened, opened
+from voxmetry.io.dicom.regrid import regrid
 from voxmetry.io.dicom.sanity import check_values
 from voxmetry.io.dicom.suv import uptake
 
@@ -34,7 +36,14 @@ Progress = Callable[[int, int], None]
 """Called with how many files are done, and of how many."""
 
 
-def read_series(info: SeriesInfo, *, suv: Suv = "bw", progress: Progress | None = None) -> Volume:
+def read_series(
+    info: SeriesInfo,
+    *,
+    suv: Suv = "bw",
+    allow_uneven: bool = False,
+    resample_tilt: bool = False,
+    progress: Progress | None = None,
+) -> Volume:
     """Read one series, or one volume of a series that mixes several.
 
     Parameters
@@ -44,6 +53,10 @@ def read_series(info: SeriesInfo, *, suv: Suv = "bw", progress: Progress | None 
     suv
         What PET becomes: SUV by body weight ("bw"), lean body mass ("lbm") or body surface area ("bsa"), or "none" for
         the values as they are stored. Other modalities are left alone.
+    allow_uneven
+        Read a series of verdict 'uneven' or 'missing' too, interpolated onto a regular grid.
+    resample_tilt
+        Read a series of verdict 'tilted' too, its slices shifted onto a grid at right angles.
     progress
         Called with the number of files that are read, and of all.
 
@@ -65,12 +78,13 @@ def read_series(info: SeriesInfo, *, suv: Suv = "bw", progress: Progress | None 
     InputError
         If a file is gone.
     """
-    _check_listed(info)
+    allowed = allowed_verdicts(allow_uneven=allow_uneven, resample_tilt=resample_tilt)
+    _check_listed(info, allowed)
     with lenient():
         slices = _slices_of(info)
         taken = uptake(slices.headers, suv) if info.modality == "PT" and suv != "none" else None
         array = _read(slices, progress)
-    unit = _unit(slices.headers[0], slices.frames)
+    geometry, unit = slices.audit.geometry, _unit(slices.headers[0], slices.frames)
     if taken is not None:
         unit = _SUV_UNITS[taken.kind]
         info = info.model_copy(update={"processing": (*info.processing, f"{unit} {taken.how}")})
@@ -78,7 +92,11 @@ def read_series(info: SeriesInfo, *, suv: Suv = "bw", progress: Progress | None 
             array = array.astype(np.float32, copy=False)
             array *= np.float32(taken.factor)
     check_values(array, info, unit)
-    return Volume(array.transpose(2, 1, 0), slices.geometry, unit, info)
+    if geometry is None:
+        planes = [frame.plane for frame in slices.frames]
+        array, geometry, how = regrid(array, planes, allow_uneven=allow_uneven, resample_tilt=resample_tilt)
+        info = info.model_copy(update={"processing": (*info.processing, how)})
+    return Volume(array.transpose(2, 1, 0), geometry, unit, info)
 
 
 @dataclass(frozen=True)
@@ -91,13 +109,9 @@ class _Slices:
     names: Sequence[str]
     audit: Audit
 
-    @property
-    def geometry(self) -> Any:
-        return self.audit.geometry
 
-
-def _check_listed(info: SeriesInfo) -> None:
-    if not info.readable or not info.files:
+def _check_listed(info: SeriesInfo, allowed: frozenset[str]) -> None:
+    if info.verdict not in allowed or not info.files:
         raise SeriesError(
             found=f"series {info.key}: {info.verdict if info.files else 'listed without its files'}"
             + (f": {info.reason}" if info.reason else ""),
@@ -118,7 +132,7 @@ def _slices_of(info: SeriesInfo) -> _Slices:
     if len(chosen) < len(listed) or (info.volume is None and len(chosen) != len(all_frames)):
         raise _changed(info, f"{len(all_frames)} slices in place of {info.n_slices}")
     audited = audit([frame.plane for frame in chosen])
-    if audited.geometry is None or len(chosen) != info.n_slices:
+    if audited.verdict != info.verdict or len(chosen) != info.n_slices:
         raise _changed(info, audited.reason or f"{len(chosen)} slices in place of {info.n_slices}")
     ordered = [chosen[index] for index in audited.order]
     return _Slices(ordered, headers, info.files, names, audited)
