@@ -84,7 +84,7 @@ def read_volume(
     from voxmetry.io.dicom.choose import allowed_verdicts
     from voxmetry.io.dicom.headers import looks_like_dicom
 
-    if source.is_file() and source.suffix.lower() != ".dcm" and not looks_like_dicom(source):
+    if source.is_file() and source.suffix.lower() not in (".dcm", ".zip") and not looks_like_dicom(source):
         raise FormatError(
             found=f"{source.name} is of no format that can be read",
             expected=f"a name that ends in {', '.join((*NIFTI, *ITK))}, or DICOM content",

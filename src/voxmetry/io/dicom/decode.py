@@ -175,6 +175,9 @@ def _decode(code: bytes, header: Elements, name: str) -> NDArray[Any]:
         )
     if len(code) > _SMALLEST_OF_ZEROS + values.size // 64 and not values.any():
         raise damaged(name, f"{len(code)} bytes of pixels decode to zeros alone")
+    bits_stored = whole(header, "BitsStored") or kind.itemsize * 8
+    if syntax != _RLE and not -(1 << bits_stored - 1) <= int(values.min()) <= int(values.max()) < 1 << bits_stored:
+        raise damaged(name, f"pixels up to {values.max()} where the header says {bits_stored} bits")
     # Through the unsigned type of the same size: the bits are what counts, the sign comes from Pixel Representation.
     bits = values.view(f"u{values.dtype.itemsize}").astype(f"u{kind.itemsize}")
     return used_bits(bits.view(kind), header)

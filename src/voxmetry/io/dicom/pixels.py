@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from voxmetry.errors import SeriesError
 from voxmetry.io.dicom.choose import allowed_verdicts
 from voxmetry.io.dicom.decode import damaged, decoded, is_encapsulated, native_place, stored_type, used_bits
 from voxmetry.io.dicom.elements import Elements
+from voxmetry.io.dicom.find import Progress
 from voxmetry.io.dicom.frames import Frame, frames_of, names_of
 from voxmetry.io.dicom.grid import Audit, audit
 from voxmetry.io.dicom.headers import lenient, read_header, text, transfer_syntax_uid, unreadable, whole
@@ -31,9 +32,6 @@ _MOST_THREADS = 8
 
 Suv: TypeAlias = Literal["bw", "lbm", "bsa", "none"]
 _SUV_UNITS: dict[str, Unit] = {"bw": "SUVbw", "lbm": "SUVlbm", "bsa": "SUVbsa"}
-
-Progress = Callable[[int, int], None]
-"""Called with how many files are done, and of how many."""
 
 
 def read_series(
@@ -132,7 +130,8 @@ def _slices_of(info: SeriesInfo) -> _Slices:
     if len(chosen) < len(listed) or (info.volume is None and len(chosen) != len(all_frames)):
         raise _changed(info, f"{len(all_frames)} slices in place of {info.n_slices}")
     audited = audit([frame.plane for frame in chosen])
-    if audited.verdict != info.verdict or len(chosen) != info.n_slices:
+    # A series that a DICOMDIR names more files of is regular in those that are there.
+    if audited.verdict not in (info.verdict, "regular") or len(chosen) != info.n_slices:
         raise _changed(info, audited.reason or f"{len(chosen)} slices in place of {info.n_slices}")
     ordered = [chosen[index] for index in audited.order]
     return _Slices(ordered, headers, info.files, names, audited)
