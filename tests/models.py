@@ -63,6 +63,20 @@ def span(low: float, high: float) -> Range:
     return Range(low=low, high=high)
 
 
-def replace(model: Model, *, spec: ModelSpec) -> Model:
-    """The same weights under another specification."""
-    return dataclasses.replace(model, spec=spec)
+def write_ensemble(folder: Path, *, seeds: tuple[int, ...]) -> Path:
+    """Write a model folder with several sets of weights."""
+    weights = []
+    for index, seed in enumerate(seeds):
+        write(folder, seed=seed)
+        path = folder / "weights.safetensors"
+        name = f"member-{index}.safetensors"
+        weights.append(Weights(file=name, sha256=sha256_of(path.read_bytes())))
+        path.rename(folder / name)
+    finished = spec().model_copy(update={"weights": weights[0], "ensemble": tuple(weights[1:])})
+    (folder / "model.yaml").write_text(dump_yaml(finished), encoding="utf-8")
+    return folder
+
+
+def replace(model: Model, **change: object) -> Model:
+    """The same model with another specification or other members."""
+    return dataclasses.replace(model, **change)

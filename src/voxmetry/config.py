@@ -123,6 +123,9 @@ class WindowSpec(Record):
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
     """Axes along which the scores are averaged over both mirror images."""
+    skip_up_to: float | None = None
+    """Windows in which the first input is nowhere above this value, in the image's unit, are background and are not
+    run. None runs all. For CT, whose air is about -1000 HU."""
 
 
 class CleanStep(Record):
@@ -176,6 +179,8 @@ class ModelSpec(Record):
     training_domain: TrainingDomain
     weights: Weights | None = None
     """None in a template that training starts from; a model folder always has them."""
+    ensemble: tuple[Weights, ...] = ()
+    """Further sets of weights of the same network; scores are averaged over all."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -186,6 +191,11 @@ class ModelSpec(Record):
                     f"window.patch is {size} along axis {axis}, which the network's strides need to be a multiple "
                     f"of {divisor}: {legal} would do"
                 )
+        first = self.inputs[0].normalise
+        if self.window.skip_up_to is not None and first.method != "window":
+            raise ValueError(
+                "window.skip_up_to needs a first input that is normalised by 'window': other values have no fixed unit"
+            )
         known = set(self.labels.names)
         named = {name for step in self.clean for name in step.labels} | set(self.training_domain.volume_ml)
         if named - known:
@@ -248,7 +258,8 @@ class StudySettings(Record):
     """Series Instance UID, where the folder holds more than one candidate."""
     modality: Literal["CT", "MR", "PT"] | None = None
     """What a file without DICOM headers is; None takes the model's word for it, after a look at the values."""
-    device: Literal["auto", "cpu", "cuda", "openvino"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps", "openvino"] = "auto"
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     """Tolerance of the surface Dice against a reference."""
     overwrite: bool = False

@@ -24,9 +24,6 @@ from voxmetry.flags import flag_input, flag_measurements
 from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.measure import DEFINITIONS, compare, measure
 from voxmetry.nn.grids import reorientation
-from voxmetry.nn.preprocess import preprocess
-from voxmetry.nn.restore import restore
-from voxmetry.nn.window import window_scores
 from voxmetry.ops.components import clean
 
 OUTPUTS = {
@@ -45,7 +42,7 @@ AIR_HU = -500
 def segment_study(
     study: Path | str,
     out: Path | str,
-    model: nn.Model | str | Path,
+    model: nn.Predictor | nn.Model | str | Path,
     *,
     reference: Path | str | None = None,
     settings: StudySettings = StudySettings(),  # noqa: B008  (frozen)
@@ -61,7 +58,7 @@ def segment_study(
         Folder for `seg.nii.gz`, `measurements.csv`, `result.json` and `report.html` (and `comparison.csv` with a
         reference). Each appears whole or not at all, the report last.
     model
-        A loaded model, a bundled model's name or a model folder.
+        A predictor or a loaded model (for many studies, load it once), a bundled model's name or a model folder.
     reference
         A segmentation of the same study on the same grid to compare with.
     settings
@@ -82,17 +79,15 @@ def segment_study(
     clock, out = Clock(tell), Path(out)
     prepare_folder(out, overwrite=settings.overwrite)
     with clock.step("load model"):
-        ready = model if isinstance(model, nn.Model) else nn.load_model(model, device=settings.device)
-    spec = ready.spec
+        predictor = as_predictor(model, settings)
+    spec = predictor.spec
     with clock.step("read"):
         volume = read_input(study, spec, settings)
         truth = read_reference(reference, spec, volume) if reference else None
     with clock.step("preprocess"):
-        prepared = preprocess([volume], spec)
+        prepared = predictor.prepare(volume)
     with clock.step("network"):
-        scores = window_scores(ready.run, prepared.tensor.to(ready.tensor_device), spec.window)
-    with clock.step("restore"):
-        segmentation = restore(scores, grid=prepared.grid, native=prepared.native, spec=spec)
+        segmentation = predictor.run(prepared)
     with clock.step("clean up"):
         segmentation = clean(segmentation, spec.clean)
     with clock.step("measure"):
@@ -105,12 +100,19 @@ def segment_study(
         comparisons=comparisons,
         flags=flag_study(volume, measurements, spec),
         definitions=dict(DEFINITIONS),
-        provenance=provenance(ready, settings, clock),
+        provenance=provenance(predictor.model, settings, clock),
         files={what: name for what, name in OUTPUTS.items() if what != "comparison" or truth},
     )
     with clock.step("write"):
         write_outputs(out, result, volume=volume, segmentation=segmentation, reference=truth)
     return result
+
+
+def as_predictor(model: nn.Predictor | nn.Model | str | Path, settings: StudySettings) -> nn.Predictor:
+    """Load the model, unless that was done before."""
+    if isinstance(model, nn.Predictor):
+        return model
+    return nn.Predictor(model, device=settings.device, precision=settings.precision)
 
 
 class Clock:
@@ -246,6 +248,7 @@ def provenance(model: nn.Model, settings: StudySettings, clock: Clock) -> Proven
         weights_sha256=model.weights.sha256,
         settings=settings.model_dump(mode="json"),
         device=model.device,
+        precision=model.choice.precision,
         started=clock.started.isoformat(timespec="seconds"),
         seconds=clock.total(),
         peak_memory_mb=peak_memory_mb(),
