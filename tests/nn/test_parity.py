@@ -148,9 +148,9 @@ class TestStreaming:
 
         def note(patches):
             seen.extend(int(patch[0, :, 0, 0].min()) for patch in patches)
-            return patches
+            return patches.clone()
 
-        tensor = torch.arange(max(size, 16), dtype=torch.float32).reshape(1, 1, -1, 1, 1).expand(1, 1, -1, 4, 4)
+        tensor = torch.arange(max(size, 16), dtype=torch.float32).reshape(1, 1, -1, 1, 1).expand(1, 1, -1, 4, 4).contiguous()
         SlidingWindowInferer((16, 4, 4), overlap=overlap)(tensor, note)
         assert window_starts(size, 16, overlap) == seen
 
