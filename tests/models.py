@@ -9,7 +9,7 @@ import torch
 
 from voxmetry.config import ModelSpec, Range, Weights, dump_yaml, parse_record
 from voxmetry.nn.model import Model
-from voxmetry.nn.unet import build_unet
+from voxmetry.nn.networks import build_network
 from voxmetry.nn.weights import sha256_of, to_bytes
 
 
@@ -49,7 +49,7 @@ def write(folder: Path, *, seed: int = 0, **change: object) -> Path:
     """Write a model folder with weights from `seed`."""
     torch.manual_seed(seed)
     made = spec(**change)
-    network = build_unet(made.network, n_inputs=len(made.inputs), n_classes=made.n_classes)
+    network = build_network(made)
     data = to_bytes(network)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.safetensors").write_bytes(data)
@@ -61,20 +61,6 @@ def write(folder: Path, *, seed: int = 0, **change: object) -> Path:
 def span(low: float, high: float) -> Range:
     """A range, for expected volumes."""
     return Range(low=low, high=high)
-
-
-def write_ensemble(folder: Path, *, seeds: tuple[int, ...]) -> Path:
-    """Write a model folder with several sets of weights."""
-    weights = []
-    for index, seed in enumerate(seeds):
-        write(folder, seed=seed)
-        path = folder / "weights.safetensors"
-        name = f"member-{index}.safetensors"
-        weights.append(Weights(file=name, sha256=sha256_of(path.read_bytes())))
-        path.rename(folder / name)
-    finished = spec().model_copy(update={"weights": weights[0], "ensemble": tuple(weights[1:])})
-    (folder / "model.yaml").write_text(dump_yaml(finished), encoding="utf-8")
-    return folder
 
 
 def replace(model: Model, **change: object) -> Model:

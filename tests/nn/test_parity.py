@@ -12,7 +12,9 @@ import models
 import phantoms
 from voxmetry import Predictor, Volume
 from voxmetry.config import WindowSpec
+from voxmetry.nn.grids import interpolate, positions, reorientation
 from voxmetry.nn.preprocess import preprocess
+from voxmetry.nn.restore import restore
 from voxmetry.nn.window import Streaming, mirror_turns, stream_scores, window_scores, window_starts
 
 
@@ -64,6 +66,13 @@ def plain(volumes, spec, network):
     return np.array([0, *spec.labels.values])[restored.numpy().argmax(0)]
 
 
+def paint_all(scores, values):
+    labels = np.zeros(scores.shape[1:], np.uint8)
+    for score, value in zip(scores.numpy(), values, strict=True):
+        labels[score > 0] = value
+    return labels
+
+
 def check(found, expected):
     """At least 99.9 % of foreground voxels, and Dice 0.999 for each structure, as docs/performance.md promises."""
     foreground = (found > 0) | (expected > 0)
@@ -104,9 +113,30 @@ class TestParity:
         network = Blobs(2, spec.n_classes)
         check(predictor(network, spec, tmp_path)(volumes).array, plain(volumes, spec, network))
 
+    def test_regions_that_lie_in_each_other(self, tmp_path):
+        spec = models.spec(regions=[7, 2])
+        volume, network = blobs(phantoms.geometry(shape=(41, 37, 23))), Blobs(1, 2)
+        prepared = preprocess([volume], spec)
+        found = predictor(network, spec, tmp_path)(volume)
+        with torch.inference_mode():
+            scores = window_scores(network, prepared.tensor, spec.window)
+        _, oriented = reorientation(volume.geometry, "RAS")
+        for axis, at in enumerate(positions(prepared.grid, oriented), start=2):
+            scores = interpolate(scores, at, axis)
+        check(found.array, paint_all(scores[0], (7, 2)))
+
+    def test_probabilities_are_interpolated_where_the_model_says_so(self, tmp_path):
+        spec = models.spec(activation="softmax")
+        volume, network = blobs(phantoms.geometry(shape=(41, 37, 23))), Blobs(1, 3)
+        prepared = preprocess([volume], spec)
+        with torch.inference_mode():
+            scores = window_scores(network, prepared.tensor, spec.window).softmax(1)
+        expected = restore(scores, grid=prepared.grid, native=volume.geometry, spec=models.spec())
+        check(predictor(network, spec, tmp_path)(volume).array, expected.array)
+
     def test_an_ensemble_averages_the_scores_of_its_members(self, tmp_path):
         first = models.write(tmp_path, seed=1)
-        both = models.write_ensemble(tmp_path / "both", seeds=(1, 2))
+        both = models.write(tmp_path / "both", seed=1, members=2)
         volume = blobs(phantoms.geometry(shape=(31, 29, 17)))
         one, two = Predictor(first, device="cpu"), Predictor(both, device="cpu")
         assert len(two.model.members) == 2
@@ -150,9 +180,10 @@ class TestStreaming:
             seen.extend(int(patch[0, :, 0, 0].min()) for patch in patches)
             return patches.clone()
 
-        tensor = torch.arange(max(size, 16), dtype=torch.float32).reshape(1, 1, -1, 1, 1).expand(1, 1, -1, 4, 4).contiguous()
+        along = torch.arange(max(size, 16), dtype=torch.float32)
+        tensor = along.reshape(1, 1, -1, 1, 1).expand(1, 1, -1, 4, 4).contiguous()
         SlidingWindowInferer((16, 4, 4), overlap=overlap)(tensor, note)
-        assert window_starts(size, 16, overlap) == seen
+        assert window_starts(size, 16, WindowSpec(patch=(16, 4, 4), overlap=overlap)) == seen
 
     def test_names_the_window_whose_scores_are_not_finite(self):
         from voxmetry.errors import InferenceError

@@ -8,8 +8,8 @@ from pathlib import Path
 from voxmetry.config import ModelSpec, Weights, load_yaml
 from voxmetry.errors import ModelError
 from voxmetry.models import find_model
+from voxmetry.nn.networks import Ensemble, build_network
 from voxmetry.nn.runtime import Choice, Runtime, build_runtime, choose_runtime, gflop_per_window
-from voxmetry.nn.unet import build_unet
 from voxmetry.nn.weights import load_into
 
 
@@ -22,10 +22,10 @@ class Model:
     spec
         What it takes and returns.
     weights
-        File and SHA-256 of its parameters, which were checked; of an ensemble the first.
+        File and SHA-256 of its parameters, which were checked.
     members
-        One runtime for each set of weights: patches (B, C, I, J, K) float32 on `tensor_device` -> logits
-        (B, n_classes, I, J, K).
+        One runtime for each network of the ensemble, mostly one: patches (B, C, I, J, K) float32 on `tensor_device`
+        to logits (B, n_classes, I, J, K).
     choice
         Where and in which precision they run, and why.
     """
@@ -77,15 +77,8 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
             expected="`weights` with `file` and `sha256`",
             fix="train it first: voxmetry train",
         )
-    members = []
-    choice = None
-    for weights in (spec.weights, *spec.ensemble):
-        network = build_unet(spec.network, n_inputs=len(spec.inputs), n_classes=spec.n_classes)
-        load_into(network, folder / weights.file, sha256=weights.sha256)
-        network.eval()
-        if choice is None:
-            choice = choose_runtime(device, precision, gflop=gflop_per_window(network, spec))
-        members.append(build_runtime(network, spec, choice))
-    if choice is None:
-        raise ValueError("a model has at least one set of weights")
-    return Model(spec, spec.weights, tuple(members), choice)
+    network = build_network(spec)
+    load_into(network, folder / spec.weights.file, sha256=spec.weights.sha256)
+    networks = list(network.members) if isinstance(network, Ensemble) else [network]
+    choice = choose_runtime(device, precision, gflop=gflop_per_window(networks[0], spec))
+    return Model(spec, spec.weights, tuple(build_runtime(one, spec, choice) for one in networks), choice)

@@ -1,8 +1,9 @@
 """From scores on the model's grid to labels on the study's own grid, slab by slab.
 
 A voxel's score is a weighted mean of those of the eight model voxels round it. Where one class is the largest at all
-eight, it is the largest of the mean as well, whatever the weights: only where neighbours disagree are scores
-interpolated. That is exact, and leaves the surfaces of structures.
+eight, it is the largest of the mean as well, whatever the weights; the same holds for regions, which are above a
+threshold or not. So scores are interpolated only where neighbours disagree: at the surfaces of structures. The answer
+is that of interpolating everywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from voxmetry.config import ModelSpec
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.nn.grids import positions, reorientation
+from voxmetry.nn.grids import reorientation, restoring_positions
 from voxmetry.nn.window import Slab
 
 SLAB_VALUES = 16_000_000
@@ -43,12 +44,15 @@ class Restorer:
     """
 
     def __init__(self, grid: Geometry, native: Geometry, spec: ModelSpec) -> None:
-        self._moved, oriented = reorientation(native, spec.orientation)
+        moved, oriented = reorientation(native, spec.orientation)
         self._native, self._labels = native, spec.labels
         dtype = np.uint8 if max(spec.labels.values) < 256 else np.uint16
-        self._values = np.array([0, *spec.labels.values], dtype=dtype)
-        self._array = np.empty(native.shape, dtype=dtype)
-        self.axes = [Axis.between(at, size) for at, size in zip(positions(grid, oriented), grid.shape, strict=True)]
+        self._values = np.array([0, *(spec.regions or spec.labels.values)], dtype=dtype)
+        self._array = np.zeros(native.shape, dtype=dtype)
+        at, box = restoring_positions(grid, oriented, spec)
+        self._covered = moved.forward(self._array)[box]
+        self.axes = [Axis.between(*pair) for pair in zip(at, grid.shape, strict=True)]
+        self._how = Decision(regions=spec.regions is not None, softmax=spec.activation == "softmax")
         self._done = 0
 
     def reached(self, slab: Slab) -> slice:
@@ -64,10 +68,10 @@ class Restorer:
             if rows.stop > rows.start:
                 axes = [*self.axes]
                 axes[thin.axis] = axes[thin.axis].part(rows, thin.start)
-                classes = choose_classes(thin.sums, thin.weights, axes)
+                classes = choose_classes(thin.sums, thin.weights, axes, self._how)
                 box: list[slice] = [slice(None)] * 3
                 box[thin.axis] = rows
-                self._moved.forward(self._array)[tuple(box)] = self._values[classes.cpu().numpy()]
+                self._covered[tuple(box)] = self._values[classes.cpu().numpy()]
             self._done = rows.stop
 
     def finish(self) -> Segmentation:
@@ -126,15 +130,60 @@ def restore(scores: torch.Tensor, *, grid: Geometry, native: Geometry, spec: Mod
     -------
     Segmentation
         On `native` exactly: the class whose score, linearly interpolated between model voxels and held constant beyond
-        the outermost, is the largest. On equal scores the lower class wins, the background first.
+        the outermost, is the largest. On equal scores the lower class wins, the background first. For models with
+        regions, activation or cropping: see `ModelSpec` and `Resampling`.
     """
     restorer = Restorer(grid, native, spec)
     restorer.feed(Slab(0, 0, 0, scores[0], torch.ones(scores.shape[2:], device=scores.device)))
     return restorer.finish()
 
 
-def choose_classes(sums: torch.Tensor, weights: torch.Tensor, axes: list[Axis]) -> torch.Tensor:
-    """Return the class with the largest interpolated score at each target voxel, int16.
+@dataclass(frozen=True)
+class Decision:
+    """How scores become a class.
+
+    Parameters
+    ----------
+    regions
+        The class is the last region whose logit is above 0, counted from 1, or 0. Else it is the largest score.
+    softmax
+        Scores are turned into probabilities before they are interpolated.
+    """
+
+    regions: bool = False
+    softmax: bool = False
+
+    def of_slab(self, sums: torch.Tensor) -> torch.Tensor:
+        """Return the class of each voxel, int16 (I, J, K), of scores (n, I, J, K) times any positive weights.
+
+        torch's own argmax over the first axis returns int64 and is slower on the CPU.
+        """
+        found = torch.zeros(sums.shape[1:], dtype=torch.int16, device=sums.device)
+        if self.regions:
+            for index, scores in enumerate(sums, start=1):
+                found = torch.where(scores > 0, index, found)
+            return found
+        best = sums[0].clone()
+        for index in range(1, len(sums)):
+            found = torch.where(sums[index] > best, index, found)
+            torch.maximum(best, sums[index], out=best)
+        return found
+
+    def of_rows(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the class of each row of scores (n_voxels, n)."""
+        if not self.regions:
+            return scores.argmax(dim=1)
+        order = torch.arange(1, scores.shape[1] + 1, device=scores.device)
+        return torch.where(scores > 0, order, 0).amax(dim=1)
+
+
+def choose_classes(
+    sums: torch.Tensor,
+    weights: torch.Tensor,
+    axes: list[Axis],
+    how: Decision = Decision(),
+) -> torch.Tensor:
+    """Return the class that the interpolated scores give each target voxel, int16.
 
     Parameters
     ----------
@@ -144,8 +193,10 @@ def choose_classes(sums: torch.Tensor, weights: torch.Tensor, axes: list[Axis]) 
         (I, J, K); where it is 0 all scores count as 0, and the background wins.
     axes
         The target's voxels along i, j, k.
+    how
+        From scores to a class.
     """
-    cells = argmax_classes(sums)
+    cells = how.of_slab(sums)
     for axis, place in enumerate(axes):
         if place.blends:
             cells = _agreed(cells, axis)
@@ -153,21 +204,7 @@ def choose_classes(sums: torch.Tensor, weights: torch.Tensor, axes: list[Axis]) 
     for axis, place in enumerate(axes):
         found = found.index_select(axis, torch.from_numpy(place.low).to(found.device))
     if bool((cells == MIXED).any()):
-        _interpolate_mixed(found, cells, sums, weights, axes)
-    return found
-
-
-def argmax_classes(scores: torch.Tensor) -> torch.Tensor:
-    """Return the first class with the largest score, int16 (I, J, K), of scores (n_classes, I, J, K).
-
-    torch's own argmax over the first axis returns int64 and is slower on the CPU.
-    """
-    found = torch.zeros(scores.shape[1:], dtype=torch.int16, device=scores.device)
-    best = scores[0].clone()
-    for index in range(1, len(scores)):
-        better = scores[index] > best
-        found = torch.where(better, index, found)
-        torch.maximum(best, scores[index], out=best)
+        _interpolate_mixed(found, cells, sums, weights, axes, how)
     return found
 
 
@@ -180,11 +217,18 @@ def _agreed(cells: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 def _interpolate_mixed(
-    found: torch.Tensor, cells: torch.Tensor, sums: torch.Tensor, weights: torch.Tensor, axes: list[Axis]
+    found: torch.Tensor,
+    cells: torch.Tensor,
+    sums: torch.Tensor,
+    weights: torch.Tensor,
+    axes: list[Axis],
+    how: Decision,
 ) -> None:
     """Fill in the class where `found` is MIXED, from the scores of the eight voxels round it."""
     device = sums.device
     rows, row_of = _rows_needed(cells, sums, weights, axes)
+    if how.softmax:
+        rows = rows.softmax(dim=1)
     lows, highs, shares = (
         [torch.from_numpy(getattr(place, name)).to(device) for place in axes] for name in ("low", "high", "share")
     )
@@ -201,7 +245,7 @@ def _interpolate_mixed(
         scores = torch.nn.functional.embedding_bag(
             row_of[torch.stack(corners, dim=1)], rows, mode="sum", per_sample_weights=torch.stack(parts, dim=1)
         )
-        flat[chunk] = scores.argmax(dim=1).to(flat.dtype)
+        flat[chunk] = how.of_rows(scores).to(flat.dtype)
 
 
 def _rows_needed(

@@ -16,6 +16,7 @@ from monai.data.utils import compute_importance_map
 
 from voxmetry.config import WindowSpec
 from voxmetry.errors import InferenceError
+from voxmetry.nn.tiles import even_starts, nnunet_importance
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 """Patches (B, C, *patch) float32 to scores (B, n_outputs, *patch)."""
@@ -82,19 +83,20 @@ class Streaming:
     device: str | None = None
 
 
-def window_starts(size: int, patch: int, overlap: float) -> list[int]:
-    """Return the first voxel of each window along one axis, as MONAI's sliding window places them.
-
-    The last window is moved back into the volume.
+def window_starts(size: int, patch: int, window: WindowSpec) -> list[int]:
+    """Return the first voxel of each window along one axis; see `config.WindowSpec.placement`.
 
     Examples
     --------
-    >>> window_starts(100, 40, 0.5), window_starts(30, 40, 0.5)
-    ([0, 20, 40, 60], [0])
+    >>> window = WindowSpec(patch=(40, 40, 40))
+    >>> window_starts(90, 40, window), window_starts(30, 40, window)
+    ([0, 20, 40, 50], [0])
     """
     if size <= patch:
         return [0]
-    step = max(1, int(patch * (1 - overlap)))
+    if window.placement == "nnunet":
+        return even_starts(size, patch, window.overlap)
+    step = max(1, int(patch * (1 - window.overlap)))
     count = math.ceil((size - patch) / step) + 1
     return [min(index * step, size - patch) for index in range(count)]
 
@@ -139,8 +141,8 @@ def stream_scores(
     axis = smallest_section(shape) if how.axis is None else how.axis
     tensor, before = _pad(tensor, window.patch)
     padded = tuple(tensor.shape[2:])
-    starts = [window_starts(*item, window.overlap) for item in zip(padded, window.patch, strict=True)]
-    ring = _Ring(n_outputs, padded, window.patch, axis, how, tensor.device)
+    starts = [window_starts(*sizes, window) for sizes in zip(padded, window.patch, strict=True)]
+    ring = _Ring(n_outputs, padded, axis, window, how, tensor.device)
     rows = starts[axis]
     for row, start in enumerate(rows):
         columns = [*starts[:axis], [start], *starts[axis + 1 :]]
@@ -212,6 +214,15 @@ def averaged(members: list[Run] | tuple[Run, ...], mirror_axes: tuple[int, ...])
         return total.div_(len(members) * len(turns))
 
     return run
+
+
+def blending_weights(window: WindowSpec) -> torch.Tensor:
+    """Return how much each voxel of a patch counts, (I, J, K) float32; see `config.WindowSpec`."""
+    if window.blending == "constant":
+        return torch.ones(window.patch)
+    if window.placement == "nnunet":
+        return nnunet_importance(window.patch)
+    return compute_importance_map(window.patch, mode="gaussian", sigma_scale=0.125)
 
 
 def mirror_turns(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -299,18 +310,18 @@ class _Ring:
         self,
         n_outputs: int,
         shape: tuple[int, ...],
-        patch: tuple[int, int, int],
         axis: int,
+        window: WindowSpec,
         how: Streaming,
         device: torch.device,
     ) -> None:
-        self.patch, self.axis = patch, axis
+        self.patch, self.axis = window.patch, axis
         place = device if how.device is None else torch.device(how.device)
         sizes = list(shape)
-        sizes[axis] = patch[axis] + 1
+        sizes[axis] = self.patch[axis] + 1
         self.sums = torch.zeros((n_outputs, *sizes), dtype=how.dtype, device=place)
         self.weights = torch.zeros(sizes, dtype=torch.float32, device=place)
-        self.gauss = compute_importance_map(patch, mode="gaussian", sigma_scale=0.125, device=place)
+        self.blend = blending_weights(window).to(place)
         self.first = 0
         """Slice that lies in slot 1; slot 0 holds the one before."""
 
@@ -319,8 +330,8 @@ class _Ring:
         place = [*corner]
         place[self.axis] += 1 - self.first
         scores = scores.to(self.sums.device, self.sums.dtype, non_blocking=True)
-        _cut(self.sums, tuple(place), self.patch).addcmul_(scores, self.gauss.to(self.sums.dtype))
-        _cut(self.weights, tuple(place), self.patch).add_(self.gauss)
+        _cut(self.sums, tuple(place), self.patch).addcmul_(scores, self.blend.to(self.sums.dtype))
+        _cut(self.weights, tuple(place), self.patch).add_(self.blend)
 
     def finished(self, stop: int) -> Slab:
         """Return the slices before `stop`, with the one that the last slab ended on."""
