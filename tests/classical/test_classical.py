@@ -149,14 +149,14 @@ class TestStudy:
 
     @pytest.mark.real_data
     def test_41_percent_of_suvmax_on_a_real_tumour(self, real_data):
-        """The crop is round one tumour: a threshold finds its active rim, not all of it."""
+        """A threshold finds the active part of a tumour, not all of it."""
         from voxmetry import read_segmentation, read_volume
 
-        study = real_data / "sarcoma" / "STS_001"
+        study = real_data / "sarcoma" / "STS_005"
         volume = read_volume(study / "PET_image.nii.gz", modality="PT")
         truth = read_segmentation(study / "PET_mask.nii.gz").array > 0
         found = load_baseline(MODELS / "suv41.yaml").segment(volume).array > 0
         assert np.array_equal(
             found & (volume.array >= 0.41 * volume.array.max()), volume.array >= 0.41 * volume.array.max()
         )
-        assert 0.3 < dice(found, truth) < 0.9
+        assert dice(found, truth) == pytest.approx(0.694, abs=0.001)

@@ -237,7 +237,7 @@ def _fit(
         spacing = [max(value, finest * 1.1) for value in spacing]
     if spacing != native:
         reasons["model.spacing_mm"] += (
-            f" ({', '.join(f'{value:.3g}' for value in native)} mm), coarsened until a patch that fits into memory sees "
+            f" ({', '.join(f'{value:.3g}' for value in native)} mm), coarsened until a patch that fits sees "
             f"{LEAST_VIEW:.0%} of a median image; more --memory-gb keeps it finer"
         )
     channels = [min(MOST_CHANNELS, width * 2**level) for level in range(len(levels))]
