@@ -15,6 +15,7 @@ from pathlib import Path
 
 import voxmetry
 from voxmetry import io, nn, report
+from voxmetry.classical import Baseline, BaselineSpec, is_baseline, load_baseline
 from voxmetry.config import ModelSpec, StudySettings
 from voxmetry.core.records import Comparison, Flag, Measurement, Provenance, SourceInfo, StudyResult
 from voxmetry.core.segmentation import Segmentation
@@ -42,7 +43,7 @@ AIR_HU = -500
 def segment_study(
     study: Path | str,
     out: Path | str,
-    model: nn.Predictor | nn.Model | str | Path,
+    model: nn.Predictor | nn.Model | Baseline | str | Path,
     *,
     reference: Path | str | None = None,
     settings: StudySettings = StudySettings(),  # noqa: B008  (frozen)
@@ -58,7 +59,8 @@ def segment_study(
         Folder for `seg.nii.gz`, `measurements.csv`, `result.json` and `report.html` (and `comparison.csv` with a
         reference). Each appears whole or not at all, the report last.
     model
-        A predictor or a loaded model (for many studies, load it once), a bundled model's name or a model folder.
+        A predictor or a loaded model (for many studies, load it once), a bundled model's name, a model folder, or a
+        baseline's YAML file.
     reference
         A segmentation of the same study on the same grid to compare with.
     settings
@@ -79,17 +81,12 @@ def segment_study(
     clock, out = Clock(tell), Path(out)
     prepare_folder(out, overwrite=settings.overwrite)
     with clock.step("load model"):
-        predictor = as_predictor(model, settings)
-    spec = predictor.spec
+        ready = load_any(model, settings)
+    spec = ready.spec
     with clock.step("read"):
         volume = read_input(study, spec, settings)
         truth = read_reference(reference, spec, volume) if reference else None
-    with clock.step("preprocess"):
-        prepared = predictor.prepare(volume)
-    with clock.step("network"):
-        segmentation = predictor.run(prepared)
-    with clock.step("clean up"):
-        segmentation = clean(segmentation, spec.clean)
+    segmentation = run_model(ready, volume, clock)
     with clock.step("measure"):
         measurements = measure(segmentation, volume)
         comparisons = compare_with(truth, segmentation, settings) if truth else ()
@@ -100,7 +97,7 @@ def segment_study(
         comparisons=comparisons,
         flags=flag_study(volume, measurements, spec),
         definitions=dict(DEFINITIONS),
-        provenance=provenance(predictor.model, settings, clock),
+        provenance=provenance(ready, settings, clock),
         files={what: name for what, name in OUTPUTS.items() if what != "comparison" or truth},
     )
     with clock.step("write"):
@@ -108,11 +105,28 @@ def segment_study(
     return result
 
 
-def as_predictor(model: nn.Predictor | nn.Model | str | Path, settings: StudySettings) -> nn.Predictor:
-    """Load the model, unless that was done before."""
-    if isinstance(model, nn.Predictor):
+def load_any(
+    model: nn.Predictor | nn.Model | Baseline | str | Path, settings: StudySettings
+) -> nn.Predictor | Baseline:
+    """Load a network or a classical baseline; what is loaded already is returned as it is."""
+    if isinstance(model, (nn.Predictor, Baseline)):
         return model
-    return nn.Predictor(model, device=settings.device, precision=settings.precision)
+    if isinstance(model, nn.Model) or not is_baseline(model):
+        return nn.Predictor(model, device=settings.device, precision=settings.precision)
+    return load_baseline(model)
+
+
+def run_model(ready: nn.Predictor | Baseline, volume: Volume, clock: Clock) -> Segmentation:
+    """Segment on the volume's own grid and clean up, each step under its own name."""
+    if isinstance(ready, Baseline):
+        with clock.step("segment"):
+            return ready.segment(volume)
+    with clock.step("preprocess"):
+        prepared = ready.prepare(volume)
+    with clock.step("network"):
+        segmentation = ready.run(prepared)
+    with clock.step("clean up"):
+        return clean(segmentation, ready.spec.clean)
 
 
 class Clock:
@@ -164,7 +178,7 @@ def prepare_folder(out: Path, *, overwrite: bool) -> None:
             (out / name).unlink(missing_ok=True)
 
 
-def read_input(study: Path | str, spec: ModelSpec, settings: StudySettings) -> Volume:
+def read_input(study: Path | str, spec: ModelSpec | BaselineSpec, settings: StudySettings) -> Volume:
     """Read the one series or file that the model takes.
 
     Raises
@@ -199,7 +213,7 @@ def read_input(study: Path | str, spec: ModelSpec, settings: StudySettings) -> V
     return volume
 
 
-def read_reference(path: Path | str, spec: ModelSpec, volume: Volume) -> Segmentation:
+def read_reference(path: Path | str, spec: ModelSpec | BaselineSpec, volume: Volume) -> Segmentation:
     """Read the reference segmentation and see that it lies on the image's grid."""
     reference = io.read_segmentation(path, labels=spec.labels)
     volume.geometry.require_same(reference.geometry, what="the image and the reference")
@@ -213,13 +227,15 @@ def compare_with(
     return compare(prediction=segmentation, reference=reference, tolerance_mm=settings.tolerance_mm)
 
 
-def flag_study(volume: Volume, measurements: Sequence[Measurement], spec: ModelSpec) -> tuple[Flag, ...]:
+def flag_study(volume: Volume, measurements: Sequence[Measurement], spec: ModelSpec | BaselineSpec) -> tuple[Flag, ...]:
     """Collect what a person should know: about the image first, then about each structure."""
+    if isinstance(spec, BaselineSpec):
+        return flag_measurements(measurements, spec)
     _, oriented = reorientation(volume.geometry, spec.orientation)
     return (*flag_input(oriented, spec), *flag_measurements(measurements, spec))
 
 
-def describe(volume: Volume, study: Path | str, spec: ModelSpec) -> SourceInfo:
+def describe(volume: Volume, study: Path | str, spec: ModelSpec | BaselineSpec) -> SourceInfo:
     """Say what was segmented, without its path or its patient."""
     series = volume.source
     name = Path(study).name.lower()
@@ -236,7 +252,7 @@ def describe(volume: Volume, study: Path | str, spec: ModelSpec) -> SourceInfo:
     )
 
 
-def provenance(model: nn.Model, settings: StudySettings, clock: Clock) -> Provenance:
+def provenance(model: nn.Predictor | Baseline, settings: StudySettings, clock: Clock) -> Provenance:
     """Write down how the result came to be."""
     return Provenance(
         voxmetry_version=voxmetry.__version__,
@@ -248,7 +264,7 @@ def provenance(model: nn.Model, settings: StudySettings, clock: Clock) -> Proven
         weights_sha256=model.weights.sha256,
         settings=settings.model_dump(mode="json"),
         device=model.device,
-        precision=model.choice.precision,
+        precision=model.precision if isinstance(model, nn.Predictor) else "float32",
         started=clock.started.isoformat(timespec="seconds"),
         seconds=clock.total(),
         peak_memory_mb=peak_memory_mb(),

@@ -12,7 +12,7 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 import torch
 
-from voxmetry.config import ModelSpec
+from voxmetry.config import ModelSpec, Weights
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import VoxmetryError
@@ -97,6 +97,21 @@ class Predictor:
     def spec(self) -> ModelSpec:
         """What the model takes and returns."""
         return self.model.spec
+
+    @property
+    def weights(self) -> Weights:
+        """File and checksum of the model's parameters."""
+        return self.model.weights
+
+    @property
+    def device(self) -> str:
+        """What the network runs on."""
+        return self.model.choice.device
+
+    @property
+    def precision(self) -> str:
+        """Precision of the network's products."""
+        return self.model.choice.precision
 
     def __call__(self, volumes: Study) -> Segmentation:
         """Segment one study: prepare, run the network, restore to the first volume's own grid, clean up.
