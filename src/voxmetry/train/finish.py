@@ -92,7 +92,7 @@ def model_card(
 ) -> str:
     """Write the model card: what it is, what it was trained on, how well it does on cases that it did not see."""
     domain = spec.training_domain
-    spans = [f"{r.low:g} to {r.high:g}" for r in (*domain.spacing_mm, *domain.field_of_view_mm)]
+    spans = [f"{r.low:g} to {r.high:g}" for r in (*(domain.spacing_mm or ()), *(domain.field_of_view_mm or ()))]
     lines = [
         f"# {spec.name} {spec.version}",
         "",
