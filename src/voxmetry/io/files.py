@@ -33,6 +33,7 @@ def read_volume(
     *,
     modality: Modality | None = None,
     series: str | None = None,
+    unit: Unit | None = None,
     rules: SeriesRules | None = None,
     suv: Literal["bw", "lbm", "bsa", "none"] = "bw",
     allow_uneven: bool = False,
@@ -51,6 +52,8 @@ def read_volume(
     series
         Series Instance UID, to choose where a folder holds several; with `#2` its second volume, where one series mixes
         several.
+    unit
+        What the values are, where the file does not say: "SUVbw" for a PET image that was converted already.
     rules
         What else the series must be, such as `InputSpec.series` of a model.
     suv
@@ -68,7 +71,7 @@ def read_volume(
     Raises
     ------
     InputError
-        If there is nothing at the path, or the image cannot be used.
+        If there is nothing at the path, the image cannot be used, or its headers say another unit than `unit`.
     SeriesError
         If no series, or more than one, can be taken; it lists every candidate and why each is not taken.
     FormatError
@@ -79,7 +82,7 @@ def read_volume(
     source = _existing(path)
     if source.is_file() and suffix_of(source) in (*NIFTI, *ITK):
         with _naming(source.name):
-            return _read_file(source, "HU" if modality == "CT" else "1")
+            return _read_file(source, unit or ("HU" if modality == "CT" else "1"))
     from voxmetry.io.dicom import choose_series, list_series, read_series
     from voxmetry.io.dicom.choose import allowed_verdicts
     from voxmetry.io.dicom.headers import looks_like_dicom
@@ -92,7 +95,14 @@ def read_volume(
         )
     allowed = allowed_verdicts(allow_uneven=allow_uneven, resample_tilt=resample_tilt)
     chosen = choose_series(list_series(source), modality=modality, series_uid=series, rules=rules, allowed=allowed)
-    return read_series(chosen, suv=suv, allow_uneven=allow_uneven, resample_tilt=resample_tilt)
+    volume = read_series(chosen, suv=suv, allow_uneven=allow_uneven, resample_tilt=resample_tilt)
+    if unit is not None and volume.unit != unit:
+        raise InputError(
+            found=f"a series in {volume.unit} that was declared to be in {unit}",
+            expected="the unit that its headers say",
+            fix="leave the unit out; it is for files without DICOM headers",
+        )
+    return volume
 
 
 def _read_file(source: Path, unit: Unit) -> Volume:
