@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.follow_up import follow_up
 from voxmetry.cli.measure import measure
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ def _version(value: bool) -> None:
 
 # The larger verbs have a file each.
 app.command()(measure)
+app.command("follow-up")(follow_up)
 
 
 @app.callback()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from voxmetry.config import ModelSpec
     from voxmetry.core.base import Record
+    from voxmetry.core.follow_up import FollowUp
     from voxmetry.core.records import (
         CohortComparison,
         Comparison,
@@ -100,6 +101,41 @@ def lesion_rows(rows: Sequence[Lesion]) -> None:
     _print(table)
     if len(rows) > MOST_LESIONS:
         typer.echo(f"{len(rows)} lesions; the {MOST_LESIONS} largest are shown.")
+
+
+def follow_up(result: FollowUp, written: Sequence[Path], *, as_json: bool) -> None:
+    """Show what became of each lesion, the category with its rule, and what to look at."""
+    if as_json:
+        typer.echo(result.model_dump_json(indent=1))
+        return
+    table = _table(["before", "now", "status", "mL", "change", "mm", "change", "target"])
+    for row in result.changes:
+        table.add_row(
+            ", ".join(row.baseline_ids) or "-",
+            ", ".join(row.follow_up_ids) or "-",
+            " ".join(part for part in (row.status, row.trend) if part),
+            f"{_number(row.volume_baseline_ml, 2)} > {_number(row.volume_follow_up_ml, 2)}",
+            _percent(row.volume_change_percent),
+            f"{_number(row.diameter_baseline_mm, 1)} > {_number(row.diameter_follow_up_mm, 1)}",
+            _percent(row.diameter_change_percent),
+            "yes" if row.target else "",
+        )
+    _print(table)
+    answer, bridge = result.response, result.registration
+    sums = [_number(x, 1) for x in (answer.sum_baseline_mm, answer.sum_nadir_mm, answer.sum_follow_up_mm)]
+    typer.echo(f"Sum of target diameters: baseline {sums[0]} mm, smallest {sums[1]} mm, now {sums[2]} mm")
+    typer.secho(f"RECIST 1.1: {answer.category}, {answer.rule}", bold=True)
+    typer.echo(f"Registration: {bridge.kind}, {bridge.reason}")
+    for flag in result.flags:
+        typer.secho(f"{flag.severity}: {flag.message}", fg="yellow")
+    for caveat in answer.caveats:
+        typer.echo(f"caveat: {caveat}")
+    typer.echo("Research use only.")
+    files(written)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.0f} %"
 
 
 def comparisons(rows: Sequence[Comparison], *, as_json: bool, matchings: Sequence[InstanceMatching] = ()) -> None:

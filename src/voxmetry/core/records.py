@@ -182,6 +182,8 @@ class SourceInfo(Record):
     spacing_mm: tuple[float, float, float]
     axcodes: str
     series_uid: str | None = None
+    frame_uid: str | None = None
+    """DICOM Frame of Reference UID: images that share it share their coordinates."""
     description: str = ""
 
 
