@@ -26,7 +26,7 @@ Kind: TypeAlias = Literal["rigid", "affine"]
 MOST_VOXELS = 1_000_000
 """Size of the grids that are registered: finer ones cost time and move the answer by less than a tenth of a voxel."""
 _LATTICE = 9
-_LEVELS = ((4, 4.0), (2, 2.0), (1, 0.0))
+_LEVELS = ((4, 2.0), (2, 1.0), (1, 0.0))
 _SAMPLES = 40_000
 
 
@@ -248,7 +248,11 @@ def _improve(
     n = target.GetNumberOfPixels()
     method.SetMetricSamplingPercentagePerLevel([min(1.0, _SAMPLES / (n / shrink**3)) for shrink, _ in levels], 1)
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=2.0, minStep=0.005, numberOfIterations=steps, relaxationFactor=0.6
+        learningRate=2.0,
+        minStep=0.002,
+        numberOfIterations=steps,
+        relaxationFactor=0.75,
+        gradientMagnitudeTolerance=1e-8,
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel([shrink for shrink, _ in levels])
