@@ -47,6 +47,7 @@ _ROOMS = {
     "list_models": "models",
     "load_model": "nn",
     "segment": "nn",
+    "Predictor": "nn",
     "write_report": "report",
     "segment_study": "workflow",
 }
@@ -78,7 +79,7 @@ if TYPE_CHECKING:
     from voxmetry.measure.files import match_files
     from voxmetry.measure.longitudinal import TimePoint, follow_up
     from voxmetry.models import list_models
-    from voxmetry.nn import load_model, segment
+    from voxmetry.nn import Predictor, load_model, segment
     from voxmetry.ops.components import clean
     from voxmetry.ops.resample import resample
     from voxmetry.report import write_report
