@@ -191,7 +191,7 @@ def read_input(study: Path | str, spec: ModelSpec | BaselineSpec, settings: Stud
         study,
         modality=wanted,
         series=settings.series,
-        rules=spec.inputs[0].series,
+        rules=spec.inputs[0].series if isinstance(spec, ModelSpec) else None,
         suv=settings.suv,
         allow_uneven=settings.allow_uneven,
         resample_tilt=settings.resample_tilt,
