@@ -11,6 +11,7 @@ import typer
 from voxmetry.cli import show
 from voxmetry.cli.compare import compare
 from voxmetry.cli.follow_up import follow_up
+from voxmetry.cli.inspect import inspect
 from voxmetry.cli.measure import measure
 
 app = typer.Typer(
@@ -75,19 +76,7 @@ def demo(
     raise typer.Exit(FLAGGED if result.needs_review else 0)
 
 
-@app.command()
-def inspect(
-    path: Annotated[Path, typer.Argument(help="A DICOM folder, or an image file.")],
-    as_json: Json = False,
-) -> None:
-    """List what a folder or file holds, and whether and why not it can be read; exit code 1 where nothing can."""
-    from voxmetry import io
-
-    if path.is_dir() or not path.exists():
-        found = io.list_series(path)
-        show.series(found, as_json=as_json)
-        raise typer.Exit(0 if any(series.readable for series in found) else 1)
-    show.image(io.read_volume(path), as_json=as_json)
+app.command("inspect")(inspect)
 
 
 @app.command()
