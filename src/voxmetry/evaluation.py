@@ -17,11 +17,10 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError, OutputExistsError, VoxmetryError
 from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.measure import tables
-from voxmetry.measure.cohort import compare_files, number_patients, summarise_cohort
+from voxmetry.measure.cohort import compare_pair, number_patients, summarise_cohort
 from voxmetry.measure.failures import FailureCounter, Failures, structures_of
-from voxmetry.measure.files import FilePair
 from voxmetry.ops.resample import resample
-from voxmetry.train.dataset import Case, DataSet, read_images
+from voxmetry.train.dataset import Case, DataSet, read_case
 from voxmetry.workflow import load_any
 
 RESULT, TABLE, PAGE = "evaluation.json", "evaluation.csv", "evaluation.html"
@@ -229,21 +228,34 @@ def _case(
     counter: FailureCounter,
 ) -> CaseComparison:
     try:
-        volumes = _inputs(model, read_images(case, data), data)
+        volumes, reference = read_case(case, data)
+        volumes = _inputs(model, volumes, data)
         found = model.segment(volumes) if isinstance(model, Baseline) else nn.segment(volumes, model)
-        reference = io.read_segmentation(case.label, labels=data.labels)
         if not found.geometry.is_same(reference.geometry):
             # A baseline of a second channel segments on that channel's own, often coarser grid.
             found = resample(found, to=reference.geometry)
-        path = folder / f"{case.name}.nii.gz"
-        io.save(found, path)
-        row = compare_files(FilePair(case.name, path, case.label), settings, patient=patient)
+        io.save(found, folder / f"{case.name}.nii.gz")
+        row = compare_pair(
+            case.name,
+            prediction=found,
+            reference=reference,
+            settings=_in_common(settings, found, reference),
+            patient=patient,
+        )
     except VoxmetryError as error:
         return CaseComparison(case=case.name, patient=patient, error=error.to_dict())
     counter.add(found, reference, structures_of(row.comparisons))
     same = next((v for v in volumes if v.geometry.is_same(reference.geometry)), None)
     counter.add_properties(row, reference, same.array if same is not None else None)
     return row
+
+
+def _in_common(settings: CohortSettings, found: Segmentation, reference: Segmentation) -> CohortSettings:
+    """Judge a model by the structures that it knows, where it knows some of the data set's by their names."""
+    names = [name for name in found.labels.names if name in reference.labels.names]
+    if not names or settings.labels is not None or set(found.labels.names) == set(reference.labels.names):
+        return settings
+    return settings.model_copy(update={"labels": tuple(names)})
 
 
 def _inputs(model: nn.Model | Baseline, volumes: Sequence[Volume], data: DataSet) -> list[Volume]:
@@ -341,8 +353,8 @@ def _reader(data: DataSet, folder: Path) -> Callable[[str], tuple[Segmentation, 
     def read(name: str) -> tuple[Segmentation, Segmentation, Volume | None]:
         case = cases[name]
         prediction = io.read_segmentation(folder / f"{name}.nii.gz")
-        reference = io.read_segmentation(case.label, labels=data.labels)
-        image = read_images(case, data)[0]
+        volumes, reference = read_case(case, data)
+        image = volumes[0]
         return prediction, reference, image if image.geometry.is_same(prediction.geometry) else None
 
     return read

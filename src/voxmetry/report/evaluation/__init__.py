@@ -53,7 +53,8 @@ class EvaluationDocument(Record):
     title: str
     notice: str = NOTICE
     verdicts: tuple[str, ...]
-    summary: Table
+    overlaps: Table
+    boundaries: Table
     models: tuple[ModelSection, ...]
 
 
@@ -76,34 +77,50 @@ def build_evaluation_document(
     return EvaluationDocument(
         title=f"Evaluation on {clean(data)}",
         verdicts=tuple(clean(line) for line in verdicts),
-        summary=_summary(models),
+        overlaps=_overlaps(models),
+        boundaries=_boundaries(models),
         models=tuple(_section(model, place) for place, model in enumerate(models)),
     )
 
 
-def _summary(models: Sequence[EvaluatedModel]) -> Table:
+def _overlaps(models: Sequence[EvaluatedModel]) -> Table:
     rows = []
     for model in models:
         for place, s in enumerate(model.structures):
-            cells = [Cell(text=clean(model.name)), Cell(text=str(s.present["dice"].mean.n))]
-            cells += [_interval(s.present[name].mean, 3) for name in ("dice", "iou", "surface_dice")]
-            cells += [_interval(s.both[name].mean, 2) for name in ("hd95_mm", "assd_mm")]
-            cells += [Cell(text=f"{decimals(s.volumes.bias, 2)}")]
             lone = s.n_missed + s.n_extra
+            cells = [Cell(text=clean(model.name)), Cell(text=str(s.present["dice"].mean.n))]
+            cells += [_interval(s.present[name].mean, 3) for name in ("dice", "iou")]
             cells += [Cell(text=f"{s.n_missed} / {s.n_extra}", tone="review" if lone else "plain")]
             rows.append(Row(label=clean(s.label), colour=PALETTE[place % len(PALETTE)], cells=tuple(cells)))
-    heads = ("Cases", "Dice", "IoU", "Surface Dice")
     return Table(
-        id="summary-table",
-        caption="Means with their bootstrap intervals. Distances are over the cases that have the structure in both "
-        "masks; missed and invented structures are counted beside them, and are 0 in Dice, IoU and surface Dice.",
+        id="overlaps",
+        caption="Means with their bootstrap intervals; a missed or an invented structure counts as 0.",
         columns=(
             Column(head="Model", numeric=False),
-            *(Column(head=head) for head in heads),
+            *(Column(head=head) for head in ("Cases", "Dice", "IoU", "Missed / invented")),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _boundaries(models: Sequence[EvaluatedModel]) -> Table:
+    rows = []
+    for model in models:
+        for place, s in enumerate(model.structures):
+            cells = [Cell(text=clean(model.name)), _interval(s.present["surface_dice"].mean, 3)]
+            cells += [_interval(s.both[name].mean, 2) for name in ("hd95_mm", "assd_mm")]
+            cells += [Cell(text=decimals(s.volumes.bias, 2))]
+            rows.append(Row(label=clean(s.label), colour=PALETTE[place % len(PALETTE)], cells=tuple(cells)))
+    return Table(
+        id="boundaries",
+        caption="Distances are means over the cases that have the structure in both masks; the volume error is the "
+        "mean of prediction minus reference.",
+        columns=(
+            Column(head="Model", numeric=False),
+            Column(head="Surface Dice"),
             Column(head="HD95", unit="mm"),
             Column(head="ASSD", unit="mm"),
             Column(head="Volume error", unit="mL"),
-            Column(head="Missed / invented"),
         ),
         rows=tuple(rows),
     )
