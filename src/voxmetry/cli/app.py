@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.data import data_app
 from voxmetry.cli.evaluate import evaluate
 from voxmetry.cli.measure import measure
 from voxmetry.cli.train import train, train_plan
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="List and describe the bundled models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(data_app, name="data")
 app.command()(evaluate)
 app.command()(train)
 app.command("train-plan")(train_plan)
