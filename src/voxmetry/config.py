@@ -135,6 +135,9 @@ class WindowSpec(Record):
     nnU-Net's own Gaussian. The two see other patches, and so give other scores."""
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
     """Axes along which the scores are averaged over both mirror images."""
+    skip_up_to: float | None = None
+    """Windows in which the first input is nowhere above this value, in the image's unit, are background and are not
+    run. None runs all. For CT, whose air is about -1000 HU."""
 
 
 class Resampling(Record):
@@ -249,6 +252,12 @@ class ModelSpec(Record):
             raise ValueError(f"regions paint {sorted(set(self.regions))}, labels are {sorted(self.labels.values)}")
         if self.regions and self.activation != "none":
             raise ValueError("regions have a probability each, to which a softmax does not apply")
+        steps = {how.method for how in (self.inputs[0].normalise, *self.inputs[0].then)}
+        if self.window.skip_up_to is not None and steps - {"window", "shift"}:
+            raise ValueError(
+                "window.skip_up_to needs a first input that is normalised by 'window' or 'shift': "
+                "what is scaled by the image's own values has no fixed unit"
+            )
         known = set(self.labels.names)
         named = {name for step in self.clean for name in step.labels} | set(self.training_domain.volume_ml)
         if named - known:
@@ -316,6 +325,12 @@ class TrainSettings(Record):
     augment: Augment = Augment()
 
     @model_validator(mode="after")
+    def _fold_exists(self) -> Self:
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} of {self.folds}: the folds are counted from 0")
+        return self
+
+    @model_validator(mode="after")
     def _trainable(self) -> Self:
         model = self.model
         if model.network.kind != "dynunet" or model.members > 1 or model.regions or model.resampling.rule != "centred":
@@ -323,12 +338,6 @@ class TrainSettings(Record):
                 "model: training takes a network of kind 'dynunet', one member, no regions and the centred grid; "
                 "what was imported from another framework is trained there"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _fold_exists(self) -> Self:
-        if self.fold is not None and self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} of {self.folds}: the folds are counted from 0")
         return self
 
 
@@ -339,7 +348,8 @@ class StudySettings(Record):
     """Series Instance UID, where the folder holds more than one candidate."""
     modality: Literal["CT", "MR", "PT"] | None = None
     """What a file without DICOM headers is; None takes the model's word for it, after a look at the values."""
-    device: Literal["auto", "cpu", "cuda", "openvino"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps", "openvino"] = "auto"
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     """Tolerance of the surface Dice against a reference."""
     overwrite: bool = False

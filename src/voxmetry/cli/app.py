@@ -109,8 +109,12 @@ def segment(
         Path | None, typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
     ] = None,
     device: Annotated[
-        Literal["auto", "cpu", "cuda", "openvino"] | None,
-        typer.Option(help="Where the network runs; auto takes CUDA if there is one."),
+        Literal["auto", "cpu", "cuda", "mps", "openvino"] | None,
+        typer.Option(help="Where the network runs; auto picks what there is and suits the model, and says so."),
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bf16", "fp16"] | None,
+        typer.Option(help="Of the network's products; auto takes the fastest that keeps the answer."),
     ] = None,
     tolerance_mm: Annotated[
         float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
@@ -126,6 +130,7 @@ def segment(
         "series": series,
         "modality": modality,
         "device": device,
+        "precision": precision,
         "tolerance_mm": tolerance_mm,
         "overwrite": overwrite or None,
     }
