@@ -10,6 +10,7 @@ from pathlib import Path
 import voxmetry
 from voxmetry import io, nn
 from voxmetry.classical import Baseline
+from voxmetry.config import StudySettings, parse_record
 from voxmetry.core.base import Record
 from voxmetry.core.records import CaseComparison, CohortComparison, CohortSettings, PairedComparison
 from voxmetry.core.segmentation import Segmentation
@@ -44,7 +45,7 @@ class Entry:
     """
 
     name: str
-    folds: tuple[tuple[nn.Model | Baseline, tuple[str, ...]], ...]
+    folds: tuple[tuple[nn.Predictor | Baseline, tuple[str, ...]], ...]
     n_seen: int
 
     @property
@@ -161,14 +162,15 @@ def open_entry(model: str | Path, data: DataSet, *, device: str) -> Entry:
     InputError
         If no case is left.
     """
+    settings = parse_record({"device": device}, StudySettings, where="--device")
     folds = sorted(Path(model).glob("fold-*/model")) if Path(model).is_dir() else []
     names = [case.name for case in data.cases]
-    parts: list[tuple[nn.Model | Baseline, tuple[str, ...]]] = []
+    parts: list[tuple[nn.Predictor | Baseline, tuple[str, ...]]] = []
     for folder in folds:
         held_out = set(_split(folder)["validation"])
-        parts.append((load_any(folder, device=device), tuple(name for name in names if name in held_out)))
+        parts.append((load_any(folder, settings), tuple(name for name in names if name in held_out)))
     if not folds:
-        loaded = load_any(model, device=device)
+        loaded = load_any(model, settings)
         seen = set() if isinstance(loaded, Baseline) else set(_split(_folder_of(model)).get("training", ()))
         parts.append((loaded, tuple(name for name in names if name not in seen)))
     left = {name for _, part in parts for name in part}
@@ -219,7 +221,7 @@ def _evaluate_one(
 
 
 def _case(
-    model: nn.Model | Baseline,
+    model: nn.Predictor | Baseline,
     case: Case,
     data: DataSet,
     folder: Path,
@@ -230,7 +232,7 @@ def _case(
     try:
         volumes, reference = read_case(case, data)
         volumes = _inputs(model, volumes, data)
-        found = model.segment(volumes) if isinstance(model, Baseline) else nn.segment(volumes, model)
+        found = model.segment(volumes) if isinstance(model, Baseline) else model(volumes)
         if not found.geometry.is_same(reference.geometry):
             # A baseline of a second channel segments on that channel's own, often coarser grid.
             found = resample(found, to=reference.geometry)
@@ -258,7 +260,7 @@ def _in_common(settings: CohortSettings, found: Segmentation, reference: Segment
     return settings.model_copy(update={"labels": tuple(names)})
 
 
-def _inputs(model: nn.Model | Baseline, volumes: Sequence[Volume], data: DataSet) -> list[Volume]:
+def _inputs(model: nn.Predictor | Baseline, volumes: Sequence[Volume], data: DataSet) -> list[Volume]:
     """Choose the channels that a model takes: by name, or by modality, or all where the numbers agree."""
     wanted = model.spec.inputs
     if len(wanted) == len(volumes):
