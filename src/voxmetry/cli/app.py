@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from voxmetry.cli import show
+from voxmetry.cli import models, show
 
 app = typer.Typer(
     name="voxmetry",
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="List and describe the bundled models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+models.add_to(models_app)
 
 FLAGGED = 3
 """Exit code of a study that is done and asks for a look."""
