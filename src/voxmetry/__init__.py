@@ -18,6 +18,7 @@ _ROOMS = {
     "Segmentation": "core.segmentation",
     "SeriesInfo": "core.records",
     "Measurement": "core.records",
+    "Lesion": "core.records",
     "Comparison": "core.records",
     "CohortComparison": "core.records",
     "CohortSettings": "core.records",
@@ -35,12 +36,14 @@ _ROOMS = {
     "resample": "ops.resample",
     "clean": "ops.components",
     "measure": "measure",
+    "lesions": "measure",
     "compare": "measure",
     "match_files": "measure.files",
     "compare_cohort": "measure.cohort",
     "list_models": "models",
     "load_model": "nn",
     "segment": "nn",
+    "Predictor": "nn",
     "write_report": "report",
     "segment_study": "workflow",
 }
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
         CohortSettings,
         Comparison,
         Flag,
+        Lesion,
         Measurement,
         Provenance,
         SeriesInfo,
@@ -65,11 +69,11 @@ if TYPE_CHECKING:
     from voxmetry.core.volume import Volume
     from voxmetry.errors import VoxmetryError
     from voxmetry.io import list_series, read_segmentation, read_volume, save
-    from voxmetry.measure import compare, measure
+    from voxmetry.measure import compare, lesions, measure
     from voxmetry.measure.cohort import compare_cohort
     from voxmetry.measure.files import match_files
     from voxmetry.models import list_models
-    from voxmetry.nn import load_model, segment
+    from voxmetry.nn import Predictor, load_model, segment
     from voxmetry.ops.components import clean
     from voxmetry.ops.resample import resample
     from voxmetry.report import write_report

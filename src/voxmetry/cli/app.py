@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import models, show
+from voxmetry.cli.measure import measure
 
 app = typer.Typer(
     name="voxmetry",
@@ -40,6 +41,10 @@ def _version(value: bool) -> None:
 
         typer.echo(f"voxmetry {__version__}")
         raise typer.Exit
+
+
+# The larger verbs have a file each.
+app.command()(measure)
 
 
 @app.callback()
@@ -86,7 +91,9 @@ def inspect(
 @app.command()
 def segment(
     study: Annotated[Path, typer.Argument(help="A DICOM folder, or a NIfTI, NRRD or MHA file.")],
-    model: Annotated[str, typer.Option("-m", "--model", help="A bundled model's name or a model folder.")],
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="A bundled model's name, a model folder or a baseline's YAML file.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
     reference: Annotated[Path | None, typer.Option(help="A segmentation to compare with.")] = None,
     series: Annotated[str | None, typer.Option(help="Series Instance UID, where there are several.")] = None,
@@ -97,8 +104,12 @@ def segment(
         Path | None, typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
     ] = None,
     device: Annotated[
-        Literal["auto", "cpu", "cuda", "openvino"] | None,
-        typer.Option(help="Where the network runs; auto takes CUDA if there is one."),
+        Literal["auto", "cpu", "cuda", "mps", "openvino"] | None,
+        typer.Option(help="Where the network runs; auto picks what there is and suits the model, and says so."),
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bf16", "fp16"] | None,
+        typer.Option(help="Of the network's products; auto takes the fastest that keeps the answer."),
     ] = None,
     tolerance_mm: Annotated[
         float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
@@ -114,6 +125,7 @@ def segment(
         "series": series,
         "modality": modality,
         "device": device,
+        "precision": precision,
         "tolerance_mm": tolerance_mm,
         "overwrite": overwrite or None,
     }
@@ -123,24 +135,6 @@ def segment(
         result = segment_study(study, out, model, reference=reference, settings=settings, tell=tell)
     show.study(result, out, as_json=as_json)
     raise typer.Exit(FLAGGED if result.needs_review else 0)
-
-
-@app.command()
-def measure(
-    segmentation: Annotated[Path, typer.Argument(help="A label map: NIfTI, NRRD or MHA.")],
-    image: Annotated[Path | None, typer.Option(help="The image it belongs to, for intensities.")] = None,
-    modality: Annotated[
-        Literal["CT", "MR", "PT"] | None, typer.Option(help="What an image file is: CT gives HU.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure the structures of a label map, without any model."""
-    from voxmetry import io
-    from voxmetry.measure import measure as measure_segmentation
-
-    labels = io.read_segmentation(segmentation)
-    volume = io.read_volume(image, modality=modality) if image else None
-    show.measurements(measure_segmentation(labels, volume), as_json=as_json)
 
 
 @app.command()
@@ -195,23 +189,32 @@ def train(
         Path, typer.Argument(help="A training configuration, such as configs/train/hippocampus-mr.yaml.")
     ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder; runs/MODEL if not given.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with images/ and labels/; overrides the configuration.")
+    data: Annotated[Path | None, typer.Option(help="Data set; overrides the one of the configuration.")] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="Hold out this part of a cross-validation, counted from 0.", min=0)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Train a model and write its folder."""
-    from voxmetry.config import TrainSettings, load_yaml
+    from voxmetry.config import TrainSettings, load_yaml, parse_record
     from voxmetry.nn.runtime import choose_device
     from voxmetry.train import train as train_model
 
     settings = load_yaml(config, TrainSettings)
-    folder = data or Path(os.environ.get("VOXMETRY_DATA", ".")) / settings.data
-    run = out or Path("runs") / settings.model.name
+    if fold is not None:
+        settings = parse_record(settings.model_dump() | {"fold": fold}, TrainSettings, where="--fold")
+    folder = data or _beside(config, settings.data)
+    run = out or Path("runs") / settings.model.name / ("" if settings.fold is None else f"fold-{settings.fold}")
     model = train_model(settings, run, data=folder, resume=resume, device=choose_device(device))
     show.trained(model, as_json=as_json)
+
+
+def _beside(config: Path, data: str) -> Path:
+    """Where a configuration's data set is: relative to the file, to VOXMETRY_DATA or to the working folder."""
+    places = [config.parent, Path(os.environ.get("VOXMETRY_DATA", ".")), Path()]
+    return next((place / data for place in places if (place / data).exists()), places[1] / data)
 
 
 @models_app.command("list")

@@ -16,6 +16,9 @@ from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Unit, Volume
 from voxmetry.errors import FormatError, InputError, LabelError, OutputError, OutputExistsError
+from voxmetry.io.lattice import find_move
+from voxmetry.io.layers import Overlap, flatten
+from voxmetry.io.structures import is_structures, layers_of
 
 Modality: TypeAlias = Literal["CT", "MR", "PT"]
 
@@ -24,7 +27,13 @@ ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 _WRITABLE = (*NIFTI, ".nrrd", ".mha", ".mhd")
 
 
-def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = None, series: str | None = None) -> Volume:
+def read_volume(
+    path: str | os.PathLike[str],
+    *,
+    modality: Modality | None = None,
+    series: str | None = None,
+    unit: Unit | None = None,
+) -> Volume:
     """Read one image: a NIfTI, NRRD or MetaImage file, a folder of DICOM files, or one DICOM file of a series.
 
     Parameters
@@ -37,6 +46,8 @@ def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = Non
         the values are Hounsfield units.
     series
         Series Instance UID, to choose where a folder holds several.
+    unit
+        What the values are, where the file does not say: "SUVbw" for a PET image that was converted already.
 
     Returns
     -------
@@ -46,7 +57,7 @@ def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = Non
     Raises
     ------
     InputError
-        If there is nothing at the path, or the image cannot be used.
+        If there is nothing at the path, the image cannot be used, or its headers say another unit than `unit`.
     SeriesError
         If no series, or more than one, can be taken; it lists every candidate and why each is not taken.
     FormatError
@@ -57,7 +68,7 @@ def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = Non
     source = _existing(path)
     if source.is_file() and suffix_of(source) in (*NIFTI, *ITK):
         with _naming(source.name):
-            return _read_file(source, "HU" if modality == "CT" else "1")
+            return _read_file(source, unit or ("HU" if modality == "CT" else "1"))
     from voxmetry.io.dicom import choose_series, list_series, read_series
     from voxmetry.io.dicom.headers import looks_like_dicom
 
@@ -67,7 +78,14 @@ def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = Non
             expected=f"a name that ends in {', '.join((*NIFTI, *ITK))}, or DICOM content",
             fix="convert the image to NIfTI first",
         )
-    return read_series(choose_series(list_series(source), modality=modality, series_uid=series))
+    volume = read_series(choose_series(list_series(source), modality=modality, series_uid=series))
+    if unit is not None and volume.unit != unit:
+        raise InputError(
+            found=f"a series in {volume.unit} that was declared to be in {unit}",
+            expected="the unit that its headers say",
+            fix="leave the unit out; it is for files without DICOM headers",
+        )
+    return volume
 
 
 def _read_file(source: Path, unit: Unit) -> Volume:
@@ -80,16 +98,29 @@ def _read_file(source: Path, unit: Unit) -> Volume:
     return read_itk(source, unit=unit)
 
 
-def read_segmentation(path: str | os.PathLike[str], labels: LabelTable | None = None) -> Segmentation:
-    """Read a label map from a NIfTI, NRRD or MetaImage file.
+def read_segmentation(
+    path: str | os.PathLike[str],
+    labels: LabelTable | None = None,
+    *,
+    image: Volume | Geometry | None = None,
+    overlap: Overlap = "refuse",
+) -> Segmentation:
+    """Read a label map (NIfTI, NRRD, MetaImage), a DICOM SEG, an RT structure set, or a folder of NIfTI masks.
 
     Parameters
     ----------
     path
-        The file. Floating-point voxels are accepted where all are whole numbers.
+        The file, or the folder. Floating-point voxels are accepted where all are whole numbers.
     labels
         What the values mean. Without it, the table inside the file is taken; without that too, each value present
-        is named `label_<value>`.
+        is named `label_<value>`. From a SEG, a structure set or a folder of masks, the structures of this table are
+        taken, found by name or code, and get its values.
+    image
+        The image that was segmented, or its grid. An RT structure set needs it; a label map of the same voxels in
+        another order of the axes is turned to it, and one of other voxels refused.
+    overlap
+        What a voxel of two structures becomes: an error ('refuse'), or the structure whose value is lower ('first')
+        or higher ('last').
 
     Returns
     -------
@@ -99,11 +130,23 @@ def read_segmentation(path: str | os.PathLike[str], labels: LabelTable | None = 
     Raises
     ------
     LabelError
-        If the values are not whole numbers in 0..65535, or the table does not name all of them.
+        If the values are not whole numbers in 0..65535, the table does not name all of them, or structures overlap.
     InputError, FormatError, GeometryError
         As `read_volume`.
     """
     source = _existing(path)
+    if suffix_of(source) not in (*NIFTI, *ITK) and is_structures(source):
+        layers, pairs = layers_of(source, labels, image, 0.5)
+        return flatten(layers, overlap, source.name, pairs)
+    segmentation = _read_label_map(source, labels)
+    if image is None:
+        return segmentation
+    grid = image.geometry if isinstance(image, Volume) else image
+    move = find_move(segmentation.geometry, grid, what=f"{source.name} and the image")
+    return Segmentation(move(segmentation.array), grid, segmentation.labels)
+
+
+def _read_label_map(source: Path, labels: LabelTable | None) -> Segmentation:
     with _naming(source.name):
         array, geometry, stored = _read_labels(source)
     values = _as_labels(array, source.name)
