@@ -219,9 +219,7 @@ def _report(rows: dict[str, list[tuple[float, float]]], settings: TrainSettings,
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    print(
-        f"\nPeak memory of the process {peak:.2f} GB, both sides together; the plan's estimate of a step {estimate:.2f}."
-    )
+    print(f"\nPeak memory of the process {peak:.2f} GB, both sides; the plan's estimate of a step {estimate:.2f}.")
 
 
 if __name__ == "__main__":
