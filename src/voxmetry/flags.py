@@ -31,6 +31,8 @@ def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
         ("spacing_out_of_domain", oriented.spacing_mm, domain.spacing_mm, SPACING_MARGIN, "voxel size"),
         ("field_of_view_out_of_domain", oriented.extent_mm, domain.field_of_view_mm, FIELD_MARGIN, "field of view"),
     ):
+        if seen is None:
+            continue
         outside = [
             f"{value:.3g} mm along {axis} (seen: {span.low:g} to {span.high:g})"
             for value, span, axis in zip(have, seen, spec.orientation, strict=True)
