@@ -172,7 +172,9 @@ def test_of_forty_structures_some_have_pictures_and_the_rest_are_named(make_resu
     assert len(document.findings.rows) == 40
     assert document.not_pictured[0].startswith("12 of 40 structures have pictures of their own")
     for name in many_labels.names:
-        assert (f"{name}," in document.not_pictured[0] or f"{name}." in document.not_pictured[0]) == (name not in pictured)
+        assert (f"{name}," in document.not_pictured[0] or f"{name}." in document.not_pictured[0]) == (
+            name not in pictured
+        )
     assert document.illustrations[0].keys == ()
 
 

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import phantoms
+from voxmetry import Flag, Geometry, LabelTable, Segmentation, Volume, write_report
 from voxmetry.report import material as material_module
 from voxmetry.report.html import niivue
-from voxmetry import Flag, Geometry, LabelTable, Segmentation, Volume, write_report
 
 MEGABYTE = 1_000_000
 VOID = {"meta", "img", "br", "wbr", "path", "circle", "input"}
 FOREIGN = "ヒポカンプス " * 6 + "гиппокамп " * 6 + "الحصين"
+PICTURED = r"(Axial|Coronal|Sagittal) slice \d+ of \d+ (.*mL|.*outlined structure|with the error of b)"
 HOSTILE = "<script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>\"'&{{ 7*7 }}\u202e\x00"
 
 
@@ -141,7 +142,7 @@ def test_each_picture_is_inside_and_described(page):
     assert len(images) == 12
     for image in images:
         assert base64.b64decode(image["src"].partition(",")[2]).startswith(b"\x89PNG")
-        assert re.match(r"(Axial|Coronal|Sagittal) slice \d+ of \d+ (.*mL|.*outlined structure|with the error of b)", image["alt"])
+        assert re.match(PICTURED, image["alt"])
     assert any("through b (0.00 mL, missed, Dice 0.000)" in image["alt"] for image in images)
 
 

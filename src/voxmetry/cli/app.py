@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.report import report
 
 app = typer.Typer(
     name="voxmetry",
@@ -20,6 +21,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="List and describe the bundled models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+
+app.command()(report)
 
 FLAGGED = 3
 """Exit code of a study that is done and asks for a look."""

@@ -9,7 +9,8 @@ from typing import Literal
 
 from voxmetry.core.base import Record
 from voxmetry.core.labels import Label
-from voxmetry.core.records import Flag, SourceInfo, StudyResult
+from voxmetry.core.records import Flag, StudyResult
+from voxmetry.report.change import change_summary, change_table
 from voxmetry.report.facts import Fact, Group, command, definitions, examined, provenance
 from voxmetry.report.illustrations import Illustration, illustrate
 from voxmetry.report.language import ENGLISH, Language
@@ -78,7 +79,9 @@ class ReportDocument(Record):
     """What repeats the run, with STUDY and OUT in place of paths."""
 
 
-def spell(result: StudyResult, plan: Plan, say: Language = ENGLISH) -> ReportDocument:
+def spell(
+    result: StudyResult, plan: Plan, say: Language = ENGLISH, *, prior: StudyResult | None = None
+) -> ReportDocument:
     """Turn a result into findings, tables, flags, definitions, provenance and the words of its pictures.
 
     Parameters
@@ -89,6 +92,8 @@ def spell(result: StudyResult, plan: Plan, say: Language = ENGLISH) -> ReportDoc
         Which pictures there are, from `plan_pictures`.
     say
         The language.
+    prior
+        The result of an earlier study of the same patient.
 
     Returns
     -------
@@ -100,6 +105,7 @@ def spell(result: StudyResult, plan: Plan, say: Language = ENGLISH) -> ReportDoc
     LabelError
         If the result measures a value that its label table does not name.
     """
+    change = change_table(result, prior, say) if prior is not None else None
     return ReportDocument(
         language=say,
         title=_title(result, say),
@@ -111,6 +117,8 @@ def spell(result: StudyResult, plan: Plan, say: Language = ENGLISH) -> ReportDoc
         findings=findings_table(result, say),
         lesions=lesion_table(result, say),
         asymmetry=asymmetry_table(result, say),
+        change=(change,) if change is not None else (),
+        change_summary=change_summary(result, prior, say) if prior is not None else (),
         not_found=_not_found(result, say),
         flags=_flags(result, say),
         illustrations=illustrate(plan, result, say),

@@ -74,6 +74,8 @@ class Fact(Record):
     is_code: bool = False
     lang: str = ""
     """Language of the detail where it is not the report's."""
+    of: str = ""
+    """Name of the field that is defined."""
 
 
 class Group(Record):
@@ -117,6 +119,7 @@ def definitions(result: StudyResult, say: Language = ENGLISH) -> tuple[Fact, ...
             term=say(terms[name]) if name in terms else clean(name).replace("_", " "),
             detail=_capital(clean(say(text))),
             lang="" if say.knows(text) else ENGLISH.code,
+            of=name,
         )
         for name, text in result.definitions.items()
         if name not in left_out

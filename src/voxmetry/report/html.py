@@ -53,10 +53,10 @@ def render_html(document: ReportDocument, material: Material) -> str:
             pictures={key: data_uri(png) for key, png in material.pictures.items()},
             pixels=PICTURE_PIXELS,
             policy=policy,
-            plan=Markup(material.plan.model_dump_json().replace("<", "\\u003c")),  # noqa: S704  (cannot end a script)
+            plan=Markup(material.plan.model_dump_json().replace("<", "\\u003c")),
             scene=scene,
-            scene_json=Markup(as_json(scene)) if scene is not None else "",  # noqa: S704
-            viewer=Markup(viewer),  # noqa: S704  (our own)
+            scene_json=Markup(as_json(scene)) if scene is not None else "",
+            viewer=Markup(viewer),
             niivue=base64.b64encode(_niivue_packed()).decode("ascii"),
             niivue_licence=(NIIVUE / "LICENSE-niivue.txt").read_text(encoding="utf-8"),
         )

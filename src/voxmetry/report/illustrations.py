@@ -97,9 +97,7 @@ def _keys(labels: Sequence[Label]) -> tuple[Key, ...]:
     return tuple(Key(label=clean(label.name), colour=label.colour) for label in labels)
 
 
-def _structure(
-    planned: Planned, plan: Plan, result: StudyResult, usual_window: Window, say: Language
-) -> Illustration:
+def _structure(planned: Planned, plan: Plan, result: StudyResult, usual_window: Window, say: Language) -> Illustration:
     m = next(m for m in result.measurements if m.value == planned.value)
     name = clean(m.label)
     comparison = next((c for c in result.comparisons if c.value == m.value), None)

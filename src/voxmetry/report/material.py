@@ -145,7 +145,7 @@ class _Page(HTMLParser):
         if tag == "img" and name and source:
             self.pictures[name] = base64.b64decode(source.partition(",")[2])
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002  (as HTMLParser calls it)
         self._open = None
 
     def handle_data(self, data: str) -> None:

@@ -70,9 +70,7 @@ def plan_pictures(
     for n in sorted(large):
         lesion = result.lesions[n]
         panels = lesion_panels(volume, lesion)
-        made.append(
-            Planned(id=f"lesion-{n + 1}", kind="lesion", value=lesion.value, lesion=lesion.id, panels=panels)
-        )
+        made.append(Planned(id=f"lesion-{n + 1}", kind="lesion", value=lesion.value, lesion=lesion.id, panels=panels))
     if reference is not None:
         made += _errors(result, volume, segmentation, reference)
     return Plan(
@@ -138,16 +136,12 @@ def _voxel(geometry: Geometry, point: np.ndarray) -> np.ndarray:
     return voxel
 
 
-def _errors(
-    result: StudyResult, volume: Volume, segmentation: Segmentation, reference: Segmentation
-) -> list[Planned]:
+def _errors(result: StudyResult, volume: Volume, segmentation: Segmentation, reference: Segmentation) -> list[Planned]:
     """Plan the slices with the most wrong voxels of the structures that were segmented worst."""
-    wrong = [c for c in result.comparisons if c.status != "absent" and not c.dice == 1]
+    wrong = [c for c in result.comparisons if c.status != "absent" and c.dice != 1]
     worst = sorted(wrong, key=lambda c: c.dice if math.isfinite(c.dice) else 0.0)[:MOST_ERRORS]
     made = []
     for c in worst:
-        panels = error_panels(
-            segmentation.array == c.value, reference.array == c.value, volume.geometry, volume
-        )
+        panels = error_panels(segmentation.array == c.value, reference.array == c.value, volume.geometry, volume)
         made.append(Planned(id=f"error-{c.value}", kind="error", value=c.value, panels=panels))
     return made

@@ -261,7 +261,8 @@ def _surface(
     points, triangles, _, _ = marching_cubes(smooth, 0.5)
     points += [part.start - 3 for part in box]
     mm = points @ affine[:3, :3].T + affine[:3, 3]
-    if np.linalg.det(affine[:3, :3]) < 0:
+    if np.linalg.det(affine[:3, :3]) > 0:
+        # Marching cubes runs round its triangles clockwise as seen from outside; a mirrored grid turns them about.
         triangles = triangles[:, ::-1]
     return np.round(mm, 1), triangles
 

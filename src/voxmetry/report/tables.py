@@ -226,7 +226,8 @@ def _many_absent(comparisons: tuple[Comparison, ...]) -> bool:
 def _row(result: StudyResult, item: Measurement | Comparison, cells: list[Cell]) -> Row:
     return Row(
         id=f"structure-{item.value}" if has_voxels(item) else "",
-        label=clean(item.label), colour=result.labels.by_value(item.value).colour,
+        label=clean(item.label),
+        colour=result.labels.by_value(item.value).colour,
         cells=tuple(cells),
     )
 
@@ -246,9 +247,7 @@ def _remarks(m: Measurement, flags: tuple[Flag, ...], say: Language) -> Cell:
         sides = ", ".join(say(SIDES.get(side, side)) for side in m.border_sides)
         words.append(say("at the image's edge: {sides}", sides=sides) if sides else say("at the image's edge"))
     covered = {"empty", "truncated"}
-    words += [
-        say(_REMARKS.get(flag.code, flag.code.replace("_", " "))) for flag in own if flag.code not in covered
-    ]
+    words += [say(_REMARKS.get(flag.code, flag.code.replace("_", " "))) for flag in own if flag.code not in covered]
     tone: Tone = "plain"
     if own:
         tone = "note" if all(flag.severity == "note" for flag in own) else "review"

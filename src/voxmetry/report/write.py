@@ -67,7 +67,7 @@ def write_report(
     say = load_language(language)
     require_face(path, page)
     material = draw(result, volume, segmentation, reference)
-    write_faces(spell(result, material.plan, say), material, [path], page=page)
+    write_faces(spell(result, material.plan, say, prior=prior), material, [path], page=page)
 
 
 def require_face(path: Path | str, page: str) -> None:
@@ -87,9 +87,7 @@ def require_face(path: Path | str, page: str) -> None:
         )
 
 
-def write_faces(
-    document: ReportDocument, material: Material, paths: Iterable[Path | str], *, page: str = "a4"
-) -> None:
+def write_faces(document: ReportDocument, material: Material, paths: Iterable[Path | str], *, page: str = "a4") -> None:
     """Write a document to files, each as what its suffix says, in full or not at all.
 
     Raises
