@@ -259,7 +259,7 @@ def test_an_existing_report_is_replaced(make_result, tmp_path):
 
 
 @pytest.mark.real_data
-def test_a_real_hippocampus_stays_within_a_megabyte(real_data, make_result, render):
+def test_a_real_hippocampus_stays_within_its_budget(real_data, make_result, render):
     name = "hippocampus_001.nii.gz"
     image = nib.load(real_data / "hippocampus-mr" / "images" / name)
     labels = nib.load(real_data / "hippocampus-mr" / "labels" / name)
@@ -269,11 +269,12 @@ def test_a_real_hippocampus_stays_within_a_megabyte(real_data, make_result, rend
     segmentation = Segmentation(np.asarray(labels.dataobj).astype(np.uint8), grid, table)
     html = render(make_result(volume, segmentation, segmentation), volume, segmentation, segmentation)
     assert len(Page(html).all("img")) == 9
-    assert len(html) < 1.2 * MEGABYTE
+    # Of which the viewer's library is 0.45 MB.
+    assert len(html) < 1.7 * MEGABYTE
 
 
 @pytest.mark.real_data
-def test_a_real_ct_of_forty_structures_stays_within_three_megabytes(real_data, make_result, render):
+def test_a_real_ct_of_forty_structures_stays_within_its_budget(real_data, make_result, render):
     image = nib.load(real_data / "ct-multiorgan" / "example_ct_sm.nii.gz")
     labels = nib.load(real_data / "ct-multiorgan" / "example_seg.nii.gz")
     grid = Geometry(image.affine, image.shape)
@@ -284,4 +285,4 @@ def test_a_real_ct_of_forty_structures_stays_within_three_megabytes(real_data, m
     html = render(make_result(volume, segmentation, modality="CT"), volume, segmentation)
     assert "41 of 41 structures found." in Page(html).text
     assert len(Page(html).all("img")) == 39
-    assert len(html) < 3 * MEGABYTE
+    assert len(html) < 5 * MEGABYTE
