@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         StudyResult,
     )
     from voxmetry.core.volume import Volume
+    from voxmetry.train.check import DataCheck
 
 MOST_LESIONS = 30
 """Lesions that a table on the terminal shows; JSON and the table file hold all."""
@@ -107,16 +108,16 @@ def follow_up(result: FollowUp, written: Sequence[Path], *, as_json: bool) -> No
     if as_json:
         typer.echo(result.model_dump_json(indent=1))
         return
-    table = _table(["before", "now", "status", "mL", "change", "mm", "change", "target"])
+    table = _table(["before", "now", "status", "mL", "diameter mm", "target"])
     for row in result.changes:
+        volumes = f"{_number(row.volume_baseline_ml, 2)} > {_number(row.volume_follow_up_ml, 2)}"
+        diameters = f"{_number(row.diameter_baseline_mm, 1)} > {_number(row.diameter_follow_up_mm, 1)}"
         table.add_row(
-            ", ".join(row.baseline_ids) or "-",
-            ", ".join(row.follow_up_ids) or "-",
-            " ".join(part for part in (row.status, row.trend) if part),
-            f"{_number(row.volume_baseline_ml, 2)} > {_number(row.volume_follow_up_ml, 2)}",
-            _percent(row.volume_change_percent),
-            f"{_number(row.diameter_baseline_mm, 1)} > {_number(row.diameter_follow_up_mm, 1)}",
-            _percent(row.diameter_change_percent),
+            "\n".join(row.baseline_ids) or "-",
+            "\n".join(row.follow_up_ids) or "-",
+            "\n".join(part for part in (row.status, row.trend) if part),
+            f"{volumes}\n{_percent(row.volume_change_percent)}",
+            f"{diameters}\n{_percent(row.diameter_change_percent)}",
             "yes" if row.target else "",
         )
     _print(table)
@@ -222,6 +223,20 @@ def cohort(result: CohortComparison, written: Sequence[Path], *, as_json: bool) 
             typer.secho(f"{len(names)} {which}: {', '.join(names)}", fg="yellow")
     notes(result.notes)
     files(written)
+
+
+def data_check(found: DataCheck) -> None:
+    """Show what was found in a data set, errors first."""
+    typer.echo(f"{found.data}: {found.n_cases} cases of {found.n_patients} patients, {found.n_read} could be read")
+    if not found.findings:
+        typer.echo("Nothing stands in the way of training.")
+        return
+    table = _table(["case", "severity", "what", "in words"])
+    for column in table.columns:
+        column.justify = "left"
+    for row in found.findings:
+        table.add_row(row.case, row.severity, row.code.replace("_", " "), row.message)
+    _print(table)
 
 
 def _summary(result: CohortComparison) -> None:
