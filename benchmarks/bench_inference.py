@@ -287,7 +287,7 @@ def make_model(data: Path, folder: Path, n_classes: int) -> None:
     # At half its spacing: the network sees 1.5 mm voxels.
     patch = torch.from_numpy(image[crop])[None, None, 24:72, 24:72, :].repeat_interleave(2, 2)
     patch = patch.repeat_interleave(2, 3).repeat_interleave(2, 4)
-    patch = torch.nn.functional.pad(patch.clip(-1000, 1000) / 400, (0, 36), mode="replicate")
+    patch = torch.nn.functional.pad(patch.clip(-1000, 1000) / 400, (0, 36, 0, 0, 0, 0), mode="replicate")
     truth = torch.from_numpy(classes[labels[crop][24:72, 24:72]])
     truth = truth.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2).reshape(-1)
     seen = []
