@@ -168,7 +168,6 @@ def run_monai(_row: str, model: Path, image: Path, out: Path) -> dict[str, objec
     import numpy as np
     import torch
     from monai import transforms as t
-    from monai.data import decollate_batch
     from monai.inferers import SlidingWindowInferer
 
     from voxmetry.config import ModelSpec, load_yaml
@@ -198,10 +197,9 @@ def run_monai(_row: str, model: Path, image: Path, out: Path) -> dict[str, objec
     )
     data = before({"image": str(image)})
     inferer = SlidingWindowInferer(spec.window.patch, sw_batch_size=1, overlap=spec.window.overlap, mode="gaussian")
-    with torch.inference_mode():
-        data["image"] = data["image"][None]
-        data["pred"] = inferer(data["image"], timed)
-        done = after(decollate_batch(data)[0])
+    with torch.no_grad():
+        data["pred"] = inferer(data["image"][None].as_tensor(), timed)[0]
+        done = after(data)
     import nibabel
 
     affine = np.asarray(done["pred"].affine)

@@ -125,8 +125,13 @@ def build_runtime(network: nn.Module, spec: ModelSpec, choice: Choice) -> Runtim
     """Return the network, in evaluation mode, as a runtime."""
     network.eval()
     if choice.device == "openvino":
-        shape = (1, len(spec.inputs), *spec.window.patch)
-        return OpenVinoRuntime(network, shape=shape, precision=choice.precision)
+        channels, patch = (1, len(spec.inputs)), spec.window.patch
+        example = None
+        if spec.network.kind in ("dynunet", "nnunet"):
+            # Two voxels an axis at the coarsest level: fewer leave instance normalisation nothing to normalise.
+            small = (min(size, 2 * by) for size, by in zip(patch, spec.network.divisor, strict=True))
+            example = (*channels, *small)
+        return OpenVinoRuntime(network, shape=(*channels, *patch), precision=choice.precision, example=example)
     return TorchRuntime(network, choice)
 
 
