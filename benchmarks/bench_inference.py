@@ -168,6 +168,7 @@ def run_monai(_row: str, model: Path, image: Path, out: Path) -> dict[str, objec
     import numpy as np
     import torch
     from monai import transforms as t
+    from monai.data import MetaTensor
     from monai.inferers import SlidingWindowInferer
 
     from voxmetry.config import ModelSpec, load_yaml
@@ -198,7 +199,9 @@ def run_monai(_row: str, model: Path, image: Path, out: Path) -> dict[str, objec
     data = before({"image": str(image)})
     inferer = SlidingWindowInferer(spec.window.patch, sw_batch_size=1, overlap=spec.window.overlap, mode="gaussian")
     with torch.no_grad():
-        data["pred"] = inferer(data["image"][None].as_tensor(), timed)[0]
+        scores = inferer(data["image"][None].as_tensor(), timed)[0]
+        data["pred"] = MetaTensor(scores, meta=data["image"].meta)
+        del scores
         done = after(data)
     import nibabel
 
