@@ -268,6 +268,8 @@ def make_model(data: Path, folder: Path, n_classes: int) -> None:
         "body_part": "abdomen",
         "inputs": [{"name": "ct", "modality": "CT", "normalise": window}],
         "spacing_mm": [SPACING_MM] * 3,
+        # The grid that MONAI's Spacing makes, so that both ways see the same voxels.
+        "resampling": {"rule": "monai"},
         "window": {"patch": [PATCH] * 3, "overlap": 0.5},
         "network": {
             "channels": [32, 64, 128, 256, 320, 320],
