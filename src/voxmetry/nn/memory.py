@@ -35,8 +35,8 @@ from voxmetry.nn.window import Streaming, smallest_section
 NETWORK_FACTOR = {
     ("cpu", "float32"): 1.35,
     ("cpu", "bf16"): 1.35,
-    ("openvino", "float32"): 1.3,
-    ("openvino", "bf16"): 0.8,
+    ("openvino", "float32"): 0.85,
+    ("openvino", "bf16"): 0.5,
 }
 """Measured resident memory of a window over the bytes of its tensors; see docs/performance.md."""
 
