@@ -11,7 +11,7 @@ import models
 import phantoms
 from voxmetry import Predictor, Volume, load_model
 from voxmetry.errors import InferenceError
-from voxmetry.nn.memory import NetworkCost, available_bytes, network_cost
+from voxmetry.nn.memory import NetworkCost, _limits, available_bytes, network_cost
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,6 +119,15 @@ class TestPlan:
             predictor.plan(phantoms.volume(phantoms.geometry(shape=(20, 20, n)))).parts["ring"] for n in (100, 400)
         )
         assert short == long
+
+    @linux
+    def test_a_control_groups_limit_counts_without_its_cache_of_files(self, tmp_path):
+        (tmp_path / "memory.max").write_text("8000\n")
+        (tmp_path / "memory.current").write_text("5000\n")
+        (tmp_path / "memory.stat").write_text("anon 2000\ninactive_file 3000\n")
+        assert (8000, 2000) in _limits(tmp_path)
+        (tmp_path / "memory.max").write_text("max\n")
+        assert (8000, 2000) not in _limits(tmp_path)
 
     def test_something_is_left(self):
         assert available_bytes() > 0

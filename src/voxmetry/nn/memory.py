@@ -282,16 +282,18 @@ def _free_of_machine() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _limits() -> list[tuple[int, int]]:
+def _limits(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[int, int]]:
     """Return (limit, used) in bytes of the control group and of this process's own limits, as far as there are any."""
     found = []
-    group = Path("/sys/fs/cgroup")
-    for most, now in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for folder, most, now, cache in (
+        (root, "memory.max", "memory.current", "inactive_file"),
+        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        if (group / most).exists() and (group / most).read_text().strip().isdigit():
-            found.append((int((group / most).read_text()), int((group / now).read_text())))
+        if (folder / most).exists() and (folder / most).read_text().strip().isdigit():
+            used = int((folder / now).read_text())
+            counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            # Files in the cache count as used, and give way at once.
+            found.append((int((folder / most).read_text()), used - int(counts.get(cache, 0))))
     if not Path("/proc/self/status").exists():
         return found
     import resource
