@@ -16,11 +16,20 @@ from voxmetry import io, nn, report
 from voxmetry.classical import Baseline, BaselineSpec, is_baseline, load_baseline
 from voxmetry.config import ModelSpec, StudySettings
 from voxmetry.core.labels import LabelTable
-from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, Provenance, SourceInfo, StudyResult
+from voxmetry.core.records import (
+    Comparison,
+    Flag,
+    Lesion,
+    Measurement,
+    PredictedDice,
+    Provenance,
+    SourceInfo,
+    StudyResult,
+)
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
-from voxmetry.flags import flag_input, flag_measurements
+from voxmetry.flags import flag_input, flag_measurements, flag_quality, predict_dice
 from voxmetry.io.atomic import claim_folder, replaced_together, write_text
 from voxmetry.measure import DEFINITIONS, compare, lesions, measure
 from voxmetry.measure.tables import records_csv
@@ -87,7 +96,7 @@ def segment_study(
     with clock.step("read"):
         volume = read_input(study, spec, settings)
         truth = read_reference(reference, spec, volume) if reference else None
-    segmentation = run_model(ready, volume, clock)
+    segmentation, foretold = run_model(ready, volume, clock)
     with clock.step("measure"):
         measurements = measure(segmentation, volume)
         found = lesions(segmentation, volume, organs=segmentation)
@@ -98,7 +107,8 @@ def segment_study(
         measurements=measurements,
         lesions=found,
         comparisons=comparisons,
-        flags=flag_study(volume, measurements, spec),
+        predicted_dice=foretold,
+        flags=(*flag_study(volume, measurements, spec), *flag_quality(foretold)),
         definitions=dict(DEFINITIONS),
         provenance=provenance(ready, settings, clock),
         files=output_files(spec.labels, compared=truth is not None),
@@ -127,17 +137,21 @@ def load_any(
     return load_baseline(model)
 
 
-def run_model(ready: nn.Predictor | Baseline, volume: Volume, clock: Clock) -> Segmentation:
-    """Segment on the volume's own grid and clean up, each step under its own name."""
+def run_model(
+    ready: nn.Predictor | Baseline, volume: Volume, clock: Clock
+) -> tuple[Segmentation, tuple[PredictedDice, ...]]:
+    """Segment on the volume's own grid and clean up, each step under its own name; foretell the Dice where it can be."""
     if isinstance(ready, Baseline):
         with clock.step("segment"):
-            return ready.segment(volume)
+            return ready.segment(volume), ()
     with clock.step("preprocess"):
         prepared = ready.prepare(volume)
+    confidence = nn.Confidence(ready.spec) if ready.spec.quality else None
     with clock.step("network"):
-        segmentation = ready.run(prepared)
+        segmentation = ready.run(prepared, confidence=confidence)
     with clock.step("clean up"):
-        return clean(segmentation, ready.spec.clean)
+        cleaned = clean(segmentation, ready.spec.clean)
+    return cleaned, predict_dice(confidence.expected_dice(), ready.spec) if confidence else ()
 
 
 class Clock:

@@ -200,6 +200,18 @@ class Flag(Record):
     label: str | None = None
 
 
+class PredictedDice(Record):
+    """What Dice a structure would have against a reference, as far as the network's certainty tells."""
+
+    label: str
+    expected_dice: float
+    """Under the network's own probabilities, before it is calibrated."""
+    predicted_dice: float
+    error: float
+    """Mean absolute error of such predictions on labelled cases that were not fitted on."""
+    review_below: float
+
+
 class SourceInfo(Record):
     """What was segmented, without naming the patient or the path."""
 
@@ -245,6 +257,8 @@ class StudyResult(Record):
     lesions: tuple[Lesion, ...] = ()
     """Connected components of the structures of kind 'lesion'."""
     comparisons: tuple[Comparison, ...] = ()
+    predicted_dice: tuple[PredictedDice, ...] = ()
+    """Empty where the model is not calibrated."""
     flags: tuple[Flag, ...] = ()
     definitions: dict[str, str]
     """How each number is defined, by the name of its field."""

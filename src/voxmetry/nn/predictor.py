@@ -16,6 +16,7 @@ from voxmetry.config import ModelSpec, Weights
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import VoxmetryError
+from voxmetry.nn.confidence import Confidence
 from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.preprocess import Prepared, normalise, preprocess
 from voxmetry.nn.restore import Restorer
@@ -127,8 +128,11 @@ class Predictor:
         """Orient, resample and normalise one study."""
         return preprocess([volumes] if isinstance(volumes, Volume) else list(volumes), self.spec)
 
-    def run(self, prepared: Prepared) -> Segmentation:
-        """Run the network on a prepared study and choose the labels on the study's own grid, slab by slab."""
+    def run(self, prepared: Prepared, *, confidence: Confidence | None = None) -> Segmentation:
+        """Run the network on a prepared study and choose the labels on the study's own grid, slab by slab.
+
+        `confidence` is fed with each slab.
+        """
         spec = self.spec
         restorer = Restorer(prepared.grid, prepared.native, spec)
         with torch.inference_mode():
@@ -141,6 +145,8 @@ class Predictor:
             )
             for slab in slabs:
                 restorer.feed(slab)
+                if confidence is not None:
+                    confidence.feed(slab)
         return restorer.finish()
 
     def each(
