@@ -325,11 +325,17 @@ class TrainSettings(Record):
     schema_version: Literal[1] = 1
     model: ModelSpec
     data: str
-    """Folder with `images/` and `labels/`, relative to the working folder or to VOXMETRY_DATA."""
+    """A data set as `train.dataset.open_data` takes it, relative to this file, to VOXMETRY_DATA or to the working
+    folder."""
     start_from: str | None = None
     """Model folder or bundled model whose weights the run starts from; its network must be the same. None starts from
     random weights."""
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the patients that is held out; 0 trains on all. Not used where `fold` is given."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Parts that a cross-validation deals the patients into."""
+    fold: Annotated[int, Field(ge=0)] | None = None
+    """The part that this run holds out, counted from 0; None is no run of a cross-validation."""
     seed: int = 0
     epochs: Annotated[int, Field(ge=1)] = 45
     batch_size: Annotated[int, Field(ge=1)] = 4
@@ -339,6 +345,12 @@ class TrainSettings(Record):
     precision: Literal["bf16", "float32"] = "bf16"
     validate_every: Annotated[int, Field(ge=1)] = 5
     augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Self:
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} of {self.folds}: the folds are counted from 0")
+        return self
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:
