@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from voxmetry.evaluation import Entry, open_entry
 
 import models
 from cases import write_cases
 from voxmetry import segment_study
 from voxmetry.config import ModelSpec, Quality, dump_yaml, load_yaml, parse_record
 from voxmetry.errors import InputError
-from voxmetry.evaluation import Entry, open_entry
 from voxmetry.flags import flag_quality, predict_dice
 from voxmetry.quality import _calibrate_one, calibrate, write_calibration
 from voxmetry.train import train
@@ -59,7 +59,9 @@ class TestFit:
 
 def test_a_low_predicted_dice_asks_for_a_look():
     how = Quality(intercept=0.0, slope=1.0, review_below=0.9, error=0.02, n_cases=40)
-    spec = parse_record(models.spec().model_dump(mode="json") | {"quality": {"front": how.model_dump()}}, ModelSpec, where="")
+    spec = parse_record(
+        models.spec().model_dump(mode="json") | {"quality": {"front": how.model_dump()}}, ModelSpec, where=""
+    )
     low, fine = predict_dice({"front": 0.85}, spec), predict_dice({"front": 0.95}, spec)
     assert [flag.code for flag in flag_quality(low)] == ["low_predicted_dice"]
     assert flag_quality(fine) == ()
@@ -72,8 +74,12 @@ class TestCalibrate:
         folder = tmp_path_factory.mktemp("quality")
         data = write_cases(folder / "data", 14)
         settings = {
-            "model": models.spec().model_dump(mode="json"), "data": "unused", "epochs": 2, "batch_size": 2,
-            "validation_fraction": 0.8, "seed": 7,
+            "model": models.spec().model_dump(mode="json"),
+            "data": "unused",
+            "epochs": 2,
+            "batch_size": 2,
+            "validation_fraction": 0.8,
+            "seed": 7,
         }
         from voxmetry.config import TrainSettings
 

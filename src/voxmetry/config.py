@@ -370,6 +370,8 @@ class StudySettings(Record):
     """Series Instance UID, where the folder holds more than one candidate."""
     modality: Literal["CT", "MR", "PT"] | None = None
     """What a file without DICOM headers is; None takes the model's word for it, after a look at the values."""
+    unit: Literal["SUVbw"] | None = None
+    """What a PET file without DICOM headers holds; None leaves it open, and no SUV is named."""
     device: Literal["auto", "cpu", "cuda", "mps", "openvino"] = "auto"
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     tolerance_mm: Annotated[float, Field(gt=0)] = 1.0

@@ -81,6 +81,28 @@ def flag_measurements(measurements: Sequence[Measurement], spec: ModelSpec | Bas
     return tuple(flags)
 
 
+def flag_units(units: Sequence[str], inputs: Sequence[tuple[str, str]]) -> tuple[Flag, ...]:
+    """Note each PET whose file does not say that its values are SUV; the model takes them to be.
+
+    Parameters
+    ----------
+    units
+        Unit of each input's image.
+    inputs
+        Name and modality of each input of the model.
+    """
+    return tuple(
+        Flag(
+            code="unit_assumed",
+            severity="note",
+            message=f"The file of {name} does not say what its values are; the model takes them as SUVbw. If they are, "
+            "say so with --unit SUVbw, and SUV is measured.",
+        )
+        for unit, (name, modality) in zip(units, inputs, strict=True)
+        if modality == "PT" and unit == "1"
+    )
+
+
 def predict_dice(expected: Mapping[str, float], spec: ModelSpec) -> tuple[PredictedDice, ...]:
     """Foretell the Dice of each structure that the model is calibrated for and that was found.
 

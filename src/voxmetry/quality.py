@@ -69,9 +69,7 @@ class CalibrationReport(Record):
     rows: tuple[Foretold, ...]
 
 
-def calibrate(
-    entry: Entry, data: DataSet, *, progress: Callable[[int, int], None] | None = None
-) -> CalibrationReport:
+def calibrate(entry: Entry, data: DataSet, *, progress: Callable[[int, int], None] | None = None) -> CalibrationReport:
     """Run a model on labelled cases that it has not seen, and fit how its certainty goes with its true Dice.
 
     Each case's own prediction, by which the figures are made, comes from a line fitted without that case.
@@ -116,7 +114,9 @@ def calibrate(
             ]
             if progress is not None:
                 progress(len({name for name, *_ in rows}), total)
-    parts = [_calibrate_one(label, [row for row in rows if row[1] == label]) for label in dict.fromkeys(r[1] for r in rows)]
+    parts = [
+        _calibrate_one(label, [row for row in rows if row[1] == label]) for label in dict.fromkeys(r[1] for r in rows)
+    ]
     return CalibrationReport(
         data=data.name,
         structures=tuple(part for part, _ in parts),
@@ -143,7 +143,13 @@ def _calibrate_one(label: str, rows: Sequence[tuple[str, str, float, float]]) ->
     ]
     if not enough:
         blank = Calibration(
-            label=label, n=n, quality=None, spearman=math.nan, mean_absolute_error=math.nan, n_worst=0, n_worst_flagged=0
+            label=label,
+            n=n,
+            quality=None,
+            spearman=math.nan,
+            mean_absolute_error=math.nan,
+            n_worst=0,
+            n_worst_flagged=0,
         )
         return blank, foretold
     intercept, slope = _fit(x, y)

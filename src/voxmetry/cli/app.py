@@ -89,7 +89,14 @@ def inspect(
 
 @app.command()
 def segment(
-    study: Annotated[Path, typer.Argument(help="A DICOM folder, or a NIfTI, NRRD or MHA file.")],
+    study: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STUDY...",
+            help="A DICOM folder, or a NIfTI, NRRD or MHA file; for a model of several inputs one for each, in its "
+            "order, or one DICOM folder with all.",
+        ),
+    ],
     model: Annotated[
         str, typer.Option("-m", "--model", help="A bundled model's name, a model folder or a baseline's YAML file.")
     ],
@@ -99,6 +106,7 @@ def segment(
     modality: Annotated[
         Literal["CT", "MR", "PT"] | None, typer.Option(help="What a file without DICOM headers is.")
     ] = None,
+    unit: Annotated[Literal["SUVbw"] | None, typer.Option(help="What a PET file without DICOM headers holds.")] = None,
     settings_file: Annotated[
         Path | None, typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
     ] = None,
@@ -123,6 +131,7 @@ def segment(
     given = {
         "series": series,
         "modality": modality,
+        "unit": unit,
         "device": device,
         "precision": precision,
         "tolerance_mm": tolerance_mm,

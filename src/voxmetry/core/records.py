@@ -247,6 +247,16 @@ class Provenance(Record):
     """Largest resident memory of the process, in units of 10^6 bytes."""
 
 
+class OtherInput(Record):
+    """A further image of a model with several inputs, measured on its own voxels under the same labels."""
+
+    name: str
+    """The model's name for the input."""
+    source: SourceInfo
+    measurements: tuple[Measurement, ...]
+    lesions: tuple[Lesion, ...] = ()
+
+
 class StudyResult(Record):
     """All that is known about a study after it was segmented and measured: the content of `result.json`."""
 
@@ -256,6 +266,8 @@ class StudyResult(Record):
     measurements: tuple[Measurement, ...]
     lesions: tuple[Lesion, ...] = ()
     """Connected components of the structures of kind 'lesion'."""
+    others: tuple[OtherInput, ...] = ()
+    """Further inputs of the model, such as the PET beside a CT; SUV is measured there."""
     comparisons: tuple[Comparison, ...] = ()
     predicted_dice: tuple[PredictedDice, ...] = ()
     """Empty where the model is not calibrated."""
