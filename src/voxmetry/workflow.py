@@ -306,6 +306,7 @@ def describe(volume: Volume, path: Path, item: InputSpec) -> SourceInfo:
         spacing_mm=volume.geometry.spacing_mm,
         axcodes=volume.geometry.axcodes,
         series_uid=series.series_uid if series else None,
+        frame_uid=volume.geometry.frame_uid,
         description=series.description if series else "",
     )
 
