@@ -207,8 +207,8 @@ class Flag(Record):
 
     code: str
     """Machine-readable: 'empty', 'truncated', 'volume_out_of_range', 'spacing_out_of_domain', ..."""
-    severity: Literal["note", "review"]
-    """'review' asks for a look before the numbers are used, and makes the exit code 3."""
+    severity: Literal["note", "review", "reject"]
+    """'review' asks for a look before the numbers are used, 'reject' says not to use them; both make the exit code 3."""
     message: str
     label: str | None = None
 
@@ -253,6 +253,8 @@ class StudyResult(Record):
     source: SourceInfo
     labels: LabelTable
     measurements: tuple[Measurement, ...]
+    lesions: tuple[Lesion, ...] = ()
+    """Connected components of the structures of kind 'lesion'."""
     comparisons: tuple[Comparison, ...] = ()
     flags: tuple[Flag, ...] = ()
     definitions: dict[str, str]
@@ -264,7 +266,7 @@ class StudyResult(Record):
     @property
     def needs_review(self) -> bool:
         """Whether a person should look before the numbers are used."""
-        return any(flag.severity == "review" for flag in self.flags)
+        return any(flag.severity != "note" for flag in self.flags)
 
 
 class MeanInterval(Record):
