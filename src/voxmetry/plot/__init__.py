@@ -4,8 +4,8 @@ Figures are matplotlib's own and need no `pyplot`: save one with `figure.savefig
 notebook's cell it shows itself.
 """
 
-from voxmetry.plot.curves import bland_altman, training_curve
+from voxmetry.plot.curves import bland_altman, calibration, training_curve
 from voxmetry.plot.meshes import surfaces
 from voxmetry.plot.outlines import compare, lesions, slices
 
-__all__ = ["bland_altman", "compare", "lesions", "slices", "surfaces", "training_curve"]
+__all__ = ["bland_altman", "calibration", "compare", "lesions", "slices", "surfaces", "training_curve"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,33 @@ def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#E3E5E8", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def calibration(rows: Sequence[tuple[str, float, float]]) -> Figure:
+    """Draw the true Dice of cases over the Dice that was foretold for them.
+
+    Parameters
+    ----------
+    rows
+        Structure, predicted Dice and true Dice of each case; rows that hold nan are left out.
+
+    Examples
+    --------
+    >>> calibration([("liver", 0.95, 0.96), ("liver", 0.90, 0.88)]).axes[0].get_xlabel()
+    'predicted Dice'
+    """
+    known = [row for row in rows if math.isfinite(row[1]) and math.isfinite(row[2])]
+    figure = new_figure(4.4, 4.2)
+    axes = figure.subplots()
+    low = min([0.9, *(min(x, y) for _, x, y in known)])
+    low = math.floor(low * 20 - 1) / 20
+    axes.plot([low, 1], [low, 1], color=_FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    for place, label in enumerate(dict.fromkeys(row[0] for row in known)):
+        x, y = zip(*[(x, y) for name, x, y in known if name == label], strict=True)
+        axes.scatter(x, y, s=16, color=PALETTE[(0, 1, 2, 5, 6)[place % 5]], alpha=0.8, linewidths=0, label=label)
+    if known:
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.set(xlim=(low, 1), ylim=(low, 1), xlabel="predicted Dice", ylabel="true Dice", aspect="equal")
+    _plain(axes)
+    figure.tight_layout()
+    return figure
