@@ -8,6 +8,7 @@ from pydantic import Field
 
 from voxmetry.core.base import Number, Record
 from voxmetry.core.labels import LabelTable
+from voxmetry.core.notebook import table
 
 SCHEMA_VERSION = 1
 """Version of the shape of `result.json`; it grows by one whenever a reader of the last one would stumble."""
@@ -286,6 +287,19 @@ class StudyResult(Record):
     def needs_review(self) -> bool:
         """Whether a person should look before the numbers are used."""
         return any(flag.severity != "note" for flag in self.flags)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "label": m.label,
+                "volume_ml": m.volume_ml,
+                "max_diameter_mm": m.max_diameter_mm,
+                f"mean ({m.intensity_unit or 'no unit'})": m.intensity_mean,
+            }
+            for m in self.measurements
+        ]
+        flags = [{"flag": flag.code, "severity": flag.severity, "what": flag.message} for flag in self.flags]
+        return table(rows) + (table(flags) if flags else "<p>no flags</p>")
 
 
 class MeanInterval(Record):
