@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from voxmetry.evaluation import Entry, open_entry
 
 import models
 from cases import write_cases
 from voxmetry import segment_study
-from voxmetry.config import ModelSpec, Quality, dump_yaml, load_yaml, parse_record
+from voxmetry.config import ModelSpec, Quality, TrainSettings, dump_yaml, load_yaml, parse_record
 from voxmetry.errors import InputError
+from voxmetry.evaluation import Entry, open_entry
 from voxmetry.flags import flag_quality, predict_dice
 from voxmetry.quality import _calibrate_one, calibrate, write_calibration
 from voxmetry.train import train
@@ -68,23 +68,22 @@ def test_a_low_predicted_dice_asks_for_a_look():
     assert predict_dice({"front": math.nan}, spec) == ()
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quality")
+    data = write_cases(folder / "data", 14)
+    settings = {
+        "model": models.spec().model_dump(mode="json"),
+        "data": "unused",
+        "epochs": 2,
+        "batch_size": 2,
+        "validation_fraction": 0.8,
+        "seed": 7,
+    }
+    return data, train(parse_record(settings, TrainSettings, where="test"), folder / "run", data=data)
+
+
 class TestCalibrate:
-    @pytest.fixture(scope="class")
-    def trained(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("quality")
-        data = write_cases(folder / "data", 14)
-        settings = {
-            "model": models.spec().model_dump(mode="json"),
-            "data": "unused",
-            "epochs": 2,
-            "batch_size": 2,
-            "validation_fraction": 0.8,
-            "seed": 7,
-        }
-        from voxmetry.config import TrainSettings
-
-        return data, train(parse_record(settings, TrainSettings, where="test"), folder / "run", data=data)
-
     def test_the_model_folder_then_foretells_and_flags(self, trained, tmp_path):
         folder, model = trained
         data = open_data(folder)
