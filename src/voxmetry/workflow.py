@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import voxmetry
 from voxmetry import io, nn, report
 from voxmetry.classical import Baseline, BaselineSpec, is_baseline, load_baseline
+from voxmetry.classical.spec import Channel
 from voxmetry.config import InputSpec, ModelSpec, StudySettings
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import (
@@ -49,6 +51,8 @@ OUTPUTS = {
     "report": "report.html",
 }
 PACKAGES = ("voxmetry", "torch", "monai", "numpy", "nibabel", "SimpleITK", "pydicom", "connected-components-3d", "edt")
+
+Input: TypeAlias = InputSpec | Channel
 
 AIR_HU = -500
 """An image whose darkest voxel is below this holds Hounsfield units: MR magnitude and PET are never negative."""
@@ -100,7 +104,7 @@ def segment_study(
     spec = ready.spec
     with clock.step("read"):
         paths = input_paths(study, spec, settings)
-        volumes = [read_input(path, item, spec, settings) for path, item in zip(paths, spec.inputs, strict=True)]
+        volumes = [read_input(path, item, spec, settings) for path, item in zip(paths, inputs_of(spec), strict=True)]
         volume = volumes[0]
         truth = read_reference(reference, spec, volume) if reference else None
     segmentation, foretold = run_model(ready, volumes, clock)
@@ -110,7 +114,7 @@ def segment_study(
         others = measure_others(volumes, segmentation, spec, paths)
         comparisons = compare_with(truth, segmentation, settings) if truth else ()
     result = StudyResult(
-        source=describe(volume, paths[0], spec.inputs[0]),
+        source=describe(volume, paths[0], inputs_of(spec)[0]),
         labels=spec.labels,
         measurements=measurements,
         lesions=found,
@@ -188,6 +192,11 @@ class Clock:
         return self.seconds | {"total": round(time.perf_counter() - self._begin, 4)}
 
 
+def inputs_of(spec: ModelSpec | BaselineSpec) -> tuple[Input, ...]:
+    """Return what a model or a baseline takes."""
+    return tuple(spec.inputs)
+
+
 def input_paths(
     study: Path | str | Sequence[Path | str], spec: ModelSpec | BaselineSpec, settings: StudySettings
 ) -> list[Path]:
@@ -220,7 +229,7 @@ def input_paths(
     return paths
 
 
-def read_input(path: Path, item: InputSpec, spec: ModelSpec | BaselineSpec, settings: StudySettings) -> Volume:
+def read_input(path: Path, item: Input, spec: ModelSpec | BaselineSpec, settings: StudySettings) -> Volume:
     """Read the one series or file that an input of the model takes.
 
     Raises
@@ -255,7 +264,7 @@ def measure_others(
     The label map is moved onto that input's grid by nearest neighbour.
     """
     made = []
-    for volume, item, path in list(zip(volumes, spec.inputs, paths, strict=True))[1:]:
+    for volume, item, path in list(zip(volumes, inputs_of(spec), paths, strict=True))[1:]:
         moved = resample(segmentation, to=volume.geometry)
         made.append(
             OtherInput(
@@ -293,7 +302,7 @@ def flag_study(
     return (*units, *flag_input(oriented, spec), *flag_measurements(measurements, spec))
 
 
-def describe(volume: Volume, path: Path, item: InputSpec) -> SourceInfo:
+def describe(volume: Volume, path: Path, item: Input) -> SourceInfo:
     """Say what was segmented, without its path or its patient."""
     series = volume.source
     name = path.name.lower()

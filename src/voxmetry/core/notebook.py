@@ -86,7 +86,7 @@ def slices(
     axes, signs = geometry.closest_axes
     size = [n * mm for n, mm in zip(geometry.shape, geometry.spacing_mm, strict=True)]
     scale = _PIXELS / max(size)
-    shown = []
+    shown: list[str] = []
     for across, down in _PICTURES:
         horizontal, vertical = axes.index(across), axes.index(down)
         (normal,) = {0, 1, 2} - {horizontal, vertical}
@@ -115,4 +115,5 @@ def _coloured(plane: NDArray[Any], colours: Mapping[int, tuple[float, float, flo
     lookup = np.zeros((max(colours) + 1, 3))
     for value, rgb in colours.items():
         lookup[value] = rgb
-    return (lookup[plane] * 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = (lookup[plane] * 255).astype(np.uint8)
+    return picture

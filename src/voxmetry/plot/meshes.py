@@ -101,5 +101,5 @@ def _mesh(mask: NDArray[np.bool_], box: tuple[slice, ...], geometry: Geometry) -
     step = max(1, -(-max(mask.shape) // MOST_VOXELS))
     vertices, faces, _, _ = marching_cubes(np.pad(mask, step).astype(np.float32), 0.5, step_size=step)
     ijk = vertices - step + np.array([part.start for part in box])
-    mm: NDArray[np.float64] = geometry.to_mm(ijk)
-    return mm[faces]
+    triangles: NDArray[np.float64] = geometry.to_mm(ijk)[faces]
+    return triangles

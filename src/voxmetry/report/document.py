@@ -137,7 +137,7 @@ def spell(
 
 def other_tables(result: StudyResult, say: Language = ENGLISH) -> tuple[Table, ...]:
     """One table for each further input: its lesions where there are some, else its structures."""
-    made = []
+    made: list[Table] = []
     for other in result.others:
         there = result.model_copy(update={"measurements": other.measurements, "lesions": other.lesions})
         table = lesion_table(there, say) or intensity_table(there, say)
