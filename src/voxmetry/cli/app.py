@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import models, show
+from voxmetry.cli.calibrate import calibrate
 from voxmetry.cli.compare import compare
 from voxmetry.cli.data import data_app
 from voxmetry.cli.evaluate import evaluate
@@ -56,6 +57,7 @@ app.command()(measure)
 app.command()(compare)
 app.command("follow-up")(follow_up)
 app.command()(report)
+app.command()(calibrate)
 
 
 @app.callback()
