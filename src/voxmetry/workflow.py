@@ -32,7 +32,7 @@ from voxmetry.core.records import (
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
-from voxmetry.flags import flag_input, flag_measurements, flag_quality, flag_units, predict_dice
+from voxmetry.flags import flag_input, flag_measurements, flag_quality, flag_source, flag_units, predict_dice
 from voxmetry.io.atomic import claim_folder, replaced_together, write_text
 from voxmetry.measure import DEFINITIONS, compare, lesions, measure
 from voxmetry.measure.tables import named_records_csv, records_csv
@@ -100,7 +100,7 @@ def segment_study(
     clock, out = Clock(tell), Path(out)
     claim_folder(out, OUTPUTS.values(), overwrite=settings.overwrite)
     with clock.step("load model"):
-        ready = load_any(model, settings)
+        ready = load_any(model, settings, tell)
     spec = ready.spec
     with clock.step("read"):
         paths = input_paths(study, spec, settings)
@@ -142,13 +142,17 @@ def output_files(labels: LabelTable, *, compared: bool, several: bool) -> dict[s
 
 
 def load_any(
-    model: nn.Predictor | nn.Model | Baseline | str | Path, settings: StudySettings
+    model: nn.Predictor | nn.Model | Baseline | str | Path,
+    settings: StudySettings,
+    tell: Callable[[str], None] | None = None,
 ) -> nn.Predictor | Baseline:
     """Load a network or a classical baseline; what is loaded already is returned as it is."""
     if isinstance(model, (nn.Predictor, Baseline)):
         return model
     if isinstance(model, nn.Model) or not is_baseline(model):
-        return nn.Predictor(model, device=settings.device, precision=settings.precision)
+        return nn.Predictor(
+            model, device=settings.device, precision=settings.precision, memory_gb=settings.memory_gb, tell=tell
+        )
     return load_baseline(model)
 
 
@@ -244,8 +248,16 @@ def read_input(path: Path, item: Input, spec: ModelSpec | BaselineSpec, settings
             expected=f"{item.modality}, which {spec.name} was trained on",
             fix="use a model for this modality: voxmetry models list",
         )
-    unit = settings.unit if item.modality == "PT" else None
-    volume = io.read_volume(path, modality=item.modality, series=settings.series, unit=unit)
+    volume = io.read_volume(
+        path,
+        modality=item.modality,
+        series=settings.series,
+        unit=settings.unit if item.modality == "PT" else None,
+        rules=item.series if isinstance(item, InputSpec) else None,
+        suv=settings.suv,
+        allow_uneven=settings.allow_uneven,
+        resample_tilt=settings.resample_tilt,
+    )
     darkest = float(volume.array.min())
     if volume.source is None and settings.modality is None and item.modality != "CT" and darkest < AIR_HU:
         raise InputError(
@@ -299,7 +311,8 @@ def flag_study(
     if isinstance(spec, BaselineSpec):
         return (*units, *flag_measurements(measurements, spec))
     _, oriented = reorientation(volumes[0].geometry, spec.orientation)
-    return (*units, *flag_input(oriented, spec), *flag_measurements(measurements, spec))
+    sources = [flag for volume in volumes for flag in flag_source(volume.source)]
+    return (*sources, *units, *flag_input(oriented, spec), *flag_measurements(measurements, spec))
 
 
 def describe(volume: Volume, path: Path, item: Input) -> SourceInfo:
@@ -317,6 +330,7 @@ def describe(volume: Volume, path: Path, item: Input) -> SourceInfo:
         series_uid=series.series_uid if series else None,
         frame_uid=volume.geometry.frame_uid,
         description=series.description if series else "",
+        processing=series.processing if series else (),
     )
 
 
@@ -333,6 +347,7 @@ def provenance(model: nn.Predictor | Baseline, settings: StudySettings, clock: C
         settings=settings.model_dump(mode="json"),
         device=model.device,
         precision=model.precision if isinstance(model, nn.Predictor) else "float32",
+        plan=str(model.last_plan) if isinstance(model, nn.Predictor) and model.last_plan else "",
         started=clock.started.isoformat(timespec="seconds"),
         seconds=clock.total(),
         peak_memory_mb=peak_memory_mb(),

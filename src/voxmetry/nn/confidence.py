@@ -27,12 +27,16 @@ class Confidence:
     Parameters
     ----------
     spec
-        The model; one with regions or without softmax has no such number.
+        The model; one with regions, or that averages probabilities, has no such number.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         self._names = spec.labels.names
-        self.defined = spec.regions is None
+        self.defined = spec.regions is None and spec.activation == "none"
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was counted."""
         self._overlap = torch.zeros(len(self._names), dtype=torch.float64)
         self._sizes = torch.zeros(len(self._names), dtype=torch.float64)
 
@@ -55,7 +59,7 @@ class Confidence:
             self._sizes += probability.sum(1, dtype=torch.float64).cpu()[1:] + counts[1:]
 
     def expected_dice(self) -> dict[str, float]:
-        """Return the expected Dice of each structure; nan where none was found, or for a model without softmax."""
+        """Return the expected Dice of each structure; nan where none was found or it is not defined."""
         rows = zip(self._names, self._overlap.tolist(), self._sizes.tolist(), strict=True)
         return {
             name: 2 * overlap / size if self.defined and overlap > 0 else math.nan for name, overlap, size in rows
