@@ -54,7 +54,10 @@ def study(result: StudyResult, out: Path, *, as_json: bool) -> None:
     for flag in result.flags:
         typer.secho(f"{flag.severity}: {flag.message}", fg="yellow")
     seconds = result.provenance.seconds["total"]
-    typer.echo(f"{result.provenance.model} on {result.provenance.device}, {seconds:.1f} s. Research use only.")
+    made = result.provenance
+    typer.echo(f"{made.model} on {made.device} in {made.precision}, {seconds:.1f} s. Research use only.")
+    if result.provenance.plan:
+        typer.echo(result.provenance.plan)
     for name in result.files.values():
         typer.echo(f"  {out / name}")
 
