@@ -11,6 +11,7 @@ from voxmetry.cli import models, show
 from voxmetry.cli.calibrate import calibrate
 from voxmetry.cli.compare import compare
 from voxmetry.cli.data import data_app
+from voxmetry.cli.ensemble import ensemble
 from voxmetry.cli.evaluate import evaluate
 from voxmetry.cli.follow_up import follow_up
 from voxmetry.cli.inspect import inspect
@@ -29,6 +30,7 @@ app = typer.Typer(
 models_app = typer.Typer(help="List and describe the bundled models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
+app.command()(ensemble)
 app.command("train-plan")(train_plan)
 app.command()(evaluate)
 app.command()(train)
