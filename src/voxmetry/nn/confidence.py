@@ -61,6 +61,4 @@ class Confidence:
     def expected_dice(self) -> dict[str, float]:
         """Return the expected Dice of each structure; nan where none was found or it is not defined."""
         rows = zip(self._names, self._overlap.tolist(), self._sizes.tolist(), strict=True)
-        return {
-            name: 2 * overlap / size if self.defined and overlap > 0 else math.nan for name, overlap, size in rows
-        }
+        return {name: 2 * overlap / size if self.defined and overlap > 0 else math.nan for name, overlap, size in rows}
