@@ -22,14 +22,15 @@ INPUTS = [
 def images():
     """A CT, and a PET on a coarser grid over the same field of view; the tumour is bright in both."""
     fine = phantoms.geometry(shape=(24, 30, 12))
-    half = np.array(fine.affine)
-    half[:3, :3] *= 2
-    half[:3, 3] += fine.affine[:3, :3] @ np.full(3, 0.5)
-    coarse = Geometry(half, (12, 15, 6))
+    third = np.array(fine.affine)
+    third[:3, :3] *= 3
+    # Each coarse voxel has the centre of a fine one, so that the nearest is never a matter of rounding.
+    third[:3, 3] += fine.affine[:3, :3] @ np.ones(3)
+    coarse = Geometry(third, (8, 10, 4))
     rng = np.random.default_rng(0)
     ct = rng.normal(0, 30, fine.shape).astype(np.float32)
     pet = rng.uniform(0.2, 1.0, coarse.shape).astype(np.float32)
-    pet[4:8, 4:9, 2:4] += 6.0
+    pet[3:6, 3:6, 1:3] += 6.0
     return Volume(ct, fine, "HU"), Volume(pet, coarse, "SUVbw")
 
 
