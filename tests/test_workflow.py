@@ -235,7 +235,7 @@ class TestFlags:
         assert result.needs_review
 
     def test_structures_that_are_empty_cut_off_or_too_large(self, study, model, tmp_path, monkeypatch):
-        def fake(self, prepared):
+        def fake(self, prepared, **_more):
             array = np.zeros(prepared.native.shape, np.uint8)
             array[0:20, 5:20, 2:9] = 2
             return Segmentation(array, prepared.native, self.spec.labels)

@@ -223,6 +223,31 @@ class TrainingDomain(Record):
     """Volume seen per structure, widened by the margin that the model card states."""
 
 
+class Quality(Record):
+    """How the Dice of one structure is foretold, fitted on cases that the network had not seen.
+
+    Predicted Dice = intercept + slope x expected Dice (`nn.confidence`), kept within 0 and 1.
+    """
+
+    intercept: float
+    slope: float
+    review_below: float
+    """A predicted Dice below asks for a look."""
+    error: float
+    """Mean absolute error of the prediction on cases that it was not fitted on."""
+    n_cases: Annotated[int, Field(ge=1)]
+
+    def predict(self, expected_dice: float) -> float:
+        """Return the predicted Dice.
+
+        Examples
+        --------
+        >>> Quality(intercept=-1.0, slope=2.0, review_below=0.8, error=0.02, n_cases=40).predict(0.95)
+        0.9
+        """
+        return min(1.0, max(0.0, round(self.intercept + self.slope * expected_dice, 6)))
+
+
 class Weights(Record):
     """The file that holds the network's parameters, and what it must hash to."""
 
@@ -269,6 +294,8 @@ class ModelSpec(Record):
     with its own probability: in this order, a region above one half paints this label value over those before."""
     clean: tuple[CleanStep, ...] = ()
     training_domain: TrainingDomain
+    quality: dict[str, Quality] = Field(default_factory=dict)
+    """By structure; made by `voxmetry calibrate`. Empty where nothing is foretold."""
     weights: Weights | None = None
     """None in a template that training starts from; a model folder always has them."""
 
@@ -293,6 +320,7 @@ class ModelSpec(Record):
             )
         known = set(self.labels.names)
         named = {name for step in self.clean for name in step.labels} | set(self.training_domain.volume_ml)
+        named |= set(self.quality)
         if named - known:
             raise ValueError(f"labels {sorted(named - known)} are not in the label table {sorted(known)}")
         return self
@@ -381,6 +409,8 @@ class StudySettings(Record):
     """Series Instance UID, where the folder holds more than one candidate."""
     modality: Literal["CT", "MR", "PT"] | None = None
     """What a file without DICOM headers is; None takes the model's word for it, after a look at the values."""
+    unit: Literal["SUVbw"] | None = None
+    """What a PET file without DICOM headers holds; None leaves it open, and no SUV is named."""
     device: Literal["auto", "cpu", "cuda", "mps", "openvino"] = "auto"
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     memory_gb: Annotated[float, Field(gt=0)] | None = None

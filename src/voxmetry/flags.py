@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from voxmetry.classical.spec import BaselineSpec
 from voxmetry.config import ModelSpec
 from voxmetry.core.geometry import Geometry
-from voxmetry.core.records import Flag, Measurement, SeriesInfo
+from voxmetry.core.records import Flag, Measurement, PredictedDice, SeriesInfo
 
 SPACING_MARGIN = 0.05
 """A spacing within a twentieth of what was seen in training counts as seen."""
@@ -91,6 +92,66 @@ def flag_measurements(measurements: Sequence[Measurement], spec: ModelSpec | Bas
                 )
             )
     return tuple(flags)
+
+
+def flag_units(units: Sequence[str], inputs: Sequence[tuple[str, str]]) -> tuple[Flag, ...]:
+    """Note each PET whose file does not say that its values are SUV; the model takes them to be.
+
+    Parameters
+    ----------
+    units
+        Unit of each input's image.
+    inputs
+        Name and modality of each input of the model.
+    """
+    return tuple(
+        Flag(
+            code="unit_assumed",
+            severity="note",
+            message=f"The file of {name} does not say what its values are; the model takes them as SUVbw. If they are, "
+            "say so with --unit SUVbw, and SUV is measured.",
+        )
+        for unit, (name, modality) in zip(units, inputs, strict=True)
+        if modality == "PT" and unit == "1"
+    )
+
+
+def predict_dice(expected: Mapping[str, float], spec: ModelSpec) -> tuple[PredictedDice, ...]:
+    """Foretell the Dice of each structure that the model is calibrated for and that was found.
+
+    Parameters
+    ----------
+    expected
+        Expected Dice by structure, from `nn.confidence`; nan where a structure was not found.
+    spec
+        The model, whose `quality` says how the true Dice goes with it.
+    """
+    return tuple(
+        PredictedDice(
+            label=name,
+            expected_dice=expected[name],
+            predicted_dice=how.predict(expected[name]),
+            error=how.error,
+            review_below=how.review_below,
+        )
+        for name, how in spec.quality.items()
+        if math.isfinite(expected.get(name, math.nan))
+    )
+
+
+def flag_quality(foretold: Sequence[PredictedDice]) -> tuple[Flag, ...]:
+    """Flag each structure whose predicted Dice is below what the model's calibration asks a look for."""
+    return tuple(
+        Flag(
+            code="low_predicted_dice",
+            severity="review",
+            label=row.label,
+            message=f"{row.label}: predicted Dice {row.predicted_dice:.2f} (mean error {row.error:.2f}), below "
+            f"{row.review_below:.2f}; the network is less sure here than on most cases that it was tested on.",
+        )
+        for row in foretold
+        if row.predicted_dice < row.review_below
+    )
 
 
 def _review(code: str, row: Measurement, message: str) -> Flag:

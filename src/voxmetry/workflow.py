@@ -10,39 +10,56 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import voxmetry
 from voxmetry import io, nn, report
 from voxmetry.classical import Baseline, BaselineSpec, is_baseline, load_baseline
-from voxmetry.config import ModelSpec, StudySettings
+from voxmetry.classical.spec import Channel
+from voxmetry.config import InputSpec, ModelSpec, StudySettings
 from voxmetry.core.labels import LabelTable
-from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, Provenance, SourceInfo, StudyResult
+from voxmetry.core.records import (
+    Comparison,
+    Flag,
+    Lesion,
+    Measurement,
+    OtherInput,
+    PredictedDice,
+    Provenance,
+    SourceInfo,
+    StudyResult,
+)
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
-from voxmetry.flags import flag_input, flag_measurements, flag_source
+from voxmetry.flags import flag_input, flag_measurements, flag_quality, flag_source, flag_units, predict_dice
 from voxmetry.io.atomic import claim_folder, replaced_together, write_text
 from voxmetry.measure import DEFINITIONS, compare, lesions, measure
-from voxmetry.measure.tables import records_csv
+from voxmetry.measure.tables import named_records_csv, records_csv
 from voxmetry.nn.grids import reorientation
 from voxmetry.ops.components import clean
+from voxmetry.ops.resample import resample
 
 OUTPUTS = {
     "segmentation": "seg.nii.gz",
     "measurements": "measurements.csv",
     "lesions": "lesions.csv",
+    "other measurements": "other_measurements.csv",
+    "other lesions": "other_lesions.csv",
     "comparison": "comparison.csv",
     "result": "result.json",
     "report": "report.html",
 }
 PACKAGES = ("voxmetry", "torch", "monai", "numpy", "nibabel", "SimpleITK", "pydicom", "connected-components-3d", "edt")
 
+Input: TypeAlias = InputSpec | Channel
+
 AIR_HU = -500
 """An image whose darkest voxel is below this holds Hounsfield units: MR magnitude and PET are never negative."""
 
 
 def segment_study(
-    study: Path | str,
+    study: Path | str | Sequence[Path | str],
     out: Path | str,
     model: nn.Predictor | nn.Model | Baseline | str | Path,
     *,
@@ -55,7 +72,8 @@ def segment_study(
     Parameters
     ----------
     study
-        A DICOM folder or file, or a NIfTI, NRRD or MHA file.
+        A DICOM folder or file, or a NIfTI, NRRD or MHA file. For a model with several inputs, such as CT and PET: one
+        DICOM folder with a series of each modality, or one path for each input in the model's order.
     out
         Folder for `seg.nii.gz`, `measurements.csv`, `result.json` and `report.html` (`comparison.csv` with a
         reference, `lesions.csv` where the model finds lesions). Each appears whole or not at all, the report last.
@@ -85,34 +103,41 @@ def segment_study(
         ready = load_any(model, settings, tell)
     spec = ready.spec
     with clock.step("read"):
-        volume = read_input(study, spec, settings)
+        paths = input_paths(study, spec, settings)
+        volumes = [read_input(path, item, spec, settings) for path, item in zip(paths, inputs_of(spec), strict=True)]
+        volume = volumes[0]
         truth = read_reference(reference, spec, volume) if reference else None
-    segmentation = run_model(ready, volume, clock)
+    segmentation, foretold = run_model(ready, volumes, clock)
     with clock.step("measure"):
         measurements = measure(segmentation, volume)
         found = lesions(segmentation, volume, organs=segmentation)
+        others = measure_others(volumes, segmentation, spec, paths)
         comparisons = compare_with(truth, segmentation, settings) if truth else ()
     result = StudyResult(
-        source=describe(volume, study, spec),
+        source=describe(volume, paths[0], inputs_of(spec)[0]),
         labels=spec.labels,
         measurements=measurements,
         lesions=found,
+        others=others,
         comparisons=comparisons,
-        flags=flag_study(volume, measurements, spec),
+        predicted_dice=foretold,
+        flags=(*flag_study(volumes, measurements, spec), *flag_quality(foretold)),
         definitions=dict(DEFINITIONS),
         provenance=provenance(ready, settings, clock),
-        files=output_files(spec.labels, compared=truth is not None),
+        files=output_files(spec.labels, compared=truth is not None, several=bool(others)),
     )
     with clock.step("write"), replaced_together(out, OUTPUTS.values()) as stage:
         write_outputs(stage, result, volume=volume, segmentation=segmentation, reference=truth)
     return result
 
 
-def output_files(labels: LabelTable, *, compared: bool) -> dict[str, str]:
+def output_files(labels: LabelTable, *, compared: bool, several: bool) -> dict[str, str]:
     """Name the files of a study: lesions only where the model can find some, a comparison only where there is one."""
     left_out = set() if compared else {"comparison"}
+    if not several:
+        left_out |= {"other measurements", "other lesions"}
     if not any(label.kind == "lesion" for label in labels):
-        left_out.add("lesions")
+        left_out |= {"lesions", "other lesions"}
     return {what: name for what, name in OUTPUTS.items() if what not in left_out}
 
 
@@ -131,17 +156,21 @@ def load_any(
     return load_baseline(model)
 
 
-def run_model(ready: nn.Predictor | Baseline, volume: Volume, clock: Clock) -> Segmentation:
-    """Segment on the volume's own grid and clean up, each step under its own name."""
+def run_model(
+    ready: nn.Predictor | Baseline, volumes: Sequence[Volume], clock: Clock
+) -> tuple[Segmentation, tuple[PredictedDice, ...]]:
+    """Segment on the first volume's own grid and clean up, each step under its own name; foretell the Dice."""
     if isinstance(ready, Baseline):
         with clock.step("segment"):
-            return ready.segment(volume)
+            return ready.segment(volumes), ()
     with clock.step("preprocess"):
-        prepared = ready.prepare(volume)
+        prepared = ready.prepare(volumes)
+    confidence = nn.Confidence(ready.spec) if ready.spec.quality else None
     with clock.step("network"):
-        segmentation = ready.run(prepared)
+        segmentation = ready.run(prepared, confidence=confidence)
     with clock.step("clean up"):
-        return clean(segmentation, ready.spec.clean)
+        cleaned = clean(segmentation, ready.spec.clean)
+    return cleaned, predict_dice(confidence.expected_dice(), ready.spec) if confidence else ()
 
 
 class Clock:
@@ -167,47 +196,97 @@ class Clock:
         return self.seconds | {"total": round(time.perf_counter() - self._begin, 4)}
 
 
-def read_input(study: Path | str, spec: ModelSpec | BaselineSpec, settings: StudySettings) -> Volume:
-    """Read the one series or file that the model takes.
+def inputs_of(spec: ModelSpec | BaselineSpec) -> tuple[Input, ...]:
+    """Return what a model or a baseline takes."""
+    return tuple(spec.inputs)
+
+
+def input_paths(
+    study: Path | str | Sequence[Path | str], spec: ModelSpec | BaselineSpec, settings: StudySettings
+) -> list[Path]:
+    """Return where the image of each input of the model is.
 
     Raises
     ------
     InputError
-        If the study is of another modality, or a file's values cannot be of the modality that the model takes.
+        If there is not one path for each input.
     ConfigError
-        If the model takes more than one input.
+        If one series or modality is named for several inputs.
     """
-    if len(spec.inputs) != 1:
-        raise ConfigError(
-            found=f"{spec.name} takes {len(spec.inputs)} inputs",
-            expected="a model with one input",
-            fix="use the Python function voxmetry.segment with one volume for each input",
+    paths = [Path(study)] if isinstance(study, (str, Path)) else [Path(path) for path in study]
+    named = ", ".join(f"{item.name} ({item.modality})" for item in spec.inputs)
+    if len(paths) == 1 and (len(spec.inputs) == 1 or paths[0].is_dir()):
+        # A folder holds a series of each modality.
+        paths *= len(spec.inputs)
+    if len(paths) != len(spec.inputs):
+        raise InputError(
+            found=f"{len(paths)} {'image' if len(paths) == 1 else 'images'} for {spec.name}",
+            expected=f"one for each input, in this order: {named}; or one DICOM folder with a series of each modality",
+            fix=f"voxmetry segment {' '.join(item.name.upper() for item in spec.inputs)} -m {spec.name} -o OUT",
         )
-    wanted = spec.inputs[0].modality
-    declared = settings.modality or wanted
-    if declared != wanted:
+    if len(paths) > 1 and (settings.series or settings.modality):
+        raise ConfigError(
+            found=f"one series or modality for {len(paths)} inputs",
+            expected="neither with a model of several inputs",
+            fix="pass the folder or file of each input instead",
+        )
+    return paths
+
+
+def read_input(path: Path, item: Input, spec: ModelSpec | BaselineSpec, settings: StudySettings) -> Volume:
+    """Read the one series or file that an input of the model takes.
+
+    Raises
+    ------
+    InputError
+        If the image is of another modality, or a file's values cannot be of the modality that the model takes.
+    """
+    declared = settings.modality or item.modality
+    if declared != item.modality:
         raise InputError(
             found=f"an image of modality {declared}",
-            expected=f"{wanted}, which {spec.name} was trained on",
+            expected=f"{item.modality}, which {spec.name} was trained on",
             fix="use a model for this modality: voxmetry models list",
         )
     volume = io.read_volume(
-        study,
-        modality=wanted,
+        path,
+        modality=item.modality,
         series=settings.series,
-        rules=spec.inputs[0].series if isinstance(spec, ModelSpec) else None,
+        unit=settings.unit if item.modality == "PT" else None,
+        rules=item.series if isinstance(item, InputSpec) else None,
         suv=settings.suv,
         allow_uneven=settings.allow_uneven,
         resample_tilt=settings.resample_tilt,
     )
     darkest = float(volume.array.min())
-    if volume.source is None and settings.modality is None and wanted != "CT" and darkest < AIR_HU:
+    if volume.source is None and settings.modality is None and item.modality != "CT" and darkest < AIR_HU:
         raise InputError(
             found=f"values down to {darkest:g}, as Hounsfield units of a CT have",
-            expected=f"{wanted} intensities, which {spec.name} was trained on",
-            fix=f"use a model for CT, or pass --modality {wanted} if the image is {wanted} after all",
+            expected=f"{item.modality} intensities, which {spec.name} was trained on",
+            fix=f"use a model for CT, or pass --modality {item.modality} if the image is {item.modality} after all",
         )
     return volume
+
+
+def measure_others(
+    volumes: Sequence[Volume], segmentation: Segmentation, spec: ModelSpec | BaselineSpec, paths: Sequence[Path]
+) -> tuple[OtherInput, ...]:
+    """Measure the labels on each further input's own voxels, which are not interpolated: SUV belongs to the PET.
+
+    The label map is moved onto that input's grid by nearest neighbour.
+    """
+    made = []
+    for volume, item, path in list(zip(volumes, inputs_of(spec), paths, strict=True))[1:]:
+        moved = resample(segmentation, to=volume.geometry)
+        made.append(
+            OtherInput(
+                name=item.name,
+                source=describe(volume, path, item),
+                measurements=measure(moved, volume),
+                lesions=lesions(moved, volume, organs=moved),
+            )
+        )
+    return tuple(made)
 
 
 def read_reference(path: Path | str, spec: ModelSpec | BaselineSpec, volume: Volume) -> Segmentation:
@@ -224,22 +303,26 @@ def compare_with(
     return compare(prediction=segmentation, reference=reference, tolerance_mm=settings.tolerance_mm)
 
 
-def flag_study(volume: Volume, measurements: Sequence[Measurement], spec: ModelSpec | BaselineSpec) -> tuple[Flag, ...]:
-    """Collect what a person should know: about the image first, then about each structure."""
+def flag_study(
+    volumes: Sequence[Volume], measurements: Sequence[Measurement], spec: ModelSpec | BaselineSpec
+) -> tuple[Flag, ...]:
+    """Collect what a person should know: about the images first, then about each structure."""
+    units = flag_units([volume.unit for volume in volumes], [(item.name, item.modality) for item in spec.inputs])
     if isinstance(spec, BaselineSpec):
-        return flag_measurements(measurements, spec)
-    _, oriented = reorientation(volume.geometry, spec.orientation)
-    return (*flag_source(volume.source), *flag_input(oriented, spec), *flag_measurements(measurements, spec))
+        return (*units, *flag_measurements(measurements, spec))
+    _, oriented = reorientation(volumes[0].geometry, spec.orientation)
+    sources = [flag for volume in volumes for flag in flag_source(volume.source)]
+    return (*sources, *units, *flag_input(oriented, spec), *flag_measurements(measurements, spec))
 
 
-def describe(volume: Volume, study: Path | str, spec: ModelSpec | BaselineSpec) -> SourceInfo:
+def describe(volume: Volume, path: Path, item: Input) -> SourceInfo:
     """Say what was segmented, without its path or its patient."""
     series = volume.source
-    name = Path(study).name.lower()
+    name = path.name.lower()
     formats = {".nii.gz": "NIfTI", ".nii": "NIfTI", ".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MHA", ".mhd": "MHA"}
     return SourceInfo(
         format="DICOM" if series else next((kind for end, kind in formats.items() if name.endswith(end)), "file"),
-        modality=series.modality if series else spec.inputs[0].modality,
+        modality=series.modality if series else item.modality,
         unit=volume.unit,
         shape=volume.geometry.shape,
         spacing_mm=volume.geometry.spacing_mm,
@@ -300,6 +383,10 @@ def write_outputs(
     write_text(out / OUTPUTS["measurements"], records_csv(result.measurements, Measurement))
     if "lesions" in result.files:
         write_text(out / OUTPUTS["lesions"], records_csv(result.lesions, Lesion))
+    for kind, what in ((Measurement, "measurements"), (Lesion, "lesions")):
+        if f"other {what}" in result.files:
+            tables = {other.name: getattr(other, what) for other in result.others}
+            write_text(out / OUTPUTS[f"other {what}"], named_records_csv(tables, kind, name="input"))
     if result.comparisons:
         write_text(out / OUTPUTS["comparison"], records_csv(result.comparisons, Comparison))
     write_text(out / OUTPUTS["result"], result.model_dump_json(indent=1))

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import models, show
+from voxmetry.cli.calibrate import calibrate
 from voxmetry.cli.compare import compare
 from voxmetry.cli.data import data_app
+from voxmetry.cli.ensemble import ensemble
 from voxmetry.cli.evaluate import evaluate
 from voxmetry.cli.follow_up import follow_up
 from voxmetry.cli.inspect import inspect
@@ -28,6 +30,7 @@ app = typer.Typer(
 models_app = typer.Typer(help="List and describe the bundled models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
+app.command()(ensemble)
 app.command("train-plan")(train_plan)
 app.command()(evaluate)
 app.command()(train)
@@ -57,6 +60,7 @@ app.command()(measure)
 app.command()(compare)
 app.command("follow-up")(follow_up)
 app.command()(report)
+app.command()(calibrate)
 
 
 @app.callback()
@@ -90,7 +94,14 @@ app.command("inspect")(inspect)
 
 @app.command()
 def segment(
-    study: Annotated[Path, typer.Argument(help="A DICOM folder, or a NIfTI, NRRD or MHA file.")],
+    study: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STUDY...",
+            help="A DICOM folder, or a NIfTI, NRRD or MHA file; for a model of several inputs one for each, in its "
+            "order, or one DICOM folder with all.",
+        ),
+    ],
     model: Annotated[
         str, typer.Option("-m", "--model", help="A bundled model's name, a model folder or a baseline's YAML file.")
     ],
@@ -100,6 +111,7 @@ def segment(
     modality: Annotated[
         Literal["CT", "MR", "PT"] | None, typer.Option(help="What a file without DICOM headers is.")
     ] = None,
+    unit: Annotated[Literal["SUVbw"] | None, typer.Option(help="What a PET file without DICOM headers holds.")] = None,
     settings_file: Annotated[
         Path | None, typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
     ] = None,
@@ -136,6 +148,7 @@ def segment(
     given = {
         "series": series,
         "modality": modality,
+        "unit": unit,
         "device": device,
         "precision": precision,
         "memory_gb": memory_gb,

@@ -1,17 +1,18 @@
-"""`voxmetry models import`: models of other frameworks."""
+"""`voxmetry models import` and `voxmetry models export`: models of and for other frameworks."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the verb to `voxmetry models`."""
+    """Add both verbs to `voxmetry models`."""
     app.command("import")(models_import)
+    app.command("export")(models_export)
 
 
 def models_import(
@@ -59,3 +60,21 @@ def models_import(
     for note in arrival.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"use it: voxmetry segment STUDY -m {out} -o OUT")
+
+
+def models_export(
+    model: Annotated[str, typer.Argument(help="A bundled model's name or a model folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File of an ONNX or TorchScript model; folder of a bundle.")],
+    form: Annotated[Literal["onnx", "torchscript", "monai-bundle"], typer.Option("--format", help="What to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Write a model's network for other programs: logits for one patch, or a whole MONAI bundle."""
+    from voxmetry.nn.interop import export_model
+
+    written = export_model(model, out, form=form, overwrite=overwrite)
+    if as_json:
+        typer.echo(json.dumps({"files": [str(path) for path in written]}, indent=1))
+        return
+    for path in written:
+        typer.echo(str(path))

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from voxmetry.core.base import Number, Record
 from voxmetry.core.labels import LabelTable
+from voxmetry.core.notebook import table
 
 SCHEMA_VERSION = 1
 """Version of the shape of `result.json`; it grows by one whenever a reader of the last one would stumble."""
@@ -204,6 +205,18 @@ class Flag(Record):
     label: str | None = None
 
 
+class PredictedDice(Record):
+    """What Dice a structure would have against a reference, as far as the network's certainty tells."""
+
+    label: str
+    expected_dice: float
+    """Under the network's own probabilities, before it is calibrated."""
+    predicted_dice: float
+    error: float
+    """Mean absolute error of such predictions on labelled cases that were not fitted on."""
+    review_below: float
+
+
 class SourceInfo(Record):
     """What was segmented, without naming the patient or the path."""
 
@@ -245,6 +258,16 @@ class Provenance(Record):
     """Largest resident memory of the process, in units of 10^6 bytes."""
 
 
+class OtherInput(Record):
+    """A further image of a model with several inputs, measured on its own voxels under the same labels."""
+
+    name: str
+    """The model's name for the input."""
+    source: SourceInfo
+    measurements: tuple[Measurement, ...]
+    lesions: tuple[Lesion, ...] = ()
+
+
 class StudyResult(Record):
     """All that is known about a study after it was segmented and measured: the content of `result.json`."""
 
@@ -254,7 +277,11 @@ class StudyResult(Record):
     measurements: tuple[Measurement, ...]
     lesions: tuple[Lesion, ...] = ()
     """Connected components of the structures of kind 'lesion'."""
+    others: tuple[OtherInput, ...] = ()
+    """Further inputs of the model, such as the PET beside a CT; SUV is measured there."""
     comparisons: tuple[Comparison, ...] = ()
+    predicted_dice: tuple[PredictedDice, ...] = ()
+    """Empty where the model is not calibrated."""
     flags: tuple[Flag, ...] = ()
     definitions: dict[str, str]
     """How each number is defined, by the name of its field."""
@@ -266,6 +293,19 @@ class StudyResult(Record):
     def needs_review(self) -> bool:
         """Whether a person should look before the numbers are used."""
         return any(flag.severity != "note" for flag in self.flags)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "label": m.label,
+                "volume_ml": m.volume_ml,
+                "max_diameter_mm": m.max_diameter_mm,
+                f"mean ({m.intensity_unit or 'no unit'})": m.intensity_mean,
+            }
+            for m in self.measurements
+        ]
+        flags = [{"flag": flag.code, "severity": flag.severity, "what": flag.message} for flag in self.flags]
+        return table(rows) + (table(flags) if flags else "<p>no flags</p>")
 
 
 class MeanInterval(Record):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
+from voxmetry.core.notebook import grid_facts, slices, table
 from voxmetry.errors import LabelError
 
 
@@ -74,6 +75,30 @@ class Segmentation:
 
     def __repr__(self) -> str:
         return f"Segmentation({len(self.labels)} labels, {self.geometry!r})"
+
+    def _repr_html_(self) -> str:
+        shown = [np.flatnonzero(self.array.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+        middle = [
+            int(found[len(found) // 2]) if len(found) else n // 2
+            for found, n in zip(shown, self.array.shape, strict=True)
+        ]
+        counts = np.bincount(self.array.ravel(), minlength=max(self.labels.values, default=0) + 1)
+        rows = [
+            {
+                "value": label.value,
+                "label": label.name,
+                "kind": label.kind,
+                "volume_ml": float(counts[label.value] * self.geometry.voxel_ml),
+            }
+            for label in self.labels
+            if counts[label.value]
+        ]
+        colours = {label.value: label.rgb for label in self.labels}
+        picture = (
+            slices(self.array, self.geometry, (middle[0], middle[1], middle[2]), colours=colours) if colours else ""
+        )
+        facts = {"label map": str(self.array.dtype), **grid_facts(self.geometry), "labels": len(self.labels)}
+        return picture + table([facts]) + table(rows)
 
 
 def _values(array: NDArray[Any]) -> set[int]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Geometry
+from voxmetry.core.notebook import grid_facts, slices, table
 from voxmetry.core.records import SeriesInfo
 from voxmetry.errors import InputError
 
@@ -76,3 +77,11 @@ class Volume:
 
     def __repr__(self) -> str:
         return f"Volume({self.array.dtype}, unit {self.unit!r}, {self.geometry!r})"
+
+    def _repr_html_(self) -> str:
+        i, j, k = self.geometry.shape
+        low, high = float(self.array.min()), float(self.array.max())
+        facts = {"image": str(self.array.dtype), **grid_facts(self.geometry), "unit": self.unit, "lowest": low}
+        window = (-160.0, 240.0) if self.unit == "HU" else None
+        picture = slices(self.array, self.geometry, (i // 2, j // 2, k // 2), window=window)
+        return picture + table([facts | {"highest": high}])

@@ -45,11 +45,21 @@ def _columns_of(name: str) -> list[str]:
 
 def records_csv(rows: Sequence[Record], kind: type[Record]) -> str:
     """Spell records as CSV: one row each, the head also of none, an empty cell where a number is undefined."""
+    return _written([({}, row) for row in rows], columns(kind))
+
+
+def named_records_csv(tables: Mapping[str, Sequence[Record]], kind: type[Record], *, name: str) -> str:
+    """Spell several tables of records as one CSV, whose first column `name` says which table a row is from."""
+    rows = [({name: key}, row) for key, table in tables.items() for row in table]
+    return _written(rows, (name, *columns(kind)))
+
+
+def _written(rows: Sequence[tuple[Row, Record]], head: Sequence[str]) -> str:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns(kind), lineterminator="\n")
+    writer = csv.DictWriter(text, head, lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        cells: Row = {}
+    for first, row in rows:
+        cells: Row = dict(first)
         for name, value in _cells(row).items():
             names = _columns_of(name)
             if len(names) == 1:

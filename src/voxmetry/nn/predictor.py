@@ -18,6 +18,7 @@ from voxmetry.config import ModelSpec, Weights
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InferenceError, VoxmetryError
+from voxmetry.nn.confidence import Confidence
 from voxmetry.nn.maps import MapName, MapWriter, require_maps, with_disagreement
 from voxmetry.nn.memory import OutOfMemory, Plan, fallback, out_of_memory, plan_memory
 from voxmetry.nn.model import Model, load_model
@@ -162,10 +163,16 @@ class Predictor:
         return replace(preprocess(_channels(volumes), self.spec), plan=plan)
 
     def run(
-        self, prepared: Prepared, *, maps: Sequence[MapName] = (), maps_to: Path | str | None = None
+        self,
+        prepared: Prepared,
+        *,
+        maps: Sequence[MapName] = (),
+        maps_to: Path | str | None = None,
+        confidence: Confidence | None = None,
     ) -> Segmentation:
         """Run the network on a prepared study and choose the labels on the study's own grid, slab by slab.
 
+        `confidence` is fed with each slab.
         Where memory runs out all the same, a smaller plan is tried, once.
         """
         require_maps(maps, self.spec)
@@ -175,11 +182,11 @@ class Predictor:
         if plan:
             self._tell(str(plan))
         with contextlib.suppress(OutOfMemory):
-            return self._stream(prepared, how, maps, folder)
+            return self._stream(prepared, how, maps, folder, confidence)
         smaller = fallback(how)
         self._tell(f"out of memory; once more with {smaller}")
         try:
-            return self._stream(prepared, smaller, maps, folder)
+            return self._stream(prepared, smaller, maps, folder, confidence)
         except OutOfMemory as error:
             raise InferenceError(
                 found=f"{self.spec.name} ran out of memory on {self.device}, with a smaller plan too",
@@ -189,8 +196,18 @@ class Predictor:
                 fix="end other programs that use this device, or name --memory-gb so that a smaller plan is chosen",
             ) from error
 
-    def _stream(self, prepared: Prepared, how: Streaming, maps: Sequence[MapName], folder: Path) -> Segmentation:
+    def _stream(
+        self,
+        prepared: Prepared,
+        how: Streaming,
+        maps: Sequence[MapName],
+        folder: Path,
+        confidence: Confidence | None,
+    ) -> Segmentation:
         spec, members = self.spec, self.model.members
+        if confidence is not None:
+            # What a plan that ran out of memory had counted is forgotten.
+            confidence.reset()
         restorer = Restorer(prepared.grid, prepared.native, spec)
         apart = "disagreement" in maps
         mirrored = spec.window.mirror_axes
@@ -208,7 +225,10 @@ class Predictor:
                 explain=lambda patch: first_layer_not_finite(members, patch),
             )
             for slab in slabs:
-                restorer.feed(slab.outputs(spec.n_classes))
+                outputs = slab.outputs(spec.n_classes)
+                restorer.feed(outputs)
+                if confidence is not None:
+                    confidence.feed(outputs)
                 if writer:
                     writer.feed(slab)
         return restorer.finish()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from monai.networks.nets import DynUNet
 
@@ -27,20 +29,22 @@ def build_unet(spec: NetworkSpec, *, n_inputs: int, n_classes: int) -> DynUNet:
         Takes (B, n_inputs, I, J, K) with I, J, K divisible by `spec.divisor`. In evaluation mode it returns logits
         (B, n_classes, I, J, K); in training mode with deep supervision (B, 1 + deep_supervision, n_classes, I, J, K).
     """
-    return DynUNet(
-        spatial_dims=3,
-        in_channels=n_inputs,
-        out_channels=n_classes,
-        kernel_size=[list(kernel) for kernel in spec.kernels],
-        strides=[list(stride) for stride in spec.strides],
-        upsample_kernel_size=[list(stride) for stride in spec.strides[1:]],
-        filters=list(spec.channels),
-        dropout=spec.dropout or None,
-        norm_name=("INSTANCE", {"affine": True}),
-        deep_supervision=spec.deep_supervision > 0,
-        deep_supr_num=max(1, spec.deep_supervision),
-        res_block=spec.residual,
-    )
+    return DynUNet(spatial_dims=3, in_channels=n_inputs, out_channels=n_classes, **dynunet_arguments(spec))
+
+
+def dynunet_arguments(spec: NetworkSpec) -> dict[str, Any]:
+    """Return the arguments of MONAI's DynUNet other than its channels, as plain values."""
+    return {
+        "kernel_size": [list(kernel) for kernel in spec.kernels],
+        "strides": [list(stride) for stride in spec.strides],
+        "upsample_kernel_size": [list(stride) for stride in spec.strides[1:]],
+        "filters": list(spec.channels),
+        "dropout": spec.dropout or None,
+        "norm_name": ["INSTANCE", {"affine": True}],
+        "deep_supervision": spec.deep_supervision > 0,
+        "deep_supr_num": max(1, spec.deep_supervision),
+        "res_block": spec.residual,
+    }
 
 
 def split_outputs(outputs: torch.Tensor, *, levels: int) -> list[tuple[float, torch.Tensor]]:

@@ -62,6 +62,8 @@ class ReportDocument(Record):
     summary: tuple[str, ...]
     findings: Table
     lesions: Table | None = None
+    others: tuple[Table, ...] = ()
+    """What was measured on the further inputs of the model, such as SUV on the PET."""
     asymmetry: Table | None = None
     change: tuple[Table, ...] = ()
     change_summary: tuple[str, ...] = ()
@@ -116,6 +118,7 @@ def spell(
         summary=_summary(result, say),
         findings=findings_table(result, say),
         lesions=lesion_table(result, say),
+        others=other_tables(result, say),
         asymmetry=asymmetry_table(result, say),
         change=(change,) if change is not None else (),
         change_summary=change_summary(result, prior, say) if prior is not None else (),
@@ -130,6 +133,27 @@ def spell(
         provenance=provenance(result, say),
         command=command(result),
     )
+
+
+def other_tables(result: StudyResult, say: Language = ENGLISH) -> tuple[Table, ...]:
+    """One table for each further input: its lesions where there are some, else its structures."""
+    made: list[Table] = []
+    for other in result.others:
+        there = result.model_copy(update={"measurements": other.measurements, "lesions": other.lesions})
+        table = lesion_table(there, say) or intensity_table(there, say)
+        if table is None:
+            continue
+        source = other.source
+        caption = say(
+            "Measured on {name} ({modality}), on its own voxels of {size} mm",
+            name=clean(other.name),
+            modality=source.modality or "",
+            size=say.times(source.spacing_mm, 1),
+        )
+        # The rows of the first table are those that the viewer jumps to.
+        rows = tuple(row.model_copy(update={"id": ""}) for row in table.rows)
+        made.append(table.model_copy(update={"id": f"other-{len(made) + 1}", "caption": caption, "rows": rows}))
+    return tuple(made)
 
 
 def _title(result: StudyResult, say: Language) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from voxmetry.core.base import Record
-from voxmetry.core.records import Comparison, Flag, Measurement, StudyResult
+from voxmetry.core.records import Comparison, Flag, Measurement, PredictedDice, StudyResult
 from voxmetry.report.language import ENGLISH, Language
-from voxmetry.report.text import clean, intensity_places, millilitres, unit_name
+from voxmetry.report.text import UNDEFINED, clean, intensity_places, millilitres, unit_name
 
 Tone: TypeAlias = Literal["plain", "note", "review"]
 
@@ -100,6 +100,9 @@ def findings_table(result: StudyResult, say: Language = ENGLISH) -> Table:
     ]
     if unit is not None:
         columns.append(Column(head=say("Mean value"), unit=_short(unit)))
+    foretold = {row.label: row for row in result.predicted_dice}
+    if foretold:
+        columns.append(Column(head=say("Predicted Dice")))
     remarks = {m.value: _remarks(m, result.flags, say) for m in rows}
     has_remarks = any(cell.text for cell in remarks.values())
     if has_remarks:
@@ -113,6 +116,8 @@ def findings_table(result: StudyResult, say: Language = ENGLISH) -> Table:
             cells.append(notes.cell(say.millimetres(x), x, m.reason))
         if unit is not None:
             cells.append(notes.cell(say.decimals(m.intensity_mean, places), m.intensity_mean, m.reason))
+        if foretold:
+            cells.append(_foretold(foretold.get(m.label), say))
         if has_remarks:
             cells.append(remarks[m.value])
         made.append(_row(result, m, cells))
@@ -124,6 +129,13 @@ def findings_table(result: StudyResult, say: Language = ENGLISH) -> Table:
         rows=tuple(made),
         notes=tuple(notes.texts),
     )
+
+
+def _foretold(row: PredictedDice | None, say: Language) -> Cell:
+    if row is None:
+        return Cell(text=UNDEFINED)
+    text = f"{say.decimals(row.predicted_dice, 2)} ± {say.decimals(row.error, 2)}"
+    return Cell(text=text, tone="review" if row.predicted_dice < row.review_below else "plain")
 
 
 def intensity_table(result: StudyResult, say: Language = ENGLISH) -> Table | None:

@@ -79,20 +79,31 @@ def render_error(
 
     Without an image the ground is black.
     """
-    ground = image or Volume(np.broadcast_to(np.uint8(0), geometry.shape), geometry)
     figure = Figure(figsize=(2.6, 2.6), dpi=pixels / 2.6, facecolor=BACKGROUND)
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    prediction = Segmentation(ours.astype(np.uint8), geometry, _OUTLINE)
-    reference = Segmentation(theirs.astype(np.uint8), geometry, _OUTLINE)
-    draw_panel(axes, panel, ground, prediction, reference)
-    _tint(axes, panel, ours, theirs, geometry, 0.45 if image is not None else 0.85)
+    draw_error(figure.add_axes((0.0, 0.0, 1.0, 1.0)), panel, ours, theirs, geometry, image)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     out = io.BytesIO()
     small = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     small.save(out, format="PNG", optimize=True)
     return out.getvalue()
+
+
+def draw_error(
+    axes: Axes,
+    panel: Panel,
+    ours: NDArray[np.bool_],
+    theirs: NDArray[np.bool_],
+    geometry: Geometry,
+    image: Volume | None = None,
+) -> None:
+    """Draw onto axes what `render_error` renders: `ours` outlined in yellow, `theirs` in dashed white."""
+    ground = image or Volume(np.broadcast_to(np.uint8(0), geometry.shape), geometry)
+    prediction = Segmentation(ours.astype(np.uint8), geometry, _OUTLINE)
+    reference = Segmentation(theirs.astype(np.uint8), geometry, _OUTLINE)
+    draw_panel(axes, panel, ground, prediction, reference)
+    _tint(axes, panel, ours, theirs, geometry, 0.45 if image is not None else 0.85)
 
 
 def _tint(

@@ -1,0 +1,42 @@
+"""`voxmetry calibrate`: learn to foretell the Dice of a model's segmentations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from voxmetry.cli import show
+
+
+def calibrate(
+    data: Annotated[Path, typer.Argument(help="A data set: a folder, or a YAML or CSV manifest.")],
+    model: Annotated[str, typer.Option("-m", "--model", help="A model, or a run folder with folds.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for calibration.json, .csv and .png.")],
+    into: Annotated[
+        Path | None, typer.Option(help="Model folder whose model.yaml takes the result, as its `quality`.")
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda", "openvino"], typer.Option(help="Where networks run.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Fit how a network's own certainty goes with its Dice on labelled cases that it has not seen."""
+    from voxmetry.evaluation import open_entry
+    from voxmetry.quality import calibrate as fit
+    from voxmetry.quality import write_calibration
+    from voxmetry.train.dataset import open_data
+
+    found = open_data(data)
+    with show.progress("calibrating", quiet=as_json) as progress:
+        result = fit(open_entry(model, found, device=device), found, progress=progress)
+    files = write_calibration(result, out, into=into)
+    if as_json:
+        typer.echo(result.model_dump_json(indent=1))
+        return
+    for row in result.structures:
+        typer.echo(
+            f"{row.label}: {row.n} cases, rank correlation of predicted and true Dice {row.spearman:.2f}, mean error "
+            f"{row.mean_absolute_error:.3f}, {row.n_worst_flagged} of the {row.n_worst} worst among the fifth that is "
+            "flagged"
+        )
+    show.files(files)

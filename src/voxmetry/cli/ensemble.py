@@ -1,0 +1,36 @@
+"""`voxmetry ensemble`: the folds of a cross-validation as one model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from voxmetry.cli import show
+
+
+def ensemble(
+    run: Annotated[Path, typer.Argument(help="A run folder with fold-0/model, fold-1/model and so on.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Model folder to make.")],
+    data: Annotated[
+        Path | None, typer.Option(help="The data set, to choose the clean-up on the cases that each fold held out.")
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda", "openvino"], typer.Option(help="Where networks run.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Write the folds of a run as one model, whose scores are averaged; with --data, with the best clean-up."""
+    from voxmetry.train.dataset import open_data
+    from voxmetry.train.ensemble import choose_clean, write_ensemble
+
+    choices = choose_clean(run, open_data(data), device=device) if data is not None else []
+    folder = write_ensemble(run, out, steps=choices[0].steps if choices else None)
+    if as_json:
+        rows = [{"clean": choice.name, "dice": choice.dice} for choice in choices]
+        typer.echo(json.dumps({"model": str(folder), "choices": rows}, indent=1))
+        return
+    for choice in choices:
+        dice = ", ".join(f"{name} {value:.4f}" for name, value in choice.dice.items())
+        typer.echo(f"{'taken: ' if choice is choices[0] else ''}{choice.name}: Dice {dice}")
+    show.trained(folder, as_json=False)

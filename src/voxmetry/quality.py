@@ -1,0 +1,227 @@
+"""Foretell the Dice of a segmentation that has no reference, and learn from labelled cases how to.
+
+The network's own certainty (`nn.confidence`) goes with its true Dice, but not one to one. `calibrate` fits a line on
+cases that the network had not seen; `model.yaml` keeps it as `quality`; `flags.predict_dice` applies it to a study.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from voxmetry import nn
+from voxmetry.config import ModelSpec, Quality, dump_yaml, load_yaml, parse_record
+from voxmetry.core.base import Number, Record
+from voxmetry.errors import InputError
+from voxmetry.evaluation import Entry
+from voxmetry.io.atomic import make_folder, write_bytes, write_text
+from voxmetry.measure.overlap import overlaps
+from voxmetry.measure.tables import records_csv
+from voxmetry.nn.confidence import Confidence
+from voxmetry.ops.components import clean
+from voxmetry.plot.curves import calibration
+from voxmetry.train.data import for_model
+from voxmetry.train.dataset import DataSet, read_case
+
+WORST = 0.1
+"""The share of cases that a quality gate is to catch."""
+FLAGGED = 0.2
+"""The share of cases that may be flagged for it."""
+FEWEST = 10
+"""Cases below which no line is fitted."""
+
+
+class Foretold(Record):
+    """One structure of one case: what was foretold by a line that had not seen the case, and what was true."""
+
+    case: str
+    label: str
+    expected_dice: Number
+    predicted_dice: Number
+    dice: Number
+
+
+class Calibration(Record):
+    """How well the Dice of one structure is foretold."""
+
+    label: str
+    n: int
+    quality: Quality | None
+    """None with fewer than `FEWEST` cases."""
+    spearman: Number
+    """Rank correlation of predicted and true Dice."""
+    mean_absolute_error: Number
+    n_worst: int
+    """Cases in the worst tenth."""
+    n_worst_flagged: int
+    """Of these, how many are among the fifth of cases with the lowest predicted Dice."""
+
+
+class CalibrationReport(Record):
+    """The content of `calibration.json`."""
+
+    data: str
+    structures: tuple[Calibration, ...]
+    rows: tuple[Foretold, ...]
+
+
+def calibrate(entry: Entry, data: DataSet, *, progress: Callable[[int, int], None] | None = None) -> CalibrationReport:
+    """Run a model on labelled cases that it has not seen, and fit how its certainty goes with its true Dice.
+
+    Each case's own prediction, by which the figures are made, comes from a line fitted without that case.
+
+    Parameters
+    ----------
+    entry
+        A network with the cases that it may be judged on, from `evaluation.open_entry`.
+    data
+        The labelled cases.
+    progress
+        Called after each case with the number that is done and of all.
+
+    Raises
+    ------
+    InputError
+        If the entry is a classical baseline, which has no probabilities.
+    VoxmetryError
+        If a case cannot be read; the message names it.
+    """
+    rows: list[tuple[str, str, float, float]] = []
+    total = sum(len(names) for _, names in entry.folds)
+    for model, names in entry.folds:
+        if not isinstance(model, (nn.Model, nn.Predictor)):
+            raise InputError(
+                found=f"{entry.name}, a classical baseline",
+                expected="a network, whose probabilities say how sure it is",
+                fix="calibrate a trained model",
+            )
+        predictor = model if isinstance(model, nn.Predictor) else nn.Predictor(model)
+        labelled = for_model(data, predictor.spec)
+        for case in labelled.select(names).cases:
+            volumes, reference = read_case(case, labelled)
+            confidence = Confidence(predictor.spec)
+            found = clean(predictor.run(predictor.prepare(volumes), confidence=confidence), predictor.spec.clean)
+            expected = confidence.expected_dice()
+            pairs = [(label.value, label.value) for label in predictor.spec.labels]
+            counted = overlaps(prediction=found, reference=reference, pairs=pairs)
+            rows += [
+                (case.name, label.name, expected[label.name], row.dice)
+                for label, row in zip(predictor.spec.labels, counted, strict=True)
+            ]
+            if progress is not None:
+                progress(len({name for name, *_ in rows}), total)
+    parts = [
+        _calibrate_one(label, [row for row in rows if row[1] == label]) for label in dict.fromkeys(r[1] for r in rows)
+    ]
+    return CalibrationReport(
+        data=data.name,
+        structures=tuple(part for part, _ in parts),
+        rows=tuple(row for _, told in parts for row in told),
+    )
+
+
+def _calibrate_one(label: str, rows: Sequence[tuple[str, str, float, float]]) -> tuple[Calibration, list[Foretold]]:
+    """Fit one structure; cases in which it is absent or was not found have no expected Dice and are left out."""
+    from scipy.stats import spearmanr
+
+    known = [row for row in rows if math.isfinite(row[2]) and math.isfinite(row[3])]
+    x, y = np.array([row[2] for row in known]), np.array([row[3] for row in known])
+    n = len(known)
+    enough = n >= FEWEST and float(np.ptp(x)) > 0
+    told = np.full(n, math.nan)
+    if enough:
+        for place in range(n):
+            others = np.arange(n) != place
+            told[place] = _predict(*_fit(x[others], y[others]), float(x[place]))
+    foretold = [
+        Foretold(case=row[0], label=label, expected_dice=row[2], predicted_dice=float(t), dice=row[3])
+        for row, t in zip(known, told, strict=True)
+    ]
+    if not enough:
+        blank = Calibration(
+            label=label,
+            n=n,
+            quality=None,
+            spearman=math.nan,
+            mean_absolute_error=math.nan,
+            n_worst=0,
+            n_worst_flagged=0,
+        )
+        return blank, foretold
+    intercept, slope = _fit(x, y)
+    worst = np.argsort(y, kind="stable")[: max(1, round(WORST * n))]
+    flagged = np.argsort(told, kind="stable")[: max(1, round(FLAGGED * n))]
+    error = float(np.abs(told - y).mean())
+    quality = Quality(
+        intercept=round(intercept, 5),
+        slope=round(slope, 5),
+        review_below=round(float(np.quantile(told, FLAGGED)), 4),
+        error=round(error, 4),
+        n_cases=n,
+    )
+    return (
+        Calibration(
+            label=label,
+            n=n,
+            quality=quality,
+            spearman=float(spearmanr(told, y).statistic) if np.ptp(told) > 0 and np.ptp(y) > 0 else math.nan,
+            mean_absolute_error=error,
+            n_worst=len(worst),
+            n_worst_flagged=len(set(worst.tolist()) & set(flagged.tolist())),
+        ),
+        foretold,
+    )
+
+
+def _fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Intercept and slope by Theil and Sen's medians, which a few failures do not turn (doi 10.2307/2285891)."""
+    from scipy.stats import theilslopes
+
+    found = theilslopes(y, x)
+    return float(found.intercept), float(found.slope)
+
+
+def _predict(intercept: float, slope: float, x: float) -> float:
+    return Quality(intercept=intercept, slope=slope, review_below=0.0, error=0.0, n_cases=1).predict(x)
+
+
+def write_calibration(result: CalibrationReport, out: Path, *, into: Path | None = None) -> tuple[Path, ...]:
+    """Write `calibration.json`, `.csv` and `.png` into `out`, and the fitted lines into a model folder.
+
+    Parameters
+    ----------
+    result
+        What `calibrate` found.
+    out
+        Folder; files of these names are replaced.
+    into
+        A model folder: `quality` of its model.yaml becomes what was fitted.
+
+    Raises
+    ------
+    ConfigError
+        If that model has not the structures.
+    OutputError
+        If a file cannot be written.
+    """
+    folder = make_folder(out)
+    files = (folder / "calibration.json", folder / "calibration.csv", folder / "calibration.png")
+    write_text(files[0], result.model_dump_json(indent=1))
+    write_text(files[1], records_csv(result.rows, Foretold))
+    picture = io.BytesIO()
+    calibration([(row.label, row.predicted_dice, row.dice) for row in result.rows]).savefig(
+        picture, format="png", dpi=110
+    )
+    write_bytes(files[2], picture.getvalue())
+    if into is None:
+        return files
+    path = into / "model.yaml"
+    spec = load_yaml(path, ModelSpec)
+    fitted = {row.label: row.quality.model_dump() for row in result.structures if row.quality is not None}
+    spec = parse_record(spec.model_dump(mode="json") | {"quality": fitted}, ModelSpec, where=str(path.name))
+    write_text(path, dump_yaml(spec))
+    return (*files, path)
