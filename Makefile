@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo test check lint bench-inference bench-surface reproduce-sarcoma clean help
+.PHONY: demo test check lint docs bench-inference bench-surface reproduce-sarcoma clean help
 
 help:
 	@echo "make demo    segment a brain region from DICOM to report, into $(OUT)"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, import contracts and tests"
+	@echo "make docs    the documentation site, into build/docs"
 	@echo "make bench-surface   surface distances against surface-distance and MONAI"
 	@echo "make bench-inference   speed and memory of inference beside MONAI: minutes to an hour"
 	@echo "make reproduce-sarcoma   the cross-validation and the weights of sarcoma-petct; DATA=FOLDER"
@@ -52,6 +53,11 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python -m sphinx -q -W -b html docs build/docs
+	@echo "== Open build/docs/index.html in a browser"
 
 bench-inference: $(VENV)/ready
 	@echo "== Inference beside MONAI, one process a row; minutes to an hour. Tables on standard output"
