@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import nn
 
-import voxmetry
 from voxmetry.config import ModelSpec, dump_yaml, load_yaml
 from voxmetry.errors import MissingExtraError, ModelError, OutputExistsError
 from voxmetry.io.atomic import atomic_path, make_folder, write_bytes, write_text
@@ -113,7 +112,7 @@ def _write_onnx(network: nn.Module, example: torch.Tensor, spec: ModelSpec, targ
             dynamic_axes=batch,
         )
         model = onnx.load(temporary)
-        model.producer_name, model.producer_version = "voxmetry", voxmetry.__version__
+        model.producer_name = "voxmetry"
         onnx.helper.set_model_props(model, {SPEC_KEY: dump_yaml(spec)})
         onnx.checker.check_model(model)
         onnx.save(model, temporary)
