@@ -251,6 +251,8 @@ class StudySettings(Record):
     device: Literal["auto", "cpu", "cuda", "openvino"] = "auto"
     tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     """Tolerance of the surface Dice against a reference."""
+    report: Literal["full", "brief", "none"] = "full"
+    """A report; a thumbnail, and a report only if the study is flagged for review; neither."""
     overwrite: bool = False
 
 

@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import voxmetry
@@ -21,13 +21,14 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError, OutputExistsError
 from voxmetry.flags import flag_input, flag_measurements
-from voxmetry.io.atomic import make_folder, write_text
+from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.measure import DEFINITIONS, compare, measure
 from voxmetry.nn.grids import reorientation
 from voxmetry.nn.preprocess import preprocess
 from voxmetry.nn.restore import restore
 from voxmetry.nn.window import window_scores
 from voxmetry.ops.components import clean
+from voxmetry.report.thumbnail import render_thumbnail
 
 OUTPUTS = {
     "segmentation": "seg.nii.gz",
@@ -35,6 +36,7 @@ OUTPUTS = {
     "comparison": "comparison.csv",
     "result": "result.json",
     "report": "report.html",
+    "thumbnail": "thumbnail.png",
 }
 PACKAGES = ("voxmetry", "torch", "monai", "numpy", "nibabel", "SimpleITK", "pydicom", "connected-components-3d", "edt")
 
@@ -50,6 +52,7 @@ def segment_study(
     reference: Path | str | None = None,
     settings: StudySettings = StudySettings(),  # noqa: B008  (frozen)
     tell: Callable[[str], None] | None = None,
+    gate: AbstractContextManager[object] | None = None,
 ) -> StudyResult:
     """Segment and measure one study, and write everything that is known about it.
 
@@ -68,6 +71,9 @@ def segment_study(
         Which series, which device, whether to overwrite.
     tell
         Called with the name of each step as it begins, for a progress display.
+    gate
+        Held while the network runs: threads that share a loaded model pass a lock, so that one study is in the network
+        while others are read and written.
 
     Returns
     -------
@@ -89,7 +95,7 @@ def segment_study(
         truth = read_reference(reference, spec, volume) if reference else None
     with clock.step("preprocess"):
         prepared = preprocess([volume], spec)
-    with clock.step("network"):
+    with gate or nullcontext(), clock.step("network"):
         scores = window_scores(ready.run, prepared.tensor.to(ready.tensor_device), spec.window)
     with clock.step("restore"):
         segmentation = restore(scores, grid=prepared.grid, native=prepared.native, spec=spec)
@@ -98,19 +104,30 @@ def segment_study(
     with clock.step("measure"):
         measurements = measure(segmentation, volume)
         comparisons = compare_with(truth, segmentation, settings) if truth else ()
+    flags = flag_study(volume, measurements, spec)
     result = StudyResult(
         source=describe(volume, study, spec),
         labels=spec.labels,
         measurements=measurements,
         comparisons=comparisons,
-        flags=flag_study(volume, measurements, spec),
+        flags=flags,
         definitions=dict(DEFINITIONS),
         provenance=provenance(ready, settings, clock),
-        files={what: name for what, name in OUTPUTS.items() if what != "comparison" or truth},
+        files=files_of(settings, flags, compared=truth is not None),
     )
     with clock.step("write"):
         write_outputs(out, result, volume=volume, segmentation=segmentation, reference=truth)
     return result
+
+
+def files_of(settings: StudySettings, flags: Sequence[Flag], *, compared: bool) -> dict[str, str]:
+    """Return the names of the files that a study leaves, by what they are."""
+    left_out = set() if compared else {"comparison"}
+    if settings.report != "brief":
+        left_out.add("thumbnail")
+    if settings.report == "none" or (settings.report == "brief" and not any(f.severity == "review" for f in flags)):
+        left_out.add("report")
+    return {what: name for what, name in OUTPUTS.items() if what not in left_out}
 
 
 class Clock:
@@ -158,7 +175,7 @@ def prepare_folder(out: Path, *, overwrite: bool) -> None:
         )
     make_folder(out)
     if overwrite:
-        for name in (OUTPUTS["report"], OUTPUTS["comparison"]):
+        for name in (OUTPUTS["report"], OUTPUTS["comparison"], OUTPUTS["thumbnail"]):
             (out / name).unlink(missing_ok=True)
 
 
@@ -282,7 +299,11 @@ def write_outputs(
     if result.comparisons:
         write_text(out / OUTPUTS["comparison"], table_csv(result.comparisons))
     write_text(out / OUTPUTS["result"], result.model_dump_json(indent=1))
-    report.write_report(result, out / OUTPUTS["report"], volume=volume, segmentation=segmentation, reference=reference)
+    if "thumbnail" in result.files:
+        write_bytes(out / OUTPUTS["thumbnail"], render_thumbnail(volume, segmentation))
+    if "report" in result.files:
+        path = out / OUTPUTS["report"]
+        report.write_report(result, path, volume=volume, segmentation=segmentation, reference=reference)
 
 
 def table_csv(rows: Sequence[Measurement] | Sequence[Comparison]) -> str:

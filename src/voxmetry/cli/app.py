@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.cohort import cohort_app
 
 app = typer.Typer(
     name="voxmetry",
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="List and describe the bundled models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(cohort_app, name="cohort")
 
 FLAGGED = 3
 """Exit code of a study that is done and asks for a look."""
@@ -102,6 +104,10 @@ def segment(
     tolerance_mm: Annotated[
         float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
     ] = None,
+    report: Annotated[
+        Literal["full", "brief", "none"] | None,
+        typer.Option(help="A report; a thumbnail, and a report only if flagged; neither."),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -114,6 +120,7 @@ def segment(
         "modality": modality,
         "device": device,
         "tolerance_mm": tolerance_mm,
+        "report": report,
         "overwrite": overwrite or None,
     }
     settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()

@@ -72,6 +72,24 @@ def _list(source: Path) -> tuple[SeriesInfo, ...]:
             expected="at least one DICOM file, with any name",
             fix="check the path; images in NIfTI, NRRD or MetaImage form are given by their file, not their folder",
         )
+    return _grouped(headers, damaged)
+
+
+def list_files(files: Sequence[Path], folder: Path) -> tuple[SeriesInfo, ...]:
+    """List the series of these files alone, as `list_series` does for all files of a folder.
+
+    Parameters
+    ----------
+    files
+        They lie below `folder`; those that are not DICOM are passed over.
+    folder
+        What their names in a verdict are relative to.
+    """
+    with lenient():
+        return _grouped(*_read_headers(files, folder))
+
+
+def _grouped(headers: Sequence[Header], damaged: list[Path]) -> tuple[SeriesInfo, ...]:
     groups: dict[tuple[str, ...], list[Header]] = {}
     for header in headers:
         key = _series_key(header)
