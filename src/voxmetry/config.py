@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias, TypeVar
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
 from voxmetry.core.base import Record
 from voxmetry.core.labels import LabelTable
+from voxmetry.core.networks import MonaiNetwork, NnunetNetwork
 from voxmetry.errors import ConfigError
 
 Triple: TypeAlias = tuple[float, float, float]
@@ -23,9 +24,11 @@ Spacing: TypeAlias = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field
 
 
 def _check_axcodes(codes: str) -> str:
+    if sorted(codes) == ["I", "J", "K"]:
+        return codes
     axes = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
     if sorted(axes.get(code, -1) for code in codes) != [0, 1, 2]:
-        raise ValueError(f"{codes!r} is not one each of R or L, A or P, S or I, such as 'RAS'")
+        raise ValueError(f"{codes!r} is not one each of R or L, A or P, S or I, such as 'RAS', nor an order of IJK")
     return codes
 
 
@@ -54,12 +57,15 @@ class Normalise(Record):
 
     'zscore': clip to the given percentiles of the voxels that are not exactly 0 (or of all), then subtract their mean
     and divide by their standard deviation. 'window': clip to [low, high] in the image's unit, then subtract `mean` and
-    divide by `sd`.
+    divide by `sd`. 'shift': the same without clipping. 'minmax': scale the lowest and the highest value to low and
+    high (0 and 1 if not given).
     """
 
-    method: Literal["zscore", "window"]
+    method: Literal["zscore", "window", "shift", "minmax"]
     percentiles: tuple[float, float] = (0.5, 99.5)
     nonzero: bool = True
+    keep_zeros: bool = False
+    """'zscore' with `nonzero`: leave the voxels that are not counted as they are."""
     low: float | None = None
     high: float | None = None
     mean: float = 0.0
@@ -80,6 +86,8 @@ class InputSpec(Record):
     name: str
     modality: Literal["CT", "MR", "PT"]
     normalise: Normalise
+    then: tuple[Normalise, ...] = ()
+    """Further steps, each on the result of the one before."""
 
 
 class NetworkSpec(Record):
@@ -121,8 +129,36 @@ class WindowSpec(Record):
 
     patch: IntTriple
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    blending: Literal["gaussian", "constant"] = "gaussian"
+    placement: Literal["monai", "nnunet"] = "monai"
+    """'monai': steps of a fixed size, the last window moved back inside. 'nnunet': as many windows, evenly spread, and
+    nnU-Net's own Gaussian. The two see other patches, and so give other scores."""
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
     """Axes along which the scores are averaged over both mirror images."""
+
+
+class Resampling(Record):
+    """How images reach the model's grid, and which grid that is.
+
+    'centred': linear; the grid shares its centre with the study's own. 'monai': linear; the grid starts at the centre
+    of the study's first voxel, as MONAI's `Spacing` has it. 'nnunet': nnU-Net's order of steps: crop to what is not
+    zero, normalise on the study's own voxels, then resample so that the outermost voxel edges agree; what was cropped
+    away is background.
+    """
+
+    rule: Literal["centred", "monai", "nnunet"] = "centred"
+    order: Literal[1, 3] = 1
+    """Of the splines for images, with 'nnunet': 1 linear, 3 cubic. Scores are always interpolated linearly."""
+    slices_apart: bool | None = None
+    """With 'nnunet': resample each thick slice by itself, and take the nearest slice, for images and scores. None:
+    where the largest voxel size is more than `anisotropy` times the smallest."""
+    anisotropy: Annotated[float, Field(ge=1)] = 3.0
+
+    @model_validator(mode="after")
+    def _linear(self) -> Self:
+        if self.rule != "nnunet" and (self.order != 1 or self.slices_apart is not None):
+            raise ValueError(f"rule {self.rule!r} is linear along all axes: order and slices_apart belong to 'nnunet'")
+        return self
 
 
 class CleanStep(Record):
@@ -143,8 +179,9 @@ class CleanStep(Record):
 class TrainingDomain(Record):
     """What the model has seen. An input outside is segmented all the same, and flagged."""
 
-    spacing_mm: tuple[Range, Range, Range]
-    field_of_view_mm: tuple[Range, Range, Range]
+    spacing_mm: tuple[Range, Range, Range] | None = None
+    """None where it is not known, as for a model of another framework: then nothing is flagged."""
+    field_of_view_mm: tuple[Range, Range, Range] | None = None
     """Extent of the image along the model's axes (its orientation), voxel edges included."""
     volume_ml: dict[str, Range] = Field(default_factory=dict)
     """Volume seen per structure, widened by the margin that the model card states."""
@@ -155,6 +192,18 @@ class Weights(Record):
 
     file: str = "weights.safetensors"
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _network_kind(value: object) -> object:
+    return value.get("kind", "dynunet") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+Network: TypeAlias = Annotated[
+    Annotated[NetworkSpec, Tag("dynunet")]
+    | Annotated[NnunetNetwork, Tag("nnunet")]
+    | Annotated[MonaiNetwork, Tag("monai")],
+    Discriminator(_network_kind),
+]
 
 
 class ModelSpec(Record):
@@ -168,10 +217,20 @@ class ModelSpec(Record):
     body_part: str
     inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1)]
     orientation: Axcodes = "RAS"
+    """Or an order of "IJK": the axes as they are stored, in that order and whatever their direction."""
     spacing_mm: Spacing
+    resampling: Resampling = Resampling()
     window: WindowSpec
-    network: NetworkSpec
+    network: Network
+    members: Annotated[int, Field(ge=1)] = 1
+    """Networks of an ensemble, whose scores are averaged; the weights file holds all of them."""
     labels: LabelTable
+    activation: Literal["none", "softmax"] = "none"
+    """What is done to the scores on the model's grid, before they are interpolated. The largest logit is the largest
+    probability, but not so between two voxels."""
+    regions: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
+    """None: one output for the background and one a label, of which the largest wins. Else one output a region, each
+    with its own probability: in this order, a region above one half paints this label value over those before."""
     clean: tuple[CleanStep, ...] = ()
     training_domain: TrainingDomain
     weights: Weights | None = None
@@ -186,6 +245,10 @@ class ModelSpec(Record):
                     f"window.patch is {size} along axis {axis}, which the network's strides need to be a multiple "
                     f"of {divisor}: {legal} would do"
                 )
+        if self.regions and set(self.regions) != set(self.labels.values):
+            raise ValueError(f"regions paint {sorted(set(self.regions))}, labels are {sorted(self.labels.values)}")
+        if self.regions and self.activation != "none":
+            raise ValueError("regions have a probability each, to which a softmax does not apply")
         known = set(self.labels.names)
         named = {name for step in self.clean for name in step.labels} | set(self.training_domain.volume_ml)
         if named - known:
@@ -194,8 +257,8 @@ class ModelSpec(Record):
 
     @property
     def n_classes(self) -> int:
-        """Number of the network's output channels: the background and each label."""
-        return len(self.labels) + 1
+        """Number of the network's output channels: the background and each label, or each region."""
+        return len(self.regions) if self.regions else len(self.labels) + 1
 
 
 class Augment(Record):
@@ -239,6 +302,16 @@ class TrainSettings(Record):
     precision: Literal["bf16", "float32"] = "bf16"
     validate_every: Annotated[int, Field(ge=1)] = 5
     augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        model = self.model
+        if model.network.kind != "dynunet" or model.members > 1 or model.regions or model.resampling.rule != "centred":
+            raise ValueError(
+                "model: training takes a network of kind 'dynunet', one member, no regions and the centred grid; "
+                "what was imported from another framework is trained there"
+            )
+        return self
 
 
 class StudySettings(Record):

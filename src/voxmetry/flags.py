@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from voxmetry.classical.spec import BaselineSpec
 from voxmetry.config import ModelSpec
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import Flag, Measurement
@@ -31,6 +32,8 @@ def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
         ("spacing_out_of_domain", oriented.spacing_mm, domain.spacing_mm, SPACING_MARGIN, "voxel size"),
         ("field_of_view_out_of_domain", oriented.extent_mm, domain.field_of_view_mm, FIELD_MARGIN, "field of view"),
     ):
+        if seen is None:
+            continue
         outside = [
             f"{value:.3g} mm along {axis} (seen: {span.low:g} to {span.high:g})"
             for value, span, axis in zip(have, seen, spec.orientation, strict=True)
@@ -48,7 +51,7 @@ def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
     return tuple(flags)
 
 
-def flag_measurements(measurements: Sequence[Measurement], spec: ModelSpec) -> tuple[Flag, ...]:
+def flag_measurements(measurements: Sequence[Measurement], spec: ModelSpec | BaselineSpec) -> tuple[Flag, ...]:
     """Flag each structure that is empty, cut off at the border, or of a volume outside the model's expected range."""
     flags = []
     for row in measurements:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import voxmetry
 from voxmetry import io, nn, report
+from voxmetry.classical import Baseline, BaselineSpec, is_baseline, load_baseline
 from voxmetry.config import ModelSpec, StudySettings
 from voxmetry.core.records import Comparison, Flag, Measurement, Provenance, SourceInfo, StudyResult
 from voxmetry.core.segmentation import Segmentation
@@ -47,7 +48,7 @@ AIR_HU = -500
 def segment_study(
     study: Path | str,
     out: Path | str,
-    model: nn.Model | str | Path,
+    model: nn.Model | Baseline | str | Path,
     *,
     reference: Path | str | None = None,
     settings: StudySettings = StudySettings(),  # noqa: B008  (frozen)
@@ -64,7 +65,7 @@ def segment_study(
         Folder for `seg.nii.gz`, `measurements.csv`, `result.json` and `report.html` (and `comparison.csv` with a
         reference). Each appears whole or not at all, the report last.
     model
-        A loaded model, a bundled model's name or a model folder.
+        A loaded model, a bundled model's name, a model folder, or a baseline's YAML file.
     reference
         A segmentation of the same study on the same grid to compare with.
     settings
@@ -88,19 +89,12 @@ def segment_study(
     clock, out = Clock(tell), Path(out)
     prepare_folder(out, overwrite=settings.overwrite)
     with clock.step("load model"):
-        ready = model if isinstance(model, nn.Model) else nn.load_model(model, device=settings.device)
+        ready = load_any(model, device=settings.device)
     spec = ready.spec
     with clock.step("read"):
         volume = read_input(study, spec, settings)
         truth = read_reference(reference, spec, volume) if reference else None
-    with clock.step("preprocess"):
-        prepared = preprocess([volume], spec)
-    with gate or nullcontext(), clock.step("network"):
-        scores = window_scores(ready.run, prepared.tensor.to(ready.tensor_device), spec.window)
-    with clock.step("restore"):
-        segmentation = restore(scores, grid=prepared.grid, native=prepared.native, spec=spec)
-    with clock.step("clean up"):
-        segmentation = clean(segmentation, spec.clean)
+    segmentation = run_model(ready, volume, clock, gate)
     with clock.step("measure"):
         measurements = measure(segmentation, volume)
         comparisons = compare_with(truth, segmentation, settings) if truth else ()
@@ -128,6 +122,31 @@ def files_of(settings: StudySettings, flags: Sequence[Flag], *, compared: bool) 
     if settings.report == "none" or (settings.report == "brief" and not any(f.severity == "review" for f in flags)):
         left_out.add("report")
     return {what: name for what, name in OUTPUTS.items() if what not in left_out}
+
+
+def load_any(model: nn.Model | Baseline | str | Path, *, device: str) -> nn.Model | Baseline:
+    """Load a network or a classical baseline; what is loaded already is returned as it is."""
+    if isinstance(model, (nn.Model, Baseline)):
+        return model
+    return load_baseline(model) if is_baseline(model) else nn.load_model(model, device=device)
+
+
+def run_model(
+    ready: nn.Model | Baseline, volume: Volume, clock: Clock, gate: AbstractContextManager[object] | None = None
+) -> Segmentation:
+    """Segment on the volume's own grid and clean up, each step under its own name; the gate is for the network."""
+    if isinstance(ready, Baseline):
+        with clock.step("segment"):
+            return ready.segment(volume)
+    spec = ready.spec
+    with clock.step("preprocess"):
+        prepared = preprocess([volume], spec)
+    with gate or nullcontext(), clock.step("network"):
+        scores = window_scores(ready.run, prepared.tensor.to(ready.tensor_device), spec.window)
+    with clock.step("restore"):
+        segmentation = restore(scores, grid=prepared.grid, native=prepared.native, spec=spec)
+    with clock.step("clean up"):
+        return clean(segmentation, spec.clean)
 
 
 class Clock:
@@ -179,7 +198,7 @@ def prepare_folder(out: Path, *, overwrite: bool) -> None:
             (out / name).unlink(missing_ok=True)
 
 
-def read_input(study: Path | str, spec: ModelSpec, settings: StudySettings) -> Volume:
+def read_input(study: Path | str, spec: ModelSpec | BaselineSpec, settings: StudySettings) -> Volume:
     """Read the one series or file that the model takes.
 
     Raises
@@ -214,7 +233,7 @@ def read_input(study: Path | str, spec: ModelSpec, settings: StudySettings) -> V
     return volume
 
 
-def read_reference(path: Path | str, spec: ModelSpec, volume: Volume) -> Segmentation:
+def read_reference(path: Path | str, spec: ModelSpec | BaselineSpec, volume: Volume) -> Segmentation:
     """Read the reference segmentation and see that it lies on the image's grid."""
     reference = io.read_segmentation(path, labels=spec.labels)
     volume.geometry.require_same(reference.geometry, what="the image and the reference")
@@ -228,13 +247,15 @@ def compare_with(
     return compare(prediction=segmentation, reference=reference, tolerance_mm=settings.tolerance_mm)
 
 
-def flag_study(volume: Volume, measurements: Sequence[Measurement], spec: ModelSpec) -> tuple[Flag, ...]:
+def flag_study(volume: Volume, measurements: Sequence[Measurement], spec: ModelSpec | BaselineSpec) -> tuple[Flag, ...]:
     """Collect what a person should know: about the image first, then about each structure."""
+    if isinstance(spec, BaselineSpec):
+        return flag_measurements(measurements, spec)
     _, oriented = reorientation(volume.geometry, spec.orientation)
     return (*flag_input(oriented, spec), *flag_measurements(measurements, spec))
 
 
-def describe(volume: Volume, study: Path | str, spec: ModelSpec) -> SourceInfo:
+def describe(volume: Volume, study: Path | str, spec: ModelSpec | BaselineSpec) -> SourceInfo:
     """Say what was segmented, without its path or its patient."""
     series = volume.source
     name = Path(study).name.lower()
@@ -251,7 +272,7 @@ def describe(volume: Volume, study: Path | str, spec: ModelSpec) -> SourceInfo:
     )
 
 
-def provenance(model: nn.Model, settings: StudySettings, clock: Clock) -> Provenance:
+def provenance(model: nn.Model | Baseline, settings: StudySettings, clock: Clock) -> Provenance:
     """Write down how the result came to be."""
     return Provenance(
         voxmetry_version=voxmetry.__version__,

@@ -87,7 +87,9 @@ def inspect(
 @app.command()
 def segment(
     study: Annotated[Path, typer.Argument(help="A DICOM folder, or a NIfTI, NRRD or MHA file.")],
-    model: Annotated[str, typer.Option("-m", "--model", help="A bundled model's name or a model folder.")],
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="A bundled model's name, a model folder or a baseline's YAML file.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
     reference: Annotated[Path | None, typer.Option(help="A segmentation to compare with.")] = None,
     series: Annotated[str | None, typer.Option(help="Series Instance UID, where there are several.")] = None,

@@ -29,8 +29,23 @@ class SeriesInfo(Record):
     description: str = ""
     body_part: str = ""
     transfer_syntax: str | None = None
+    image_type: str = ""
+    protocol: str = ""
+    kernel: str = ""
+    contrast: str = ""
+    """Contrast agent, as the scanner filed it."""
+    phase: str = ""
+    """Contrast phase, as far as description and protocol name it: native, arterial, portal venous or delayed."""
+    volume: int | None = None
+    """Number of this volume, from 1, among those that one series mixes; None where the series is one volume."""
+    n_volumes: int = 1
+    differs: dict[str, str] = Field(default_factory=dict)
+    """What tells this volume from the others of its series, such as the echo time."""
     n_files: int
     n_slices: int
+    thickness_mm: float | None = None
+    plane: str | None = None
+    """'axial', 'coronal' or 'sagittal', with 'oblique' before it where it is more than 10 degrees off."""
     rows: int | None = None
     columns: int | None = None
     spacing_mm: tuple[float, float, float] | None = None
@@ -41,6 +56,19 @@ class SeriesInfo(Record):
     """Why the verdict is not 'regular', in words and numbers; empty where it is."""
     files: tuple[str, ...] = Field(default=(), exclude=True, repr=False)
     """Paths in slice order. They stay out of JSON: folders are often named after patients."""
+    frames: tuple[tuple[int, int], ...] = Field(default=(), exclude=True, repr=False)
+    """In slice order: index into `files`, and index of the frame (or of a mosaic's tile) in that file."""
+
+    @property
+    def key(self) -> str:
+        """What names this volume on the command line: the series UID, with `#2` for its second volume.
+
+        Examples
+        --------
+        >>> SeriesInfo(series_uid="1.2", volume=2, n_volumes=3, n_files=9, n_slices=9, verdict="regular").key
+        '1.2#2'
+        """
+        return self.series_uid if self.volume is None else f"{self.series_uid}#{self.volume}"
 
     @property
     def readable(self) -> bool:

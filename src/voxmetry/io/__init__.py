@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 _ROOMS = {
     "read_volume": "files",
     "read_segmentation": "files",
+    "read_layers": "structures",
     "save": "files",
     "list_series": "dicom",
     "choose_series": "dicom",
@@ -23,6 +24,7 @@ __all__ = [
     "atomic_path",
     "choose_series",
     "list_series",
+    "read_layers",
     "read_segmentation",
     "read_series",
     "read_volume",
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from voxmetry.io.atomic import atomic_path
     from voxmetry.io.dicom import choose_series, list_series, read_series, write_series
     from voxmetry.io.files import read_segmentation, read_volume, save
+    from voxmetry.io.structures import read_layers
 
 
 def __getattr__(name: str) -> object:

@@ -16,6 +16,9 @@ from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Unit, Volume
 from voxmetry.errors import FormatError, InputError, LabelError, OutputError, OutputExistsError
+from voxmetry.io.lattice import find_move
+from voxmetry.io.layers import Overlap, flatten
+from voxmetry.io.structures import is_structures, layers_of
 
 Modality: TypeAlias = Literal["CT", "MR", "PT"]
 
@@ -80,16 +83,29 @@ def _read_file(source: Path, unit: Unit) -> Volume:
     return read_itk(source, unit=unit)
 
 
-def read_segmentation(path: str | os.PathLike[str], labels: LabelTable | None = None) -> Segmentation:
-    """Read a label map from a NIfTI, NRRD or MetaImage file.
+def read_segmentation(
+    path: str | os.PathLike[str],
+    labels: LabelTable | None = None,
+    *,
+    image: Volume | Geometry | None = None,
+    overlap: Overlap = "refuse",
+) -> Segmentation:
+    """Read a label map (NIfTI, NRRD, MetaImage), a DICOM SEG, an RT structure set, or a folder of NIfTI masks.
 
     Parameters
     ----------
     path
-        The file. Floating-point voxels are accepted where all are whole numbers.
+        The file, or the folder. Floating-point voxels are accepted where all are whole numbers.
     labels
         What the values mean. Without it, the table inside the file is taken; without that too, each value present
-        is named `label_<value>`.
+        is named `label_<value>`. From a SEG, a structure set or a folder of masks, the structures of this table are
+        taken, found by name or code, and get its values.
+    image
+        The image that was segmented, or its grid. An RT structure set needs it; a label map of the same voxels in
+        another order of the axes is turned to it, and one of other voxels refused.
+    overlap
+        What a voxel of two structures becomes: an error ('refuse'), or the structure whose value is lower ('first')
+        or higher ('last').
 
     Returns
     -------
@@ -99,11 +115,23 @@ def read_segmentation(path: str | os.PathLike[str], labels: LabelTable | None = 
     Raises
     ------
     LabelError
-        If the values are not whole numbers in 0..65535, or the table does not name all of them.
+        If the values are not whole numbers in 0..65535, the table does not name all of them, or structures overlap.
     InputError, FormatError, GeometryError
         As `read_volume`.
     """
     source = _existing(path)
+    if suffix_of(source) not in (*NIFTI, *ITK) and is_structures(source):
+        layers, pairs = layers_of(source, labels, image, 0.5)
+        return flatten(layers, overlap, source.name, pairs)
+    segmentation = _read_label_map(source, labels)
+    if image is None:
+        return segmentation
+    grid = image.geometry if isinstance(image, Volume) else image
+    move = find_move(segmentation.geometry, grid, what=f"{source.name} and the image")
+    return Segmentation(move(segmentation.array), grid, segmentation.labels)
+
+
+def _read_label_map(source: Path, labels: LabelTable | None) -> Segmentation:
     with _naming(source.name):
         array, geometry, stored = _read_labels(source)
     values = _as_labels(array, source.name)

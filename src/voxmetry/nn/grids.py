@@ -6,12 +6,13 @@ so that interpolation between the two is linear along one axis after the other: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from voxmetry.config import ModelSpec
+from voxmetry.config import ModelSpec, Resampling
 from voxmetry.core.geometry import Geometry
 
 SAME_SPACING = 1e-3
@@ -56,7 +57,7 @@ def reorientation(geometry: Geometry, orientation: str) -> tuple[Reorientation, 
     geometry
         Any grid, oblique ones too: its axes are renamed and turned round, never rotated.
     orientation
-        Such as "RAS".
+        Such as "RAS"; or an order of "IJK", such as "KJI", which takes the axes as they are stored.
 
     Examples
     --------
@@ -66,9 +67,12 @@ def reorientation(geometry: Geometry, orientation: str) -> tuple[Reorientation, 
     ((True, False, False), 'RAS', (4, 5, 6))
     """
     axes, signs = geometry.closest_axes
-    wanted = [_AXIS_OF[code] for code in orientation]
-    order = [axes.index(axis) for axis, _ in wanted]
-    flipped = [signs[old] != sign for old, (_, sign) in zip(order, wanted, strict=True)]
+    if sorted(orientation) == ["I", "J", "K"]:
+        order, flipped = ["IJK".index(name) for name in orientation], [False] * 3
+    else:
+        wanted = [_AXIS_OF[code] for code in orientation]
+        order = [axes.index(axis) for axis, _ in wanted]
+        flipped = [signs[old] != sign for old, (_, sign) in zip(order, wanted, strict=True)]
     affine = np.array(geometry.affine)
     affine[:3, :3] = geometry.affine[:3, order]
     shape = [geometry.shape[old] for old in order]
@@ -81,11 +85,16 @@ def reorientation(geometry: Geometry, orientation: str) -> tuple[Reorientation, 
 
 
 def model_grid(geometry: Geometry, spec: ModelSpec) -> Geometry:
-    """Return the model's grid over a field of view: the model's orientation and spacing, the same centre.
+    """Return the model's grid over a field of view: the model's orientation and spacing, by the rule of its resampling.
 
-    Along an axis whose spacing is the model's to a thousandth, the grid keeps its voxels.
+    By the rule 'centred', the two grids share their centre; along an axis whose spacing is the model's to a thousandth,
+    the grid keeps its voxels. By the rule 'nnunet', `geometry` should be the grid of the cropped image.
     """
     _, oriented = reorientation(geometry, spec.orientation)
+    if spec.resampling.rule == "nnunet":
+        return edge_grid(oriented, spec.spacing_mm)
+    if spec.resampling.rule == "monai":
+        return _corner_grid(oriented, spec.spacing_mm)
     affine = np.array(oriented.affine)
     shape = list(oriented.shape)
     for axis, (size, have, want) in enumerate(zip(oriented.shape, oriented.spacing_mm, spec.spacing_mm, strict=True)):
@@ -96,6 +105,103 @@ def model_grid(geometry: Geometry, spec: ModelSpec) -> Geometry:
         affine[:3, 3] += oriented.affine[:3, axis] * ((size - 1) - (shape[axis] - 1) * want / have) / 2
         affine[:3, axis] *= want / have
     return Geometry(affine, (shape[0], shape[1], shape[2]), geometry.frame_uid)
+
+
+def edge_grid(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> Geometry:
+    """Return the grid of about this spacing with the same outermost voxel edges, as nnU-Net has it.
+
+    Its voxel size is the whole extent divided by a whole number of voxels, and so not exactly `spacing_mm`.
+
+    Examples
+    --------
+    >>> grid = edge_grid(Geometry(np.diag([1.0, 1.0, 3.0, 1.0]), (10, 10, 10)), (1.0, 1.5, 1.5))
+    >>> grid.shape, [round(float(mm), 3) for mm in grid.spacing_mm]
+    ((10, 7, 20), [1.0, 1.429, 1.5])
+    """
+    affine = np.array(geometry.affine)
+    shape = list(geometry.shape)
+    for axis, (size, have, want) in enumerate(zip(geometry.shape, geometry.spacing_mm, spacing_mm, strict=True)):
+        shape[axis] = max(1, round(have / want * size))
+        step = size / shape[axis]
+        affine[:3, 3] += geometry.affine[:3, axis] * (step - 1) / 2
+        affine[:3, axis] *= step
+    return Geometry(affine, (shape[0], shape[1], shape[2]), geometry.frame_uid)
+
+
+def _corner_grid(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> Geometry:
+    """Return the grid of this spacing that starts at the same first voxel, as MONAI's `Spacing` makes it."""
+    affine = np.array(geometry.affine)
+    shape = list(geometry.shape)
+    for axis, (size, have, want) in enumerate(zip(geometry.shape, geometry.spacing_mm, spacing_mm, strict=True)):
+        shape[axis] = round((size - 1) * have / want) + 1
+        affine[:3, axis] *= want / have
+    return Geometry(affine, (shape[0], shape[1], shape[2]), geometry.frame_uid)
+
+
+def thick_axis(first_mm: Sequence[float], second_mm: Sequence[float], how: Resampling) -> int | None:
+    """Return the axis of thick slices that are resampled each by itself, or None.
+
+    Parameters
+    ----------
+    first_mm, second_mm
+        Voxel sizes before and after. The first that is anisotropic decides.
+    how
+        With `slices_apart` on, the first decides in any case; with it off, the answer is None.
+
+    Examples
+    --------
+    >>> thick_axis((1, 1, 1), (5, 0.8, 0.8), Resampling(rule="nnunet"))
+    0
+    >>> thick_axis((2, 1, 1), (1, 1, 1), Resampling(rule="nnunet")) is None
+    True
+    """
+    if how.rule != "nnunet" or how.slices_apart is False:
+        return None
+    thick = [mm for mm in (first_mm, second_mm) if how.slices_apart or max(mm) / min(mm) > how.anisotropy]
+    if not thick:
+        return None
+    largest = [axis for axis in range(3) if thick[0][axis] == max(thick[0])]
+    return largest[0] if len(largest) == 1 else None
+
+
+def restoring_positions(
+    grid: Geometry, oriented: Geometry, spec: ModelSpec
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], tuple[slice, slice, slice]]:
+    """Say where the study's voxels lie on the model's grid, and which of them it covers.
+
+    Parameters
+    ----------
+    grid
+        The model's grid, as `preprocess` returned it.
+    oriented
+        The study's own grid with its axes in the model's order.
+    spec
+        The model.
+
+    Returns
+    -------
+    positions
+        One array an axis, of the covered voxels, in voxels of `grid`: whole numbers along an axis on which the nearest
+        is to be taken.
+    box
+        The covered voxels; all others are background. All, but where the image was cropped.
+    """
+    at = positions(grid, oriented)
+    if spec.resampling.rule != "nnunet":
+        return at, (slice(None), slice(None), slice(None))
+    apart = thick_axis(spec.spacing_mm, oriented.spacing_mm, spec.resampling)
+    box = []
+    for axis in range(3):
+        ijk = np.zeros((oriented.shape[axis], 3))
+        ijk[:, axis] = np.arange(oriented.shape[axis])
+        free = grid.to_ijk(oriented.to_mm(ijk))[:, axis]
+        there = np.flatnonzero((free > -0.5) & (free < grid.shape[axis] - 0.5))
+        box.append(slice(int(there[0]), int(there[-1]) + 1))
+    found = [at[axis][box[axis]] for axis in range(3)]
+    if apart is not None:
+        # Half-way between two slices the later one is taken; the affine's rounding noise must not decide.
+        found[apart] = np.clip(np.floor(np.round(found[apart], 6) + 0.5), 0, grid.shape[apart] - 1)
+    return (found[0], found[1], found[2]), (box[0], box[1], box[2])
 
 
 def positions(source: Geometry, target: Geometry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,8 +11,8 @@ import torch
 from voxmetry.config import ModelSpec, Weights, load_yaml
 from voxmetry.errors import ModelError
 from voxmetry.models import find_model
+from voxmetry.nn.networks import build_network
 from voxmetry.nn.runtime import build_runtime, choose_device
-from voxmetry.nn.unet import build_unet
 from voxmetry.nn.weights import load_into
 
 
@@ -70,7 +70,7 @@ def load_model(name: str | Path, *, device: str = "auto") -> Model:
             expected="`weights` with `file` and `sha256`",
             fix="train it first: voxmetry train",
         )
-    network = build_unet(spec.network, n_inputs=len(spec.inputs), n_classes=spec.n_classes)
+    network = build_network(spec)
     load_into(network, folder / spec.weights.file, sha256=spec.weights.sha256)
     network.eval()
     chosen = choose_device(device)

@@ -18,7 +18,8 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError
-from voxmetry.nn.grids import interpolate, model_grid, positions, reorientation
+from voxmetry.nn import nnunet
+from voxmetry.nn.grids import edge_grid, interpolate, model_grid, positions, reorientation
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +65,39 @@ def preprocess(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
             fix="pass one volume for each input of the model, in this order",
         )
     first = volumes[0]
+    for volume in volumes[1:]:
+        _require_same_frame(first.geometry, volume.geometry)
+    if spec.resampling.rule == "nnunet":
+        return _preprocess_nnunet(volumes, spec)
     grid = model_grid(first.geometry, spec)
     channels = []
     for volume, item in zip(volumes, spec.inputs, strict=True):
-        _require_same_frame(first.geometry, volume.geometry)
         channels.append(normalise(resample_to(volume.array, volume.geometry, grid, spec.orientation), item))
     tensor = torch.from_numpy(np.stack(channels)[None])
     return Prepared(tensor, grid, first.geometry)
+
+
+def _preprocess_nnunet(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
+    """Crop, normalise on the study's own voxels, and resample edge to edge; see `config.Resampling`."""
+    first = volumes[0]
+    together = [first, *(_on_grid_of(first, volume) for volume in volumes[1:])]
+    arrays, cropped = nnunet.crop(together, spec)
+    masked = any(item.normalise.method == "zscore" and item.normalise.nonzero for item in spec.inputs)
+    mask = nnunet.inside_mask(arrays) if masked else None
+    channels = []
+    for array, item in zip(arrays, spec.inputs, strict=True):
+        channels.append(nnunet.resample_edges(normalise(array, item, mask=mask), cropped, spec))
+    grid = edge_grid(cropped, spec.spacing_mm)
+    return Prepared(torch.from_numpy(np.stack(channels)[None]), grid, first.geometry)
+
+
+def _on_grid_of(first: Volume, volume: Volume) -> Volume:
+    if np.allclose(first.geometry.affine, volume.geometry.affine) and first.geometry.shape == volume.geometry.shape:
+        return volume
+    stored = reorientation(first.geometry, "IJK")[1]
+    orientation = first.geometry.axcodes
+    array = resample_to(volume.array, volume.geometry, stored, orientation)
+    return Volume(array, first.geometry, volume.unit)
 
 
 def preprocess_labels(segmentation: Segmentation, spec: ModelSpec) -> np.ndarray:
@@ -106,32 +133,59 @@ def resample_to(array: np.ndarray, source: Geometry, grid: Geometry, orientation
     return np.asarray(result.numpy()[0], dtype=np.float32)
 
 
-def normalise(array: np.ndarray, item: InputSpec) -> np.ndarray:
+def normalise(array: np.ndarray, item: InputSpec, *, mask: np.ndarray | None = None) -> np.ndarray:
     """Turn intensities (I, J, K) into network input, float32; see `config.Normalise`.
+
+    Parameters
+    ----------
+    array
+        One channel.
+    item
+        What to do to it, step by step.
+    mask
+        The voxels that count where only those that are not zero do; None: those that are not zero.
 
     Raises
     ------
     InputError
         If all voxels that count have the same value.
     """
-    how = item.normalise
-    if how.method == "window":
-        return ((np.clip(array, how.low, how.high) - how.mean) / how.sd).astype(np.float32)
-    return _zscore(array, how, item.name)
+    for how in (item.normalise, *item.then):
+        if how.method == "window":
+            array = ((np.clip(array, how.low, how.high) - how.mean) / how.sd).astype(np.float32)
+        elif how.method == "shift":
+            array = ((array - how.mean) / how.sd).astype(np.float32)
+        elif how.method == "minmax":
+            array = _minmax(array, how, item.name)
+        else:
+            array = _zscore(array, how, item.name, array != 0 if mask is None else mask)
+    return array
 
 
-def _zscore(array: np.ndarray, how: Normalise, name: str) -> np.ndarray:
-    counted = array[array != 0] if how.nonzero else array.ravel()
+def _minmax(array: np.ndarray, how: Normalise, name: str) -> np.ndarray:
+    low, high = float(array.min()), float(array.max())
+    _require_contrast(low, high, name)
+    bottom, top = how.low or 0.0, 1.0 if how.high is None else how.high
+    return ((array.astype(np.float64) - low) / (high - low) * (top - bottom) + bottom).astype(np.float32)
+
+
+def _zscore(array: np.ndarray, how: Normalise, name: str, mask: np.ndarray) -> np.ndarray:
+    counted = array[mask] if how.nonzero else array.ravel()
     low, high = np.percentile(counted, how.percentiles) if counted.size else (0.0, 0.0)
+    _require_contrast(low, high, name)
+    clipped = np.clip(array, low, high).astype(np.float64)
+    inside = clipped[mask] if how.nonzero else clipped
+    found = ((clipped - inside.mean()) / inside.std()).astype(np.float32)
+    return np.where(mask, found, array).astype(np.float32) if how.nonzero and how.keep_zeros else found
+
+
+def _require_contrast(low: float, high: float, name: str) -> None:
     if not low < high:
         raise InputError(
             found=f"input {name!r} holds a single value in all voxels that count",
             expected="an image with contrast",
             fix="look at the image: it may be empty, masked out, or a frame that was decoded to zeros",
         )
-    clipped = np.clip(array, low, high).astype(np.float64)
-    inside = clipped[array != 0] if how.nonzero else clipped
-    return ((clipped - inside.mean()) / inside.std()).astype(np.float32)
 
 
 def _require_same_frame(first: Geometry, other: Geometry) -> None:

@@ -100,7 +100,7 @@ def model_card(
             f"| {np.min(values):.4f} ({worst}) |"
         )
     domain = spec.training_domain
-    spans = [f"{r.low:g} to {r.high:g}" for r in (*domain.spacing_mm, *domain.field_of_view_mm)]
+    spans = [f"{r.low:g} to {r.high:g}" for r in (*(domain.spacing_mm or ()), *(domain.field_of_view_mm or ()))]
     lines = [
         f"# {spec.name} {spec.version}",
         "",

@@ -16,7 +16,7 @@ from voxmetry.config import TrainSettings, dump_yaml, load_yaml
 from voxmetry.errors import ConfigError, FormatError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.models import find_model, read_spec
-from voxmetry.nn.unet import build_unet
+from voxmetry.nn.networks import build_network
 from voxmetry.nn.weights import load_into
 
 
@@ -56,7 +56,7 @@ def begin(settings: TrainSettings, device: str) -> RunState:
     torch.manual_seed(settings.seed)
 
     def build() -> nn.Module:
-        return build_unet(spec.network, n_inputs=len(spec.inputs), n_classes=spec.n_classes).to(device)
+        return build_network(spec).to(device)
 
     network, averaged = build(), build()
     if settings.start_from:

@@ -1,0 +1,144 @@
+"""nnU-Net v2's way to its grid and back: crop, normalise on the study's own voxels, resample edge to edge.
+
+Resampling by splines is linear in the voxels and goes along one axis after the other, so that it is one small matrix
+for each axis. The matrices are those of scipy's `zoom`, which skimage's `resize` and with it nnU-Net call: the same
+numbers, in a fraction of the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.ndimage import binary_fill_holes, zoom
+
+from voxmetry.config import ModelSpec, Resampling
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.volume import Volume
+from voxmetry.errors import InputError
+from voxmetry.nn.grids import edge_grid, reorientation, thick_axis
+
+TIE_DECIMALS = 6
+"""Positions half-way between two slices go to the later one; the affine's rounding noise must not decide."""
+
+
+def crop_box(arrays: Sequence[np.ndarray]) -> tuple[slice, slice, slice]:
+    """Return the smallest box that holds every voxel which is not zero in any of the channels (I, J, K).
+
+    Raises
+    ------
+    InputError
+        If all are zero.
+    """
+    box = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        there = np.flatnonzero(np.any([(array != 0).any(axis=others) for array in arrays], axis=0))
+        if not there.size:
+            raise InputError(
+                found="an image that is zero everywhere",
+                expected="an image with contrast",
+                fix="look at the image: it may be empty, masked out, or a frame that was decoded to zeros",
+            )
+        box.append(slice(int(there[0]), int(there[-1]) + 1))
+    return (box[0], box[1], box[2])
+
+
+def cropped_geometry(geometry: Geometry, box: tuple[slice, slice, slice]) -> Geometry:
+    """Return the grid of a box of a grid's voxels."""
+    affine = np.array(geometry.affine)
+    affine[:3, 3] = geometry.to_mm(np.array([part.start for part in box], dtype=float))
+    i, j, k = (part.stop - part.start for part in box)
+    return Geometry(affine, (i, j, k), geometry.frame_uid)
+
+
+def inside_mask(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return where any channel is not zero, holes filled, (I, J, K) bool."""
+    mask = arrays[0] != 0
+    for array in arrays[1:]:
+        mask |= array != 0
+    filled: np.ndarray = binary_fill_holes(mask)
+    return filled
+
+
+def crop(volumes: Sequence[Volume], spec: ModelSpec) -> tuple[list[np.ndarray], Geometry]:
+    """Bring channels that share one grid into the model's axes and crop them together to what is not zero.
+
+    Returns
+    -------
+    arrays
+        The channels (I, J, K) float32, copies.
+    geometry
+        Their grid.
+    """
+    moved, oriented = reorientation(volumes[0].geometry, spec.orientation)
+    arrays = [moved.forward(volume.array) for volume in volumes]
+    box = crop_box(arrays)
+    cut = [np.array(array[box], dtype=np.float32, order="C") for array in arrays]
+    return cut, cropped_geometry(oriented, box)
+
+
+def resample_edges(array: np.ndarray, source: Geometry, spec: ModelSpec) -> np.ndarray:
+    """Resample an array (I, J, K) float32 from its grid to `grids.edge_grid` of it."""
+    shape = edge_grid(source, spec.spacing_mm).shape
+    if shape == source.shape:
+        return array
+    apart = thick_axis(source.spacing_mm, spec.spacing_mm, spec.resampling)
+    return resize(array, shape, spec.resampling, apart=apart)
+
+
+def resize(array: np.ndarray, shape: tuple[int, int, int], how: Resampling, *, apart: int | None) -> np.ndarray:
+    """Resize an array (I, J, K) float32 by splines, edges held.
+
+    Parameters
+    ----------
+    array
+        The image.
+    shape
+        The new shape.
+    how
+        Order of the splines.
+    apart
+        An axis whose slices are resized each by itself, and of which the nearest is taken; None for none.
+
+    Returns
+    -------
+    ndarray
+        float32 of `shape`, clipped to the range of the values that it was made from: the whole image, or the slice.
+    """
+    values = torch.from_numpy(array)
+    kept = () if apart is None else (apart,)
+    across = [axis for axis in range(3) if axis not in kept]
+    low, high = values.amin(across, keepdim=True), values.amax(across, keepdim=True)
+    # The axis that shrinks most goes first, so that the others have less to do.
+    for axis in sorted(across, key=lambda axis: shape[axis] / array.shape[axis]):
+        if shape[axis] != array.shape[axis]:
+            matrix = torch.from_numpy(_resizing_matrix(array.shape[axis], shape[axis], how.order))
+            values = torch.tensordot(matrix, values, dims=([1], [axis])).movedim(0, axis)
+    if how.order > 1:
+        values = values.clamp(low, high)
+    if apart is not None and shape[apart] != array.shape[apart]:
+        at = (np.arange(shape[apart]) + 0.5) * (array.shape[apart] / shape[apart]) - 0.5
+        values = values.index_select(apart, torch.from_numpy(nearest(at, array.shape[apart])))
+    return np.ascontiguousarray(values.numpy())
+
+
+def nearest(at: np.ndarray, size: int) -> np.ndarray:
+    """Return the voxel nearest to each position along an axis of `size` voxels, int64.
+
+    Examples
+    --------
+    >>> nearest(np.array([-0.3, 0.5, 1.4, 9.0]), 4).tolist()
+    [0, 1, 1, 3]
+    """
+    found: np.ndarray = np.floor(np.round(at, TIE_DECIMALS) + 0.5).astype(np.int64)
+    return np.clip(found, 0, size - 1)
+
+
+def _resizing_matrix(size: int, new_size: int, order: int) -> np.ndarray:
+    """Return what resizing does to a line of voxels as a matrix (new_size, size) float32."""
+    # One column a unit impulse: resizing is linear, so its impulse responses are all of it.
+    columns = zoom(np.eye(size), (new_size / size, 1), order=order, mode="nearest", grid_mode=True)
+    matrix: np.ndarray = columns.astype(np.float32)
+    return matrix

@@ -1,0 +1,65 @@
+"""Where windows lie and how much each of their voxels counts, as nnU-Net v2 has it.
+
+MONAI's rule lives in its `SlidingWindowInferer`. The two place windows differently, and a network that sees another
+patch returns other scores: an imported model keeps the rule that it was trained and judged with.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+
+SIGMA_SHARE = 1 / 8
+"""Standard deviation of the Gaussian as a share of the patch."""
+
+PEAK = 10.0
+"""nnU-Net's largest weight; it adds in half precision, where this keeps the products in range."""
+
+
+def even_starts(size: int, patch: int, overlap: float) -> list[int]:
+    """Return the first voxel of each window along one axis, evenly spread from edge to edge.
+
+    Parameters
+    ----------
+    size, patch
+        Voxels of the (padded) volume and of the patch.
+    overlap
+        Share that neighbours overlap by, at least.
+
+    Examples
+    --------
+    >>> even_starts(110, 64, 0.5), even_starts(64, 64, 0.5)
+    ([0, 23, 46], [0])
+    """
+    room = size - patch
+    if room <= 0:
+        return [0]
+    count = math.ceil(room / (patch * (1 - overlap))) + 1
+    return [int(np.round(room / (count - 1) * index)) for index in range(count)]
+
+
+def nnunet_importance(patch: tuple[int, int, int]) -> torch.Tensor:
+    """Return the weight of each voxel of a patch, (I, J, K) float32: nnU-Net's Gaussian, rounded to half precision.
+
+    A point at voxel `size // 2`, blurred and cut at four standard deviations; what half precision rounds to 0 counts
+    as the smallest number that it does not.
+
+    Examples
+    --------
+    >>> weights = nnunet_importance((8, 8, 8))
+    >>> float(weights.max()), tuple(int(i) for i in (weights == 10).nonzero()[0])
+    (10.0, (4, 4, 4))
+    """
+    lines = []
+    for size in patch:
+        line = np.zeros(size)
+        line[size // 2] = 1
+        lines.append(gaussian_filter1d(line, size * SIGMA_SHARE, mode="constant", cval=0))
+    weights = np.einsum("i,j,k->ijk", *lines)
+    weights /= weights.max() / PEAK
+    half = torch.from_numpy(weights).to(torch.float16)
+    half[half == 0] = half[half > 0].min()
+    return half.float()

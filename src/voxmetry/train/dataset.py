@@ -1,0 +1,279 @@
+"""A data set: which files make a case, whose case it is, what its channels and labels are.
+
+`open_data` reads four layouts: a folder with `dataset.json` (Medical Segmentation Decathlon or nnU-Net raw), a folder
+with `imagesTr/` and `labelsTr/` or `images/` and `labels/`, a YAML manifest and a CSV manifest. None of them opens an
+image: that each file is there is seen at once, what is in it by `read_case` or `voxmetry data check`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from voxmetry.core.labels import LabelTable
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
+from voxmetry.errors import ConfigError, InputError
+from voxmetry.io import read_segmentation, read_volume
+from voxmetry.io.files import Modality
+
+SHOWN = 10
+"""Names that an error lists before it says how many more there are."""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One input channel: its name, and what scanner it is from where the data set says so."""
+
+    name: str
+    modality: Modality | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of one labelled case.
+
+    Parameters
+    ----------
+    name
+        Unique within the data set.
+    patient
+        Whose case it is; cases of one patient never end up on two sides of a split.
+    images
+        One path a channel: a file, or a folder of DICOM files. The first sets the grid.
+    label
+        The label map, on the first image's grid.
+    other_labels
+        The same structures drawn by others, for the agreement between raters.
+    """
+
+    name: str
+    patient: str
+    images: tuple[Path, ...]
+    label: Path
+    other_labels: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Labelled cases with the same channels and labels.
+
+    Parameters
+    ----------
+    name
+        Lower-case letters, digits, dots, dashes; a model that is trained on it is called so too.
+    channels
+        What each of a case's images is.
+    labels
+        What the values of the label maps mean; None where nothing says it.
+    cases
+        Sorted by name.
+    """
+
+    name: str
+    channels: tuple[Channel, ...]
+    labels: LabelTable | None
+    cases: tuple[Case, ...]
+
+    def __post_init__(self) -> None:
+        names = [case.name for case in self.cases]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(
+                found=f"{listed(twice)} more than once in the data set {self.name}",
+                expected="one entry a case",
+                fix="remove the others, or give them names of their own",
+            )
+
+    @property
+    def patients(self) -> dict[str, str]:
+        """Whose case each one is, by the case's name."""
+        return {case.name: case.patient for case in self.cases}
+
+    def select(self, names: Iterable[str]) -> DataSet:
+        """Return the data set of these cases alone.
+
+        Raises
+        ------
+        ConfigError
+            If one of them is not in the data set.
+        """
+        wanted = set(names)
+        unknown = sorted(wanted - {case.name for case in self.cases})
+        if unknown:
+            raise ConfigError(
+                found=f"cases that are not in the data set {self.name}: {listed(unknown)}",
+                expected="names of its cases",
+                fix="correct the names, or point at the data set that has them",
+            )
+        return replace(self, cases=tuple(case for case in self.cases if case.name in wanted))
+
+
+def open_data(path: Path | str, *, root: Path | None = None) -> DataSet:
+    """Find the cases of a data set, without opening an image.
+
+    Parameters
+    ----------
+    path
+        A folder with `dataset.json`; a folder with `imagesTr/` and `labelsTr/`, or `images/` and `labels/`; a YAML or a
+        CSV manifest. See docs/training.md.
+    root
+        Folder that a manifest's paths start from, instead of the one that it names.
+
+    Raises
+    ------
+    InputError
+        If there is no data set, a file of a case is missing (all such are named), or the same name is there twice.
+    ConfigError
+        If a manifest or `dataset.json` cannot be understood; the key is named.
+    """
+    from voxmetry.train import layouts, manifests
+
+    path = Path(path)
+    if path.is_dir():
+        found = layouts.read_folder(path)
+    elif path.suffix.lower() in (".yaml", ".yml"):
+        found = manifests.read_yaml(path, root=root)
+    elif path.suffix.lower() == ".csv":
+        found = manifests.read_csv(path, root=root)
+    else:
+        raise InputError(
+            found=f"no data set at {path}",
+            expected="a folder with dataset.json, imagesTr/ and labelsTr/ or images/ and labels/, or a .yaml or .csv "
+            "manifest",
+            fix="check the path; docs/training.md shows each layout",
+        )
+    _require_files(found)
+    return found
+
+
+def read_case(case: Case, data: DataSet) -> tuple[list[Volume], Segmentation]:
+    """Read one case: an image a channel, each on its own grid, and the label map on the first one's.
+
+    Raises
+    ------
+    VoxmetryError
+        If a file cannot be used, or the label map lies on another grid than the first image; the message names the
+        case.
+    """
+    volumes = read_images(case, data)
+    with naming(case.name):
+        segmentation = read_segmentation(case.label, labels=data.labels)
+        volumes[0].geometry.require_same(segmentation.geometry, what=f"image and label of case {case.name}")
+    return volumes, segmentation
+
+
+def read_images(case: Case, data: DataSet) -> list[Volume]:
+    """Read the images of one case, each on its own grid.
+
+    Raises
+    ------
+    VoxmetryError
+        If one cannot be used; the message names the case.
+    """
+    with naming(case.name):
+        return [
+            read_volume(path, modality=channel.modality)
+            for path, channel in zip(case.images, data.channels, strict=True)
+        ]
+
+
+@contextlib.contextmanager
+def naming(case: str) -> Iterator[None]:
+    """Put the case's name before an error about its files."""
+    try:
+        yield
+    except InputError as error:
+        if case in error.found:
+            raise
+        raise type(error)(found=f"case {case}: {error.found}", expected=error.expected, fix=error.fix) from error
+
+
+def patient_folds(cases: Sequence[Case], *, n: int, seed: int) -> tuple[tuple[str, ...], ...]:
+    """Deal the cases into folds by patient, so that all cases of a patient are in one fold.
+
+    Patients are shuffled by the seed, those with more cases first, and each goes to the fold with the fewest cases.
+
+    Returns
+    -------
+    tuple of tuple of str
+        For each fold the names of the cases that it holds out, sorted.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer patients than folds, or fewer than two folds.
+
+    Examples
+    --------
+    >>> scans = [Case(f"{who}{n}", who, (), Path()) for who in "abc" for n in (1, 2)]
+    >>> patient_folds(scans, n=3, seed=0)
+    (('c1', 'c2'), ('a1', 'a2'), ('b1', 'b2'))
+    """
+    by_patient: dict[str, list[str]] = {}
+    for case in sorted(cases, key=lambda case: case.name):
+        by_patient.setdefault(case.patient, []).append(case.name)
+    if n < 2 or len(by_patient) < n:
+        raise ConfigError(
+            found=f"{n} folds of {len(by_patient)} patients",
+            expected="two folds or more, and at least one patient a fold",
+            fix="ask for fewer folds, or add patients",
+        )
+    names = list(by_patient)
+    shuffled = [names[place] for place in np.random.default_rng(seed).permutation(len(names))]
+    folds: list[list[str]] = [[] for _ in range(n)]
+    for patient in sorted(shuffled, key=lambda patient: -len(by_patient[patient])):
+        min(folds, key=len).extend(by_patient[patient])
+    return tuple(tuple(sorted(fold)) for fold in folds)
+
+
+def require_structures(folds: Sequence[Sequence[str]], volumes_ml: Mapping[str, Mapping[str, float]]) -> None:
+    """See that each structure is in the training cases of each fold.
+
+    Parameters
+    ----------
+    folds
+        For each fold the cases that it holds out.
+    volumes_ml
+        Volume of each structure by case.
+
+    Raises
+    ------
+    InputError
+        If a structure is in no training case of a fold: the network could not learn it; both are named.
+    """
+    for number, held_out in enumerate(folds):
+        training = [row for case, row in volumes_ml.items() if case not in set(held_out)]
+        names = dict.fromkeys(name for row in volumes_ml.values() for name in row)
+        absent = [name for name in names if not any(row.get(name, 0) > 0 for row in training)]
+        if absent:
+            holders = sorted(case for case, row in volumes_ml.items() if any(row.get(name, 0) > 0 for name in absent))
+            raise InputError(
+                found=f"{listed(absent)} in no training case of fold {number}"
+                + (f"; only in the held-out case {listed(holders)}" if holders else ""),
+                expected="each structure in at least one training case of each fold",
+                fix="add cases that have it, ask for fewer folds or another seed, or take it out of the labels",
+            )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a text that stays short."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _require_files(data: DataSet) -> None:
+    missing = []
+    for case in data.cases:
+        parts = [*zip([channel.name for channel in data.channels], case.images, strict=True), ("label", case.label)]
+        parts += [("other label", path) for path in case.other_labels]
+        missing += [f"{case.name} ({what}: {path.name})" for what, path in parts if not path.exists()]
+    if missing or not data.cases:
+        raise InputError(
+            found=f"missing files: {listed(missing)}" if missing else f"no case in the data set {data.name}",
+            expected="each image and label that the data set names",
+            fix="add the files, or take these cases out of the data set",
+        )

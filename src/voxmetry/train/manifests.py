@@ -1,0 +1,154 @@
+"""Manifests: a data set as a YAML or a CSV file that says where each case's files lie."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from voxmetry.config import load_yaml
+from voxmetry.core.base import Record
+from voxmetry.core.labels import LabelTable
+from voxmetry.errors import ConfigError
+from voxmetry.io.files import Modality
+from voxmetry.train.dataset import Case, Channel, DataSet
+from voxmetry.train.layouts import modality_of, plain_name, table_of
+
+
+class ChannelEntry(Record):
+    """A channel of a manifest; `{case}` in its path stands for the case's name."""
+
+    name: str
+    modality: Modality | None = None
+    path: str | None = None
+    """None where each case names its own."""
+
+
+class CaseEntry(Record):
+    """A case of a manifest; what it leaves out follows from the manifest's patterns."""
+
+    case: str
+    patient: str | None = None
+    images: dict[str, str] = Field(default_factory=dict)
+    """Path by channel."""
+    label: str | None = None
+    other_labels: tuple[str, ...] = ()
+
+
+class Manifest(Record):
+    """The content of a file in `configs/data`."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    root: str = "."
+    """Where the paths start: relative to the manifest's folder, or else to VOXMETRY_DATA."""
+    channels: tuple[ChannelEntry, ...] = Field(min_length=1)
+    label: str | None = None
+    other_labels: tuple[str, ...] = ()
+    labels: LabelTable | dict[int, str] | None = None
+    cases: tuple[str | CaseEntry, ...] = Field(min_length=1)
+
+
+def read_yaml(path: Path, *, root: Path | None) -> DataSet:
+    """Read a YAML manifest.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or missing, or a case has no path for a channel or no label.
+    """
+    manifest = load_yaml(path, Manifest)
+    start = root or _root(path, manifest.root)
+    entries = [CaseEntry(case=entry) if isinstance(entry, str) else entry for entry in manifest.cases]
+    cases = [_case(entry, manifest, start) for entry in sorted(entries, key=lambda entry: entry.case)]
+    labels = table_of(manifest.labels) if isinstance(manifest.labels, dict) else manifest.labels
+    channels = tuple(Channel(item.name, item.modality or modality_of(item.name)) for item in manifest.channels)
+    return DataSet(manifest.name, channels, labels, tuple(cases))
+
+
+def _case(entry: CaseEntry, manifest: Manifest, root: Path) -> Case:
+    def place(pattern: str | None, what: str) -> Path:
+        if pattern is None:
+            raise ConfigError(
+                found=f"no {what} for the case {entry.case}",
+                expected="a path in its entry, or a pattern with {case} for all",
+                fix="add it to the manifest",
+            )
+        return root / pattern.replace("{case}", entry.case)
+
+    unknown = sorted(set(entry.images) - {channel.name for channel in manifest.channels})
+    if unknown:
+        raise ConfigError(
+            found=f"the channels {', '.join(unknown)} in the case {entry.case}",
+            expected=f"those of the manifest: {', '.join(channel.name for channel in manifest.channels)}",
+            fix="correct the names",
+        )
+    return Case(
+        name=entry.case,
+        patient=entry.patient or entry.case,
+        images=tuple(
+            place(entry.images.get(item.name, item.path), f"image {item.name!r}") for item in manifest.channels
+        ),
+        label=place(entry.label or manifest.label, "label"),
+        other_labels=tuple(place(pattern, "label") for pattern in entry.other_labels or manifest.other_labels),
+    )
+
+
+def read_csv(path: Path, *, root: Path | None) -> DataSet:
+    """Read a CSV manifest: `case`, `label`, perhaps `patient` and `label_2`, `label_3`; each other column is a channel.
+
+    A channel that is called after a modality or sequence, such as `ct`, `pet` or `t1`, is taken for one.
+
+    Raises
+    ------
+    ConfigError
+        If a column is missing or a cell is empty; the case is named.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), list(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            found=f"{path.name} cannot be read: {type(error).__name__}",
+            expected="a CSV file in UTF-8",
+            fix="check the path",
+        ) from error
+    others = [name for name in columns if name.startswith("label_")]
+    channels = [name for name in columns if name not in ("case", "patient", "label", *others)]
+    if not {"case", "label"} <= set(columns) or not channels:
+        raise ConfigError(
+            found=f"{path.name} with the columns {', '.join(columns) or '(none)'}",
+            expected="case, label and a column a channel, such as ct",
+            fix="name the columns in the first line",
+        )
+    start = root or _root(path, ".")
+    cases = tuple(_row(row, channels, others, start) for row in sorted(rows, key=lambda row: str(row["case"])))
+    named = tuple(Channel(plain_name(name), modality_of(name)) for name in channels)
+    return DataSet(plain_name(path.stem), named, None, cases)
+
+
+def _row(row: Mapping[str, str | None], channels: list[str], others: list[str], root: Path) -> Case:
+    name = row["case"] or ""
+    for column in ("case", "label", *channels):
+        if not row[column]:
+            raise ConfigError(
+                found=f"an empty cell in the column {column}" + (f" of the case {name}" if name else ""),
+                expected="a name or a path in each",
+                fix="fill it, or remove the line",
+            )
+    return Case(
+        name=name,
+        patient=row.get("patient") or name,
+        images=tuple(root / str(row[channel]) for channel in channels),
+        label=root / str(row["label"]),
+        other_labels=tuple(root / str(row[column]) for column in others if row[column]),
+    )
+
+
+def _root(path: Path, root: str) -> Path:
+    beside = path.parent / root
+    places = [beside, *([Path(os.environ["VOXMETRY_DATA"]) / root] if "VOXMETRY_DATA" in os.environ else [])]
+    return next((place for place in places if place.is_dir()), beside)
