@@ -7,10 +7,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from voxmetry.config import ModelSpec
+from voxmetry.core.networks import MonaiNetwork
 from voxmetry.studies.records import Candidate, Forecast, PlannedStudy
 
 FLOPS_OF_A_CORE = 2e10
 """Multiplications a second of one processor core, where no run has been timed. A guess within a factor of three."""
+
+WORK_OF_A_VOXEL = 5e4
+"""Multiplications for each voxel of a patch, where a network's levels are not known from its specification."""
 
 RESIDENT_MB = 750.0
 """A process that has loaded torch, MONAI and a small model (10^6 bytes)."""
@@ -42,13 +46,15 @@ def n_windows(candidate: Candidate, spec: ModelSpec) -> float:
 
 def patch_work(spec: ModelSpec) -> float:
     """Return the multiplications of one patch: two convolutions a level on the way down, two on the way up."""
+    network = spec.network
     voxels = float(math.prod(spec.window.patch))
+    if isinstance(network, MonaiNetwork):
+        return voxels * WORK_OF_A_VOXEL
     work, before = 0.0, len(spec.inputs)
-    for channels, stride, kernel in zip(spec.network.channels, spec.network.strides, spec.network.kernels, strict=True):
+    for channels, stride, kernel in zip(network.channels, network.strides, network.kernels, strict=True):
         voxels /= math.prod(stride)
-        level = voxels * math.prod(kernel)
         # Down: into this level, then within it. Up: from twice the channels, then within it.
-        work += level * (before * channels + channels**2 + 2 * channels**2 + channels**2)
+        work += voxels * math.prod(kernel) * (before * channels + channels**2 + 2 * channels**2 + channels**2)
         before = channels
     return work
 
@@ -64,7 +70,8 @@ def memory_mb(candidate: Candidate, spec: ModelSpec) -> float:
         return math.nan
     native = math.prod(candidate.shape) * (candidate.itemsize + 4 + 2)
     scores = math.prod(grid) * 4 * (2 * spec.n_classes + 1 + len(spec.inputs))
-    activations = 4 * 3 * math.prod(spec.window.patch) * max(spec.network.channels[0] * 2, spec.n_classes)
+    first = 32 if isinstance(spec.network, MonaiNetwork) else spec.network.channels[0]
+    activations = 4 * 3 * math.prod(spec.window.patch) * max(first * 2, spec.n_classes)
     return RESIDENT_MB + (native + scores + activations) / 1e6
 
 
