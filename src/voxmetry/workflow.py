@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import importlib.metadata
-import io as text_io
 import platform
 import sys
 import time
@@ -17,13 +15,15 @@ import voxmetry
 from voxmetry import io, nn, report
 from voxmetry.classical import Baseline, BaselineSpec, is_baseline, load_baseline
 from voxmetry.config import ModelSpec, StudySettings
-from voxmetry.core.records import Comparison, Flag, Measurement, Provenance, SourceInfo, StudyResult
+from voxmetry.core.labels import LabelTable
+from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, Provenance, SourceInfo, StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.errors import ConfigError, InputError, OutputExistsError
+from voxmetry.errors import ConfigError, InputError
 from voxmetry.flags import flag_input, flag_measurements
-from voxmetry.io.atomic import make_folder, write_bytes, write_text
-from voxmetry.measure import DEFINITIONS, compare, measure
+from voxmetry.io.atomic import claim_folder, replaced_together, write_bytes, write_text
+from voxmetry.measure import DEFINITIONS, compare, lesions, measure
+from voxmetry.measure.tables import records_csv
 from voxmetry.nn.grids import reorientation
 from voxmetry.nn.preprocess import preprocess
 from voxmetry.nn.restore import restore
@@ -34,10 +34,11 @@ from voxmetry.report.thumbnail import render_thumbnail
 OUTPUTS = {
     "segmentation": "seg.nii.gz",
     "measurements": "measurements.csv",
+    "lesions": "lesions.csv",
     "comparison": "comparison.csv",
     "result": "result.json",
-    "report": "report.html",
     "thumbnail": "thumbnail.png",
+    "report": "report.html",
 }
 PACKAGES = ("voxmetry", "torch", "monai", "numpy", "nibabel", "SimpleITK", "pydicom", "connected-components-3d", "edt")
 
@@ -62,8 +63,8 @@ def segment_study(
     study
         A DICOM folder or file, or a NIfTI, NRRD or MHA file.
     out
-        Folder for `seg.nii.gz`, `measurements.csv`, `result.json` and `report.html` (and `comparison.csv` with a
-        reference). Each appears whole or not at all, the report last.
+        Folder for `seg.nii.gz`, `measurements.csv`, `result.json` and `report.html` (`comparison.csv` with a
+        reference, `lesions.csv` where the model finds lesions). Each appears whole or not at all, the report last.
     model
         A loaded model, a bundled model's name, a model folder, or a baseline's YAML file.
     reference
@@ -87,7 +88,7 @@ def segment_study(
         If the input, the model or the output cannot be used; nothing half-written is left.
     """
     clock, out = Clock(tell), Path(out)
-    prepare_folder(out, overwrite=settings.overwrite)
+    claim_folder(out, OUTPUTS.values(), overwrite=settings.overwrite)
     with clock.step("load model"):
         ready = load_any(model, device=settings.device)
     spec = ready.spec
@@ -97,26 +98,32 @@ def segment_study(
     segmentation = run_model(ready, volume, clock, gate)
     with clock.step("measure"):
         measurements = measure(segmentation, volume)
+        found = lesions(segmentation, volume, organs=segmentation)
         comparisons = compare_with(truth, segmentation, settings) if truth else ()
     flags = flag_study(volume, measurements, spec)
     result = StudyResult(
         source=describe(volume, study, spec),
         labels=spec.labels,
         measurements=measurements,
+        lesions=found,
         comparisons=comparisons,
         flags=flags,
         definitions=dict(DEFINITIONS),
         provenance=provenance(ready, settings, clock),
-        files=files_of(settings, flags, compared=truth is not None),
+        files=output_files(spec.labels, settings, flags, compared=truth is not None),
     )
-    with clock.step("write"):
-        write_outputs(out, result, volume=volume, segmentation=segmentation, reference=truth)
+    with clock.step("write"), replaced_together(out, OUTPUTS.values()) as stage:
+        write_outputs(stage, result, volume=volume, segmentation=segmentation, reference=truth)
     return result
 
 
-def files_of(settings: StudySettings, flags: Sequence[Flag], *, compared: bool) -> dict[str, str]:
-    """Return the names of the files that a study leaves, by what they are."""
+def output_files(
+    labels: LabelTable, settings: StudySettings, flags: Sequence[Flag], *, compared: bool
+) -> dict[str, str]:
+    """Name the files of a study: lesions only where the model can find some, a comparison only where there is one."""
     left_out = set() if compared else {"comparison"}
+    if not any(label.kind == "lesion" for label in labels):
+        left_out.add("lesions")
     if settings.report != "brief":
         left_out.add("thumbnail")
     if settings.report == "none" or (settings.report == "brief" and not any(f.severity == "review" for f in flags)):
@@ -170,32 +177,6 @@ class Clock:
     def total(self) -> dict[str, float]:
         """Return the steps and the time since the clock was made."""
         return self.seconds | {"total": round(time.perf_counter() - self._begin, 4)}
-
-
-def prepare_folder(out: Path, *, overwrite: bool) -> None:
-    """Make the output folder and see that it can be written to, before any work is spent.
-
-    With `overwrite`, the report of an earlier run is removed first, so that a report always belongs to the files
-    beside it.
-
-    Raises
-    ------
-    OutputExistsError
-        If results are there already and `overwrite` is off.
-    OutputError
-        If the folder cannot be made or written to.
-    """
-    there = [name for name in OUTPUTS.values() if (out / name).exists()]
-    if there and not overwrite:
-        raise OutputExistsError(
-            found=f"{out} holds {', '.join(there)}",
-            expected="a folder without earlier results",
-            fix="name another folder, or add --overwrite (overwrite=True) to replace them",
-        )
-    make_folder(out)
-    if overwrite:
-        for name in (OUTPUTS["report"], OUTPUTS["comparison"], OUTPUTS["thumbnail"]):
-            (out / name).unlink(missing_ok=True)
 
 
 def read_input(study: Path | str, spec: ModelSpec | BaselineSpec, settings: StudySettings) -> Volume:
@@ -316,30 +297,14 @@ def write_outputs(
 ) -> None:
     """Write all files, each atomically, the report last: it exists only if everything else does."""
     io.save(segmentation, out / OUTPUTS["segmentation"])
-    write_text(out / OUTPUTS["measurements"], table_csv(result.measurements))
+    write_text(out / OUTPUTS["measurements"], records_csv(result.measurements, Measurement))
+    if "lesions" in result.files:
+        write_text(out / OUTPUTS["lesions"], records_csv(result.lesions, Lesion))
     if result.comparisons:
-        write_text(out / OUTPUTS["comparison"], table_csv(result.comparisons))
+        write_text(out / OUTPUTS["comparison"], records_csv(result.comparisons, Comparison))
     write_text(out / OUTPUTS["result"], result.model_dump_json(indent=1))
     if "thumbnail" in result.files:
         write_bytes(out / OUTPUTS["thumbnail"], render_thumbnail(volume, segmentation))
     if "report" in result.files:
         path = out / OUTPUTS["report"]
         report.write_report(result, path, volume=volume, segmentation=segmentation, reference=reference)
-
-
-def table_csv(rows: Sequence[Measurement] | Sequence[Comparison]) -> str:
-    """Spell records as CSV: one row each, units in the column names, an empty cell where a number is undefined."""
-    text = text_io.StringIO(newline="")
-    writer: csv.DictWriter[str] | None = None
-    for row in rows:
-        cells: dict[str, object] = {}
-        for name, value in row.model_dump(mode="json").items():
-            if name == "centroid_ras_mm":
-                cells |= {f"centroid_{axis}_mm": part for axis, part in zip(("r", "a", "s"), value, strict=True)}
-            else:
-                cells[name] = " ".join(value) if isinstance(value, list) else value
-        if writer is None:
-            writer = csv.DictWriter(text, list(cells), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(cells)
-    return text.getvalue()

@@ -10,6 +10,7 @@ import typer
 
 from voxmetry.cli import show
 from voxmetry.cli.cohort import cohort_app
+from voxmetry.cli.measure import measure
 
 app = typer.Typer(
     name="voxmetry",
@@ -41,6 +42,10 @@ def _version(value: bool) -> None:
 
         typer.echo(f"voxmetry {__version__}")
         raise typer.Exit
+
+
+# The larger verbs have a file each.
+app.command()(measure)
 
 
 @app.callback()
@@ -131,24 +136,6 @@ def segment(
         result = segment_study(study, out, model, reference=reference, settings=settings, tell=tell)
     show.study(result, out, as_json=as_json)
     raise typer.Exit(FLAGGED if result.needs_review else 0)
-
-
-@app.command()
-def measure(
-    segmentation: Annotated[Path, typer.Argument(help="A label map: NIfTI, NRRD or MHA.")],
-    image: Annotated[Path | None, typer.Option(help="The image it belongs to, for intensities.")] = None,
-    modality: Annotated[
-        Literal["CT", "MR", "PT"] | None, typer.Option(help="What an image file is: CT gives HU.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure the structures of a label map, without any model."""
-    from voxmetry import io
-    from voxmetry.measure import measure as measure_segmentation
-
-    labels = io.read_segmentation(segmentation)
-    volume = io.read_volume(image, modality=modality) if image else None
-    show.measurements(measure_segmentation(labels, volume), as_json=as_json)
 
 
 @app.command()

@@ -152,8 +152,10 @@ def _run(
 def _finish(place: Path) -> None:
     """Write the tables and the page of the folder anew."""
     from voxmetry.studies.export import export_tables
+    from voxmetry.studies.page import write_page
 
     export_tables(place)
+    write_page(place)
 
 
 @cohort_app.command()
@@ -176,6 +178,14 @@ def export(
     from voxmetry.studies.export import export_tables
 
     show_cohort.files(export_tables(out, parquet=parquet), as_json=as_json)
+
+
+@cohort_app.command()
+def report(out: Done, as_json: Json = False) -> None:
+    """Write the page of the cohort, and with references that of its accuracy."""
+    from voxmetry.studies.page import write_page
+
+    show_cohort.files(write_page(out), as_json=as_json)
 
 
 def _rules(path: Path | None) -> Rules | None:

@@ -76,25 +76,22 @@ class SeriesInfo(Record):
         return self.verdict in ("regular", "single")
 
 
-class Measurement(Record):
-    """One structure of a segmentation, measured on the segmentation's own grid."""
+Point: TypeAlias = tuple[Number, Number, Number]
+"""A position in RAS+ mm."""
+
+
+class Region(Record):
+    """What is measured of a structure and of a lesion alike, on the segmentation's own grid."""
 
     label: str
     value: int
-    kind: Literal["organ", "lesion"]
     n_voxels: int
     volume_ml: float
-    extent_rl_mm: Number
-    extent_ap_mm: Number
-    extent_si_mm: Number
-    centroid_ras_mm: tuple[Number, Number, Number]
-    mesh_volume_ml: Number = float("nan")
-    surface_area_mm2: Number = float("nan")
-    sphericity: Number = float("nan")
+    centroid_ras_mm: Point
     max_diameter_mm: Number = float("nan")
     touches_border: bool
     border_sides: tuple[str, ...] = ()
-    """Faces of the grid that the structure touches, by the nearest patient direction: L, R, P, A, I, S."""
+    """Faces of the grid that it touches, by the nearest patient direction: L, R, P, A, I, S."""
     intensity_unit: str | None = None
     intensity_mean: Number = float("nan")
     intensity_sd: Number = float("nan")
@@ -107,21 +104,23 @@ class Measurement(Record):
     """Why a number is nan; empty where none is."""
 
 
-Point: TypeAlias = tuple[Number, Number, Number]
-"""A position in RAS+ mm."""
+class Measurement(Region):
+    """One structure of a segmentation."""
+
+    kind: Literal["organ", "lesion"]
+    extent_rl_mm: Number
+    extent_ap_mm: Number
+    extent_si_mm: Number
+    mesh_volume_ml: Number = float("nan")
+    surface_area_mm2: Number = float("nan")
+    sphericity: Number = float("nan")
 
 
-class Lesion(Record):
-    """One connected component of a structure, measured on the segmentation's own grid."""
+class Lesion(Region):
+    """One connected component of a structure."""
 
     id: str
     """The structure's name and a number; the largest component is 1."""
-    label: str
-    value: int
-    n_voxels: int
-    volume_ml: float
-    centroid_ras_mm: Point
-    max_diameter_mm: Number
     long_axis_mm: Number
     """Longest diameter in one axial slice, as RECIST 1.1 measures."""
     long_axis_ends_ras_mm: tuple[Point, Point]
@@ -131,24 +130,12 @@ class Lesion(Record):
     slice_axis: int
     """Axis of the grid that the axial slices are stacked along: 0, 1 or 2."""
     slice_index: int
-    touches_border: bool
-    border_sides: tuple[str, ...] = ()
     location: str | None = None
     """The organ that holds most of it, or else the nearest one; None without organs."""
     location_distance_mm: Number = float("nan")
     """0 inside the organ, else the distance between the nearest voxel centres."""
-    intensity_unit: str | None = None
-    intensity_mean: Number = float("nan")
-    intensity_sd: Number = float("nan")
-    intensity_min: Number = float("nan")
-    intensity_p05: Number = float("nan")
-    intensity_median: Number = float("nan")
-    intensity_p95: Number = float("nan")
-    intensity_max: Number = float("nan")
     suv_peak: Number = float("nan")
     total_lesion_glycolysis_suv_ml: Number = float("nan")
-    reason: str = ""
-    """Why a number is nan; empty where none is."""
 
 
 class Comparison(Record):
@@ -253,6 +240,8 @@ class StudyResult(Record):
     source: SourceInfo
     labels: LabelTable
     measurements: tuple[Measurement, ...]
+    lesions: tuple[Lesion, ...] = ()
+    """Connected components of the structures of kind 'lesion'."""
     comparisons: tuple[Comparison, ...] = ()
     flags: tuple[Flag, ...] = ()
     definitions: dict[str, str]

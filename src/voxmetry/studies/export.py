@@ -1,4 +1,4 @@
-"""The record as tidy tables: one row a structure, and one row a study that has none."""
+"""The record as tidy tables: one row a structure or lesion, and one row a study that has none."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from voxmetry.core.records import Comparison, Measurement
+from voxmetry.core.records import Comparison, Lesion, Measurement
 from voxmetry.errors import MissingExtraError
 from voxmetry.io.atomic import atomic_path
-from voxmetry.measure.tables import require_parquet
-from voxmetry.studies.record import reading, table_columns
+from voxmetry.measure.tables import columns, require_parquet
+from voxmetry.studies.record import reading
 from voxmetry.studies.records import CohortPlan
 
 CSV, PARQUET = "measurements.csv", "measurements.parquet"
@@ -23,13 +23,22 @@ _STUDY = (
     *('"case"', "model", "state", "needs_review", "flags", "reason_not_done", "modality", "format", "seconds"),
     *("peak_memory_mb", "device", "voxmetry_version"),
 )
-_MEASURED = tuple(name for name in table_columns(Measurement) if name not in ("reason",))
+_MEASURED = tuple(name for name in columns(Measurement) if name not in ("reason",))
 _COMPARED = tuple(
     name
-    for name in table_columns(Comparison)
+    for name in columns(Comparison)
     if name not in ("label", "value", "reason", "n_voxels_prediction", "volume_prediction_ml")
 )
-COLUMNS = (*(name.strip('"') for name in _STUDY), *_MEASURED, *_COMPARED, "reason_undefined")
+# What only a lesion has comes behind; what it shares with a structure stands in the same columns.
+_OF_LESIONS = tuple(name for name in columns(Lesion) if name not in (*_MEASURED, "id", "reason"))
+COLUMNS = (
+    *(name.strip('"') for name in _STUDY),
+    *("level", "lesion"),
+    *_MEASURED,
+    *_COMPARED,
+    *_OF_LESIONS,
+    "reason_undefined",
+)
 """The columns of both tables. Units are in the names; what is undefined is empty."""
 
 _BATCH = 20_000
@@ -48,8 +57,8 @@ def export_tables(out: Path, *, parquet: bool | None = None) -> tuple[Path, ...]
     Returns
     -------
     tuple of Path
-        The files. Each has one row a study, model and structure; a study without a structure, because it failed or is
-        not done yet, is one row with its state.
+        The files. Each has one row a study, model and structure or lesion (`level` tells them apart); a study without
+        a structure, because it failed or is not done yet, is one row with its state.
 
     Raises
     ------
@@ -83,20 +92,30 @@ def batches(db: sqlite3.Connection) -> Iterator[list[Sequence[Any]]]:
     db.create_function("codes", 1, _codes, deterministic=True)
     db.create_function("found", 1, _found, deterministic=True)
     study = (
-        's."case", s.model, s.state, s.needs_review, codes(s.flags), found(s.fault), s.modality, s.format, s.seconds, '
-        "s.peak_memory_mb, s.device, json_extract(s.versions, '$.voxmetry')"
+        's."case", s.model, s.state, s.needs_review, codes(s.flags), found(s.fault), s.modality, s.format, '
+        "s.seconds, s.peak_memory_mb, s.device, json_extract(s.versions, '$.voxmetry')"
     )
     measured = ", ".join(f'm."{name}"' for name in _MEASURED)
     compared = ", ".join(f'c."{name}"' for name in _COMPARED)
     reason = "nullif(trim(coalesce(m.reason, '') || ' ' || coalesce(c.reason, '')), '')"
+    shared = ", ".join(f'l."{name}"' if name in columns(Lesion) else "NULL" for name in _MEASURED)
+    alone = ", ".join(f'l."{name}"' for name in _OF_LESIONS)
     cursor = db.execute(
-        f"SELECT {study}, {measured}, {compared}, {reason} FROM studies s "
+        f"SELECT {study}, iif(m.label IS NULL, 'study', 'structure'), NULL, {measured}, {compared}, "
+        f"{_nulls(_OF_LESIONS)}, {reason}, s.position AS position, m.value AS place, -1e300 AS size FROM studies s "
         'LEFT JOIN measurements m ON m."case" = s."case" AND m.model = s.model AND s.state = \'done\' '
         'LEFT JOIN comparisons c ON c."case" = m."case" AND c.model = m.model AND c.label = m.label '
-        "ORDER BY s.position, s.model, m.value"
+        f"UNION ALL SELECT {study}, 'lesion', l.id, {shared}, {_nulls(_COMPARED)}, {alone}, nullif(l.reason, ''), "
+        "s.position, l.value, -l.volume_ml FROM studies s "
+        'JOIN lesions l ON l."case" = s."case" AND l.model = s.model AND s.state = \'done\' '
+        "ORDER BY position, 2, place, size"
     )
     while batch := cursor.fetchmany(_BATCH):
-        yield batch
+        yield [row[: len(COLUMNS)] for row in batch]
+
+
+def _nulls(names: Sequence[str]) -> str:
+    return ", ".join(["NULL"] * len(names))
 
 
 def _codes(flags: str | None) -> str:
@@ -125,8 +144,8 @@ def _write_parquet(db: sqlite3.Connection, path: Path) -> None:
 def _type(name: str, pa: Any) -> Any:
     if name in ("needs_review", "touches_border"):
         return pa.bool_()
-    fields = {**Comparison.model_fields, **Measurement.model_fields}
-    if name.startswith("centroid_") or name in ("seconds", "peak_memory_mb"):
+    fields = {**Lesion.model_fields, **Comparison.model_fields, **Measurement.model_fields}
+    if name.startswith(("centroid_", "long_axis_end", "short_axis_end")) or name in ("seconds", "peak_memory_mb"):
         return pa.float64()
     kind: Any = fields[name].annotation if name in fields else str
     kinds: dict[Any, Any] = {int: pa.int64(), int | None: pa.int64(), float: pa.float64()}

@@ -17,6 +17,7 @@ WORK = ".voxmetry"
 _BIDS = {
     "segmentation": "dseg.nii.gz",
     "measurements": "measurements.csv",
+    "lesions": "lesions.csv",
     "comparison": "comparison.csv",
     "result": "result.json",
     "report": "report.html",

@@ -13,8 +13,9 @@ from typing import Any
 
 import voxmetry
 from voxmetry.core.base import Record
-from voxmetry.core.records import Comparison, Measurement
+from voxmetry.core.records import Comparison, Lesion, Measurement
 from voxmetry.errors import FormatError, OutputError
+from voxmetry.measure.tables import columns, flat
 from voxmetry.studies.progress import Progress
 from voxmetry.studies.records import Candidate, Fault, FileMark, Outcome, PlannedStudy
 
@@ -39,19 +40,12 @@ _OTHERS = (
 )
 
 
-def table_columns(kind: type[Record]) -> tuple[str, ...]:
-    """Return the columns of a table of measurements or comparisons: a record's fields, points taken apart."""
-    names: list[str] = []
-    for name in kind.model_fields:
-        names += [f"centroid_{axis}_mm" for axis in "ras"] if name == "centroid_ras_mm" else [name]
-    return tuple(names)
-
-
 def _table(name: str, kind: type[Record]) -> str:
     types = {int: "INTEGER", bool: "INTEGER", str: "TEXT"}
     annotations = {key: field.annotation for key, field in kind.model_fields.items()}
-    columns = ", ".join(f'"{c}" {types.get(annotations.get(c), "")}' for c in table_columns(kind))  # type: ignore[arg-type]
-    return f'CREATE TABLE IF NOT EXISTS {name} ("case" TEXT, model TEXT, {columns}, PRIMARY KEY ("case", model, label))'
+    spelled = ", ".join(f'"{c}" {types.get(annotations.get(c), "")}' for c in columns(kind))  # type: ignore[arg-type]
+    key = "id" if kind is Lesion else "label"
+    return f'CREATE TABLE IF NOT EXISTS {name} ("case" TEXT, model TEXT, {spelled}, PRIMARY KEY ("case", model, {key}))'
 
 
 class CohortRecord:
@@ -69,6 +63,7 @@ class CohortRecord:
             with self._all_or_nothing():
                 self._db.execute(_STUDIES)
                 self._db.execute(_table("measurements", Measurement))
+                self._db.execute(_table("lesions", Lesion))
                 self._db.execute(_table("comparisons", Comparison))
                 for statement in _OTHERS:
                     self._db.execute(statement)
@@ -174,14 +169,15 @@ class CohortRecord:
                 f'UPDATE studies SET {sets}, {done} WHERE "case" = :key_case AND model = :key_model', row | key
             )
             self._replace("measurements", Measurement, outcome, outcome.measurements)
+            self._replace("lesions", Lesion, outcome, outcome.lesions)
             self._replace("comparisons", Comparison, outcome, outcome.comparisons)
 
     def _replace(self, table: str, kind: type[Record], outcome: Outcome, rows: Iterable[Record]) -> None:
         self._db.execute(f'DELETE FROM {table} WHERE "case" = ? AND model = ?', outcome.key)
-        columns = table_columns(kind)
-        marks = ", ".join("?" * (len(columns) + 2))
+        names = columns(kind)
+        marks = ", ".join("?" * (len(names) + 2))
         self._db.executemany(
-            f"INSERT INTO {table} VALUES ({marks})", ((*outcome.key, *_cells(row, columns)) for row in rows)
+            f"INSERT INTO {table} VALUES ({marks})", ((*outcome.key, *map(flat(row).get, names)) for row in rows)
         )
 
     def end(self, run: str, how: str) -> None:
@@ -205,14 +201,6 @@ def _study_row(study: PlannedStudy, position: int, patients: Mapping[str, int]) 
         patients[candidate.patient or study.case],
         position,
     )
-
-
-def _cells(row: Record, columns: Sequence[str]) -> list[object]:
-    content = row.model_dump(mode="json")
-    if "centroid_ras_mm" in content:
-        centroid = content.pop("centroid_ras_mm")
-        content |= dict(zip((f"centroid_{axis}_mm" for axis in "ras"), centroid, strict=True))
-    return [" ".join(map(str, x)) if isinstance(x := content[name], list) else x for name in columns]
 
 
 def _candidates_json(candidates: Iterable[Candidate]) -> str:

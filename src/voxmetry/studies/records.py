@@ -8,7 +8,7 @@ from pydantic import Field
 
 from voxmetry.config import StudySettings
 from voxmetry.core.base import Number, Record
-from voxmetry.core.records import Comparison, Flag, Measurement
+from voxmetry.core.records import Comparison, Flag, Lesion, Measurement
 
 State: TypeAlias = Literal["waiting", "running", "done", "failed", "set aside", "refused", "duplicate"]
 """'refused' and 'duplicate' are found while planning; 'set aside' is a study that took its worker down twice."""
@@ -176,6 +176,7 @@ class Outcome(Record):
     files: dict[str, FileMark] = Field(default_factory=dict)
     """By their path inside OUT."""
     measurements: tuple[Measurement, ...] = ()
+    lesions: tuple[Lesion, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     flags: tuple[Flag, ...] = ()
     seconds: dict[str, float] = Field(default_factory=dict)

@@ -127,6 +127,7 @@ def _done(task: Task, result: StudyResult) -> Outcome:
         state="done",
         place=task.place,
         measurements=result.measurements,
+        lesions=result.lesions,
         comparisons=result.comparisons,
         flags=result.flags,
         seconds=made.seconds,
