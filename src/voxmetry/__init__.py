@@ -43,6 +43,7 @@ _ROOMS = {
     "list_models": "models",
     "load_model": "nn",
     "segment": "nn",
+    "Predictor": "nn",
     "write_report": "report",
     "segment_study": "workflow",
     "cohort": "studies",
@@ -75,7 +76,7 @@ if TYPE_CHECKING:
     from voxmetry.measure.cohort import compare_cohort
     from voxmetry.measure.files import match_files
     from voxmetry.models import list_models
-    from voxmetry.nn import load_model, segment
+    from voxmetry.nn import Predictor, load_model, segment
     from voxmetry.ops.components import clean
     from voxmetry.ops.resample import resample
     from voxmetry.report import write_report

@@ -141,3 +141,12 @@ def test_the_shipped_configuration_is_the_bundled_models(real_data):
     bundled = load_model("hippocampus-mr", device="cpu").spec
     measured = {"training_domain": bundled.training_domain, "weights": bundled.weights}
     assert config.model.model_copy(update=measured) == bundled
+
+
+class TestFolds:
+    def test_a_fold_says_so_in_its_card_and_all_cases_can_be_trained_on(self, data, tmp_path):
+        fold = train(settings(epochs=1, folds=2, fold=1), tmp_path / "fold", data=data)
+        assert "(fold 1 of 2, seed 7)" in (fold / "MODEL_CARD.md").read_text()
+        whole = train(settings(epochs=1, validation_fraction=0), tmp_path / "all", data=data)
+        assert "Trained on all 5 cases" in (whole / "MODEL_CARD.md").read_text()
+        assert json.loads((whole / "split.json").read_text())["validation"] == []

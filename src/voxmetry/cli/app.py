@@ -105,8 +105,12 @@ def segment(
         Path | None, typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
     ] = None,
     device: Annotated[
-        Literal["auto", "cpu", "cuda", "openvino"] | None,
-        typer.Option(help="Where the network runs; auto takes CUDA if there is one."),
+        Literal["auto", "cpu", "cuda", "mps", "openvino"] | None,
+        typer.Option(help="Where the network runs; auto picks what there is and suits the model, and says so."),
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bf16", "fp16"] | None,
+        typer.Option(help="Of the network's products; auto takes the fastest that keeps the answer."),
     ] = None,
     tolerance_mm: Annotated[
         float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
@@ -126,6 +130,7 @@ def segment(
         "series": series,
         "modality": modality,
         "device": device,
+        "precision": precision,
         "tolerance_mm": tolerance_mm,
         "report": report,
         "overwrite": overwrite or None,
@@ -190,23 +195,32 @@ def train(
         Path, typer.Argument(help="A training configuration, such as configs/train/hippocampus-mr.yaml.")
     ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder; runs/MODEL if not given.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with images/ and labels/; overrides the configuration.")
+    data: Annotated[Path | None, typer.Option(help="Data set; overrides the one of the configuration.")] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="Hold out this part of a cross-validation, counted from 0.", min=0)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Train a model and write its folder."""
-    from voxmetry.config import TrainSettings, load_yaml
+    from voxmetry.config import TrainSettings, load_yaml, parse_record
     from voxmetry.nn.runtime import choose_device
     from voxmetry.train import train as train_model
 
     settings = load_yaml(config, TrainSettings)
-    folder = data or Path(os.environ.get("VOXMETRY_DATA", ".")) / settings.data
-    run = out or Path("runs") / settings.model.name
+    if fold is not None:
+        settings = parse_record(settings.model_dump() | {"fold": fold}, TrainSettings, where="--fold")
+    folder = data or _beside(config, settings.data)
+    run = out or Path("runs") / settings.model.name / ("" if settings.fold is None else f"fold-{settings.fold}")
     model = train_model(settings, run, data=folder, resume=resume, device=choose_device(device))
     show.trained(model, as_json=as_json)
+
+
+def _beside(config: Path, data: str) -> Path:
+    """Where a configuration's data set is: relative to the file, to VOXMETRY_DATA or to the working folder."""
+    places = [config.parent, Path(os.environ.get("VOXMETRY_DATA", ".")), Path()]
+    return next((place / data for place in places if (place / data).exists()), places[1] / data)
 
 
 @models_app.command("list")

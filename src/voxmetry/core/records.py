@@ -225,6 +225,8 @@ class Provenance(Record):
     weights_sha256: str
     settings: dict[str, object]
     device: str
+    precision: str = "float32"
+    """Of the network's products: "float32", "bf16" or "fp16"."""
     started: str
     """UTC, ISO 8601."""
     seconds: dict[str, float]

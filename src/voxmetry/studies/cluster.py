@@ -136,10 +136,11 @@ class DaskWorkers:
         """Wait for the next event; raise what stops the run."""
         self._require_scheduler()
         try:
-            task, future = self._events.get(timeout=seconds)
+            task, done = self._events.get(timeout=seconds)
         except queue.Empty:
             return None
-        if self._futures.get(task.key) is not future or future is None:
+        future = self._futures.get(task.key)
+        if future is None or future is not done:
             return None
         if future.status == "cancelled":
             # The client gives up its futures when it loses the scheduler; what follows decides.

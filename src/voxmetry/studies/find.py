@@ -153,8 +153,13 @@ def dicom_candidates(
         infos = _list_one_folder(folder, inside)
     except VoxmetryError as error:
         return (Candidate(case=case, path=str(folder), format="DICOM", fingerprint=mark, fault=fault(error)),)
-    images = [info for info in infos if info.verdict != "not an image"]
-    return tuple(_series(info, folder, _series_case(case, info, len(images)), mark) for info in images)
+    strays = [info for info in infos if not info.series_uid and info.modality is None]
+    images = [info for info in infos if info.verdict != "not an image" and info not in strays] or strays
+    found = tuple(_series(info, folder, _series_case(case, info, len(images)), mark) for info in images)
+    if not strays:
+        return found
+    # A damaged file may be the first or last slice of any of them, where no gap would show that it is lost.
+    return tuple(candidate.model_copy(update={"fault": candidate.fault or _beside(strays[0])}) for candidate in found)
 
 
 def _list_one_folder(folder: Path, files: list[Path]) -> tuple[SeriesInfo, ...]:
@@ -194,6 +199,15 @@ def _unreadable(info: SeriesInfo) -> Fault:
         found=f"{info.verdict}: {info.reason}",
         expected="a series that is complete and regular",
         fix="export the series again; `voxmetry inspect` shows it",
+    )
+
+
+def _beside(strays: SeriesInfo) -> Fault:
+    return Fault(
+        error="SeriesError",
+        found=f"{strays.n_files} damaged files beside it: {strays.reason}",
+        expected="a folder without damaged files: one of them may be a slice of this series",
+        fix="export them again, or move them away if the series is complete without them",
     )
 
 

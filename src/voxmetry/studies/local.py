@@ -87,12 +87,12 @@ class LocalWorkers:
     settings
         How many processes, and how many studies each holds at once.
     models
-        Path, device and checksum of the models, which each process loads before its first study.
+        Path, device, precision and checksum of the models, which each process loads before its first study.
     """
 
     max_starts: int | None = None
 
-    def __init__(self, settings: RunSettings, models: Sequence[tuple[str, str, str]]) -> None:
+    def __init__(self, settings: RunSettings, models: Sequence[tuple[str, str, str, str]]) -> None:
         self._settings = settings
         self._models = models
         self._messages: queue.Queue[Any] = queue.Queue()
@@ -106,8 +106,8 @@ class LocalWorkers:
         environment = _environment(number, settings)
         worker = _Process(number, settings.in_flight, self._messages, environment)
         self._processes.append(worker)
-        for path, device, sha256 in self._models:
-            worker.send(json.dumps({"event": "load", "path": path, "device": device, "sha256": sha256}))
+        for model in self._models:
+            worker.send(json.dumps({"event": "load", "model": model}))
 
     def room(self, *, alone: bool) -> bool:
         """Whether a study can be taken now."""

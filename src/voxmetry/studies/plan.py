@@ -240,7 +240,7 @@ def with_recipes(
         if study.state != "waiting":
             yield study
             continue
-        parts = [voxmetry.__version__, digests[study.model], f"{settings.study.tolerance_mm}"]
+        parts = [voxmetry.__version__, digests[study.model], f"{settings.study.tolerance_mm}", settings.study.precision]
         parts += [study.candidate.fingerprint, study.candidate.series or "", study.candidate.modality or ""]
         if study.candidate.reference:
             parts.append(_reference_mark(study.candidate.reference))

@@ -187,7 +187,9 @@ def make_executor(settings: RunSettings, tasks: Sequence[Task]) -> Executor:
         return DaskWorkers(settings, tasks[0])
     from voxmetry.studies.local import LocalWorkers
 
-    models = dict.fromkeys((task.model_path, task.settings.device, task.weights_sha256) for task in tasks)
+    models = dict.fromkeys(
+        (task.model_path, task.settings.device, task.settings.precision, task.weights_sha256) for task in tasks
+    )
     return LocalWorkers(settings, list(models))
 
 

@@ -27,7 +27,7 @@ from voxmetry.studies.publish import Claim, publish, staging
 from voxmetry.studies.records import Fault, Outcome, Task
 
 if TYPE_CHECKING:
-    from voxmetry.nn import Model
+    from voxmetry.nn import Predictor
 
 STOPPING = (OutputError, ModelError, ConfigError, MissingExtraError)
 """Errors that are no fault of the study: the next study would meet them as well, so the run stops."""
@@ -36,10 +36,10 @@ _LOADING = threading.Lock()
 
 
 @functools.lru_cache(maxsize=4)
-def _load(path: str, device: str, sha256: str) -> tuple[Model, threading.Lock]:
-    from voxmetry.nn import load_model
+def _load(path: str, device: str, precision: str, sha256: str) -> tuple[Predictor, threading.Lock]:
+    from voxmetry.nn import Predictor
 
-    model = load_model(path, device=device)
+    model = Predictor(path, device=device, precision=precision)
     if model.weights.sha256 != sha256:
         raise ModelError(
             found=f"the model {model.spec.name} of this worker has other weights than the plan's",
@@ -50,10 +50,10 @@ def _load(path: str, device: str, sha256: str) -> tuple[Model, threading.Lock]:
     return model, threading.Lock()
 
 
-def load_once(path: str, device: str, sha256: str) -> tuple[Model, threading.Lock]:
+def load_once(path: str, device: str, precision: str, sha256: str) -> tuple[Predictor, threading.Lock]:
     """Return a model that is loaded once in this process, and the lock of its network."""
     with _LOADING:
-        return _load(path, device, sha256)
+        return _load(path, device, precision, sha256)
 
 
 def run_task(task: Task) -> Outcome:
@@ -94,7 +94,7 @@ def run_task(task: Task) -> Outcome:
 def _segment(task: Task, claim: Claim) -> Outcome:
     from voxmetry.workflow import segment_study
 
-    model, gate = load_once(task.model_path, task.settings.device, task.weights_sha256)
+    model, gate = load_once(task.model_path, task.settings.device, task.settings.precision, task.weights_sha256)
     with staging(task) as folder:
         result = segment_study(
             task.study,

@@ -43,7 +43,7 @@ def serve(tasks: IO[str], channel: IO[str], *, in_flight: int) -> None:
     for line in tasks:
         content = json.loads(line)
         if content.get("event") == "load":
-            pool.submit(load_once, content["path"], content["device"], content["sha256"])
+            pool.submit(load_once, *content["model"])
             continue
         task = Task.model_validate(content)
         future = pool.submit(run_task, task)
