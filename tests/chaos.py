@@ -226,15 +226,8 @@ def chaos(*, studies: int, main_kills: int, worker_kills: int, seed: int, local:
         cluster = None if local else stack.enter_context(contextlib.closing(Cluster(folder)))
         extra = ("--in-flight", "1") if cluster is None else ("--scheduler", cluster.address)
         line = command(source, folder / "out", model, *extra)
-        kills = torment(
-            line,
-            folder / "out",
-            n=studies,
-            main_kills=main_kills,
-            worker_kills=worker_kills,
-            seed=seed,
-            cluster=cluster,
-        )
+        kinds = ["main"] * main_kills + ["worker"] * worker_kills
+        kills = torment(line, folder / "out", kinds, n=studies, seed=seed, cluster=cluster)
         last = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         found = states(folder / "out")
         aside = [case for case, (state, _, _) in found.items() if state == "set aside"]
