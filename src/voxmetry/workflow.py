@@ -248,6 +248,7 @@ def describe(volume: Volume, study: Path | str, spec: ModelSpec | BaselineSpec) 
         spacing_mm=volume.geometry.spacing_mm,
         axcodes=volume.geometry.axcodes,
         series_uid=series.series_uid if series else None,
+        frame_uid=volume.geometry.frame_uid,
         description=series.description if series else "",
     )
 

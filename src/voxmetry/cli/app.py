@@ -10,6 +10,8 @@ import typer
 
 from voxmetry.cli import show
 from voxmetry.cli.cohort import cohort_app
+from voxmetry.cli.compare import compare
+from voxmetry.cli.follow_up import follow_up
 from voxmetry.cli.measure import measure
 
 app = typer.Typer(
@@ -33,7 +35,6 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda", "openvino"],
     typer.Option(help="Where the network runs; auto takes CUDA if there is one."),
 ]
-Tolerance = Annotated[float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)]
 
 
 def _version(value: bool) -> None:
@@ -46,6 +47,8 @@ def _version(value: bool) -> None:
 
 # The larger verbs have a file each.
 app.command()(measure)
+app.command()(compare)
+app.command("follow-up")(follow_up)
 
 
 @app.callback()
@@ -141,52 +144,6 @@ def segment(
         result = segment_study(study, out, model, reference=reference, settings=settings, tell=tell)
     show.study(result, out, as_json=as_json)
     raise typer.Exit(FLAGGED if result.needs_review else 0)
-
-
-@app.command()
-def compare(
-    prediction: Annotated[Path, typer.Option(help="The label map to judge, or a folder of label maps.")],
-    reference: Annotated[Path, typer.Option(help="The label map to judge it by, or a folder: matched by name.")],
-    tolerance_mm: Tolerance = 1.0,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder for the tables, the JSON file and the page.")
-    ] = None,
-    other_prediction: Annotated[
-        Path | None, typer.Option(help="Folder of another model's label maps, for a paired comparison.")
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of images, for the pictures of the page.")] = None,
-    patients: Annotated[
-        Path | None, typer.Option(help="CSV file with the columns case and patient, where patients have several.")
-    ] = None,
-    instances: Annotated[
-        Literal["overlap", "iou", "hungarian"] | None,
-        typer.Option(help="Match instances, such as lesions, one by one, by this rule."),
-    ] = None,
-    things: Annotated[
-        list[str] | None, typer.Option("--thing", help="A structure that is counted by its parts; repeat for more.")
-    ] = None,
-    parquet: Annotated[
-        bool | None, typer.Option("--parquet/--no-parquet", help="Write Parquet too; by default where it can be.")
-    ] = None,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-) -> None:
-    """Compare two label maps, or the label maps of two folders: Dice, Hausdorff distances, surface Dice, in mm."""
-    from voxmetry.comparison import Inputs, compare_paths
-    from voxmetry.core.records import CohortSettings
-
-    inputs = Inputs(prediction, reference, other=other_prediction, images=images, patients=patients)
-    settings = CohortSettings(tolerance_mm=tolerance_mm, instances=instances, things=tuple(things or ()))
-    with show.progress("comparing", quiet=as_json or not prediction.is_dir()) as progress:
-        cohort, files = compare_paths(
-            inputs, settings, out=out, parquet=parquet, overwrite=overwrite, progress=progress
-        )
-    if prediction.is_dir():
-        show.cohort(cohort, files, as_json=as_json)
-        raise typer.Exit(1 if cohort.failed else 0 if cohort.complete else FLAGGED)
-    show.comparisons(cohort.cases[0].comparisons, as_json=as_json, matchings=cohort.cases[0].matchings)
-    if not as_json:
-        show.files(files)
 
 
 @app.command()
