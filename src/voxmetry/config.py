@@ -315,6 +315,12 @@ class TrainSettings(Record):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["bf16", "float32"] = "bf16"
+    loss: Literal["dice_ce", "dice_focal", "tversky"] = "dice_ce"
+    """Dice and cross-entropy; Dice and focal loss; or Tversky and cross-entropy, where a missed voxel weighs more than
+    an invented one, for structures of few voxels."""
+    foreground_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the patches that are centred on a structure, each structure of the case as often as the others, so that
+    rare ones are seen. The rest is placed anywhere; cases without a structure stay in."""
     validate_every: Annotated[int, Field(ge=1)] = 5
     augment: Augment = Augment()
 

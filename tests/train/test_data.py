@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import models
 import phantoms
@@ -11,8 +12,9 @@ from cases import write_cases
 from voxmetry import Segmentation, save
 from voxmetry.config import Augment, TrainSettings, parse_record
 from voxmetry.errors import ConfigError, GeometryError, InputError
-from voxmetry.train.data import augmentation, batches, hold_out, load_case
+from voxmetry.train.data import CropRoundStructure, augmentation, batches, hold_out, load_case
 from voxmetry.train.dataset import Case, Channel, DataSet, open_data
+from voxmetry.train.losses import build_loss
 
 
 def settings(**change):
@@ -121,3 +123,62 @@ class TestBatches:
                 inside = image[label == index]
                 if len(inside) > 50:
                     assert inside.mean() > image[label == 0].mean() + 0.8
+
+
+class TestSampling:
+    def crop(self, fraction, label):
+        image = torch.arange(label.size).reshape(1, *label.shape).float()
+        crop = CropRoundStructure(["image", "label"], size=(8, 8, 4), fraction=fraction)
+        for seed in range(60):
+            crop.set_random_state(seed=seed)
+            yield crop({"image": image, "label": torch.from_numpy(label[None])})
+
+    def label(self):
+        label = np.zeros((40, 30, 20), np.uint8)
+        label[5:25, 5:25, 3:15] = 1
+        label[37, 2, 18] = 2
+        return label
+
+    def test_rare_structures_are_seen_as_often_as_large_ones(self):
+        found = [set(np.unique(part["label"])) for part in self.crop(1.0, self.label())]
+        rare, large = sum(2 in values for values in found), sum(1 in values for values in found)
+        assert rare >= 20
+        assert large >= 20
+        assert all(values & {1, 2} for values in found)
+
+    def test_image_and_label_are_cropped_alike_to_the_size(self):
+        label = self.label()
+        for part in self.crop(0.5, label):
+            assert part["image"].shape == part["label"].shape == (1, 8, 8, 4)
+            first = np.unravel_index(int(part["image"][0, 0, 0, 0]), label.shape)
+            window = label[first[0] : first[0] + 8, first[1] : first[1] + 8, first[2] : first[2] + 4]
+            assert np.array_equal(part["label"][0], window)
+
+    def test_a_case_without_a_structure_stays_in(self):
+        parts = list(self.crop(1.0, np.zeros((40, 30, 20), np.uint8)))
+        assert len({int(part["image"].min()) for part in parts}) > 10
+
+    def test_an_image_smaller_than_the_patch_is_kept_whole(self):
+        (part, *_) = self.crop(1.0, np.ones((5, 9, 2), np.uint8))
+        assert part["label"].shape == (1, 5, 8, 2)
+
+
+@pytest.mark.parametrize("name", ["dice_ce", "dice_focal", "tversky"])
+def test_each_loss_is_smallest_where_the_network_is_right(name):
+    label = torch.zeros(1, 1, 8, 8, 8, dtype=torch.long)
+    label[..., 2:5, 2:5, 2:5] = 1
+    right = torch.nn.functional.one_hot(label[:, 0], 2).movedim(-1, 1).float() * 20 - 10
+    loss = build_loss(name)
+    assert float(loss(right, label)) < 0.05 < float(loss(torch.zeros_like(right), label)) < float(loss(-right, label))
+
+
+def test_tversky_minds_a_missed_voxel_more_than_an_invented_one():
+    label = torch.zeros(1, 1, 8, 8, 8, dtype=torch.long)
+    label[..., 2:6, 2:6, 2:6] = 1
+    losses = {}
+    for name, place in (("missed", (slice(None), 0, 2, 2, 2)), ("invented", (slice(None), 0, 0, 0, 0))):
+        found = label.clone()
+        found[place] = 1 - found[place]
+        scores = torch.nn.functional.one_hot(found[:, 0], 2).movedim(-1, 1).float() * 20 - 10
+        losses[name] = float(build_loss("tversky").tversky(scores, label))
+    assert losses["missed"] > 1.5 * losses["invented"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,8 +10,11 @@ import typer
 from voxmetry.cli import show
 from voxmetry.cli.cohort import cohort_app
 from voxmetry.cli.compare import compare
+from voxmetry.cli.data import data_app
+from voxmetry.cli.evaluate import evaluate
 from voxmetry.cli.follow_up import follow_up
 from voxmetry.cli.measure import measure
+from voxmetry.cli.train import train, train_plan
 
 app = typer.Typer(
     name="voxmetry",
@@ -25,6 +27,10 @@ app = typer.Typer(
 models_app = typer.Typer(help="List and describe the bundled models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(cohort_app, name="cohort")
+app.add_typer(data_app, name="data")
+app.command()(evaluate)
+app.command()(train)
+app.command("train-plan")(train_plan)
 
 FLAGGED = 3
 """Exit code of a study that is done and asks for a look."""
@@ -144,40 +150,6 @@ def segment(
         result = segment_study(study, out, model, reference=reference, settings=settings, tell=tell)
     show.study(result, out, as_json=as_json)
     raise typer.Exit(FLAGGED if result.needs_review else 0)
-
-
-@app.command()
-def train(
-    config: Annotated[
-        Path, typer.Argument(help="A training configuration, such as configs/train/hippocampus-mr.yaml.")
-    ],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder; runs/MODEL if not given.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Data set; overrides the one of the configuration.")] = None,
-    fold: Annotated[
-        int | None, typer.Option(help="Hold out this part of a cross-validation, counted from 0.", min=0)
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
-    as_json: Json = False,
-) -> None:
-    """Train a model and write its folder."""
-    from voxmetry.config import TrainSettings, load_yaml, parse_record
-    from voxmetry.nn.runtime import choose_device
-    from voxmetry.train import train as train_model
-
-    settings = load_yaml(config, TrainSettings)
-    if fold is not None:
-        settings = parse_record(settings.model_dump() | {"fold": fold}, TrainSettings, where="--fold")
-    folder = data or _beside(config, settings.data)
-    run = out or Path("runs") / settings.model.name / ("" if settings.fold is None else f"fold-{settings.fold}")
-    model = train_model(settings, run, data=folder, resume=resume, device=choose_device(device))
-    show.trained(model, as_json=as_json)
-
-
-def _beside(config: Path, data: str) -> Path:
-    """Where a configuration's data set is: relative to the file, to VOXMETRY_DATA or to the working folder."""
-    places = [config.parent, Path(os.environ.get("VOXMETRY_DATA", ".")), Path()]
-    return next((place / data for place in places if (place / data).exists()), places[1] / data)
 
 
 @models_app.command("list")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         StudyResult,
     )
     from voxmetry.core.volume import Volume
+    from voxmetry.train.check import DataCheck
 
 MOST_LESIONS = 30
 """Lesions that a table on the terminal shows; JSON and the table file hold all."""
@@ -223,6 +224,20 @@ def cohort(result: CohortComparison, written: Sequence[Path], *, as_json: bool) 
             typer.secho(f"{len(names)} {which}: {', '.join(names)}", fg="yellow")
     notes(result.notes)
     files(written)
+
+
+def data_check(found: DataCheck) -> None:
+    """Show what was found in a data set, errors first."""
+    typer.echo(f"{found.data}: {found.n_cases} cases of {found.n_patients} patients, {found.n_read} could be read")
+    if not found.findings:
+        typer.echo("Nothing stands in the way of training.")
+        return
+    table = _table(["case", "severity", "what", "in words"])
+    for column in table.columns:
+        column.justify = "left"
+    for row in found.findings:
+        table.add_row(row.case, row.severity, row.code.replace("_", " "), row.message)
+    _print(table)
 
 
 def _summary(result: CohortComparison) -> None:

@@ -17,6 +17,7 @@ from voxmetry.core.records import (
     PairedComparison,
     StructureSummary,
 )
+from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError, VoxmetryError
 from voxmetry.io.files import read_segmentation
 from voxmetry.measure.agreement import bland_altman, icc_2_1
@@ -67,6 +68,35 @@ def compare_files(
         If a file cannot be read or the two cannot be compared.
     """
     prediction, reference = read_segmentation(pair.prediction), read_segmentation(pair.reference)
+    return compare_pair(pair.case, prediction=prediction, reference=reference, settings=settings, patient=patient)
+
+
+def compare_pair(
+    case: str,
+    *,
+    prediction: Segmentation,
+    reference: Segmentation,
+    settings: CohortSettings = CohortSettings(),  # noqa: B008  (frozen)
+    patient: int = 1,
+) -> CaseComparison:
+    """Compare two label maps that were read, as `compare_files` does.
+
+    Parameters
+    ----------
+    case
+        The case's name.
+    prediction, reference
+        On the same grid.
+    settings
+        Tolerance, definitions, instances.
+    patient
+        Number of the patient within the cohort.
+
+    Raises
+    ------
+    VoxmetryError
+        If the two cannot be compared.
+    """
     rows = compare(
         prediction=prediction,
         reference=reference,
@@ -90,7 +120,7 @@ def compare_files(
             labels=settings.labels,
             match=settings.match,
         )
-    return CaseComparison(case=pair.case, patient=patient, comparisons=rows, matchings=matchings)
+    return CaseComparison(case=case, patient=patient, comparisons=rows, matchings=matchings)
 
 
 def compare_cohort(

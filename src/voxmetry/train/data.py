@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms import (
     Compose,
+    MapTransform,
     RandAdjustContrastd,
     RandAffined,
     RandBiasFieldd,
     RandFlipd,
     RandGaussianNoised,
     RandGaussianSmoothd,
+    RandomizableTransform,
     RandScaleIntensityd,
     RandSimulateLowResolutiond,
     RandSpatialCropd,
@@ -124,15 +128,62 @@ def for_model(data: DataSet, spec: ModelSpec) -> DataSet:
     return replace(data, labels=spec.labels, channels=tuple(Channel(item.name, item.modality) for item in spec.inputs))
 
 
-def augmentation(augment: Augment, *, patch: tuple[int, int, int]) -> Compose:
+class CropRoundStructure(RandomizableTransform, MapTransform):
+    """Crop a patch: with a given probability round a voxel of a structure, otherwise anywhere.
+
+    Each structure that the case has is chosen as often as the others, however few its voxels are. A case without any
+    is cropped anywhere.
+
+    Parameters
+    ----------
+    keys
+        Image and label, (C, I, J, K); the last one holds the class index.
+    size
+        Of the patch; along an axis that is shorter the whole axis is kept.
+    fraction
+        Probability.
+    """
+
+    def __init__(self, keys: Sequence[str], *, size: tuple[int, int, int], fraction: float) -> None:
+        RandomizableTransform.__init__(self, fraction)
+        MapTransform.__init__(self, keys)
+        self.size = size
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Crop all keys alike."""
+        self.randomize(None)
+        label = np.asarray(data[self.keys[-1]])[0]
+        room = np.maximum(np.array(label.shape) - self.size, 0)
+        start = np.array([self.R.randint(0, gap + 1) for gap in room])
+        present = [index for index in np.unique(label) if index > 0] if self._do_transform else []
+        if present:
+            inside = np.flatnonzero(label == present[self.R.randint(len(present))])
+            voxel = np.array(np.unravel_index(inside[self.R.randint(len(inside))], label.shape))
+            start = np.clip(voxel - np.array(self.size) // 2, 0, room)
+        i, j, k = (slice(int(low), int(low) + size) for low, size in zip(start, self.size, strict=True))
+        return {**data, **{key: data[key][:, i, j, k] for key in self.keys}}
+
+
+def augmentation(augment: Augment, *, patch: tuple[int, int, int], foreground_fraction: float = 0.0) -> Compose:
     """Build the random changes to a prepared case; the result has the patch's size.
 
     Space first (flip, rotate, scale), then what a scanner would do (blur, low resolution, bias field, noise), then
-    what a display would do (contrast, scale).
+    what a display would do (contrast, scale). With a `foreground_fraction` patches are placed by `CropRoundStructure`,
+    first with room for the turn, so that a large image is not turned as a whole.
     """
     both, image = ["image", "label"], ["image"]
     turn = float(np.deg2rad(augment.rotate_degrees))
+    roomy = (math.ceil(1.4 * patch[0]), math.ceil(1.4 * patch[1]), math.ceil(1.4 * patch[2]))
+    near, crop = (
+        (
+            [CropRoundStructure(both, size=roomy, fraction=foreground_fraction)],
+            CropRoundStructure(both, size=patch, fraction=foreground_fraction),
+        )
+        if foreground_fraction
+        else ([], RandSpatialCropd(both, roi_size=patch, random_size=False))
+    )
     steps: list[object] = [
+        *near,
         SpatialPadd(both, spatial_size=patch),
         *[RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in augment.flip_axes],
         RandAffined(
@@ -143,7 +194,7 @@ def augmentation(augment: Augment, *, patch: tuple[int, int, int]) -> Compose:
             mode=("bilinear", "nearest"),
             padding_mode="border",
         ),
-        RandSpatialCropd(both, roi_size=patch, random_size=False),
+        crop,
         RandGaussianSmoothd(
             image,
             prob=augment.blur_probability,

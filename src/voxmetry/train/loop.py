@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.losses import DiceCELoss
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
@@ -28,6 +27,7 @@ from voxmetry.nn.window import window_scores
 from voxmetry.train.data import LabelledCase, augmentation, batches, hold_out, load_case
 from voxmetry.train.dataset import open_data, require_structures
 from voxmetry.train.finish import write_model
+from voxmetry.train.losses import build_loss
 from voxmetry.train.state import (
     RunState,
     begin,
@@ -73,7 +73,7 @@ def train(settings: TrainSettings, out: Path, *, data: Path, resume: bool = Fals
     names = hold_out(found, settings)
     require_unseen(settings, names[1])
     write_text(out / "split.json", json.dumps(dict(zip(("training", "validation"), names, strict=True)), indent=1))
-    state = begin(settings, device)
+    state = begin(settings, device, tell=Console(stderr=True).print)
     if resume:
         load_checkpoint(state, out / "checkpoint.pt", device)
     table: dict[str, dict[str, float]] | None = None
@@ -105,8 +105,10 @@ def run_epoch(
     """Show each case to the network once; return the log's row: loss, rate, seconds in all and spent on data."""
     began, waited, losses = time.perf_counter(), 0.0, []
     steps = -(-len(cases) // settings.batch_size)
-    criterion = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
-    change = augmentation(settings.augment, patch=settings.model.window.patch)
+    criterion = build_loss(settings.loss)
+    change = augmentation(
+        settings.augment, patch=settings.model.window.patch, foreground_fraction=settings.foreground_fraction
+    )
     feed = batches(cases, change=change, batch_size=settings.batch_size, seed=settings.seed, epoch=state.epoch)
     for place in range(steps):
         asked = time.perf_counter()
