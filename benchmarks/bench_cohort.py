@@ -65,8 +65,6 @@ def run_cohort(source: Path, out: Path, *extra: str) -> float:
         "--json",
         *extra,
     ]
-    if cores is not None:
-        line = ["taskset", "-c", cores, *line]
     begin = time.perf_counter()
     told = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - begin
@@ -130,9 +128,8 @@ def speed(arguments: argparse.Namespace) -> None:
         resident = memory(out)
     middle = {name: statistics.median(values) for name, values in rates.items()}
     print(f"\n{arguments.studies} studies, {arguments.repeats} repeats, report {arguments.report}\n")
-    print(
-        "| what | studies a second | against the bare network | against one process a study |\n| --- | --- | --- | --- |"
-    )
+    print("| what | studies a second | against the bare network | against one process a study |")
+    print("| --- | --- | --- | --- |")
     for name, rate in middle.items():
         print(f"| {name} | {rate:.2f} | {rate / middle['network']:.2f} | {rate / middle['process']:.1f} |")
     tenth = max(1, len(resident) // 10)
