@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from voxmetry.cli import show
+from voxmetry.cli import models, show
 from voxmetry.cli.cohort import cohort_app
 from voxmetry.cli.compare import compare
 from voxmetry.cli.data import data_app
@@ -28,9 +28,10 @@ models_app = typer.Typer(help="List and describe the bundled models.", no_args_i
 app.add_typer(models_app, name="models")
 app.add_typer(cohort_app, name="cohort")
 app.add_typer(data_app, name="data")
+app.command("train-plan")(train_plan)
 app.command()(evaluate)
 app.command()(train)
-app.command("train-plan")(train_plan)
+models.add_to(models_app)
 
 FLAGGED = 3
 """Exit code of a study that is done and asks for a look."""
