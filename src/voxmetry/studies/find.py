@@ -172,7 +172,7 @@ def _series_case(case: str, info: SeriesInfo, n: int) -> str:
     """Name a series after its folder; where that holds several, with its number and the end of a hash."""
     if n == 1:
         return case
-    tail = hashlib.sha256(info.series_uid.encode()).hexdigest()[:6]
+    tail = hashlib.sha256(info.key.encode()).hexdigest()[:6]
     return f"{case}/series-{info.number if info.number is not None else 'x'}-{tail}"
 
 
@@ -181,7 +181,7 @@ def _series(info: SeriesInfo, folder: Path, case: str, mark: str) -> Candidate:
     return Candidate(
         case=case,
         path=str(folder),
-        series=info.series_uid or None,
+        series=info.key or None,
         format="DICOM",
         modality=info.modality,
         description=info.description,
