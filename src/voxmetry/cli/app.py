@@ -14,6 +14,7 @@ from voxmetry.cli.data import data_app
 from voxmetry.cli.evaluate import evaluate
 from voxmetry.cli.follow_up import follow_up
 from voxmetry.cli.measure import measure
+from voxmetry.cli.report import report
 from voxmetry.cli.train import train, train_plan
 
 app = typer.Typer(
@@ -56,6 +57,7 @@ def _version(value: bool) -> None:
 app.command()(measure)
 app.command()(compare)
 app.command("follow-up")(follow_up)
+app.command()(report)
 
 
 @app.callback()
