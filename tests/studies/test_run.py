@@ -74,7 +74,7 @@ class TestRun:
         def broken(*_args, **_kwargs):
             raise ZeroDivisionError("DOE^JANE")
 
-        monkeypatch.setattr("voxmetry.workflow.restore", broken)
+        monkeypatch.setattr("voxmetry.workflow.measure", broken)
         outcome = run(studies, tmp_path / "out", tiny)["a"]
         assert outcome.state == "failed"
         assert "ZeroDivisionError at test_run.py" in outcome.fault.found
