@@ -47,9 +47,11 @@ class TestRun:
         assert ("report.html" in written) == outcomes["site_b/c"].needs_review
         assert not any(name.startswith(".") for name in written)
         rows = table(tmp_path / "out")
-        assert {(r["case"], r["label"]) for r in rows} == {(c, x) for c in outcomes for x in ("front", "back")}
+        assert {(r["case"], r["label"]) for r in rows if r["level"] == "structure"} == {
+            (c, x) for c in outcomes for x in ("front", "back")
+        }
         own = {m.label: m.volume_ml for m in outcomes["a"].measurements}
-        assert {r["label"]: float(r["volume_ml"]) for r in rows if r["case"] == "a"} == own
+        assert {r["label"]: float(r["volume_ml"]) for r in rows if (r["case"], r["level"]) == ("a", "structure")} == own
 
     def test_parquet_and_csv_hold_the_same(self, studies, tiny, tmp_path, threads):
         parquet = pytest.importorskip("pyarrow.parquet")
