@@ -20,7 +20,7 @@ from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, Provena
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
-from voxmetry.flags import flag_input, flag_measurements
+from voxmetry.flags import flag_input, flag_measurements, flag_source
 from voxmetry.io.atomic import claim_folder, replaced_together, write_bytes, write_text
 from voxmetry.measure import DEFINITIONS, compare, lesions, measure
 from voxmetry.measure.tables import records_csv
@@ -88,7 +88,7 @@ def segment_study(
     clock, out = Clock(tell), Path(out)
     claim_folder(out, OUTPUTS.values(), overwrite=settings.overwrite)
     with clock.step("load model"):
-        ready = load_any(model, settings)
+        ready = load_any(model, settings, tell)
     spec = ready.spec
     with clock.step("read"):
         volume = read_input(study, spec, settings)
@@ -130,13 +130,17 @@ def output_files(
 
 
 def load_any(
-    model: nn.Predictor | nn.Model | Baseline | str | Path, settings: StudySettings
+    model: nn.Predictor | nn.Model | Baseline | str | Path,
+    settings: StudySettings,
+    tell: Callable[[str], None] | None = None,
 ) -> nn.Predictor | Baseline:
     """Load a network or a classical baseline; what is loaded already is returned as it is."""
     if isinstance(model, (nn.Predictor, Baseline)):
         return model
     if isinstance(model, nn.Model) or not is_baseline(model):
-        return nn.Predictor(model, device=settings.device, precision=settings.precision)
+        return nn.Predictor(
+            model, device=settings.device, precision=settings.precision, memory_gb=settings.memory_gb, tell=tell
+        )
     return load_baseline(model)
 
 
@@ -202,7 +206,15 @@ def read_input(study: Path | str, spec: ModelSpec | BaselineSpec, settings: Stud
             expected=f"{wanted}, which {spec.name} was trained on",
             fix="use a model for this modality: voxmetry models list",
         )
-    volume = io.read_volume(study, modality=wanted, series=settings.series)
+    volume = io.read_volume(
+        study,
+        modality=wanted,
+        series=settings.series,
+        rules=spec.inputs[0].series if isinstance(spec, ModelSpec) else None,
+        suv=settings.suv,
+        allow_uneven=settings.allow_uneven,
+        resample_tilt=settings.resample_tilt,
+    )
     darkest = float(volume.array.min())
     if volume.source is None and settings.modality is None and wanted != "CT" and darkest < AIR_HU:
         raise InputError(
@@ -232,7 +244,7 @@ def flag_study(volume: Volume, measurements: Sequence[Measurement], spec: ModelS
     if isinstance(spec, BaselineSpec):
         return flag_measurements(measurements, spec)
     _, oriented = reorientation(volume.geometry, spec.orientation)
-    return (*flag_input(oriented, spec), *flag_measurements(measurements, spec))
+    return (*flag_source(volume.source), *flag_input(oriented, spec), *flag_measurements(measurements, spec))
 
 
 def describe(volume: Volume, study: Path | str, spec: ModelSpec | BaselineSpec) -> SourceInfo:
@@ -250,6 +262,7 @@ def describe(volume: Volume, study: Path | str, spec: ModelSpec | BaselineSpec) 
         series_uid=series.series_uid if series else None,
         frame_uid=volume.geometry.frame_uid,
         description=series.description if series else "",
+        processing=series.processing if series else (),
     )
 
 
@@ -266,6 +279,7 @@ def provenance(model: nn.Predictor | Baseline, settings: StudySettings, clock: C
         settings=settings.model_dump(mode="json"),
         device=model.device,
         precision=model.precision if isinstance(model, nn.Predictor) else "float32",
+        plan=str(model.last_plan) if isinstance(model, nn.Predictor) and model.last_plan else "",
         started=clock.started.isoformat(timespec="seconds"),
         seconds=clock.total(),
         peak_memory_mb=peak_memory_mb(),

@@ -25,6 +25,9 @@ from voxmetry.studies.rules import Rule, Rules, fits, no_model, rules_for
 
 Tell = Callable[[str], None]
 
+_NO_NUMBERS = {"device", "report", "overwrite", "series", "modality"}
+"""Settings that decide on no number, or that each study has of its own."""
+
 
 @dataclass(frozen=True)
 class KnownModel:
@@ -240,7 +243,7 @@ def with_recipes(
         if study.state != "waiting":
             yield study
             continue
-        parts = [voxmetry.__version__, digests[study.model], f"{settings.study.tolerance_mm}", settings.study.precision]
+        parts = [voxmetry.__version__, digests[study.model], settings.study.model_dump_json(exclude=_NO_NUMBERS)]
         parts += [study.candidate.fingerprint, study.candidate.series or "", study.candidate.modality or ""]
         if study.candidate.reference:
             parts.append(_reference_mark(study.candidate.reference))
