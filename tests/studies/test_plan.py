@@ -183,7 +183,8 @@ class TestBids:
         place = data_set / "derivatives" / "voxmetry" / "sub-01" / "ses-a" / "anat"
         stem = "sub-01_ses-a_desc-tinymrT1w"
         assert {p.name for p in place.iterdir()} == {
-            f"{stem}_{end}" for end in ("dseg.nii.gz", "dseg.json", "dseg.tsv", "measurements.csv", "result.json")
+            f"{stem}_{end}"
+            for end in ("dseg.nii.gz", "dseg.json", "dseg.tsv", "measurements.csv", "lesions.csv", "result.json")
         }
         assert json.loads((place / f"{stem}_dseg.json").read_text())["EchoTime"] == 0.2
         description = data_set / "derivatives" / "voxmetry" / "dataset_description.json"
