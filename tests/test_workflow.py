@@ -348,7 +348,7 @@ class TestBadInput:
 
 
 def test_outputs_are_named_once():
-    assert set(OUTPUTS.values()) == FILES | {"comparison.csv"}
+    assert set(OUTPUTS.values()) == FILES | {"comparison.csv", "thumbnail.png"}
 
 
 def test_reading_back_what_was_written(study, model, tmp_path):

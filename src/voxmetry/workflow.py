@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeAlias
 
@@ -33,12 +33,13 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.flags import flag_input, flag_measurements, flag_quality, flag_source, flag_units, predict_dice
-from voxmetry.io.atomic import claim_folder, replaced_together, write_text
+from voxmetry.io.atomic import claim_folder, replaced_together, write_bytes, write_text
 from voxmetry.measure import DEFINITIONS, compare, lesions, measure
 from voxmetry.measure.tables import named_records_csv, records_csv
 from voxmetry.nn.grids import reorientation
 from voxmetry.ops.components import clean
 from voxmetry.ops.resample import resample
+from voxmetry.report.thumbnail import render_thumbnail
 
 OUTPUTS = {
     "segmentation": "seg.nii.gz",
@@ -48,6 +49,7 @@ OUTPUTS = {
     "other lesions": "other_lesions.csv",
     "comparison": "comparison.csv",
     "result": "result.json",
+    "thumbnail": "thumbnail.png",
     "report": "report.html",
 }
 PACKAGES = ("voxmetry", "torch", "monai", "numpy", "nibabel", "SimpleITK", "pydicom", "connected-components-3d", "edt")
@@ -66,6 +68,7 @@ def segment_study(
     reference: Path | str | None = None,
     settings: StudySettings = StudySettings(),  # noqa: B008  (frozen)
     tell: Callable[[str], None] | None = None,
+    gate: AbstractContextManager[object] | None = None,
 ) -> StudyResult:
     """Segment and measure one study, and write everything that is known about it.
 
@@ -86,6 +89,9 @@ def segment_study(
         Which series, which device, whether to overwrite.
     tell
         Called with the name of each step as it begins, for a progress display.
+    gate
+        Held while the network runs: threads that share a loaded model pass a lock, so that one study is in the network
+        while others are read and written.
 
     Returns
     -------
@@ -107,12 +113,13 @@ def segment_study(
         volumes = [read_input(path, item, spec, settings) for path, item in zip(paths, inputs_of(spec), strict=True)]
         volume = volumes[0]
         truth = read_reference(reference, spec, volume) if reference else None
-    segmentation, foretold = run_model(ready, volumes, clock)
+    segmentation, foretold = run_model(ready, volumes, clock, gate)
     with clock.step("measure"):
         measurements = measure(segmentation, volume)
         found = lesions(segmentation, volume, organs=segmentation)
         others = measure_others(volumes, segmentation, spec, paths)
         comparisons = compare_with(truth, segmentation, settings) if truth else ()
+    flags = (*flag_study(volumes, measurements, spec), *flag_quality(foretold))
     result = StudyResult(
         source=describe(volume, paths[0], inputs_of(spec)[0]),
         labels=spec.labels,
@@ -121,23 +128,29 @@ def segment_study(
         others=others,
         comparisons=comparisons,
         predicted_dice=foretold,
-        flags=(*flag_study(volumes, measurements, spec), *flag_quality(foretold)),
+        flags=flags,
         definitions=dict(DEFINITIONS),
         provenance=provenance(ready, settings, clock),
-        files=output_files(spec.labels, compared=truth is not None, several=bool(others)),
+        files=output_files(spec.labels, settings, flags, compared=truth is not None, several=bool(others)),
     )
     with clock.step("write"), replaced_together(out, OUTPUTS.values()) as stage:
         write_outputs(stage, result, volume=volume, segmentation=segmentation, reference=truth)
     return result
 
 
-def output_files(labels: LabelTable, *, compared: bool, several: bool) -> dict[str, str]:
+def output_files(
+    labels: LabelTable, settings: StudySettings, flags: Sequence[Flag], *, compared: bool, several: bool
+) -> dict[str, str]:
     """Name the files of a study: lesions only where the model can find some, a comparison only where there is one."""
     left_out = set() if compared else {"comparison"}
     if not several:
         left_out |= {"other measurements", "other lesions"}
     if not any(label.kind == "lesion" for label in labels):
         left_out |= {"lesions", "other lesions"}
+    if settings.report != "brief":
+        left_out.add("thumbnail")
+    if settings.report == "none" or (settings.report == "brief" and not any(f.severity == "review" for f in flags)):
+        left_out.add("report")
     return {what: name for what, name in OUTPUTS.items() if what not in left_out}
 
 
@@ -157,16 +170,22 @@ def load_any(
 
 
 def run_model(
-    ready: nn.Predictor | Baseline, volumes: Sequence[Volume], clock: Clock
+    ready: nn.Predictor | Baseline,
+    volumes: Sequence[Volume],
+    clock: Clock,
+    gate: AbstractContextManager[object] | None = None,
 ) -> tuple[Segmentation, tuple[PredictedDice, ...]]:
-    """Segment on the first volume's own grid and clean up, each step under its own name; foretell the Dice."""
+    """Segment on the first volume's own grid and clean up, each step under its own name; foretell the Dice.
+
+    The gate is held while the network runs.
+    """
     if isinstance(ready, Baseline):
         with clock.step("segment"):
             return ready.segment(volumes), ()
     with clock.step("preprocess"):
         prepared = ready.prepare(volumes)
     confidence = nn.Confidence(ready.spec) if ready.spec.quality else None
-    with clock.step("network"):
+    with gate or nullcontext(), clock.step("network"):
         segmentation = ready.run(prepared, confidence=confidence)
     with clock.step("clean up"):
         cleaned = clean(segmentation, ready.spec.clean)
@@ -390,4 +409,8 @@ def write_outputs(
     if result.comparisons:
         write_text(out / OUTPUTS["comparison"], records_csv(result.comparisons, Comparison))
     write_text(out / OUTPUTS["result"], result.model_dump_json(indent=1))
-    report.write_report(result, out / OUTPUTS["report"], volume=volume, segmentation=segmentation, reference=reference)
+    if "thumbnail" in result.files:
+        write_bytes(out / OUTPUTS["thumbnail"], render_thumbnail(volume, segmentation))
+    if "report" in result.files:
+        path = out / OUTPUTS["report"]
+        report.write_report(result, path, volume=volume, segmentation=segmentation, reference=reference)

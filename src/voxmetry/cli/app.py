@@ -9,6 +9,7 @@ import typer
 
 from voxmetry.cli import models, show
 from voxmetry.cli.calibrate import calibrate
+from voxmetry.cli.cohort import cohort_app
 from voxmetry.cli.compare import compare
 from voxmetry.cli.data import data_app
 from voxmetry.cli.ensemble import ensemble
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="List and describe the bundled models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(cohort_app, name="cohort")
 app.add_typer(data_app, name="data")
 app.command()(ensemble)
 app.command("train-plan")(train_plan)
@@ -129,6 +131,10 @@ def segment(
     tolerance_mm: Annotated[
         float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
     ] = None,
+    report: Annotated[
+        Literal["full", "brief", "none"] | None,
+        typer.Option(help="A report; a thumbnail, and a report only if flagged; neither."),
+    ] = None,
     suv: Annotated[
         Literal["bw", "lbm", "bsa", "none"] | None, typer.Option(help="What a PET series becomes; bw if not given.")
     ] = None,
@@ -153,6 +159,7 @@ def segment(
         "precision": precision,
         "memory_gb": memory_gb,
         "tolerance_mm": tolerance_mm,
+        "report": report,
         "suv": suv,
         "allow_uneven": allow_uneven or None,
         "resample_tilt": resample_tilt or None,

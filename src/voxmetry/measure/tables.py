@@ -58,16 +58,20 @@ def _written(rows: Sequence[tuple[Row, Record]], head: Sequence[str]) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, head, lineterminator="\n")
     writer.writeheader()
-    for first, row in rows:
-        cells: Row = dict(first)
-        for name, value in _cells(row).items():
-            names = _columns_of(name)
-            if len(names) == 1:
-                cells[name] = " ".join(map(str, value)) if isinstance(value, tuple) else value
-            else:
-                cells |= zip(names, np.ravel(value).tolist(), strict=True)
-        writer.writerow({name: None if value != value else value for name, value in cells.items()})
+    writer.writerows(first | flat(row) for first, row in rows)
     return text.getvalue()
+
+
+def flat(row: Record) -> Row:
+    """Return a record as the cells of its `columns`; what is undefined is None."""
+    cells: Row = {}
+    for name, value in _cells(row).items():
+        names = _columns_of(name)
+        if len(names) == 1:
+            cells[name] = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        else:
+            cells |= zip(names, np.ravel(value).tolist(), strict=True)
+    return {name: None if value != value else value for name, value in cells.items()}
 
 
 def comparison_rows(cases: Sequence[CaseComparison]) -> list[Row]:
