@@ -3,12 +3,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from voxmetry.classical import BaselineSpec
 from voxmetry.config import ModelSpec, StudySettings, TrainSettings, dump_yaml, load_yaml, parse_record
 from voxmetry.errors import ConfigError
 from voxmetry.train.manifests import Manifest
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-KINDS = {"models": ModelSpec, "train": TrainSettings, "study": StudySettings, "data": Manifest}
+KINDS = {"models": BaselineSpec, "train": TrainSettings, "study": StudySettings, "data": Manifest}
 
 
 @pytest.fixture

@@ -27,9 +27,10 @@ from voxmetry.errors import (
     VoxmetryError,
 )
 from voxmetry.io import write_series
+from voxmetry.measure import lesions
 from voxmetry.workflow import OUTPUTS
 
-FILES = {"seg.nii.gz", "measurements.csv", "result.json", "report.html"}
+FILES = {"seg.nii.gz", "measurements.csv", "lesions.csv", "result.json", "report.html"}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def names(folder: Path) -> set[str]:
 
 
 class TestOutputs:
-    def test_leaves_the_four_files_and_nothing_else(self, study, model, tmp_path):
+    def test_leaves_the_files_and_nothing_else(self, study, model, tmp_path):
         segment_study(study, tmp_path / "out", model)
         assert names(tmp_path / "out") == FILES
 
@@ -104,13 +105,50 @@ class TestOutputs:
         segment_study(study, out, model, settings=StudySettings(overwrite=True))
         assert names(out) == FILES
 
-    def test_a_failed_rerun_leaves_no_report_of_the_earlier_one(self, study, model, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("step", ["restore", "report.write_report"])
+    def test_a_failed_rerun_leaves_the_earlier_results_whole(self, study, model, tmp_path, monkeypatch, step):
         out = tmp_path / "out"
         segment_study(study, out, model)
-        monkeypatch.setattr("voxmetry.workflow.restore", stop)
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        monkeypatch.setattr(f"voxmetry.workflow.{step}", stop)
         with pytest.raises(KeyboardInterrupt):
             segment_study(study, out, model, settings=StudySettings(overwrite=True))
-        assert "report.html" not in names(out)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+    def test_a_rerun_without_reference_leaves_no_comparison_behind(self, study, model, tmp_path):
+        out = tmp_path / "out"
+        segment_study(study, tmp_path / "first", model)
+        segment_study(study, out, model, reference=tmp_path / "first" / "seg.nii.gz")
+        assert "comparison.csv" in names(out)
+        segment_study(study, out, model, settings=StudySettings(overwrite=True))
+        assert names(out) == FILES
+
+    def test_lesions_are_in_the_json_the_table_and_the_report(self, study, model, tmp_path):
+        out = tmp_path / "out"
+        result = segment_study(study, out, model)
+        segmentation = read_segmentation(out / "seg.nii.gz")
+        by_hand = lesions(segmentation, read_volume(study), organs=segmentation)
+        assert len(by_hand) > 1
+        assert [row.label for row in by_hand] == ["back"] * len(by_hand)
+        assert result.lesions == by_hand
+        text = (out / "result.json").read_text()
+        assert [row.id for row in StudyResult.model_validate_json(text).lesions] == [row.id for row in by_hand]
+        rows = list(csv.DictReader((out / "lesions.csv").read_text().splitlines()))
+        assert [row["id"] for row in rows] == [row.id for row in by_hand]
+        assert float(rows[0]["centroid_s_mm"]) == by_hand[0].centroid_ras_mm[2]
+        assert float(rows[0]["long_axis_end_2_r_mm"]) == by_hand[0].long_axis_ends_ras_mm[1][0]
+        assert rows[0]["suv_peak"] == ""
+        report = (out / "report.html").read_text()
+        assert 'id="lesion-table"' in report
+        assert f"{by_hand[0].long_axis_mm:.1f}" in report
+
+    def test_a_model_without_lesions_has_no_table_of_them(self, study, tmp_path):
+        organs = models.spec().labels.with_kind("back", "organ")
+        folder = models.write(tmp_path / "model", labels=organs.model_dump(mode="json"))
+        result = segment_study(study, tmp_path / "out", folder)
+        assert result.lesions == ()
+        assert names(tmp_path / "out") == FILES - {"lesions.csv"}
+        assert "lesion-table" not in (tmp_path / "out" / "report.html").read_text()
 
     def test_results_name_neither_path_nor_file(self, model, tmp_path):
         path = tmp_path / "DOE^JANE_19700101.nii.gz"

@@ -18,6 +18,7 @@ _ROOMS = {
     "Segmentation": "core.segmentation",
     "SeriesInfo": "core.records",
     "Measurement": "core.records",
+    "Lesion": "core.records",
     "Comparison": "core.records",
     "CohortComparison": "core.records",
     "CohortSettings": "core.records",
@@ -35,6 +36,7 @@ _ROOMS = {
     "resample": "ops.resample",
     "clean": "ops.components",
     "measure": "measure",
+    "lesions": "measure",
     "compare": "measure",
     "match_files": "measure.files",
     "compare_cohort": "measure.cohort",
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
         CohortSettings,
         Comparison,
         Flag,
+        Lesion,
         Measurement,
         Provenance,
         SeriesInfo,
@@ -65,7 +68,7 @@ if TYPE_CHECKING:
     from voxmetry.core.volume import Volume
     from voxmetry.errors import VoxmetryError
     from voxmetry.io import list_series, read_segmentation, read_volume, save
-    from voxmetry.measure import compare, measure
+    from voxmetry.measure import compare, lesions, measure
     from voxmetry.measure.cohort import compare_cohort
     from voxmetry.measure.files import match_files
     from voxmetry.models import list_models

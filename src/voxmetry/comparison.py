@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import voxmetry
 from voxmetry.core.records import CohortComparison, CohortSettings
 from voxmetry.core.volume import Volume
-from voxmetry.errors import ConfigError, InputError, MissingExtraError, OutputExistsError
-from voxmetry.io.atomic import make_folder, write_text
+from voxmetry.errors import ConfigError, InputError, MissingExtraError
+from voxmetry.io.atomic import claim_folder, replaced_together, write_text
 from voxmetry.io.files import ITK, NIFTI, read_segmentation, read_volume
 from voxmetry.measure import tables
 from voxmetry.measure.cohort import Progress, compare_cohort, compare_files, read_patients, summarise_cohort
@@ -91,7 +91,9 @@ def compare_paths(
         If nothing can be compared or written. Of two folders a case that fails is a row with its reason.
     """
     if out is not None:
-        _prepare(out, overwrite=overwrite, parquet=parquet)
+        if parquet:
+            tables.require_parquet()
+        claim_folder(out, OUTPUTS.values(), overwrite=overwrite)
     folders = (inputs.prediction.is_dir(), inputs.reference.is_dir())
     if all(folders):
         matched = match_files(inputs.prediction, inputs.reference)
@@ -113,8 +115,11 @@ def compare_paths(
         matched = MatchedFiles((pair,), (), ())
         cohort = summarise_cohort([compare_files(pair, settings)], settings)
     cohort = cohort.model_copy(update={"voxmetry_version": voxmetry.__version__})
-    written = _write(cohort, matched, inputs, out, parquet) if out is not None else ()
-    return cohort, written
+    if out is None:
+        return cohort, ()
+    with replaced_together(out, OUTPUTS.values()) as stage:
+        names = _write(cohort, matched, inputs, stage, parquet)
+    return cohort, tuple(out / name for name in names)
 
 
 def _folders(
@@ -148,42 +153,28 @@ def _folders(
     )
 
 
-def _prepare(out: Path, *, overwrite: bool, parquet: bool | None) -> None:
-    if parquet:
-        tables.require_parquet()
-    make_folder(out)
-    there = [name for name in OUTPUTS.values() if (out / name).exists()]
-    if there and not overwrite:
-        raise OutputExistsError(
-            found=f"{', '.join(there)} in the folder already",
-            expected="a folder without earlier results",
-            fix="name another folder, or add --overwrite (overwrite=True) to replace them",
-        )
-    for name in there:
-        # An earlier table must not stay beside results that it does not belong to.
-        (out / name).unlink()
-
-
 def _write(
     cohort: CohortComparison, matched: MatchedFiles, inputs: Inputs, out: Path, parquet: bool | None
-) -> tuple[Path, ...]:
+) -> tuple[str, ...]:
+    """Write all files and return their names; without Parquet where pyarrow is missing and was not asked for."""
     from voxmetry.report.cohort import write_cohort_page
 
-    written = [out / OUTPUTS["comparison"]]
+    chosen = {"comparison", "result", "page"}
     rows = tables.comparison_rows(cohort.cases)
-    tables.write_csv(rows, tables.COMPARISON_COLUMNS, written[0])
-    if parquet is not False and _can_write_parquet():
+    tables.write_csv(rows, tables.COMPARISON_COLUMNS, out / OUTPUTS["comparison"])
+    if parquet is not False and can_write_parquet():
         tables.write_parquet(rows, out / OUTPUTS["parquet"])
-        written.append(out / OUTPUTS["parquet"])
+        chosen.add("parquet")
     if cohort.panoptic is not None:
         tables.write_csv(tables.instance_rows(cohort.cases), tables.INSTANCE_COLUMNS, out / OUTPUTS["instances"])
-        written.append(out / OUTPUTS["instances"])
+        chosen.add("instances")
     write_text(out / OUTPUTS["result"], cohort.model_dump_json(indent=1))
     write_cohort_page(cohort, out / OUTPUTS["page"], read=_reader(matched, inputs.images))
-    return (*written, out / OUTPUTS["result"], out / OUTPUTS["page"])
+    return tuple(name for what, name in OUTPUTS.items() if what in chosen)
 
 
-def _can_write_parquet() -> bool:
+def can_write_parquet() -> bool:
+    """Whether pyarrow is there."""
     try:
         tables.require_parquet()
     except MissingExtraError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from voxmetry.classical.spec import BaselineSpec
 from voxmetry.config import ModelSpec
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import Flag, Measurement
@@ -50,7 +51,7 @@ def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
     return tuple(flags)
 
 
-def flag_measurements(measurements: Sequence[Measurement], spec: ModelSpec) -> tuple[Flag, ...]:
+def flag_measurements(measurements: Sequence[Measurement], spec: ModelSpec | BaselineSpec) -> tuple[Flag, ...]:
     """Flag each structure that is empty, cut off at the border, or of a volume outside the model's expected range."""
     flags = []
     for row in measurements:

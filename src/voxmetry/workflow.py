@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import importlib.metadata
-import io as text_io
 import platform
 import sys
 import time
@@ -15,14 +13,17 @@ from pathlib import Path
 
 import voxmetry
 from voxmetry import io, nn, report
+from voxmetry.classical import Baseline, BaselineSpec, is_baseline, load_baseline
 from voxmetry.config import ModelSpec, StudySettings
-from voxmetry.core.records import Comparison, Flag, Measurement, Provenance, SourceInfo, StudyResult
+from voxmetry.core.labels import LabelTable
+from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, Provenance, SourceInfo, StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.errors import ConfigError, InputError, OutputExistsError
+from voxmetry.errors import ConfigError, InputError
 from voxmetry.flags import flag_input, flag_measurements
-from voxmetry.io.atomic import make_folder, write_text
-from voxmetry.measure import DEFINITIONS, compare, measure
+from voxmetry.io.atomic import claim_folder, replaced_together, write_text
+from voxmetry.measure import DEFINITIONS, compare, lesions, measure
+from voxmetry.measure.tables import records_csv
 from voxmetry.nn.grids import reorientation
 from voxmetry.nn.preprocess import preprocess
 from voxmetry.nn.restore import restore
@@ -32,6 +33,7 @@ from voxmetry.ops.components import clean
 OUTPUTS = {
     "segmentation": "seg.nii.gz",
     "measurements": "measurements.csv",
+    "lesions": "lesions.csv",
     "comparison": "comparison.csv",
     "result": "result.json",
     "report": "report.html",
@@ -45,7 +47,7 @@ AIR_HU = -500
 def segment_study(
     study: Path | str,
     out: Path | str,
-    model: nn.Model | str | Path,
+    model: nn.Model | Baseline | str | Path,
     *,
     reference: Path | str | None = None,
     settings: StudySettings = StudySettings(),  # noqa: B008  (frozen)
@@ -58,10 +60,10 @@ def segment_study(
     study
         A DICOM folder or file, or a NIfTI, NRRD or MHA file.
     out
-        Folder for `seg.nii.gz`, `measurements.csv`, `result.json` and `report.html` (and `comparison.csv` with a
-        reference). Each appears whole or not at all, the report last.
+        Folder for `seg.nii.gz`, `measurements.csv`, `result.json` and `report.html` (`comparison.csv` with a
+        reference, `lesions.csv` where the model finds lesions). Each appears whole or not at all, the report last.
     model
-        A loaded model, a bundled model's name or a model folder.
+        A loaded model, a bundled model's name, a model folder, or a baseline's YAML file.
     reference
         A segmentation of the same study on the same grid to compare with.
     settings
@@ -80,13 +82,55 @@ def segment_study(
         If the input, the model or the output cannot be used; nothing half-written is left.
     """
     clock, out = Clock(tell), Path(out)
-    prepare_folder(out, overwrite=settings.overwrite)
+    claim_folder(out, OUTPUTS.values(), overwrite=settings.overwrite)
     with clock.step("load model"):
-        ready = model if isinstance(model, nn.Model) else nn.load_model(model, device=settings.device)
+        ready = load_any(model, device=settings.device)
     spec = ready.spec
     with clock.step("read"):
         volume = read_input(study, spec, settings)
         truth = read_reference(reference, spec, volume) if reference else None
+    segmentation = run_model(ready, volume, clock)
+    with clock.step("measure"):
+        measurements = measure(segmentation, volume)
+        found = lesions(segmentation, volume, organs=segmentation)
+        comparisons = compare_with(truth, segmentation, settings) if truth else ()
+    result = StudyResult(
+        source=describe(volume, study, spec),
+        labels=spec.labels,
+        measurements=measurements,
+        lesions=found,
+        comparisons=comparisons,
+        flags=flag_study(volume, measurements, spec),
+        definitions=dict(DEFINITIONS),
+        provenance=provenance(ready, settings, clock),
+        files=output_files(spec.labels, compared=truth is not None),
+    )
+    with clock.step("write"), replaced_together(out, OUTPUTS.values()) as stage:
+        write_outputs(stage, result, volume=volume, segmentation=segmentation, reference=truth)
+    return result
+
+
+def output_files(labels: LabelTable, *, compared: bool) -> dict[str, str]:
+    """Name the files of a study: lesions only where the model can find some, a comparison only where there is one."""
+    left_out = set() if compared else {"comparison"}
+    if not any(label.kind == "lesion" for label in labels):
+        left_out.add("lesions")
+    return {what: name for what, name in OUTPUTS.items() if what not in left_out}
+
+
+def load_any(model: nn.Model | Baseline | str | Path, *, device: str) -> nn.Model | Baseline:
+    """Load a network or a classical baseline; what is loaded already is returned as it is."""
+    if isinstance(model, (nn.Model, Baseline)):
+        return model
+    return load_baseline(model) if is_baseline(model) else nn.load_model(model, device=device)
+
+
+def run_model(ready: nn.Model | Baseline, volume: Volume, clock: Clock) -> Segmentation:
+    """Segment on the volume's own grid and clean up, each step under its own name."""
+    if isinstance(ready, Baseline):
+        with clock.step("segment"):
+            return ready.segment(volume)
+    spec = ready.spec
     with clock.step("preprocess"):
         prepared = preprocess([volume], spec)
     with clock.step("network"):
@@ -94,23 +138,7 @@ def segment_study(
     with clock.step("restore"):
         segmentation = restore(scores, grid=prepared.grid, native=prepared.native, spec=spec)
     with clock.step("clean up"):
-        segmentation = clean(segmentation, spec.clean)
-    with clock.step("measure"):
-        measurements = measure(segmentation, volume)
-        comparisons = compare_with(truth, segmentation, settings) if truth else ()
-    result = StudyResult(
-        source=describe(volume, study, spec),
-        labels=spec.labels,
-        measurements=measurements,
-        comparisons=comparisons,
-        flags=flag_study(volume, measurements, spec),
-        definitions=dict(DEFINITIONS),
-        provenance=provenance(ready, settings, clock),
-        files={what: name for what, name in OUTPUTS.items() if what != "comparison" or truth},
-    )
-    with clock.step("write"):
-        write_outputs(out, result, volume=volume, segmentation=segmentation, reference=truth)
-    return result
+        return clean(segmentation, spec.clean)
 
 
 class Clock:
@@ -136,33 +164,7 @@ class Clock:
         return self.seconds | {"total": round(time.perf_counter() - self._begin, 4)}
 
 
-def prepare_folder(out: Path, *, overwrite: bool) -> None:
-    """Make the output folder and see that it can be written to, before any work is spent.
-
-    With `overwrite`, the report of an earlier run is removed first, so that a report always belongs to the files
-    beside it.
-
-    Raises
-    ------
-    OutputExistsError
-        If results are there already and `overwrite` is off.
-    OutputError
-        If the folder cannot be made or written to.
-    """
-    there = [name for name in OUTPUTS.values() if (out / name).exists()]
-    if there and not overwrite:
-        raise OutputExistsError(
-            found=f"{out} holds {', '.join(there)}",
-            expected="a folder without earlier results",
-            fix="name another folder, or add --overwrite (overwrite=True) to replace them",
-        )
-    make_folder(out)
-    if overwrite:
-        for name in (OUTPUTS["report"], OUTPUTS["comparison"]):
-            (out / name).unlink(missing_ok=True)
-
-
-def read_input(study: Path | str, spec: ModelSpec, settings: StudySettings) -> Volume:
+def read_input(study: Path | str, spec: ModelSpec | BaselineSpec, settings: StudySettings) -> Volume:
     """Read the one series or file that the model takes.
 
     Raises
@@ -197,7 +199,7 @@ def read_input(study: Path | str, spec: ModelSpec, settings: StudySettings) -> V
     return volume
 
 
-def read_reference(path: Path | str, spec: ModelSpec, volume: Volume) -> Segmentation:
+def read_reference(path: Path | str, spec: ModelSpec | BaselineSpec, volume: Volume) -> Segmentation:
     """Read the reference segmentation and see that it lies on the image's grid."""
     reference = io.read_segmentation(path, labels=spec.labels)
     volume.geometry.require_same(reference.geometry, what="the image and the reference")
@@ -211,13 +213,15 @@ def compare_with(
     return compare(prediction=segmentation, reference=reference, tolerance_mm=settings.tolerance_mm)
 
 
-def flag_study(volume: Volume, measurements: Sequence[Measurement], spec: ModelSpec) -> tuple[Flag, ...]:
+def flag_study(volume: Volume, measurements: Sequence[Measurement], spec: ModelSpec | BaselineSpec) -> tuple[Flag, ...]:
     """Collect what a person should know: about the image first, then about each structure."""
+    if isinstance(spec, BaselineSpec):
+        return flag_measurements(measurements, spec)
     _, oriented = reorientation(volume.geometry, spec.orientation)
     return (*flag_input(oriented, spec), *flag_measurements(measurements, spec))
 
 
-def describe(volume: Volume, study: Path | str, spec: ModelSpec) -> SourceInfo:
+def describe(volume: Volume, study: Path | str, spec: ModelSpec | BaselineSpec) -> SourceInfo:
     """Say what was segmented, without its path or its patient."""
     series = volume.source
     name = Path(study).name.lower()
@@ -234,7 +238,7 @@ def describe(volume: Volume, study: Path | str, spec: ModelSpec) -> SourceInfo:
     )
 
 
-def provenance(model: nn.Model, settings: StudySettings, clock: Clock) -> Provenance:
+def provenance(model: nn.Model | Baseline, settings: StudySettings, clock: Clock) -> Provenance:
     """Write down how the result came to be."""
     return Provenance(
         voxmetry_version=voxmetry.__version__,
@@ -278,26 +282,10 @@ def write_outputs(
 ) -> None:
     """Write all files, each atomically, the report last: it exists only if everything else does."""
     io.save(segmentation, out / OUTPUTS["segmentation"])
-    write_text(out / OUTPUTS["measurements"], table_csv(result.measurements))
+    write_text(out / OUTPUTS["measurements"], records_csv(result.measurements, Measurement))
+    if "lesions" in result.files:
+        write_text(out / OUTPUTS["lesions"], records_csv(result.lesions, Lesion))
     if result.comparisons:
-        write_text(out / OUTPUTS["comparison"], table_csv(result.comparisons))
+        write_text(out / OUTPUTS["comparison"], records_csv(result.comparisons, Comparison))
     write_text(out / OUTPUTS["result"], result.model_dump_json(indent=1))
     report.write_report(result, out / OUTPUTS["report"], volume=volume, segmentation=segmentation, reference=reference)
-
-
-def table_csv(rows: Sequence[Measurement] | Sequence[Comparison]) -> str:
-    """Spell records as CSV: one row each, units in the column names, an empty cell where a number is undefined."""
-    text = text_io.StringIO(newline="")
-    writer: csv.DictWriter[str] | None = None
-    for row in rows:
-        cells: dict[str, object] = {}
-        for name, value in row.model_dump(mode="json").items():
-            if name == "centroid_ras_mm":
-                cells |= {f"centroid_{axis}_mm": part for axis, part in zip(("r", "a", "s"), value, strict=True)}
-            else:
-                cells[name] = " ".join(value) if isinstance(value, list) else value
-        if writer is None:
-            writer = csv.DictWriter(text, list(cells), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(cells)
-    return text.getvalue()

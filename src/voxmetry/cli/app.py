@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.measure import measure
 
 app = typer.Typer(
     name="voxmetry",
@@ -39,6 +40,10 @@ def _version(value: bool) -> None:
 
         typer.echo(f"voxmetry {__version__}")
         raise typer.Exit
+
+
+# The larger verbs have a file each.
+app.command()(measure)
 
 
 @app.callback()
@@ -85,7 +90,9 @@ def inspect(
 @app.command()
 def segment(
     study: Annotated[Path, typer.Argument(help="A DICOM folder, or a NIfTI, NRRD or MHA file.")],
-    model: Annotated[str, typer.Option("-m", "--model", help="A bundled model's name or a model folder.")],
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="A bundled model's name, a model folder or a baseline's YAML file.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
     reference: Annotated[Path | None, typer.Option(help="A segmentation to compare with.")] = None,
     series: Annotated[str | None, typer.Option(help="Series Instance UID, where there are several.")] = None,
@@ -122,24 +129,6 @@ def segment(
         result = segment_study(study, out, model, reference=reference, settings=settings, tell=tell)
     show.study(result, out, as_json=as_json)
     raise typer.Exit(FLAGGED if result.needs_review else 0)
-
-
-@app.command()
-def measure(
-    segmentation: Annotated[Path, typer.Argument(help="A label map: NIfTI, NRRD or MHA.")],
-    image: Annotated[Path | None, typer.Option(help="The image it belongs to, for intensities.")] = None,
-    modality: Annotated[
-        Literal["CT", "MR", "PT"] | None, typer.Option(help="What an image file is: CT gives HU.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure the structures of a label map, without any model."""
-    from voxmetry import io
-    from voxmetry.measure import measure as measure_segmentation
-
-    labels = io.read_segmentation(segmentation)
-    volume = io.read_volume(image, modality=modality) if image else None
-    show.measurements(measure_segmentation(labels, volume), as_json=as_json)
 
 
 @app.command()

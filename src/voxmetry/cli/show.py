@@ -20,12 +20,16 @@ if TYPE_CHECKING:
         CohortComparison,
         Comparison,
         InstanceMatching,
+        Lesion,
         MeanInterval,
         Measurement,
         SeriesInfo,
         StudyResult,
     )
     from voxmetry.core.volume import Volume
+
+MOST_LESIONS = 30
+"""Lesions that a table on the terminal shows; JSON and the table file hold all."""
 
 
 @contextmanager
@@ -42,7 +46,7 @@ def study(result: StudyResult, out: Path, *, as_json: bool) -> None:
     if as_json:
         typer.echo(result.model_dump_json(indent=1))
         return
-    measurements(result.measurements, as_json=False)
+    measurements(result.measurements, as_json=False, lesions=result.lesions)
     if result.comparisons:
         comparisons(result.comparisons, as_json=False)
     for flag in result.flags:
@@ -53,10 +57,12 @@ def study(result: StudyResult, out: Path, *, as_json: bool) -> None:
         typer.echo(f"  {out / name}")
 
 
-def measurements(rows: Sequence[Measurement], *, as_json: bool) -> None:
-    """Show the structures of a segmentation."""
+def measurements(rows: Sequence[Measurement], *, as_json: bool, lesions: Sequence[Lesion] = ()) -> None:
+    """Show the structures of a segmentation, and its lesions."""
     if as_json:
-        _dump({"measurements": _plain(rows)})
+        from voxmetry.measure.definitions import MEASURED
+
+        _dump({"measurements": _plain(rows), "lesions": _plain(lesions), "definitions": dict(MEASURED)})
         return
     unit = next((row.intensity_unit for row in rows if row.intensity_unit), None)
     named = {"1": "intensity", None: "intensity"}.get(unit, unit)
@@ -72,6 +78,28 @@ def measurements(rows: Sequence[Measurement], *, as_json: bool) -> None:
             ", ".join(row.border_sides) if row.touches_border else "",
         )
     _print(table)
+    if lesions:
+        lesion_rows(lesions)
+
+
+def lesion_rows(rows: Sequence[Lesion]) -> None:
+    """Show one line a lesion, the largest first, and how many there are."""
+    shown = sorted(rows, key=lambda row: -row.volume_ml)[:MOST_LESIONS]
+    is_pet = any(row.intensity_unit == "SUVbw" for row in shown)
+    located, cut = any(row.location for row in shown), any(row.touches_border for row in shown)
+    heads = ["lesion", "mL", "long mm", "short mm", "3-D mm"]
+    heads += (["SUVmax", "SUVpeak", "TLG"] if is_pet else []) + ["location"] * located + ["at edge"] * cut
+    table = _table(heads)
+    for row in shown:
+        cells = [_number(x, 1) for x in (row.long_axis_mm, row.short_axis_mm, row.max_diameter_mm)]
+        if is_pet:
+            cells += [_number(row.intensity_max, 2), _number(row.suv_peak, 2)]
+            cells.append(_number(row.total_lesion_glycolysis_suv_ml, 1))
+        cells += [row.location or "-"] * located + [", ".join(row.border_sides)] * cut
+        table.add_row(row.id, f"{row.volume_ml:.2f}", *cells)
+    _print(table)
+    if len(rows) > MOST_LESIONS:
+        typer.echo(f"{len(rows)} lesions; the {MOST_LESIONS} largest are shown.")
 
 
 def comparisons(rows: Sequence[Comparison], *, as_json: bool, matchings: Sequence[InstanceMatching] = ()) -> None:

@@ -111,6 +111,23 @@ class LabelTable(Record):
             fix="use one of these values",
         )
 
+    def with_kind(self, name: str, kind: Literal["organ", "lesion"]) -> LabelTable:
+        """Return the same table with one structure of another kind.
+
+        Raises
+        ------
+        LabelError
+            If the table has no such name.
+
+        Examples
+        --------
+        >>> LabelTable.from_names({1: "tumour"}).with_kind("tumour", "lesion")["tumour"].kind
+        'lesion'
+        """
+        chosen = self[name]
+        changed = (x.model_copy(update={"kind": kind}) if x == chosen else x for x in self.labels)
+        return LabelTable(labels=tuple(changed))
+
     def __iter__(self) -> Iterator[Label]:  # type: ignore[override]
         # pydantic iterates over (field, value) pairs; a table is a sequence of labels to everybody who holds one.
         return iter(self.labels)

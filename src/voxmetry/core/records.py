@@ -29,8 +29,23 @@ class SeriesInfo(Record):
     description: str = ""
     body_part: str = ""
     transfer_syntax: str | None = None
+    image_type: str = ""
+    protocol: str = ""
+    kernel: str = ""
+    contrast: str = ""
+    """Contrast agent, as the scanner filed it."""
+    phase: str = ""
+    """Contrast phase, as far as description and protocol name it: native, arterial, portal venous or delayed."""
+    volume: int | None = None
+    """Number of this volume, from 1, among those that one series mixes; None where the series is one volume."""
+    n_volumes: int = 1
+    differs: dict[str, str] = Field(default_factory=dict)
+    """What tells this volume from the others of its series, such as the echo time."""
     n_files: int
     n_slices: int
+    thickness_mm: float | None = None
+    plane: str | None = None
+    """'axial', 'coronal' or 'sagittal', with 'oblique' before it where it is more than 10 degrees off."""
     rows: int | None = None
     columns: int | None = None
     spacing_mm: tuple[float, float, float] | None = None
@@ -41,6 +56,19 @@ class SeriesInfo(Record):
     """Why the verdict is not 'regular', in words and numbers; empty where it is."""
     files: tuple[str, ...] = Field(default=(), exclude=True, repr=False)
     """Paths in slice order. They stay out of JSON: folders are often named after patients."""
+    frames: tuple[tuple[int, int], ...] = Field(default=(), exclude=True, repr=False)
+    """In slice order: index into `files`, and index of the frame (or of a mosaic's tile) in that file."""
+
+    @property
+    def key(self) -> str:
+        """What names this volume on the command line: the series UID, with `#2` for its second volume.
+
+        Examples
+        --------
+        >>> SeriesInfo(series_uid="1.2", volume=2, n_volumes=3, n_files=9, n_slices=9, verdict="regular").key
+        '1.2#2'
+        """
+        return self.series_uid if self.volume is None else f"{self.series_uid}#{self.volume}"
 
     @property
     def readable(self) -> bool:
@@ -48,25 +76,22 @@ class SeriesInfo(Record):
         return self.verdict in ("regular", "single")
 
 
-class Measurement(Record):
-    """One structure of a segmentation, measured on the segmentation's own grid."""
+Point: TypeAlias = tuple[Number, Number, Number]
+"""A position in RAS+ mm."""
+
+
+class Region(Record):
+    """What is measured of a structure and of a lesion alike, on the segmentation's own grid."""
 
     label: str
     value: int
-    kind: Literal["organ", "lesion"]
     n_voxels: int
     volume_ml: float
-    extent_rl_mm: Number
-    extent_ap_mm: Number
-    extent_si_mm: Number
-    centroid_ras_mm: tuple[Number, Number, Number]
-    mesh_volume_ml: Number = float("nan")
-    surface_area_mm2: Number = float("nan")
-    sphericity: Number = float("nan")
+    centroid_ras_mm: Point
     max_diameter_mm: Number = float("nan")
     touches_border: bool
     border_sides: tuple[str, ...] = ()
-    """Faces of the grid that the structure touches, by the nearest patient direction: L, R, P, A, I, S."""
+    """Faces of the grid that it touches, by the nearest patient direction: L, R, P, A, I, S."""
     intensity_unit: str | None = None
     intensity_mean: Number = float("nan")
     intensity_sd: Number = float("nan")
@@ -79,21 +104,23 @@ class Measurement(Record):
     """Why a number is nan; empty where none is."""
 
 
-Point: TypeAlias = tuple[Number, Number, Number]
-"""A position in RAS+ mm."""
+class Measurement(Region):
+    """One structure of a segmentation."""
+
+    kind: Literal["organ", "lesion"]
+    extent_rl_mm: Number
+    extent_ap_mm: Number
+    extent_si_mm: Number
+    mesh_volume_ml: Number = float("nan")
+    surface_area_mm2: Number = float("nan")
+    sphericity: Number = float("nan")
 
 
-class Lesion(Record):
-    """One connected component of a structure, measured on the segmentation's own grid."""
+class Lesion(Region):
+    """One connected component of a structure."""
 
     id: str
     """The structure's name and a number; the largest component is 1."""
-    label: str
-    value: int
-    n_voxels: int
-    volume_ml: float
-    centroid_ras_mm: Point
-    max_diameter_mm: Number
     long_axis_mm: Number
     """Longest diameter in one axial slice, as RECIST 1.1 measures."""
     long_axis_ends_ras_mm: tuple[Point, Point]
@@ -103,24 +130,12 @@ class Lesion(Record):
     slice_axis: int
     """Axis of the grid that the axial slices are stacked along: 0, 1 or 2."""
     slice_index: int
-    touches_border: bool
-    border_sides: tuple[str, ...] = ()
     location: str | None = None
     """The organ that holds most of it, or else the nearest one; None without organs."""
     location_distance_mm: Number = float("nan")
     """0 inside the organ, else the distance between the nearest voxel centres."""
-    intensity_unit: str | None = None
-    intensity_mean: Number = float("nan")
-    intensity_sd: Number = float("nan")
-    intensity_min: Number = float("nan")
-    intensity_p05: Number = float("nan")
-    intensity_median: Number = float("nan")
-    intensity_p95: Number = float("nan")
-    intensity_max: Number = float("nan")
     suv_peak: Number = float("nan")
     total_lesion_glycolysis_suv_ml: Number = float("nan")
-    reason: str = ""
-    """Why a number is nan; empty where none is."""
 
 
 class Comparison(Record):
@@ -225,6 +240,8 @@ class StudyResult(Record):
     source: SourceInfo
     labels: LabelTable
     measurements: tuple[Measurement, ...]
+    lesions: tuple[Lesion, ...] = ()
+    """Connected components of the structures of kind 'lesion'."""
     comparisons: tuple[Comparison, ...] = ()
     flags: tuple[Flag, ...] = ()
     definitions: dict[str, str]

@@ -13,8 +13,9 @@ from typing import Literal
 from voxmetry.config import StudySettings
 from voxmetry.core.records import StudyResult
 from voxmetry.io import list_series, read_volume
+from voxmetry.io.atomic import claim_folder
 from voxmetry.io.dicom.write import write_series
-from voxmetry.workflow import prepare_folder, segment_study
+from voxmetry.workflow import OUTPUTS, segment_study
 
 FOLDER = Path(__file__).parent
 DESCRIPTION = "ICBM 152 template, hippocampus"
@@ -44,7 +45,7 @@ def run_demo(
         As `segment_study` returns it.
     """
     out, settings = Path(out), settings or StudySettings()
-    prepare_folder(out, overwrite=settings.overwrite)
+    claim_folder(out, OUTPUTS.values(), overwrite=settings.overwrite)
     remove_own_series(out / "dicom")
     region = read_volume(FOLDER / f"icbm152-hippocampus-{side}.nii.gz")
     write_series(region, out / "dicom", modality="MR", description=f"{DESCRIPTION}, {side}")

@@ -27,7 +27,13 @@ ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 _WRITABLE = (*NIFTI, ".nrrd", ".mha", ".mhd")
 
 
-def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = None, series: str | None = None) -> Volume:
+def read_volume(
+    path: str | os.PathLike[str],
+    *,
+    modality: Modality | None = None,
+    series: str | None = None,
+    unit: Unit | None = None,
+) -> Volume:
     """Read one image: a NIfTI, NRRD or MetaImage file, a folder of DICOM files, or one DICOM file of a series.
 
     Parameters
@@ -40,6 +46,8 @@ def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = Non
         the values are Hounsfield units.
     series
         Series Instance UID, to choose where a folder holds several.
+    unit
+        What the values are, where the file does not say: "SUVbw" for a PET image that was converted already.
 
     Returns
     -------
@@ -49,7 +57,7 @@ def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = Non
     Raises
     ------
     InputError
-        If there is nothing at the path, or the image cannot be used.
+        If there is nothing at the path, the image cannot be used, or its headers say another unit than `unit`.
     SeriesError
         If no series, or more than one, can be taken; it lists every candidate and why each is not taken.
     FormatError
@@ -60,7 +68,7 @@ def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = Non
     source = _existing(path)
     if source.is_file() and suffix_of(source) in (*NIFTI, *ITK):
         with _naming(source.name):
-            return _read_file(source, "HU" if modality == "CT" else "1")
+            return _read_file(source, unit or ("HU" if modality == "CT" else "1"))
     from voxmetry.io.dicom import choose_series, list_series, read_series
     from voxmetry.io.dicom.headers import looks_like_dicom
 
@@ -70,7 +78,14 @@ def read_volume(path: str | os.PathLike[str], *, modality: Modality | None = Non
             expected=f"a name that ends in {', '.join((*NIFTI, *ITK))}, or DICOM content",
             fix="convert the image to NIfTI first",
         )
-    return read_series(choose_series(list_series(source), modality=modality, series_uid=series))
+    volume = read_series(choose_series(list_series(source), modality=modality, series_uid=series))
+    if unit is not None and volume.unit != unit:
+        raise InputError(
+            found=f"a series in {volume.unit} that was declared to be in {unit}",
+            expected="the unit that its headers say",
+            fix="leave the unit out; it is for files without DICOM headers",
+        )
+    return volume
 
 
 def _read_file(source: Path, unit: Unit) -> Volume:

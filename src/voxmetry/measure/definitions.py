@@ -46,6 +46,8 @@ _MEASUREMENTS = {
     "intensity_max": "largest value",
 }
 _LESIONS = {
+    "lesion": "connected component (26 neighbours) of a structure of kind 'lesion'; the largest of a structure is "
+    "number 1",
     "long_axis_mm": "longest distance between two points of the lesion's outline in one slice of the grid, of the "
     "slices nearest to axial (RECIST 1.1), in mm; the outline runs through the middles between pixel centres inside "
     "and outside",
@@ -73,6 +75,42 @@ _COMPARISONS = {
     "extra, nan if absent",
     "empty": "'nan': a distance is nan if one of the masks is empty; 'diagonal': it is the grid's diagonal in mm",
 }
+
+
+MEASURED = {**_MEASUREMENTS, **_LESIONS}
+"""The definitions of what is measured of one label map."""
+
+
+FOLLOW_UP = {
+    "matrix_ras_mm": "4 x 4 matrix that takes a place at follow-up to the same place at baseline, both in mm"
+    " towards the patient's right, anterior and superior",
+    "status": "'matched': one lesion then and now; 'new': only now; 'gone': only then; 'merged': several "
+    "then, one now; 'split': one then, several now; 'regrouped': several then and now that hang together; 'not "
+    "covered': its place lies outside the follow-up image",
+    "rule": "what linked them: 'overlap', at least min_overlap of the voxels of one lies in the other after "
+    "the registration; 'distance', neither overlaps any lesion and the centroids are within max_distance_mm, "
+    "paired one to one with the smallest sum of distances",
+    "overlap": "largest share of the voxels of one of two linked lesions that lies in the other",
+    "centroid_distance_mm": "distance of the centroids after the registration, of all voxels of either side together",
+    "volume_change_ml": "volume at follow-up minus volume at baseline, each on its own grid, in mL",
+    "volume_change_percent": "the same in percent of the baseline",
+    "diameter_change_mm": "change of the long axis (of a lymph node: of the short axis), of several lesions "
+    "of their sum, in mm",
+    "diameter_change_percent": "the same in percent of the baseline",
+    "trend": "'larger': the diameter grew by 5 mm and 20 % at least; 'smaller': it fell by 30 % at least; "
+    "else 'stable' (thresholds that RECIST 1.1 has for the sum, borrowed for one lesion)",
+    "sum_baseline_mm": "sum of the diameters of the target lesions at baseline: long axes, of lymph nodes short axes",
+    "sum_nadir_mm": "smallest sum of diameters so far, the baseline's included",
+    "sum_follow_up_mm": "sum of the diameters of the target lesions at follow-up; one that is gone counts 0,"
+    " parts of one that split are added up, of targets that merged the merged lesion counts once",
+    "category": "RECIST 1.1. PD: the sum grew by 20 % and 5 mm at least over the smallest so far, or there "
+    "is a new lesion that can be measured; CR: all lesions are gone, lymph nodes below 10 mm; PR: the sum fell by"
+    " 30 % at least from the baseline; SD: neither; NE: a target lesion was not covered, or there is none to "
+    "evaluate",
+    "targets": "five lesions at most, two at most in one organ, the largest first: long axis of 10 mm at "
+    "least (or twice the slice distance where that is above 5 mm), lymph nodes 15 mm in the short axis",
+}
+"""The definitions of what is said about two time points."""
 
 
 def definitions(surface: SurfaceKind = "elements", percentile: PercentileRule = "directed max") -> dict[str, str]:

@@ -111,10 +111,13 @@ def lesions(
     chosen = [x for x in segmentation.labels if x.kind == "lesion"]
     if labels is not None:
         chosen = [segmentation.labels[name] for name in dict.fromkeys(labels)]
-    locate = _Locator(organs) if organs is not None else None
+    boxes = label_boxes(segmentation.array) if chosen else {}
+    present = [label for label in chosen if label.value in boxes]
+    # Surfaces of all organs are looked for only where a lesion is to be located.
+    locate = _Locator(organs) if organs is not None and present else None
     rows = []
-    for label in chosen:
-        found = ordered_components(segmentation, label, connectivity, min_volume_ml)
+    for label in present:
+        found = ordered_components(segmentation, label, boxes[label.value], connectivity, min_volume_ml)
         rows += [_row(number, x, segmentation.geometry, volume, locate) for number, x in enumerate(found, start=1)]
     return tuple(rows)
 
@@ -141,12 +144,9 @@ def sum_of_diameters_mm(rows: Sequence[Lesion], targets: Sequence[str]) -> float
 
 
 def ordered_components(
-    segmentation: Segmentation, label: Label, connectivity: int, min_volume_ml: float
+    segmentation: Segmentation, label: Label, whole: Box, connectivity: int, min_volume_ml: float
 ) -> list[Component]:
-    """Return the lesions of one structure in the order of their numbers."""
-    whole = label_boxes(segmentation.array).get(label.value)
-    if whole is None:
-        return []
+    """Return the lesions of one structure, which lies in the box `whole`, in the order of their numbers."""
     geometry = segmentation.geometry
     numbers, sizes = components(segmentation.array[whole] == label.value, connectivity)
     found = []

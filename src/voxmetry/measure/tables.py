@@ -9,12 +9,55 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from voxmetry.core.base import Record
 from voxmetry.core.records import CaseComparison, Comparison, Instance
 from voxmetry.errors import MissingExtraError
 from voxmetry.io.atomic import atomic_path, write_text
 
 Row: TypeAlias = dict[str, Any]
+
+
+POINTS = {"_ras_mm": ("_{}_mm",), "_ends_ras_mm": ("_end_1_{}_mm", "_end_2_{}_mm")}
+"""Fields that hold one position or two, by the end of their name: a column each for right, anterior and superior."""
+
+
+def columns(kind: type[Record]) -> tuple[str, ...]:
+    """Return the columns of a table of these records: one a field, three a position, an `id` first.
+
+    Examples
+    --------
+    >>> from voxmetry.core.records import Lesion
+    >>> columns(Lesion)[:7]
+    ('id', 'label', 'value', 'n_voxels', 'volume_ml', 'centroid_r_mm', 'centroid_a_mm')
+    """
+    fields = sorted(kind.model_fields, key=lambda name: name != "id")
+    return tuple(column for name in fields for column in _columns_of(name))
+
+
+def _columns_of(name: str) -> list[str]:
+    for end in sorted(POINTS, key=len, reverse=True):
+        if name.endswith(end):
+            return [name.removesuffix(end) + part.format(axis) for part in POINTS[end] for axis in "ras"]
+    return [name]
+
+
+def records_csv(rows: Sequence[Record], kind: type[Record]) -> str:
+    """Spell records as CSV: one row each, the head also of none, an empty cell where a number is undefined."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns(kind), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells: Row = {}
+        for name, value in _cells(row).items():
+            names = _columns_of(name)
+            if len(names) == 1:
+                cells[name] = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            else:
+                cells |= zip(names, np.ravel(value).tolist(), strict=True)
+        writer.writerow({name: None if value != value else value for name, value in cells.items()})
+    return text.getvalue()
 
 
 def comparison_rows(cases: Sequence[CaseComparison]) -> list[Row]:

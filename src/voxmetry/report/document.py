@@ -15,6 +15,7 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import GeometryError
 from voxmetry.report.facts import Fact, Group, definitions, examined, provenance
 from voxmetry.report.illustrations import Illustration, Illustrations, illustrate
+from voxmetry.report.lesions import lesion_table
 from voxmetry.report.tables import (
     EMPTY_ROWS,
     Table,
@@ -56,6 +57,7 @@ class ReportDocument(Record):
     verdict: Verdict
     summary: tuple[str, ...]
     findings: Table
+    lesions: Table | None = None
     not_found: str = ""
     """The structures without a voxel where these are too many for rows of their own."""
     flags: tuple[FlagLine, ...]
@@ -105,6 +107,7 @@ def build_document(
         verdict=_verdict(result),
         summary=_summary(result),
         findings=findings_table(result),
+        lesions=lesion_table(result),
         not_found=_not_found(result),
         flags=_flags(result),
         illustrations=drawn.illustrations,

@@ -88,12 +88,15 @@ def test_a_volume_in_two_files(files, tmp_path):
 def test_two_echoes_in_one_file(files, tmp_path):
     order = (*range(11), *range(11))
     path = enhance(files, tmp_path / "e" / "x", order=order, notes=[2.5] * 11 + [5.0] * 11)
-    (info,) = list_series(path.parent)
-    assert (info.verdict, info.n_slices) == ("duplicate", 11)
-    assert "frame 1 of x, frame 12 of x" in info.reason
-    assert "they differ in Echo Time (2.5, 5.0)" in info.reason
-    with pytest.raises(SeriesError):
+    first, second = list_series(path.parent)
+    assert (first.verdict, first.n_slices, first.differs) == ("regular", 11, {"Echo Time": "2.5"})
+    assert (second.key, second.differs, second.files) == ("1.2.3#2", {"Echo Time": "5.0"}, first.files)
+    assert {index for _, index in second.frames} == set(range(11, 22))
+    with pytest.raises(SeriesError, match="2 series that could be taken"):
         read_volume(path)
+    np.testing.assert_array_equal(
+        read_volume(path, series="1.2.3#2").array, read_volume(files[0].parent, series="1.2.3").array
+    )
 
 
 def test_a_file_that_lost_frames_since_it_was_listed(files, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import numpy as np
-import pydicom
 import pytest
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
@@ -59,7 +58,9 @@ def test_slope_and_intercept_of_each_slice(files, edit, array):
     np.testing.assert_array_equal(again, rescaled(array, 0.5 + np.arange(11), -7))
 
 
-@pytest.mark.parametrize(("slope", "kind"), [(1, np.int16), (3, np.int16), (1000, np.int32), (10**6, np.float64)])
+@pytest.mark.parametrize(
+    ("slope", "kind"), [(1, np.int16), (3, np.int16), (1000, np.int32), (10**6, np.int32), (10**7, np.float64)]
+)
 def test_whole_numbers_stay_whole(files, edit, array, slope, kind):
     for file in files:
         edit(file, RescaleSlope=str(slope), RescaleIntercept="-1024")
@@ -126,8 +127,15 @@ def test_units(files, edit, elements, unit):
 class TestRefusals:
     def test_a_truncated_file_is_named_without_its_path(self, files):
         files[6].write_bytes(files[6].read_bytes()[:-100])
-        with pytest.raises(FormatError, match=r"^0007\.dcm: its pixels cannot be decoded") as caught:
+        with pytest.raises(SeriesError, match=r"unreadable: damaged, .*: 0007\.dcm") as caught:
             read_volume(files[0].parent)
+        assert str(files[0].parent) not in str(caught.value)
+
+    def test_a_file_that_is_cut_off_after_it_was_listed(self, files):
+        (info,) = list_series(files[0].parent)
+        files[6].write_bytes(files[6].read_bytes()[:-100])
+        with pytest.raises(FormatError, match=r"^0007\.dcm cannot be parsed as DICOM: it is cut off") as caught:
+            read_series(info)
         assert str(files[0].parent) not in str(caught.value)
 
     def test_a_truncated_compressed_file(self, files, edit):
@@ -139,13 +147,29 @@ class TestRefusals:
 
     def test_a_file_without_pixels(self, files, edit):
         edit(files[6], PixelData=None)
-        with pytest.raises(FormatError, match=r"^0007\.dcm"):
+        with pytest.raises(SeriesError, match=r"unreadable: 0007\.dcm holds no pixel data"):
             read_volume(files[0].parent)
 
-    def test_a_decoder_that_returns_another_size(self, files, monkeypatch):
-        monkeypatch.setattr(pydicom.FileDataset, "pixel_array", np.zeros((17, 12)), raising=False)
-        with pytest.raises(FormatError, match=r"pixels of shape \(17, 12\) where the header says \(1, 17, 13\)"):
-            read_volume(files[0].parent)
+    def test_pixels_of_another_size_than_the_header_says(self, tmp_path, edit):
+        original = phantoms.volume(phantoms.geometry(shape=(72, 64, 3)))
+        for file in write_series(original, tmp_path / "series", modality="CT"):
+            edit(file, lambda dataset: dataset.compress(JPEG2000Lossless, generate_instance_uid=False))
+            edit(file, Rows=60)
+        with pytest.raises(FormatError, match=r"encoded as \(64, 72\) where the header says \(60, 72\)"):
+            read_volume(tmp_path / "series")
+
+    def test_a_decoder_that_returns_another_size(self, tmp_path, edit, monkeypatch):
+        import imagecodecs
+
+        original = phantoms.volume(phantoms.geometry(shape=(72, 64, 3)))
+        for file in write_series(original, tmp_path / "series", modality="CT"):
+            edit(file, lambda dataset: dataset.compress(JPEG2000Lossless, generate_instance_uid=False))
+        monkeypatch.setattr(imagecodecs, "jpeg2k_decode", lambda code: np.zeros((17, 12), np.uint16))
+        with pytest.raises(FormatError, match=r"pixels of shape \(17, 12\) and type uint16"):
+            read_volume(tmp_path / "series")
+        monkeypatch.setattr(imagecodecs, "jpeg2k_decode", lambda code: np.zeros((64, 72), np.uint16))
+        with pytest.raises(FormatError, match="bytes of pixels decode to zeros alone"):
+            read_volume(tmp_path / "series")
 
     def test_a_file_that_vanishes(self, files):
         (info,) = list_series(files[0].parent)
@@ -180,7 +204,7 @@ class TestRefusals:
         for file in sorted(folder.iterdir())[1:]:
             file.unlink()
         (folder / "0001.dcm").write_bytes((folder / "0001.dcm").read_bytes()[:-100])
-        with pytest.raises(FormatError) as truncated:
+        with pytest.raises(SeriesError) as truncated:
             read_volume(folder)
         for caught in (incomplete, truncated):
             assert not any(word in str(caught.value) for word in ("Doe", "Jane", "4711", "1970"))

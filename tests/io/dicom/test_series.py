@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
@@ -34,13 +35,16 @@ def test_a_series_is_described(files):
     assert info.files == tuple(map(str, files))
 
 
-def test_pixels_are_not_read(files, monkeypatch):
+def test_pixels_are_not_read(files, edit, monkeypatch):
+    from voxmetry.io.dicom import headers, opened
+
+    for file in files:
+        edit(file, Rows=512, Columns=512, PixelData=bytes(512 * 512 * 2))
     seen = []
-    original = pydicom.dcmread
-    monkeypatch.setattr(pydicom, "dcmread", lambda *a, **k: seen.append(k) or original(*a, **k))
-    list_series(files[0].parent)
-    assert len(seen) == 11
-    assert all(options["stop_before_pixels"] and options["specific_tags"] for options in seen)
+    original = opened._OnDisk.read_at
+    monkeypatch.setattr(opened._OnDisk, "read_at", lambda self, *place: seen.append(place) or original(self, *place))
+    assert only(files[0].parent).verdict == "regular"
+    assert seen == [(0, headers._FIRST_BYTES)] * 11
 
 
 def test_json_holds_no_paths_and_no_patient(files, edit):
@@ -102,12 +106,14 @@ def test_a_folder_that_may_not_be_opened_is_not_passed_over(files, monkeypatch):
 
 
 def test_a_file_that_may_not_be_read_is_not_passed_over(files, monkeypatch):
-    from voxmetry.io.dicom import series
+    original = os.open
 
-    def refuse(path):
-        raise PermissionError(13, "Permission denied")
+    def refuse(path, flags, *more, **options):
+        if str(path).endswith("0001.dcm"):
+            raise PermissionError(13, "Permission denied")
+        return original(path, flags, *more, **options)
 
-    monkeypatch.setattr(series, "looks_like_dicom", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(InputError, match=r"0001\.dcm cannot be read: Permission denied"):
         list_series(files[0].parent)
 
@@ -176,7 +182,7 @@ def test_a_file_without_preamble_and_meta_header(files):
 @pytest.mark.parametrize(
     ("elements", "verdict", "words"),
     [
-        ({"SOPClassUID": SecondaryCaptureImageStorage}, "not an image", "Secondary Capture Image Storage is no stack"),
+        ({"SOPClassUID": SecondaryCaptureImageStorage}, "not an image", "a secondary capture"),
         ({"SOPClassUID": UID("1.2.840.10008.5.1.4.1.1.481.3")}, "not an image", "RT Structure Set Storage"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "not an image", "a localizer"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "unreadable", "Siemens mosaic"),
@@ -186,7 +192,7 @@ def test_a_file_without_preamble_and_meta_header(files):
         ({"ImagePositionPatient": None}, "unreadable", "0001.dcm has no usable Image Position (Patient)"),
         ({"ImageOrientationPatient": None}, "unreadable", "no usable Image Orientation (Patient)"),
         ({"PixelSpacing": None}, "unreadable", "no usable Pixel Spacing"),
-        ({"Rows": None}, "unreadable", "no Rows or Columns"),
+        ({"Rows": None}, "unreadable", "no usable Rows or Columns"),
         ({"RescaleSlope": "0", "RescaleIntercept": "0"}, "unreadable", "the slope is 0"),
         ({"RescaleSlope": "2"}, "unreadable", "are not two numbers"),
         ({"NumberOfFrames": 3}, "unreadable", "3 frames without a position for each"),
@@ -206,15 +212,17 @@ def test_verdicts_on_what_the_files_are(files, edit, elements, verdict, words):
 @pytest.mark.parametrize(
     ("elements", "words"),
     [
-        ({"SOPClassUID": SecondaryCaptureImageStorage}, "objects that are no slices among them: 0004.dcm"),
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizers among the slices: 0004.dcm"),
+        ({"SOPClassUID": SecondaryCaptureImageStorage}, "a secondary capture"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer"),
     ],
 )
-def test_something_else_among_the_slices(files, edit, elements, words):
-    edit(files[3], **elements)
-    info = only(files[0].parent)
-    assert info.verdict == "mixed"
-    assert words in info.reason
+@pytest.mark.parametrize(("which", "verdict"), [(0, "regular"), (3, "missing")])
+def test_something_else_in_the_series_is_set_apart(files, edit, elements, words, which, verdict):
+    edit(files[which], **elements)
+    slices, other = list_series(files[0].parent)
+    assert (slices.verdict, slices.n_slices, slices.key) == (verdict, 10, "1.2.3")
+    assert (other.verdict, other.n_files) == ("not an image", 1)
+    assert words in other.reason
 
 
 def test_an_encoding_without_decoder(files, edit):
@@ -252,9 +260,21 @@ def test_two_sizes(files, edit):
         dataset.Rows, dataset.PixelData = 16, dataset.PixelData[: 16 * 13 * 2]
 
     edit(files[2], halve)
+    large, small = list_series(files[0].parent)
+    assert (large.verdict, large.differs, large.n_slices) == ("missing", {"Size": "13 x 17"}, 10)
+    assert (small.verdict, small.differs, small.key) == ("single", {"Size": "13 x 16"}, "1.2.3#2")
+    with pytest.raises(SeriesError, match=r"one of the 2 volumes that series 1\.2\.3 mixes; others cannot be read"):
+        read_volume(files[0].parent)
+    assert read_volume(files[0].parent, series="1.2.3#2").array.shape == (13, 16, 1)
+
+
+def test_slices_around_an_axis_are_no_volume(files, edit):
+    for index, file in enumerate(files):
+        angle = np.radians(10 * index)
+        edit(file, ImageOrientationPatient=[np.cos(angle), np.sin(angle), 0, 0, 0, -1])
     info = only(files[0].parent)
     assert info.verdict == "mixed"
-    assert "2 sizes in one series (10 like 0001.dcm, 1 like 0003.dcm)" in info.reason
+    assert "11 orientations in one series" in info.reason
 
 
 def test_series_come_by_number(files, tmp_path, volume, edit):

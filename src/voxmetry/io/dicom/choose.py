@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from voxmetry.core.records import SeriesInfo
@@ -20,7 +21,8 @@ def choose_series(
     modality
         "CT", "MR" or "PT"; None takes any.
     series_uid
-        Series Instance UID of the one that is meant, where several would do.
+        Series Instance UID of the one that is meant, where several would do; with `#2` its second volume, where the
+        series mixes several.
 
     Raises
     ------
@@ -39,22 +41,50 @@ def choose_series(
     taken = [info for index, info in enumerate(infos) if not refusals[index]]
     # A damaged file may be the first or last slice of any series, where no gap would show that it is lost.
     strays = [info for info in infos if _is_stray(info)] if series_uid is None else []
-    if len(taken) == 1 and not strays:
+    if len(taken) == 1 and not strays and (taken[0].key == series_uid or not _unreadable_beside(taken[0], infos)):
         return taken[0]
     wanted = f"one series{f' of modality {modality}' if modality else ''} that can be read"
     if series_uid is not None:
         found, fix = f"series {series_uid} cannot be taken", "choose one of those listed, or export the series again"
-        if not any(info.series_uid == series_uid for info in infos):
+        if not any(series_uid in (info.series_uid, info.key) for info in infos):
             found = f"no series {series_uid}"
     elif strays and taken:
         found = f"{strays[0].n_files} damaged files beside {len(taken)} series that could be taken"
         fix = "export the damaged files again, or name the series if it is complete without them (--series UID)"
+    elif len(taken) == 1:
+        found = (
+            f"one of the {taken[0].n_volumes} volumes that series {taken[0].series_uid} mixes; others cannot be read"
+        )
+        fix = f"see whether it is the one that is meant, and name it (--series {taken[0].key})"
     elif taken:
-        found, fix = f"{len(taken)} series that could be taken", "say which one is meant (--series UID)"
+        found, fix = (
+            f"{len(taken)} series that could be taken",
+            f"say which one is meant (--series UID), such as --series {taken[0].key}",
+        )
     else:
         found, fix = "no series that could be taken", "export the series again so that it is complete and regular"
     lines = [_line(info, refusals[index] or "could be taken") for index, info in enumerate(infos)]
     raise SeriesError(found="\n".join([f"{found}:", *lines]), expected=wanted, fix=fix)
+
+
+_PHASES = (
+    ("portal venous", r"portal|porto|\bpv\b|\bvenous\b|\bven\b|venös|\b(?:60|65|70|75|80)\s?s(?:ec)?\b"),
+    ("arterial", r"arteri|\bart\b|\bangio\b|\bcta\b"),
+    ("delayed", r"delay|\blate\b|excret|equilib|urograph"),
+    ("native", r"nativ|non.?contrast|without contrast|unenhanced|\bplain\b|\bpre.?contrast\b|\bw/?o\b"),
+)
+
+
+def phase_in(words: str) -> str:
+    """Return the contrast phase that a description names; empty where it names none, or more than one.
+
+    Examples
+    --------
+    >>> phase_in("Abdomen portalvenous 5.0 B30f"), phase_in("Thorax 1.0 B70f")
+    ('portal venous', '')
+    """
+    named = [phase for phase, pattern in _PHASES if re.search(pattern, words.replace("_", " "), re.IGNORECASE)]
+    return named[0] if len(named) == 1 else ""
 
 
 def _is_stray(info: SeriesInfo) -> bool:
@@ -62,9 +92,14 @@ def _is_stray(info: SeriesInfo) -> bool:
     return not info.series_uid and info.modality is None
 
 
+def _unreadable_beside(taken: SeriesInfo, infos: Sequence[SeriesInfo]) -> bool:
+    """Whether the series mixes this volume with one that cannot be read: its slices may belong to this one."""
+    return any(info.series_uid == taken.series_uid and info.volume is not None and not info.readable for info in infos)
+
+
 def _why_not(info: SeriesInfo, modality: str | None, series_uid: str | None) -> str:
     """Say why a series is not taken; empty where it is."""
-    if series_uid is not None and info.series_uid != series_uid:
+    if series_uid is not None and series_uid not in (info.series_uid, info.key):
         return "not the one that was named"
     if modality is not None and info.modality != modality and not _is_stray(info):
         return f"modality {info.modality or 'unknown'}, not {modality}"
@@ -77,5 +112,6 @@ def _line(info: SeriesInfo, why: str) -> str:
     size = f"{info.n_slices} slices" if info.n_slices else f"{info.n_files} files"
     spacing = f" at {' x '.join(f'{s:.4g}' for s in info.spacing_mm)} mm" if info.spacing_mm else ""
     description = f" '{info.description}'" if info.description else ""
-    uid = info.series_uid or "(no series UID)"
-    return f"  {uid}  {info.modality or '?'}{description}, {size}{spacing}: {why}"
+    uid = info.key or "(no series UID)"
+    differs = f" ({', '.join(f'{key} {value}' for key, value in info.differs.items())})" if info.differs else ""
+    return f"  {uid}  {info.modality or '?'}{description}, {size}{spacing}{differs}: {why}"

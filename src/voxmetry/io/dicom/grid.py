@@ -22,10 +22,12 @@ never more than a fifth of the step."""
 TILT_DEGREES = 0.1
 """Up to this angle between the stack and the slices' normal, the rounding of the headers explains it."""
 
-_SAME_PLACE_MM = 0.01
+SAME_PLACE_MM = 0.01
+"""Two slices closer than this along the normal are at one place."""
 _COSINE_TOLERANCE = 2e-4
 _UNIT_TOLERANCE = 1e-3
 _MOST_NAMES = 6
+_FARTHEST_MM = 1e6
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def audit(planes: Sequence[Plane]) -> Audit:
     ('regular', (1, 2, 0), Geometry(6 x 4 x 3 @ 0.5 x 0.5 x 3 mm, LPS))
     """
     as_given = tuple(range(len(planes)))
-    if problem := _unusable(planes):
+    if problem := unusable(planes):
         return Audit("unreadable", problem, as_given, len(planes))
     if problem := _mixture(planes):
         return Audit("mixed", problem, as_given, len(planes))
@@ -102,7 +104,7 @@ def audit(planes: Sequence[Plane]) -> Audit:
     ordered = [planes[index] for index in order]
     heights, positions = heights[order], positions[order]
     indices = tuple(int(index) for index in order)
-    n_slices = 1 + int(np.count_nonzero(np.diff(heights) >= _SAME_PLACE_MM))
+    n_slices = 1 + int(np.count_nonzero(np.diff(heights) >= SAME_PLACE_MM))
     # From the first position on, so that a coordinate that does not change gives a step of exactly 0.
     offsets = positions - positions[0]
     verdict, reason, step = _judge(ordered, heights, offsets, normal)
@@ -160,47 +162,117 @@ def _axes(plane: Plane) -> tuple[Float64, Float64, Float64]:
     return row, column, normal / np.linalg.norm(normal)
 
 
-def _unusable(planes: Sequence[Plane]) -> str:
-    for plane in planes:
-        values = np.array([*plane.position, *plane.orientation, *plane.pixel_spacing])
-        if not np.isfinite(values).all() or min(plane.pixel_spacing) <= 0:
-            return f"the position, orientation or pixel spacing of {plane.name} is not finite or not above 0"
-        row, column = np.reshape(plane.orientation, (2, 3))
-        worst = max(abs(row @ row - 1), abs(column @ column - 1), abs(row @ column))
-        if worst > 2 * _UNIT_TOLERANCE:
-            return f"Image Orientation (Patient) of {plane.name} is not two unit vectors at right angles"
+def unusable(planes: Sequence[Plane]) -> str:
+    """Say which plane has no finite place of its own; empty where all have one."""
+    values = np.array([(*plane.position, *plane.orientation, *plane.pixel_spacing) for plane in planes])
+    bad = (
+        ~np.isfinite(values).all(axis=1)
+        | (values[:, 9:] <= 0).any(axis=1)
+        | (np.abs(values) > _FARTHEST_MM).any(axis=1)
+    )
+    if bad.any():
+        name = planes[int(bad.argmax())].name
+        return f"the position, orientation or pixel spacing of {name} is not finite, not above 0, or beyond 1 km"
+    row, column = values[:, 3:6], values[:, 6:9]
+    off = np.stack([(row * row).sum(1) - 1, (column * column).sum(1) - 1, (row * column).sum(1)])
+    worst = np.abs(off).max(axis=0)
+    if worst.max() > 2 * _UNIT_TOLERANCE:
+        return (
+            f"Image Orientation (Patient) of {planes[int(worst.argmax())].name} is not two unit vectors at right angles"
+        )
     return ""
 
 
 def _mixture(planes: Sequence[Plane]) -> str:
     """Say in what the planes differ that one grid must share, naming a file of each kind."""
-    first = planes[0]
-    kinds: list[tuple[str, list[list[Plane]]]] = [
-        ("sizes", _group(planes, lambda a, b: (a.rows, a.columns) == (b.rows, b.columns))),
-        ("frames of reference", _group(planes, lambda a, b: a.frame_uid == b.frame_uid)),
-        ("orientations", _group(planes, lambda a, b: _close(a.orientation, b.orientation, _COSINE_TOLERANCE))),
-        (
-            "pixel spacings",
-            _group(planes, lambda a, b: _close(a.pixel_spacing, b.pixel_spacing, 1e-4 * min(first.pixel_spacing))),
-        ),
-    ]
     parts = []
-    for what, groups in kinds:
+    for what, same in _kinds(planes[0]).items():
+        groups = _group(planes, same)
         if len(groups) > 1:
-            shown = ", ".join(f"{len(group)} like {group[0].name}" for group in groups[:_MOST_NAMES])
-            parts.append(f"{len(groups)} {what} in one series ({shown})")
-    return "; ".join(parts)
+            shown = ", ".join(f"{len(group)} like {planes[group[0]].name}" for group in groups[:_MOST_NAMES])
+            parts.append(f"{len(groups)} {what}s in one series ({shown})")
+    return "; ".join(parts).replace("frame of references", "frames of reference")
 
 
-def _group(planes: Sequence[Plane], same: Callable[[Plane, Plane], bool]) -> list[list[Plane]]:
-    groups: list[list[Plane]] = []
-    for plane in planes:
+def grid_groups(planes: Sequence[Plane]) -> list[tuple[list[int], dict[str, str]]]:
+    """Group planes by what one grid must share, and say what tells the groups apart.
+
+    Returns
+    -------
+    list of (list of int, dict)
+        Indices of the planes of each group, in order of its first, with size, orientation, pixel spacing and frame of
+        reference where these differ.
+    """
+    codes = [[0] * len(planes) for _ in range(4)]
+    for code, same in zip(codes, _kinds(planes[0]).values(), strict=True):
+        for number, group in enumerate(_group(planes, same)):
+            for index in group:
+                code[index] = number
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, key in enumerate(zip(*codes, strict=True)):
+        groups.setdefault(key, []).append(index)
+    differ = [len(set(code)) > 1 for code in codes]
+    return [
+        (
+            {
+                what: words
+                for what, words, told in zip(_GRID_WORDS, _described(planes[g[0]], key), differ, strict=True)
+                if told
+            },
+            g,
+        )[::-1]
+        for key, g in groups.items()
+    ]
+
+
+_GRID_WORDS = ("Size", "Frame of Reference", "Orientation", "Pixel Spacing")
+
+
+def _described(plane: Plane, key: tuple[int, ...]) -> tuple[str, ...]:
+    return (
+        f"{plane.columns} x {plane.rows}",
+        f"{key[1] + 1}",
+        f"{key[2] + 1} ({plane_name(plane)})",
+        " x ".join(f"{value:.4g}" for value in plane.pixel_spacing),
+    )
+
+
+def plane_name(plane: Plane) -> str:
+    """Return 'axial', 'coronal' or 'sagittal' for slices within 10 degrees of it, else with 'oblique' before it."""
+    normal = np.abs(normal_of(plane))
+    axis = int(normal.argmax())
+    name = ("sagittal", "coronal", "axial")[axis]
+    return name if normal[axis] >= np.cos(np.radians(10)) else f"oblique {name}"
+
+
+def normal_of(plane: Plane) -> Float64:
+    """Return the unit vector along a row crossed with that down a column, in LPS+."""
+    return _axes(plane)[2]
+
+
+def _kinds(first: Plane) -> dict[str, Callable[[Plane, Plane], bool]]:
+    spacing = 1e-4 * min(first.pixel_spacing)
+    return {
+        "size": lambda a, b: (a.rows, a.columns) == (b.rows, b.columns),
+        "frame of reference": lambda a, b: a.frame_uid == b.frame_uid,
+        "orientation": lambda a, b: (
+            a.orientation == b.orientation or _close(a.orientation, b.orientation, _COSINE_TOLERANCE)
+        ),
+        "pixel spacing": lambda a, b: (
+            a.pixel_spacing == b.pixel_spacing or _close(a.pixel_spacing, b.pixel_spacing, spacing)
+        ),
+    }
+
+
+def _group(planes: Sequence[Plane], same: Callable[[Plane, Plane], bool]) -> list[list[int]]:
+    groups: list[list[int]] = []
+    for index, plane in enumerate(planes):
         for group in groups:
-            if same(group[0], plane):
-                group.append(plane)
+            if same(planes[group[0]], plane):
+                group.append(index)
                 break
         else:
-            groups.append([plane])
+            groups.append([index])
     return groups
 
 
@@ -209,10 +281,10 @@ def _close(a: tuple[float, ...], b: tuple[float, ...], tolerance: float) -> bool
 
 
 def _duplicates(planes: Sequence[Plane], heights: Float64) -> str:
-    same = np.flatnonzero(np.diff(heights) < _SAME_PLACE_MM)
+    same = np.flatnonzero(np.diff(heights) < SAME_PLACE_MM)
     if not same.size:
         return ""
-    places = 1 + int(np.count_nonzero(np.diff(heights) >= _SAME_PLACE_MM))
+    places = 1 + int(np.count_nonzero(np.diff(heights) >= SAME_PLACE_MM))
     members = sorted({*same.tolist(), *(same + 1).tolist()})
     shown = ", ".join(planes[index].name for index in members[:_MOST_NAMES])
     more = f" and {len(members) - _MOST_NAMES} more" if len(members) > _MOST_NAMES else ""

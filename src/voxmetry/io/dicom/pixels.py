@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +14,30 @@ from numpy.typing import NDArray
 
 from voxmetry.core.records import SeriesInfo
 from voxmetry.core.volume import Unit, Volume
-from voxmetry.errors import FormatError, SeriesError
+from voxmetry.errors import SeriesError
+from voxmetry.io.dicom.decode import damaged, decoded, is_encapsulated, native_place, stored_type, used_bits
+from voxmetry.io.dicom.elements import Elements
 from voxmetry.io.dicom.frames import Frame, frames_of, names_of
-from voxmetry.io.dicom.grid import audit
-from voxmetry.io.dicom.headers import PARSING_ERRORS, lenient, read_all, read_header, text, whole
+from voxmetry.io.dicom.grid import Audit, audit
+from voxmetry.io.dicom.headers import lenient, read_header, text, transfer_syntax_uid, unreadable, whole
+from voxmetry.io.dicom.mosaic import is_mosaic, tiles_of
+from voxmetry.io.dicom.opened import Opened, opened
 
-_DECODING_ERRORS = (*PARSING_ERRORS, RuntimeError, OSError, MemoryError)
+_MOST_THREADS = 8
+
+Progress = Callable[[int, int], None]
+"""Called with how many files are done, and of how many."""
 
 
-def read_series(info: SeriesInfo) -> Volume:
-    """Read one series into a volume.
+def read_series(info: SeriesInfo, *, progress: Progress | None = None) -> Volume:
+    """Read one series, or one volume of a series that mixes several.
 
     Parameters
     ----------
     info
-        A series that `list_series` found and that can be read (verdict 'regular' or 'single').
+        What `list_series` found and can be read (verdict 'regular' or 'single').
+    progress
+        Called with the number of files that are read, and of all.
 
     Returns
     -------
@@ -43,95 +55,222 @@ def read_series(info: SeriesInfo) -> Volume:
     InputError
         If a file is gone.
     """
+    _check_listed(info)
+    with lenient():
+        slices = _slices_of(info)
+        array = _read(slices, progress)
+    unit = _unit(slices.headers[0], slices.frames)
+    return Volume(array.transpose(2, 1, 0), slices.geometry, unit, info)
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """What is to be read: the frames in slice order, and the files that hold them."""
+
+    frames: Sequence[Frame]
+    headers: Sequence[Elements]
+    files: Sequence[str]
+    names: Sequence[str]
+    audit: Audit
+
+    @property
+    def geometry(self) -> Any:
+        return self.audit.geometry
+
+
+def _check_listed(info: SeriesInfo) -> None:
     if not info.readable or not info.files:
         raise SeriesError(
-            found=f"series {info.series_uid}: {info.verdict if info.files else 'listed without its files'}"
+            found=f"series {info.key}: {info.verdict if info.files else 'listed without its files'}"
             + (f": {info.reason}" if info.reason else ""),
             expected="a series with verdict 'regular' or 'single', straight from list_series",
             fix="list the folder again, and choose a series that can be read",
         )
+
+
+def _slices_of(info: SeriesInfo) -> _Slices:
     names = names_of(info.files)
-    frames: list[Frame] = []
-    headers = []
-    for index, (file, name) in enumerate(zip(info.files, names, strict=True)):
-        headers.append(read_header(Path(file), name))
-        with lenient():
-            frames += frames_of(headers[-1], name, index)
-    audited = audit([frame.plane for frame in frames])
-    if audited.geometry is None or len(frames) != info.n_slices:
-        now = audited.reason or f"{len(frames)} slices in place of {info.n_slices}"
-        raise SeriesError(
-            found=f"series {info.series_uid} is no longer as it was listed: {now}",
-            expected="the same files that list_series found",
-            fix="list the folder again when no program writes to it",
-        )
-    ordered = [frames[index] for index in audited.order]
-    array = np.empty(audited.geometry.shape[::-1], _result_type(ordered, headers))
-    place = {(frame.file, frame.index): k for k, frame in enumerate(ordered)}
-    for file_index, (file, name) in enumerate(zip(info.files, names, strict=True)):
-        decoded = _decode(Path(file), name)
-        for frame_index, stored in enumerate(decoded):
-            k = place[file_index, frame_index]
-            _rescale_into(array[k], stored, ordered[k])
-    return Volume(_narrowed(array).transpose(2, 1, 0), audited.geometry, _unit(headers[0], ordered), info)
+    headers = [read_header(Path(file), name) for file, name in zip(info.files, names, strict=True)]
+    all_frames: dict[tuple[int, int], Frame] = {}
+    for index, (header, name) in enumerate(zip(headers, names, strict=True)):
+        for frame in frames_of(header, name, index):
+            all_frames[index, frame.index] = frame
+    listed = info.frames or tuple(all_frames)
+    chosen = [all_frames[place] for place in listed if place in all_frames]
+    if len(chosen) < len(listed) or (info.volume is None and len(chosen) != len(all_frames)):
+        raise _changed(info, f"{len(all_frames)} slices in place of {info.n_slices}")
+    audited = audit([frame.plane for frame in chosen])
+    if audited.geometry is None or len(chosen) != info.n_slices:
+        raise _changed(info, audited.reason or f"{len(chosen)} slices in place of {info.n_slices}")
+    ordered = [chosen[index] for index in audited.order]
+    return _Slices(ordered, headers, info.files, names, audited)
 
 
-def _decode(path: Path, name: str) -> NDArray[Any]:
-    """Return the stored values of all frames of a file, shape (frames, rows, columns)."""
-    dataset = read_all(path, name)
-    frames, rows, columns = (whole(dataset, keyword) or 1 for keyword in ("NumberOfFrames", "Rows", "Columns"))
-    expected = (frames, rows, columns)
+def _changed(info: SeriesInfo, now: str) -> SeriesError:
+    return SeriesError(
+        found=f"series {info.key} is no longer as it was listed: {now}",
+        expected="the same files that list_series found",
+        fix="list the folder again when no program writes to it",
+    )
+
+
+class _TooWideError(Exception):
+    """A value does not fit the type that was tried."""
+
+
+def _read(slices: _Slices, progress: Progress | None) -> NDArray[Any]:
+    """Return the rescaled values, shape (K, J, I)."""
+    types = _result_types(slices.frames, slices.headers)
+    for kind in types[:-1]:
+        try:
+            return _read_as(slices, kind, progress)
+        except _TooWideError:
+            continue
+    return _read_as(slices, types[-1], progress)
+
+
+def _read_as(slices: _Slices, kind: type[np.generic], progress: Progress | None) -> NDArray[Any]:
+    first = slices.frames[0].plane
+    array: NDArray[Any] | None = None
+    places: dict[int, list[tuple[int, int]]] = {}
+    for k, frame in enumerate(slices.frames):
+        places.setdefault(frame.file, []).append((k, frame.index))
+    for file in places:
+        _check_size(slices.headers[file], slices.names[file])
+    array = np.empty((len(slices.frames), first.rows, first.columns), kind)
+
+    def work(file: int) -> None:
+        _read_file(slices, file, places[file], array)
+
+    done = 0
+    # A list of what was found in order: the error that is shown does not depend on which thread was first.
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(work, file) for file in places]
+        try:
+            for future in futures:
+                future.result()
+                done += 1
+                if progress is not None:
+                    progress(done, len(futures))
+        finally:
+            for future in futures:
+                future.cancel()
+    return array
+
+
+def _check_size(header: Elements, name: str) -> None:
+    """Refuse a native file with fewer bytes than its header says, before memory is taken for them."""
+    if not is_encapsulated(transfer_syntax_uid(header)):
+        native_place(header, 0, name)
+
+
+def _read_file(slices: _Slices, file: int, places: Sequence[tuple[int, int]], array: NDArray[Any]) -> None:
+    """Read the frames of one file into their slices."""
+    header, name = slices.headers[file], slices.names[file]
     try:
-        with lenient():
-            pixels: NDArray[Any] = dataset.pixel_array
-    except _DECODING_ERRORS as error:
-        # The decoder's own words may hold the whole path; its kind and the file's name say enough.
-        raise _damaged(
-            name, f"its pixels cannot be decoded ({type(error).__name__}); the file may be cut off"
-        ) from error
-    if pixels.size != frames * rows * columns or pixels.shape[-2:] != expected[1:]:
-        raise _damaged(name, f"pixels of shape {pixels.shape} where the header says {expected}")
-    return pixels.reshape(expected)
+        with opened(Path(slices.files[file])) as handle:
+            if handle.size != header.file_size:
+                raise damaged(name, "it changed while the series was read")
+            if _is_plain(header, array):
+                for k, index in places:
+                    stored = _read_plain(handle, header, name, index, array[k])
+                    _rescale_into(array[k], stored, slices.frames[k])
+                return
+            slice_of = {index: k for k, index in places}
+            for index, stored in _stored(handle, header, name, list(slice_of)):
+                _rescale_into(array[slice_of[index]], stored, slices.frames[slice_of[index]])
+    except OSError as error:
+        raise unreadable(name, error) from error
 
 
-def _result_type(frames: Sequence[Frame], headers: Sequence[Any]) -> type[np.generic]:
-    """Return the type that holds every value that the headers allow: int16 or int32 if all are whole."""
-    low, high = 0.0, 0.0
-    for frame in frames:
-        if not (frame.slope.is_integer() and frame.intercept.is_integer()):
-            return np.float32
-        header = headers[frame.file]
-        bits = whole(header, "BitsStored") or 16
+def _is_plain(header: Elements, array: NDArray[Any]) -> bool:
+    """Whether stored values can be read straight into the result."""
+    kind = stored_type(header)
+    native = not is_encapsulated(transfer_syntax_uid(header)) and not is_mosaic(header)
+    inflated = header.pixels is not None and header.pixels.inflated is not None
+    return native and not inflated and kind.itemsize == array.dtype.itemsize > 1 and array.dtype.kind == "i"
+
+
+def _read_plain(handle: Opened, header: Elements, name: str, index: int, out: NDArray[Any]) -> NDArray[Any]:
+    """Read a native frame into the bytes of its slice, and return these as the stored values."""
+    kind = stored_type(header)
+    offset, length = native_place(header, index, name)
+    if handle.read_into(offset, memoryview(out.data)) < length:
+        raise damaged(name, "it became shorter while it was read")
+    if not kind.isnative:
+        out.byteswap(inplace=True)
+    return used_bits(out.view(kind.newbyteorder("=")), header)
+
+
+def _stored(handle: Opened, header: Elements, name: str, wanted: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
+    if not is_mosaic(header):
+        yield from decoded(handle, header, name, wanted)
+        return
+    tiles = tiles_of(header)
+    for _, picture in decoded(handle, header, name, [0]):
+        cut = picture.reshape(tiles.across, tiles.rows, tiles.across, tiles.columns).swapaxes(1, 2)
+        for index in wanted:
+            yield index, cut[index // tiles.across, index % tiles.across]
+
+
+def _result_types(frames: Sequence[Frame], headers: Sequence[Elements]) -> tuple[type[np.generic], ...]:
+    """Return the types to try, the smallest first; the last holds every value that the headers allow.
+
+    Whole numbers are tried in int16 first: 16 bits are stored, and nearly always fewer are used.
+    """
+    low, high = 0, 0
+    for slope, intercept, file in {(frame.slope, frame.intercept, frame.file) for frame in frames}:
+        if not (slope.is_integer() and intercept.is_integer()):
+            return (np.float32,)
+        bits = whole(headers[file], "BitsStored") or 16
         first, last = (
-            (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if whole(header, "PixelRepresentation") else (0, 2**bits - 1)
+            (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+            if whole(headers[file], "PixelRepresentation")
+            else (0, 2**bits - 1)
         )
-        ends = [x * frame.slope + frame.intercept for x in (first, last)]
+        ends = [x * int(slope) + int(intercept) for x in (first, last)]
         low, high = min(low, *ends), max(high, *ends)
-    for kind in (np.int16, np.int32):
-        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-            return kind
-    return np.float64
+    for kinds in ((np.int16,), (np.int16, np.int32)):
+        if np.iinfo(kinds[-1]).min <= low and high <= np.iinfo(kinds[-1]).max:
+            return kinds
+    return (np.int16, np.int32, np.float64)
 
 
 def _rescale_into(out: NDArray[Any], stored: NDArray[Any], frame: Frame) -> None:
-    """Write stored value times slope plus intercept of one slice (DICOM PS3.3 C.11.1.1.2)."""
-    if frame.slope == 1 and frame.intercept == 0:
-        out[...] = stored
-    elif out.dtype.kind == "i":
-        out[...] = stored.astype(np.int64) * int(frame.slope) + int(frame.intercept)
+    """Write stored value times slope plus intercept of one slice (DICOM PS3.3 C.11.1.1.2).
+
+    `stored` may be a view of `out`.
+
+    Raises
+    ------
+    _TooWideError
+        If a value does not fit the integers of `out`.
+    """
+    if out.dtype.kind == "f":
+        np.multiply(stored, np.float64(frame.slope), out=out, casting="unsafe")
+        if frame.intercept:
+            np.add(out, np.float64(frame.intercept), out=out, casting="unsafe")
+        return
+    slope, intercept = int(frame.slope), int(frame.intercept)
+    limits = np.iinfo(out.dtype)
+    ends = [int(end) * slope + intercept for end in (stored.min(), stored.max())]
+    if min(ends) < limits.min or max(ends) > limits.max:
+        raise _TooWideError
+    # The result fits, so arithmetic that wraps around comes out at it: no wider copy of the slice is needed.
+    span = 1 << limits.bits
+    if stored.dtype.itemsize == out.dtype.itemsize:
+        bits = stored.view(out.dtype)
+        if bits.ctypes.data != out.ctypes.data:
+            out[...] = bits
     else:
-        out[...] = stored * np.float64(frame.slope) + np.float64(frame.intercept)
+        out[...] = stored.astype(out.dtype)
+    if slope != 1:
+        out *= out.dtype.type((slope - limits.min) % span + limits.min)
+    if intercept:
+        out += out.dtype.type((intercept - limits.min) % span + limits.min)
 
 
-def _narrowed(array: NDArray[Any]) -> NDArray[Any]:
-    """Return int16 where 16 bits were stored but the values that are there fit."""
-    if array.dtype != np.int32:
-        return array
-    limits = np.iinfo(np.int16)
-    return array.astype(np.int16) if limits.min <= array.min() and array.max() <= limits.max else array
-
-
-def _unit(header: Any, frames: Sequence[Frame]) -> Unit:
+def _unit(header: Elements, frames: Sequence[Frame]) -> Unit:
     modality, units = text(header, "Modality"), text(header, "Units")
     if modality == "CT" and all(frame.rescale_type in (None, "HU") for frame in frames):
         return "HU"
@@ -141,11 +280,3 @@ def _unit(header: Any, frames: Sequence[Frame]) -> Unit:
     if modality == "PT" and units == "GML" and text(header, "SUVType") in (None, "BW"):
         return "SUVbw"
     return "1"
-
-
-def _damaged(name: str, why: str) -> FormatError:
-    return FormatError(
-        found=f"{name}: {why}",
-        expected="a DICOM file with as many pixels as its header says",
-        fix="copy or export the file again from its source",
-    )

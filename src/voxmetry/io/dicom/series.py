@@ -11,20 +11,22 @@ from pydicom.uid import UID
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import SeriesInfo, Verdict
 from voxmetry.errors import FormatError, InputError, SeriesError
+from voxmetry.io.dicom.choose import phase_in
+from voxmetry.io.dicom.elements import Elements
 from voxmetry.io.dicom.frames import Frame, frames_of, names_of
-from voxmetry.io.dicom.grid import Audit, audit
+from voxmetry.io.dicom.grid import plane_name
 from voxmetry.io.dicom.headers import (
     Header,
     lenient,
-    looks_like_dicom,
-    read_header,
     sop_class_uid,
     text,
     transfer_syntax_uid,
+    try_header,
     unreadable,
     whole,
 )
-from voxmetry.io.dicom.kinds import VOLUME_CLASSES, mixed_kinds, not_an_image, shown, undecodable
+from voxmetry.io.dicom.kinds import VOLUME_CLASSES, not_an_image, shown, undecodable
+from voxmetry.io.dicom.split import Part, split
 
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -79,8 +81,8 @@ def _list(source: Path) -> tuple[SeriesInfo, ...]:
             damaged.append(header.path)
         else:
             groups.setdefault(key, []).append(header)
-    infos = [describe(group) for group in groups.values()]
-    infos.sort(key=lambda info: (info.number is None, info.number or 0, info.series_uid))
+    infos = [info for group in groups.values() for info in describe(group)]
+    infos.sort(key=lambda info: (info.number is None, info.number or 0, info.series_uid, info.volume or 0))
     return (*infos, _strays(damaged)) if damaged else tuple(infos)
 
 
@@ -100,56 +102,103 @@ def _series_key(header: Header) -> tuple[str, ...] | None:
     return (str(header.path.parent), modality, *parts)
 
 
-def describe(headers: Sequence[Header]) -> SeriesInfo:
-    """Make the record of one series from the headers of all its files."""
-    first = headers[0].dataset
-    verdict, reason, audited, frames = _judge(headers)
-    order = [frames[index].file for index in audited.order] if audited else range(len(headers))
+def describe(headers: Sequence[Header]) -> tuple[SeriesInfo, ...]:
+    """Make the records of one series, one a volume, from the headers of all its files."""
+    names = names_of([str(header.path) for header in headers])
+    others: dict[str, list[int]] = {}
+    slices = []
+    for index, header in enumerate(headers):
+        kind = not_an_image(header)
+        if kind is None:
+            slices.append(index)
+        else:
+            others.setdefault(kind, []).append(index)
+    found = [_plain([headers[i] for i in members], "not an image", kind) for kind, members in others.items()]
+    volumes = _volumes([headers[i] for i in slices], [names[i] for i in slices]) if slices else []
+    if len(volumes) > 1:
+        volumes = [
+            info.model_copy(update={"volume": number, "n_volumes": len(volumes)})
+            for number, info in enumerate(volumes, start=1)
+        ]
+    return (*volumes, *found)
+
+
+def _volumes(headers: Sequence[Header], names: Sequence[str]) -> list[SeriesInfo]:
+    for header, name in zip(headers, names, strict=True):
+        if problem := undecodable(header, name):
+            return [_plain(headers, "unreadable", problem)]
+    frames: list[Frame] = []
+    try:
+        for index, (header, name) in enumerate(zip(headers, names, strict=True)):
+            frames += frames_of(header.dataset, name, index)
+    except SeriesError as error:
+        return [_plain(headers, "unreadable", error.found)]
+    parts = split(frames, _modality(headers[0].dataset))
+    return [_record(headers, part, alone=len(parts) == 1) for part in parts]
+
+
+def _record(headers: Sequence[Header], part: Part, *, alone: bool) -> SeriesInfo:
+    """Make the record of one volume."""
+    audited = part.audit
+    ordered = [part.frames[index] for index in audited.order]
     # dict keeps the first of each: an enhanced file is one file however many slices it holds.
-    files = tuple(str(headers[index].path) for index in dict.fromkeys(order))
-    geometry = audited.geometry if audited else None
+    files = list(dict.fromkeys(frame.file for frame in ordered))
+    place = {file: index for index, file in enumerate(files)}
+    geometry, plane = audited.geometry, ordered[0].plane
+    usable = audited.verdict not in ("unreadable", "mixed")
+    return _plain([headers[file] for file in files], audited.verdict, audited.reason).model_copy(
+        update={
+            "n_slices": audited.n_slices,
+            "rows": plane.rows,
+            "columns": plane.columns,
+            "spacing_mm": _rounded(geometry) if geometry else None,
+            "axcodes": geometry.axcodes if geometry else None,
+            "thickness_mm": plane.thickness_mm,
+            "plane": plane_name(plane) if usable else None,
+            "differs": {} if alone else part.differs,
+            "frames": tuple((place[frame.file], frame.index) for frame in ordered),
+        }
+    )
+
+
+def _plain(headers: Sequence[Header], verdict: Verdict, reason: str) -> SeriesInfo:
+    """Make a record of what the first header says, for files in the order in which they were found."""
+    first = headers[0].dataset
     class_uid, syntax_uid = sop_class_uid(first), transfer_syntax_uid(first)
+    description, protocol = text(first, "SeriesDescription") or "", text(first, "ProtocolName") or ""
     return SeriesInfo(
         series_uid=text(first, "SeriesInstanceUID") or "",
         study_uid=text(first, "StudyInstanceUID"),
         frame_uid=text(first, "FrameOfReferenceUID"),
-        modality=text(first, "Modality") or VOLUME_CLASSES.get(class_uid or ""),
+        modality=_modality(first),
         sop_class=UID(class_uid).name if class_uid else None,
         number=whole(first, "SeriesNumber"),
-        description=text(first, "SeriesDescription") or "",
+        description=description,
         body_part=text(first, "BodyPartExamined") or "",
         transfer_syntax=UID(syntax_uid).name if syntax_uid else None,
+        image_type=text(first, "ImageType") or "",
+        protocol=protocol,
+        kernel=text(first, "ConvolutionKernel") or "",
+        contrast=text(first, "ContrastBolusAgent") or "",
+        phase=phase_in(f"{description} {protocol}"),
         n_files=len(headers),
-        n_slices=audited.n_slices if audited else 0,
+        n_slices=0,
         rows=whole(first, "Rows"),
         columns=whole(first, "Columns"),
-        spacing_mm=_rounded(geometry) if geometry else None,
-        axcodes=geometry.axcodes if geometry else None,
         verdict=verdict,
         reason=reason,
-        files=files,
+        files=tuple(str(header.path) for header in headers),
     )
+
+
+def _modality(dataset: Elements) -> str | None:
+    return text(dataset, "Modality") or VOLUME_CLASSES.get(sop_class_uid(dataset) or "")
 
 
 def _rounded(geometry: Geometry) -> tuple[float, float, float]:
     """Return the spacing to the nanometre: positions are stored in 16 characters, and the rest is noise."""
     i, j, k = (round(step, 6) for step in geometry.spacing_mm)
     return (i, j, k)
-
-
-def _judge(headers: Sequence[Header]) -> tuple[Verdict, str, Audit | None, list[Frame]]:
-    names = names_of([str(header.path) for header in headers])
-    for problem in (not_an_image(headers), mixed_kinds(headers, names), undecodable(headers, names)):
-        if problem is not None:
-            return (*problem, None, [])
-    frames: list[Frame] = []
-    try:
-        for index, (header, name) in enumerate(zip(headers, names, strict=True)):
-            frames += frames_of(header.dataset, name, index)
-    except SeriesError as error:
-        return "unreadable", error.found, None, []
-    audited = audit([frame.plane for frame in frames])
-    return audited.verdict, audited.reason, audited, frames
 
 
 def _strays(paths: Sequence[Path]) -> SeriesInfo:
@@ -192,19 +241,14 @@ def _read_headers(candidates: Iterable[Path], folder: Path) -> tuple[list[Header
     for path in candidates:
         name = path.relative_to(folder).as_posix()
         try:
-            is_dicom = looks_like_dicom(path)
-        except OSError as error:
-            raise unreadable(name, error) from error
-        if not is_dicom:
-            if path.suffix.lower() in _DICOM_SUFFIXES:
-                damaged.append(path)
-            continue
-        try:
-            dataset = read_header(path, name)
+            dataset = try_header(path, name)
         except FormatError:
             damaged.append(path)
             continue
-        if sop_class_uid(dataset) != _DIRECTORY:
+        if dataset is None:
+            if path.suffix.lower() in _DICOM_SUFFIXES:
+                damaged.append(path)
+        elif sop_class_uid(dataset) != _DIRECTORY:
             headers.append(Header(path, dataset))
     return headers, damaged
 

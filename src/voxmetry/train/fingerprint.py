@@ -1,0 +1,265 @@
+"""What is in a data set: grids, intensities and structure sizes of each case, and of all of them together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxmetry.core.base import Number, Record
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
+from voxmetry.errors import GeometryError, InputError
+from voxmetry.io import read_segmentation
+from voxmetry.ops.resample import resample
+from voxmetry.train.dataset import Case, DataSet, naming, read_case
+from voxmetry.train.layouts import table_of
+
+SAMPLED = 4000
+"""Foreground voxels of a case and channel that the intensity percentiles are taken from."""
+PERCENTILES = (0.5, 50.0, 99.5)
+
+
+class Intensities(Record):
+    """Values of one channel, in the image's unit."""
+
+    unit: str
+    minimum: Number
+    maximum: Number
+    mean: Number
+    sd: Number
+    share_zero: Number
+    """Share of the voxels that are exactly 0."""
+    foreground: tuple[Number, ...] = ()
+    """Values of at most `SAMPLED` voxels inside a structure, evenly picked."""
+
+
+class CaseFacts(Record):
+    """What one case holds."""
+
+    case: str
+    patient: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    axcodes: str
+    channels: tuple[Intensities, ...]
+    volume_ml: dict[str, float]
+    digest: str
+    """SHA-256 of the first image's voxels: equal images have equal digests whatever their files are called."""
+
+
+class StructureFacts(Record):
+    """One structure over all cases."""
+
+    name: str
+    n_cases: int
+    volume_ml: tuple[float, float, float]
+    """Smallest, median and largest volume of the cases that have it; 0 where none has."""
+    share: float
+    """Share of all voxels of these cases."""
+
+
+class ChannelFacts(Record):
+    """Intensities of one channel over all cases."""
+
+    name: str
+    modality: str | None
+    unit: str
+    minimum: float
+    maximum: float
+    foreground_percentiles: tuple[Number, Number, Number]
+    """0.5th, 50th and 99.5th percentile of the voxels inside structures, all cases weighing the same."""
+    foreground_mean: Number
+    foreground_sd: Number
+    share_zero: float
+
+
+class Fingerprint(Record):
+    """A data set in numbers: all that a plan is made from."""
+
+    name: str
+    n_cases: int
+    n_patients: int
+    spacing_mm: tuple[float, float, float]
+    """Median along the patient's x, y and z axes (R, A, S)."""
+    spacing_range_mm: tuple[tuple[float, float], ...]
+    extent_mm: tuple[float, float, float]
+    """Median along the same axes."""
+    extent_range_mm: tuple[tuple[float, float], ...]
+    fine_spacing_mm: tuple[float, float, float]
+    """10th percentile along the same axes."""
+    channels: tuple[ChannelFacts, ...]
+    structures: tuple[StructureFacts, ...]
+
+
+def scan(
+    data: DataSet, *, progress: Callable[[int, int], None] | None = None
+) -> tuple[DataSet, tuple[CaseFacts, ...], Fingerprint]:
+    """Read each case once and measure it.
+
+    Returns
+    -------
+    DataSet
+        With the label table that the label maps show, where the data set names none.
+    tuple of CaseFacts
+        One a case.
+    Fingerprint
+        Of all cases.
+
+    Raises
+    ------
+    VoxmetryError
+        If a case cannot be used; the message names it.
+    """
+    named = with_labels(data)
+    facts = []
+    for done, case in enumerate(named.cases, start=1):
+        facts.append(case_facts(case, *read_case(case, named)))
+        if progress is not None:
+            progress(done, len(named.cases))
+    return named, tuple(facts), summarise(named, facts)
+
+
+def with_labels(data: DataSet) -> DataSet:
+    """Name the values that the label maps hold `label_<value>`, where nothing names them.
+
+    Raises
+    ------
+    InputError
+        If no label map holds a structure.
+    """
+    if data.labels is not None:
+        return data
+    names: dict[int, str] = {}
+    for case in data.cases:
+        with naming(case.name):
+            table = read_segmentation(case.label).labels
+        names |= {label.value: label.name for label in table if label.value not in names}
+    if not names:
+        raise InputError(
+            found=f"{len(data.cases)} label maps that are all empty",
+            expected="at least one structure to learn",
+            fix="check that these are the label maps",
+        )
+    return replace(data, labels=table_of(names))
+
+
+def case_facts(case: Case, volumes: Sequence[Volume], segmentation: Segmentation) -> CaseFacts:
+    """Measure one case; channels on other grids are sampled on the label's."""
+    counts = np.bincount(segmentation.array.ravel(), minlength=max(segmentation.labels.values) + 1)
+    inside = np.flatnonzero(segmentation.array)
+    picked = inside[:: max(1, -(-len(inside) // SAMPLED))]
+    grid = segmentation.geometry
+    return CaseFacts(
+        case=case.name,
+        patient=case.patient,
+        shape=grid.shape,
+        spacing_mm=grid.spacing_mm,
+        axcodes=grid.axcodes,
+        channels=tuple(_intensities(volume, grid, picked, case.name) for volume in volumes),
+        volume_ml={label.name: float(counts[label.value]) * grid.voxel_ml for label in segmentation.labels},
+        digest=digest(volumes[0].array),
+    )
+
+
+def digest(array: NDArray[np.generic]) -> str:
+    """Return the SHA-256 of an image's shape and values, whatever type they are kept in."""
+    values = np.ascontiguousarray(array, dtype=np.float32)
+    return hashlib.sha256(repr(array.shape).encode() + values.tobytes()).hexdigest()
+
+
+def _intensities(volume: Volume, grid: Geometry, picked: NDArray[np.intp], case: str) -> Intensities:
+    array = volume.array
+    if array.min() == array.max():
+        raise InputError(
+            found=f"case {case}: an image that holds the single value {float(array.min()):g}",
+            expected="an image with contrast",
+            fix="look at the image, or take the case out of the data set",
+        )
+    if volume.geometry.difference(grid) is not None:
+        try:
+            array = resample(volume, to=grid).array
+        except GeometryError as error:
+            raise GeometryError(found=f"case {case}: {error.found}", expected=error.expected, fix=error.fix) from error
+    return Intensities(
+        unit=volume.unit,
+        minimum=float(volume.array.min()),
+        maximum=float(volume.array.max()),
+        mean=float(volume.array.mean(dtype=np.float64)),
+        sd=float(volume.array.std(dtype=np.float64)),
+        share_zero=float((volume.array == 0).mean()),
+        foreground=tuple(array.ravel()[picked].astype(float).tolist()),
+    )
+
+
+def summarise(data: DataSet, facts: Sequence[CaseFacts]) -> Fingerprint:
+    """Bring the cases together: medians along the patient's axes, percentiles inside structures, sizes."""
+    spacing = np.array([_along_patient(row.axcodes, row.spacing_mm) for row in facts])
+    shape = np.array([_along_patient(row.axcodes, row.shape) for row in facts])
+    extent = spacing * shape
+    names = data.labels.names if data.labels is not None else ()
+    return Fingerprint(
+        name=data.name,
+        n_cases=len(facts),
+        n_patients=len({row.patient for row in facts}),
+        spacing_mm=_triple(np.median(spacing, axis=0)),
+        spacing_range_mm=_ranges(spacing),
+        extent_mm=_triple(np.median(extent, axis=0)),
+        extent_range_mm=_ranges(extent),
+        fine_spacing_mm=_triple(np.percentile(spacing, 10, axis=0)),
+        channels=tuple(_channel(data, facts, place) for place in range(len(data.channels))),
+        structures=tuple(_structure(name, facts) for name in names),
+    )
+
+
+def _along_patient(axcodes: str, values: Sequence[float]) -> list[float]:
+    place = {code: axis for axis, code in enumerate(axcodes)}
+    order = [next(place[code] for code in pair if code in place) for pair in ("RL", "AP", "SI")]
+    return [values[axis] for axis in order]
+
+
+def _channel(data: DataSet, facts: Sequence[CaseFacts], place: int) -> ChannelFacts:
+    rows = [row.channels[place] for row in facts]
+    values = np.concatenate([np.asarray(row.foreground) for row in rows])
+    weights = np.concatenate([np.full(len(row.foreground), 1 / max(1, len(row.foreground))) for row in rows])
+    empty = not len(values)
+    mean = float("nan") if empty else float(np.average(values, weights=weights))
+    percentiles = (
+        np.full(3, np.nan) if empty else np.percentile(values, PERCENTILES, weights=weights, method="inverted_cdf")
+    )
+    return ChannelFacts(
+        name=data.channels[place].name,
+        modality=data.channels[place].modality,
+        unit=rows[0].unit,
+        minimum=min(row.minimum for row in rows),
+        maximum=max(row.maximum for row in rows),
+        foreground_percentiles=_triple(percentiles),
+        foreground_mean=mean,
+        foreground_sd=float("nan") if empty else float(np.sqrt(np.average((values - mean) ** 2, weights=weights))),
+        share_zero=float(np.median([row.share_zero for row in rows])),
+    )
+
+
+def _structure(name: str, facts: Sequence[CaseFacts]) -> StructureFacts:
+    have = [row for row in facts if row.volume_ml[name] > 0]
+    volumes = [row.volume_ml[name] for row in have] or [0.0]
+    whole = sum(float(np.prod(row.shape) * np.prod(row.spacing_mm)) / 1000 for row in have)
+    return StructureFacts(
+        name=name,
+        n_cases=len(have),
+        volume_ml=(min(volumes), float(np.median(volumes)), max(volumes)),
+        share=sum(volumes) / whole if whole else 0.0,
+    )
+
+
+def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return (x, y, z)
+
+
+def _ranges(values: NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
+    return tuple((float(column.min()), float(column.max())) for column in values.T)
