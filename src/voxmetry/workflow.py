@@ -19,6 +19,8 @@ from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, Provenance, SourceInfo, StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
+from voxmetry.dicom_output import FILES as DICOM_FILES
+from voxmetry.dicom_output import require_dicom, write_objects
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.flags import flag_input, flag_measurements
 from voxmetry.io.atomic import claim_folder, replaced_together, write_text
@@ -35,6 +37,7 @@ OUTPUTS = {
     "measurements": "measurements.csv",
     "lesions": "lesions.csv",
     "comparison": "comparison.csv",
+    **DICOM_FILES,
     "result": "result.json",
     "report": "report.html",
 }
@@ -89,6 +92,7 @@ def segment_study(
     with clock.step("read"):
         volume = read_input(study, spec, settings)
         truth = read_reference(reference, spec, volume) if reference else None
+        require_dicom(volume, settings.dicom)
     segmentation = run_model(ready, volume, clock)
     with clock.step("measure"):
         measurements = measure(segmentation, volume)
@@ -106,13 +110,15 @@ def segment_study(
         files=output_files(spec.labels, compared=truth is not None),
     )
     with clock.step("write"), replaced_together(out, OUTPUTS.values()) as stage:
+        objects = write_objects(stage, settings.dicom, result, volume=volume, segmentation=segmentation)
+        result = result.model_copy(update={"files": result.files | objects})
         write_outputs(stage, result, volume=volume, segmentation=segmentation, reference=truth)
     return result
 
 
 def output_files(labels: LabelTable, *, compared: bool) -> dict[str, str]:
     """Name the files of a study: lesions only where the model can find some, a comparison only where there is one."""
-    left_out = set() if compared else {"comparison"}
+    left_out = set(DICOM_FILES) | (set() if compared else {"comparison"})
     if not any(label.kind == "lesion" for label in labels):
         left_out.add("lesions")
     return {what: name for what, name in OUTPUTS.items() if what not in left_out}
@@ -201,7 +207,7 @@ def read_input(study: Path | str, spec: ModelSpec | BaselineSpec, settings: Stud
 
 def read_reference(path: Path | str, spec: ModelSpec | BaselineSpec, volume: Volume) -> Segmentation:
     """Read the reference segmentation and see that it lies on the image's grid."""
-    reference = io.read_segmentation(path, labels=spec.labels)
+    reference = io.read_segmentation(path, labels=spec.labels, image=volume)
     volume.geometry.require_same(reference.geometry, what="the image and the reference")
     return reference
 

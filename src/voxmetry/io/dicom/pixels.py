@@ -57,14 +57,14 @@ def read_series(info: SeriesInfo, *, progress: Progress | None = None) -> Volume
     """
     _check_listed(info)
     with lenient():
-        slices = _slices_of(info)
+        slices = slices_of(info)
         array = _read(slices, progress)
     unit = _unit(slices.headers[0], slices.frames)
     return Volume(array.transpose(2, 1, 0), slices.geometry, unit, info)
 
 
 @dataclass(frozen=True)
-class _Slices:
+class Slices:
     """What is to be read: the frames in slice order, and the files that hold them."""
 
     frames: Sequence[Frame]
@@ -75,6 +75,7 @@ class _Slices:
 
     @property
     def geometry(self) -> Any:
+        """The grid of the slices."""
         return self.audit.geometry
 
 
@@ -88,7 +89,14 @@ def _check_listed(info: SeriesInfo) -> None:
         )
 
 
-def _slices_of(info: SeriesInfo) -> _Slices:
+def slices_of(info: SeriesInfo) -> Slices:
+    """Read the headers of a listed series again, and see that its slices are still those.
+
+    Raises
+    ------
+    SeriesError
+        If they are not.
+    """
     names = names_of(info.files)
     headers = [read_header(Path(file), name) for file, name in zip(info.files, names, strict=True)]
     all_frames: dict[tuple[int, int], Frame] = {}
@@ -103,7 +111,7 @@ def _slices_of(info: SeriesInfo) -> _Slices:
     if audited.geometry is None or len(chosen) != info.n_slices:
         raise _changed(info, audited.reason or f"{len(chosen)} slices in place of {info.n_slices}")
     ordered = [chosen[index] for index in audited.order]
-    return _Slices(ordered, headers, info.files, names, audited)
+    return Slices(ordered, headers, info.files, names, audited)
 
 
 def _changed(info: SeriesInfo, now: str) -> SeriesError:
@@ -118,7 +126,7 @@ class _TooWideError(Exception):
     """A value does not fit the type that was tried."""
 
 
-def _read(slices: _Slices, progress: Progress | None) -> NDArray[Any]:
+def _read(slices: Slices, progress: Progress | None) -> NDArray[Any]:
     """Return the rescaled values, shape (K, J, I)."""
     types = _result_types(slices.frames, slices.headers)
     for kind in types[:-1]:
@@ -129,7 +137,7 @@ def _read(slices: _Slices, progress: Progress | None) -> NDArray[Any]:
     return _read_as(slices, types[-1], progress)
 
 
-def _read_as(slices: _Slices, kind: type[np.generic], progress: Progress | None) -> NDArray[Any]:
+def _read_as(slices: Slices, kind: type[np.generic], progress: Progress | None) -> NDArray[Any]:
     first = slices.frames[0].plane
     array: NDArray[Any] | None = None
     places: dict[int, list[tuple[int, int]]] = {}
@@ -164,7 +172,7 @@ def _check_size(header: Elements, name: str) -> None:
         native_place(header, 0, name)
 
 
-def _read_file(slices: _Slices, file: int, places: Sequence[tuple[int, int]], array: NDArray[Any]) -> None:
+def _read_file(slices: Slices, file: int, places: Sequence[tuple[int, int]], array: NDArray[Any]) -> None:
     """Read the frames of one file into their slices."""
     header, name = slices.headers[file], slices.names[file]
     try:

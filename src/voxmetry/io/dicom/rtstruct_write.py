@@ -26,7 +26,7 @@ from voxmetry.io.lattice import find_move
 
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 _DECIMALS = 4
-"""Coordinates are written to a tenth of a micrometre, far below the half voxel between an outline and a voxel centre."""
+"""Coordinates are written to a tenth of a micrometre, far below the half voxel from an outline to a voxel centre."""
 
 
 def write_rtstruct(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -176,6 +175,11 @@ def _skeleton(source: Source, segments: Sequence[Any], kind: str, origin: Origin
             expected="a series whose patient and study elements are well formed",
             fix="repair the headers of the series, or write NIfTI instead",
         ) from error
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    for keyword in ("SegmentIdentificationSequence", "PlanePositionSequence", "DerivationImageSequence"):
+        # What one slice of one segment has in common stands with each frame here.
+        if keyword in shared:
+            delattr(shared, keyword)
     series = dataset.ReferencedSeriesSequence[0]
     series.ReferencedInstanceSequence = [_whole(source, index) for index in range(len(source.headers))]
     return dataset
@@ -225,7 +229,6 @@ def _frames(
 
 def _describe_frames(dataset: Any, source: Source, frames: Sequence[tuple[int, int]]) -> None:
     """Put the per-frame groups in, encoded."""
-    import pydicom
     from pydicom.dataelem import RawDataElement
     from pydicom.tag import Tag
 
@@ -298,7 +301,7 @@ def _segment(number: int) -> bytes:
 
 
 def _packed(array: NDArray[Any], frames: Sequence[tuple[int, int]], numbers: Mapping[int, int], kind: str) -> bytes:
-    """Return the pixels of all frames: bytes or words of a label map, or bits, the first in the lowest (PS3.5 8.1.1)."""
+    """Return the pixels of all frames: bytes or words of a label map, or bits, the lowest first (PS3.5 8.1.1)."""
     if kind == "labelmap":
         wide = np.uint8 if max(numbers) <= 255 else np.dtype("<u2")
         raw = b"".join(np.ascontiguousarray(array[:, :, k].T, wide).tobytes() for _, k in frames)
@@ -311,7 +314,7 @@ def _bits(array: NDArray[Any], frames: Sequence[tuple[int, int]], numbers: Mappi
     values = {number: value for value, number in numbers.items()}
     rest = np.zeros(0, np.uint8)
     for number, k in frames:
-        bits = (array[:, :, k].T == values[number]).ravel().view(np.uint8)
+        bits = np.equal(array[:, :, k].T, values[number]).ravel().view(np.uint8)
         # A frame begins at the bit after the last one, within a byte where the pixels are no multiple of eight.
         bits = np.concatenate([rest, bits]) if rest.size else bits
         whole = bits.size // 8 * 8

@@ -7,6 +7,7 @@ the writers say so.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import SeriesInfo
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError, SeriesError
-from voxmetry.io.dicom.frames import Frame, frames_of, names_of
-from voxmetry.io.dicom.grid import audit
+from voxmetry.io.dicom.frames import Frame
 from voxmetry.io.dicom.headers import PARSING_ERRORS, lenient, text, unreadable
+from voxmetry.io.dicom.opened import opened
+from voxmetry.io.dicom.pixels import slices_of
 
 _NEEDED = {
     "SOPClassUID": "SOP Class UID",
@@ -58,7 +60,7 @@ class Source:
         return self.headers[0]
 
     def reference(self, k: int) -> Any:
-        """Return the item that refers to slice `k`: class, instance and, in a file of many frames, the frame's number."""
+        """Return the item that refers to slice `k`: class, instance and, in a file of many, the frame's number."""
         frame = self.frames[k]
         header = self.headers[frame.file]
         item = pydicom.Dataset()
@@ -85,7 +87,7 @@ def read_source(series: SeriesInfo | Volume) -> Source:
     InputError
         If the volume is not from DICOM, a file is gone, or the series lacks an identifier that others must refer to.
     SeriesError
-        If the files are not those that were listed.
+        If the series cannot be read, or its files are not those that were listed.
     """
     info = series.source if isinstance(series, Volume) else series
     if info is None:
@@ -94,27 +96,23 @@ def read_source(series: SeriesInfo | Volume) -> Source:
             expected="a DICOM series, whose identity a DICOM object must repeat",
             fix="segment the DICOM series itself, or name it (--image STUDY), instead of a file converted from it",
         )
-    names = names_of(info.files)
-    headers: list[Any] = []
-    frames: list[Frame] = []
+    slices = slices_of(info)
     with lenient():
-        for index, (file, name) in enumerate(zip(info.files, names, strict=True)):
-            headers.append(_header(Path(file), name))
-            frames += frames_of(headers[-1], name, index)
-    audited = audit([frame.plane for frame in frames])
-    if audited.geometry is None or len(frames) != info.n_slices:
-        raise SeriesError(
-            found=f"series {info.series_uid} is no longer as it was listed",
-            expected="the same files that list_series found",
-            fix="list the folder again when no program writes to it",
-        )
-    ordered = tuple(frames[index] for index in audited.order)
-    return Source(tuple(headers), ordered, audited.geometry)
+        headers = [_header(Path(file), name) for file, name in zip(info.files, slices.names, strict=True)]
+    return Source(tuple(headers), tuple(slices.frames), slices.geometry)
+
+
+def _stream(path: Path) -> Path | BytesIO:
+    """Return the file itself, or the content of one inside an archive."""
+    if path.is_file():
+        return path
+    with opened(path) as file:
+        return BytesIO(file.read_at(0, file.size))
 
 
 def _header(path: Path, name: str) -> Any:
     try:
-        header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+        header = pydicom.dcmread(_stream(path), force=True, stop_before_pixels=True)
     except (*PARSING_ERRORS, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise unreadable(name, error) from error

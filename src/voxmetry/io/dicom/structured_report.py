@@ -200,9 +200,7 @@ def _measurements(row: Measurement | Lesion) -> list[Any]:
         for field, derivation in _DERIVATIONS:
             value = float(getattr(row, field))
             if math.isfinite(value):
-                found.append(
-                    sr.Measurement(_coded(name), _rounded(value), _unit(*unit), derivation=_coded(derivation))
-                )
+                found.append(sr.Measurement(_coded(name), _rounded(value), _unit(*unit), derivation=_coded(derivation)))
     return found
 
 
