@@ -16,3 +16,9 @@ def real_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no real data at {DATA}: see data/README.md, or set VOXMETRY_TEST_DATA")
     return DATA
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compiled networks of the tests stay out of the user's cache."""
+    os.environ["VOXMETRY_CACHE"] = str(tmp_path_factory.mktemp("cache"))

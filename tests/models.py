@@ -9,7 +9,7 @@ import torch
 
 from voxmetry.config import ModelSpec, Range, Weights, dump_yaml, parse_record
 from voxmetry.nn.model import Model
-from voxmetry.nn.unet import build_unet
+from voxmetry.nn.networks import build_network
 from voxmetry.nn.weights import sha256_of, to_bytes
 
 
@@ -49,7 +49,7 @@ def write(folder: Path, *, seed: int = 0, **change: object) -> Path:
     """Write a model folder with weights from `seed`."""
     torch.manual_seed(seed)
     made = spec(**change)
-    network = build_unet(made.network, n_inputs=len(made.inputs), n_classes=made.n_classes)
+    network = build_network(made)
     data = to_bytes(network)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.safetensors").write_bytes(data)
@@ -63,6 +63,6 @@ def span(low: float, high: float) -> Range:
     return Range(low=low, high=high)
 
 
-def replace(model: Model, *, spec: ModelSpec) -> Model:
-    """The same weights under another specification."""
-    return dataclasses.replace(model, spec=spec)
+def replace(model: Model, **change: object) -> Model:
+    """The same model with another specification or other members."""
+    return dataclasses.replace(model, **change)

@@ -82,7 +82,7 @@ class TestOutputs:
     def test_provenance_says_how_it_was_made(self, study, model, tmp_path):
         made = segment_study(study, tmp_path / "out", model).provenance
         assert made.weights_sha256 == model.weights.sha256
-        assert {"read", "preprocess", "network", "restore", "measure", "total"} <= made.seconds.keys()
+        assert {"read", "preprocess", "network", "measure", "total"} <= made.seconds.keys()
         assert made.packages["torch"]
         assert made.device == "cpu"
         assert made.settings["tolerance_mm"] == 1.0
@@ -105,12 +105,12 @@ class TestOutputs:
         segment_study(study, out, model, settings=StudySettings(overwrite=True))
         assert names(out) == FILES
 
-    @pytest.mark.parametrize("step", ["restore", "report.write_report"])
+    @pytest.mark.parametrize("step", ["nn.Predictor.run", "report.write_report"])
     def test_a_failed_rerun_leaves_the_earlier_results_whole(self, study, model, tmp_path, monkeypatch, step):
         out = tmp_path / "out"
         segment_study(study, out, model)
         before = {path.name: path.read_bytes() for path in out.iterdir()}
-        monkeypatch.setattr(f"voxmetry.workflow.{step}", stop)
+        monkeypatch.setattr(f"voxmetry.{step}", stop)
         with pytest.raises(KeyboardInterrupt):
             segment_study(study, out, model, settings=StudySettings(overwrite=True))
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -184,7 +184,7 @@ class TestReference:
         other = phantoms.geometry(shape=(21, 27, 11), origin_mm=(0, 0, 0))
         path = tmp_path / "reference.nii.gz"
         save(Segmentation(np.zeros(other.shape, np.uint8), other, models.spec().labels), path)
-        monkeypatch.setattr("voxmetry.workflow.window_scores", stop)
+        monkeypatch.setattr("voxmetry.nn.Predictor.run", stop)
         with pytest.raises(GeometryError, match="the image and the reference"):
             segment_study(study, tmp_path / "out", model, reference=path)
 
@@ -235,12 +235,12 @@ class TestFlags:
         assert result.needs_review
 
     def test_structures_that_are_empty_cut_off_or_too_large(self, study, model, tmp_path, monkeypatch):
-        def fake(_scores, *, grid, native, spec):
-            array = np.zeros(native.shape, np.uint8)
+        def fake(self, prepared):
+            array = np.zeros(prepared.native.shape, np.uint8)
             array[0:20, 5:20, 2:9] = 2
-            return Segmentation(array, native, spec.labels)
+            return Segmentation(array, prepared.native, self.spec.labels)
 
-        monkeypatch.setattr("voxmetry.workflow.restore", fake)
+        monkeypatch.setattr("voxmetry.nn.Predictor.run", fake)
         narrow = model.spec.training_domain.model_copy(update={"volume_ml": {"front": models.span(0.1, 0.2)}})
         strict = models.replace(model, spec=model.spec.model_copy(update={"training_domain": narrow}))
         result = segment_study(study, tmp_path / "out", strict)
@@ -330,7 +330,7 @@ class TestBadInput:
             "from voxmetry.cli import run\n"
             "def slow(*a, **k):\n"
             "    print('ready', flush=True); time.sleep(60)\n"
-            "w.window_scores = slow\n"
+            "w.nn.Predictor.run = slow\n"
             f"raise SystemExit(run({arguments}))"
         )
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src"), "PYTHONWARNINGS": "ignore"}

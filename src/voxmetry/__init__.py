@@ -38,11 +38,16 @@ _ROOMS = {
     "measure": "measure",
     "lesions": "measure",
     "compare": "measure",
+    "follow_up": "measure.longitudinal",
+    "TimePoint": "measure.longitudinal",
+    "FollowUp": "core.follow_up",
+    "FollowUpSettings": "core.follow_up",
     "match_files": "measure.files",
     "compare_cohort": "measure.cohort",
     "list_models": "models",
     "load_model": "nn",
     "segment": "nn",
+    "Predictor": "nn",
     "write_report": "report",
     "segment_study": "workflow",
 }
@@ -51,6 +56,7 @@ __all__ = ["__version__", *sorted(_ROOMS)]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from voxmetry.config import ModelSpec, StudySettings, TrainSettings
+    from voxmetry.core.follow_up import FollowUp, FollowUpSettings
     from voxmetry.core.geometry import Geometry
     from voxmetry.core.labels import Label, LabelTable
     from voxmetry.core.records import (
@@ -71,8 +77,9 @@ if TYPE_CHECKING:
     from voxmetry.measure import compare, lesions, measure
     from voxmetry.measure.cohort import compare_cohort
     from voxmetry.measure.files import match_files
+    from voxmetry.measure.longitudinal import TimePoint, follow_up
     from voxmetry.models import list_models
-    from voxmetry.nn import load_model, segment
+    from voxmetry.nn import Predictor, load_model, segment
     from voxmetry.ops.components import clean
     from voxmetry.ops.resample import resample
     from voxmetry.report import write_report

@@ -114,7 +114,10 @@ def compare_paths(
         pair = FilePair(case_name(Path(inputs.prediction.name)), inputs.prediction, inputs.reference)
         matched = MatchedFiles((pair,), (), ())
         cohort = summarise_cohort([compare_files(pair, settings)], settings)
-    cohort = cohort.model_copy(update={"voxmetry_version": voxmetry.__version__})
+    notes: tuple[str, ...] = ()
+    if out is not None and parquet is None and not can_write_parquet():
+        notes = (f"{OUTPUTS['parquet']} was left out: pyarrow is not installed (pip install 'voxmetry[parquet]')",)
+    cohort = cohort.model_copy(update={"voxmetry_version": voxmetry.__version__, "notes": notes})
     if out is None:
         return cohort, ()
     with replaced_together(out, OUTPUTS.values()) as stage:
@@ -161,7 +164,7 @@ def _write(
 
     chosen = {"comparison", "result", "page"}
     rows = tables.comparison_rows(cohort.cases)
-    tables.write_csv(rows, tables.COMPARISON_COLUMNS, out / OUTPUTS["comparison"])
+    tables.write_csv(rows, tables.comparison_columns(rows), out / OUTPUTS["comparison"])
     if parquet is not False and can_write_parquet():
         tables.write_parquet(rows, out / OUTPUTS["parquet"])
         chosen.add("parquet")

@@ -135,6 +135,9 @@ class WindowSpec(Record):
     nnU-Net's own Gaussian. The two see other patches, and so give other scores."""
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
     """Axes along which the scores are averaged over both mirror images."""
+    skip_up_to: float | None = None
+    """Windows in which the first input is nowhere above this value, in the image's unit, are background and are not
+    run. None runs all. For CT, whose air is about -1000 HU."""
 
 
 class Resampling(Record):
@@ -249,6 +252,12 @@ class ModelSpec(Record):
             raise ValueError(f"regions paint {sorted(set(self.regions))}, labels are {sorted(self.labels.values)}")
         if self.regions and self.activation != "none":
             raise ValueError("regions have a probability each, to which a softmax does not apply")
+        steps = {how.method for how in (self.inputs[0].normalise, *self.inputs[0].then)}
+        if self.window.skip_up_to is not None and steps - {"window", "shift"}:
+            raise ValueError(
+                "window.skip_up_to needs a first input that is normalised by 'window' or 'shift': "
+                "what is scaled by the image's own values has no fixed unit"
+            )
         known = set(self.labels.names)
         named = {name for step in self.clean for name in step.labels} | set(self.training_domain.volume_ml)
         if named - known:
@@ -288,11 +297,17 @@ class TrainSettings(Record):
     schema_version: Literal[1] = 1
     model: ModelSpec
     data: str
-    """Folder with `images/` and `labels/`, relative to the working folder or to VOXMETRY_DATA."""
+    """A data set as `train.dataset.open_data` takes it, relative to this file, to VOXMETRY_DATA or to the working
+    folder."""
     start_from: str | None = None
     """Model folder or bundled model whose weights the run starts from; its network must be the same. None starts from
     random weights."""
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the patients that is held out; 0 trains on all. Not used where `fold` is given."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Parts that a cross-validation deals the patients into."""
+    fold: Annotated[int, Field(ge=0)] | None = None
+    """The part that this run holds out, counted from 0; None is no run of a cross-validation."""
     seed: int = 0
     epochs: Annotated[int, Field(ge=1)] = 45
     batch_size: Annotated[int, Field(ge=1)] = 4
@@ -300,8 +315,20 @@ class TrainSettings(Record):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["bf16", "float32"] = "bf16"
+    loss: Literal["dice_ce", "dice_focal", "tversky"] = "dice_ce"
+    """Dice and cross-entropy; Dice and focal loss; or Tversky and cross-entropy, where a missed voxel weighs more than
+    an invented one, for structures of few voxels."""
+    foreground_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the patches that are centred on a structure, each structure of the case as often as the others, so that
+    rare ones are seen. The rest is placed anywhere; cases without a structure stay in."""
     validate_every: Annotated[int, Field(ge=1)] = 5
     augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Self:
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} of {self.folds}: the folds are counted from 0")
+        return self
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:
@@ -344,7 +371,8 @@ class StudySettings(Record):
     """Series Instance UID, where the folder holds more than one candidate."""
     modality: Literal["CT", "MR", "PT"] | None = None
     """What a file without DICOM headers is; None takes the model's word for it, after a look at the values."""
-    device: Literal["auto", "cpu", "cuda", "openvino"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps", "openvino"] = "auto"
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     """Tolerance of the surface Dice against a reference."""
     dicom: DicomOutput = DicomOutput()

@@ -27,9 +27,6 @@ from voxmetry.io.atomic import claim_folder, replaced_together, write_text
 from voxmetry.measure import DEFINITIONS, compare, lesions, measure
 from voxmetry.measure.tables import records_csv
 from voxmetry.nn.grids import reorientation
-from voxmetry.nn.preprocess import preprocess
-from voxmetry.nn.restore import restore
-from voxmetry.nn.window import window_scores
 from voxmetry.ops.components import clean
 
 OUTPUTS = {
@@ -50,7 +47,7 @@ AIR_HU = -500
 def segment_study(
     study: Path | str,
     out: Path | str,
-    model: nn.Model | Baseline | str | Path,
+    model: nn.Predictor | nn.Model | Baseline | str | Path,
     *,
     reference: Path | str | None = None,
     settings: StudySettings = StudySettings(),  # noqa: B008  (frozen)
@@ -66,7 +63,8 @@ def segment_study(
         Folder for `seg.nii.gz`, `measurements.csv`, `result.json` and `report.html` (`comparison.csv` with a
         reference, `lesions.csv` where the model finds lesions). Each appears whole or not at all, the report last.
     model
-        A loaded model, a bundled model's name, a model folder, or a baseline's YAML file.
+        A predictor or a loaded model (for many studies, load it once), a bundled model's name, a model folder, or a
+        baseline's YAML file.
     reference
         A segmentation of the same study on the same grid to compare with.
     settings
@@ -87,7 +85,7 @@ def segment_study(
     clock, out = Clock(tell), Path(out)
     claim_folder(out, OUTPUTS.values(), overwrite=settings.overwrite)
     with clock.step("load model"):
-        ready = load_any(model, device=settings.device)
+        ready = load_any(model, settings)
     spec = ready.spec
     with clock.step("read"):
         volume = read_input(study, spec, settings)
@@ -124,27 +122,28 @@ def output_files(labels: LabelTable, *, compared: bool) -> dict[str, str]:
     return {what: name for what, name in OUTPUTS.items() if what not in left_out}
 
 
-def load_any(model: nn.Model | Baseline | str | Path, *, device: str) -> nn.Model | Baseline:
+def load_any(
+    model: nn.Predictor | nn.Model | Baseline | str | Path, settings: StudySettings
+) -> nn.Predictor | Baseline:
     """Load a network or a classical baseline; what is loaded already is returned as it is."""
-    if isinstance(model, (nn.Model, Baseline)):
+    if isinstance(model, (nn.Predictor, Baseline)):
         return model
-    return load_baseline(model) if is_baseline(model) else nn.load_model(model, device=device)
+    if isinstance(model, nn.Model) or not is_baseline(model):
+        return nn.Predictor(model, device=settings.device, precision=settings.precision)
+    return load_baseline(model)
 
 
-def run_model(ready: nn.Model | Baseline, volume: Volume, clock: Clock) -> Segmentation:
+def run_model(ready: nn.Predictor | Baseline, volume: Volume, clock: Clock) -> Segmentation:
     """Segment on the volume's own grid and clean up, each step under its own name."""
     if isinstance(ready, Baseline):
         with clock.step("segment"):
             return ready.segment(volume)
-    spec = ready.spec
     with clock.step("preprocess"):
-        prepared = preprocess([volume], spec)
+        prepared = ready.prepare(volume)
     with clock.step("network"):
-        scores = window_scores(ready.run, prepared.tensor.to(ready.tensor_device), spec.window)
-    with clock.step("restore"):
-        segmentation = restore(scores, grid=prepared.grid, native=prepared.native, spec=spec)
+        segmentation = ready.run(prepared)
     with clock.step("clean up"):
-        return clean(segmentation, spec.clean)
+        return clean(segmentation, ready.spec.clean)
 
 
 class Clock:
@@ -240,11 +239,12 @@ def describe(volume: Volume, study: Path | str, spec: ModelSpec | BaselineSpec) 
         spacing_mm=volume.geometry.spacing_mm,
         axcodes=volume.geometry.axcodes,
         series_uid=series.series_uid if series else None,
+        frame_uid=volume.geometry.frame_uid,
         description=series.description if series else "",
     )
 
 
-def provenance(model: nn.Model | Baseline, settings: StudySettings, clock: Clock) -> Provenance:
+def provenance(model: nn.Predictor | Baseline, settings: StudySettings, clock: Clock) -> Provenance:
     """Write down how the result came to be."""
     return Provenance(
         voxmetry_version=voxmetry.__version__,
@@ -256,6 +256,7 @@ def provenance(model: nn.Model | Baseline, settings: StudySettings, clock: Clock
         weights_sha256=model.weights.sha256,
         settings=settings.model_dump(mode="json"),
         device=model.device,
+        precision=model.precision if isinstance(model, nn.Predictor) else "float32",
         started=clock.started.isoformat(timespec="seconds"),
         seconds=clock.total(),
         peak_memory_mb=peak_memory_mb(),

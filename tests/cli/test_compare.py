@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
 
 import cohorts
 import phantoms
-from voxmetry import Volume, save
+from voxmetry import Volume, compare, read_segmentation, save
 from voxmetry.cli import run
 
 
@@ -94,8 +95,66 @@ def test_two_models(capsys, folders, tmp_path):
     assert code == 3
     assert content["unmatched_references"] == ["d (other model)"]
     assert {(row["label"], row["metric"]) for row in content["paired"]} >= {("organ", "dice"), ("organ", "hd95_mm")}
-    assert run(["compare", *map(str, arguments)]) == 3
-    assert "first - other" in capsys.readouterr().out
+    # The other model has a summary of its own: the same as when it is compared alone.
+    alone = call(capsys, "--prediction", tmp_path / "other", "--reference", folders[1])[1]
+    assert content["other_structures"] == alone["structures"]
+    assert content["other_structures"] != content["structures"]
+    assert run(["compare", *map(str, arguments), "--out", str(tmp_path / "out")]) == 3
+    shown = capsys.readouterr().out
+    assert "first - other" in shown
+    assert "The other model:" in shown
+    assert 'id="other-summary-overlap"' in (tmp_path / "out" / "comparison.html").read_text()
+
+
+def test_the_settings_of_python_are_options(capsys, folders, tmp_path):
+    files = ("--prediction", folders[0], "--reference", folders[1], "--out", tmp_path / "out")
+    options = ("--surface", "border-voxels", "--percentile", "pooled", "--empty", "diagonal", "--match", "value")
+    further = ("--tolerance-mm", 0.5, "--tolerance-mm", 2, "--tolerance-mm", 3.5, "--label", "organ")
+    parts = ("--instances", "hungarian", "--min-iou", 0.1, "--connectivity", 6, "--thing", "organ")
+    _, content, _ = call(capsys, *files, *options, *further, *parts)
+    settings = content["settings"]
+    assert (settings["surface"], settings["percentile"], settings["empty"]) == ("border voxels", "pooled", "diagonal")
+    assert (settings["match"], settings["min_iou"], settings["connectivity"]) == ("value", 0.1, 6)
+    assert (settings["tolerance_mm"], settings["more_tolerances_mm"]) == (0.5, [2, 3.5])
+    assert [s["label"] for s in content["structures"]] == ["organ"]
+    assert content["structures"][0]["present"]["hausdorff_mm"]["mean"]["mean"] > 0
+    assert content["definitions"]["hd95_mm"].endswith("(as MedPy)")
+    row = content["cases"][1]["comparisons"][0]
+    pair = [read_segmentation(folder / "b.nii.gz") for folder in folders]
+    for mm in ("2", "3.5"):
+        (by_hand,) = compare(
+            prediction=pair[0],
+            reference=pair[1],
+            tolerance_mm=float(mm),
+            labels=["organ"],
+            surface="border voxels",
+        )
+        assert row["surface_dice_at_mm"][mm] == by_hand.surface_dice
+    rows = list(csv.DictReader((tmp_path / "out" / "comparison.csv").read_text().splitlines()))
+    assert float(rows[1]["surface_dice_at_2_mm"]) == row["surface_dice_at_mm"]["2"]
+    parquet = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "out" / "comparison.parquet")
+    assert parquet.column("surface_dice_at_2_mm").to_pylist()[1] == row["surface_dice_at_mm"]["2"]
+
+
+def test_two_files_tell_the_definitions_of_their_settings(capsys, folders):
+    files = ("--prediction", folders[0] / "b.nii.gz", "--reference", folders[1] / "b.nii.gz")
+    _, content, _ = call(capsys, *files, "--percentile", "pooled")
+    assert "of both directions" in content["definitions"]["hd95_mm"]
+    assert run(["compare", *map(str, files), "--tolerance-mm", "1", "--tolerance-mm", "3"]) == 0
+    assert "at 3 mm" in capsys.readouterr().out
+    assert run(["compare", *map(str, files), "--tolerance-mm", "-1"]) == 2
+
+
+def test_parquet_that_cannot_be_written_is_told(capsys, folders, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    files = ("--prediction", folders[0], "--reference", folders[1], "--out", tmp_path / "out")
+    _, content, _ = call(capsys, *files)
+    assert "pyarrow is not installed" in content["notes"][0]
+    assert not (tmp_path / "out" / "comparison.parquet").exists()
+    assert run(["compare", *map(str, files), "--overwrite"]) == 0
+    assert "note: comparison.parquet was left out" in " ".join(capsys.readouterr().out.split())
+    assert run(["compare", *map(str, files), "--overwrite", "--parquet"]) == 2
 
 
 def test_patients_come_from_a_file(capsys, folders, tmp_path):

@@ -1,72 +1,94 @@
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 import models
 import phantoms
 from cases import write_cases
 from voxmetry import Segmentation, save
-from voxmetry.config import Augment
-from voxmetry.errors import GeometryError, InputError
-from voxmetry.train.data import augmentation, batches, find_cases, load_case, split
+from voxmetry.config import Augment, TrainSettings, parse_record
+from voxmetry.errors import ConfigError, GeometryError, InputError
+from voxmetry.train.data import CropRoundStructure, augmentation, batches, hold_out, load_case
+from voxmetry.train.dataset import Case, Channel, DataSet, open_data
+from voxmetry.train.losses import build_loss
 
 
-class TestFindCases:
-    def test_pairs_by_name_in_order(self, tmp_path):
-        cases = find_cases(write_cases(tmp_path))
-        assert [case.name for case in cases] == [f"case_{n}" for n in range(5)]
-        assert all(case.image.name == case.label.name for case in cases)
-
-    def test_names_the_case_without_a_label(self, tmp_path):
-        write_cases(tmp_path)
-        (tmp_path / "labels" / "case_3.nii.gz").unlink()
-        with pytest.raises(InputError, match="case_3"):
-            find_cases(tmp_path)
-
-    def test_refuses_an_empty_or_missing_folder(self, tmp_path):
-        with pytest.raises(InputError, match="no images"):
-            find_cases(tmp_path / "none")
+def settings(**change):
+    content = {"model": models.spec().model_dump(mode="json"), "data": "unused", "seed": 3}
+    return parse_record(content | change, TrainSettings, where="test")
 
 
-class TestSplit:
-    NAMES = tuple(f"case_{n:03}" for n in range(50))
+def listed(patients):
+    """Cases of the given patients, two scans each; no file is opened."""
+    scans = [Case(f"{who}_{n}", who, (Path("i"),), Path("l")) for who in patients for n in (1, 2)]
+    return DataSet("listed", (Channel("t1"),), None, tuple(scans))
 
-    def test_each_case_is_on_one_side(self):
-        training, held_out = split(self.NAMES, validation_fraction=0.2, seed=3)
+
+class TestHoldOut:
+    DATA = listed([f"p{n:02}" for n in range(25)])
+
+    def test_each_case_is_on_one_side_and_a_patient_never_on_two(self):
+        training, held_out = hold_out(self.DATA, settings(validation_fraction=0.2))
         assert len(held_out) == 10
-        assert sorted((*training, *held_out)) == sorted(self.NAMES)
+        assert sorted((*training, *held_out)) == sorted(self.DATA.patients)
+        assert not {name[:3] for name in training} & {name[:3] for name in held_out}
 
     def test_depends_on_the_seed_alone(self):
-        first = split(self.NAMES, validation_fraction=0.2, seed=3)
-        assert split(self.NAMES, validation_fraction=0.2, seed=3) == first
-        assert split(self.NAMES, validation_fraction=0.2, seed=4) != first
+        first = hold_out(self.DATA, settings())
+        assert hold_out(self.DATA, settings()) == first
+        assert hold_out(self.DATA, settings(seed=4)) != first
 
-    def test_refuses_a_single_case(self):
-        with pytest.raises(InputError, match="1 labelled"):
-            split(["a"], validation_fraction=0.2, seed=0)
+    def test_the_folds_hold_out_each_case_once(self):
+        parts = [hold_out(self.DATA, settings(folds=4, fold=n))[1] for n in range(4)]
+        assert sorted(name for part in parts for name in part) == sorted(self.DATA.patients)
+        assert all(not {n[:3] for n in a} & {n[:3] for n in b} for a, b in itertools.combinations(parts, 2))
+
+    def test_a_fraction_of_0_trains_on_all(self):
+        training, held_out = hold_out(self.DATA, settings(validation_fraction=0))
+        assert (sorted(training), held_out) == (sorted(self.DATA.patients), ())
+
+    def test_refuses_a_single_patient(self):
+        with pytest.raises(InputError, match="2 labelled cases of 1 patients"):
+            hold_out(listed(["a"]), settings())
+
+    def test_refuses_a_fold_that_there_is_not(self):
+        with pytest.raises(ConfigError, match="fold 4 of 4"):
+            settings(folds=4, fold=4)
 
 
 class TestLoadCase:
     def test_label_and_image_lie_on_the_models_grid(self, tmp_path):
-        case = load_case(find_cases(write_cases(tmp_path))[1], models.spec())
+        data = open_data(write_cases(tmp_path))
+        case = load_case(data.cases[1], data, models.spec())
         assert case.image.shape == (1, 19, 24, 9)
         assert case.label.shape == (1, 19, 24, 9)
         assert case.image[0][case.label[0] == 2].mean() > case.image[0][case.label[0] == 1].mean() > 0.5
         assert case.volume_ml["front"] == pytest.approx(5 * 8 * 3 * 3e-3)
 
     def test_names_the_case_whose_label_lies_elsewhere(self, tmp_path):
-        cases = find_cases(write_cases(tmp_path))
+        data = open_data(write_cases(tmp_path))
         label = Segmentation(
             np.zeros((19, 24, 9), np.uint8), phantoms.geometry(shape=(19, 24, 9)), models.spec().labels
         )
-        save(label, cases[1].label)
+        save(label, data.cases[1].label)
         with pytest.raises(GeometryError, match="case_1"):
-            load_case(cases[1], models.spec())
+            load_case(data.cases[1], data, models.spec())
+
+    def test_refuses_a_data_set_with_another_number_of_channels(self, tmp_path):
+        data = replace(open_data(write_cases(tmp_path)), channels=(Channel("t1"), Channel("t2")))
+        with pytest.raises(ConfigError, match="2 channels in the data set"):
+            load_case(data.cases[0], data, models.spec())
 
 
 class TestBatches:
     @pytest.fixture
     def cases(self, tmp_path):
-        return [load_case(case, models.spec()) for case in find_cases(write_cases(tmp_path))]
+        data = open_data(write_cases(tmp_path))
+        return [load_case(case, data, models.spec()) for case in data.cases]
 
     def run(self, cases, epoch):
         change = augmentation(Augment(), patch=(16, 24, 8))
@@ -101,3 +123,62 @@ class TestBatches:
                 inside = image[label == index]
                 if len(inside) > 50:
                     assert inside.mean() > image[label == 0].mean() + 0.8
+
+
+class TestSampling:
+    def crop(self, fraction, label):
+        image = torch.arange(label.size).reshape(1, *label.shape).float()
+        crop = CropRoundStructure(["image", "label"], size=(8, 8, 4), fraction=fraction)
+        for seed in range(60):
+            crop.set_random_state(seed=seed)
+            yield crop({"image": image, "label": torch.from_numpy(label[None])})
+
+    def label(self):
+        label = np.zeros((40, 30, 20), np.uint8)
+        label[5:25, 5:25, 3:15] = 1
+        label[37, 2, 18] = 2
+        return label
+
+    def test_rare_structures_are_seen_as_often_as_large_ones(self):
+        found = [set(np.unique(part["label"])) for part in self.crop(1.0, self.label())]
+        rare, large = sum(2 in values for values in found), sum(1 in values for values in found)
+        assert rare >= 20
+        assert large >= 20
+        assert all(values & {1, 2} for values in found)
+
+    def test_image_and_label_are_cropped_alike_to_the_size(self):
+        label = self.label()
+        for part in self.crop(0.5, label):
+            assert part["image"].shape == part["label"].shape == (1, 8, 8, 4)
+            first = np.unravel_index(int(part["image"][0, 0, 0, 0]), label.shape)
+            window = label[first[0] : first[0] + 8, first[1] : first[1] + 8, first[2] : first[2] + 4]
+            assert np.array_equal(part["label"][0], window)
+
+    def test_a_case_without_a_structure_stays_in(self):
+        parts = list(self.crop(1.0, np.zeros((40, 30, 20), np.uint8)))
+        assert len({int(part["image"].min()) for part in parts}) > 10
+
+    def test_an_image_smaller_than_the_patch_is_kept_whole(self):
+        (part, *_) = self.crop(1.0, np.ones((5, 9, 2), np.uint8))
+        assert part["label"].shape == (1, 5, 8, 2)
+
+
+@pytest.mark.parametrize("name", ["dice_ce", "dice_focal", "tversky"])
+def test_each_loss_is_smallest_where_the_network_is_right(name):
+    label = torch.zeros(1, 1, 8, 8, 8, dtype=torch.long)
+    label[..., 2:5, 2:5, 2:5] = 1
+    right = torch.nn.functional.one_hot(label[:, 0], 2).movedim(-1, 1).float() * 20 - 10
+    loss = build_loss(name)
+    assert float(loss(right, label)) < 0.05 < float(loss(torch.zeros_like(right), label)) < float(loss(-right, label))
+
+
+def test_tversky_minds_a_missed_voxel_more_than_an_invented_one():
+    label = torch.zeros(1, 1, 8, 8, 8, dtype=torch.long)
+    label[..., 2:6, 2:6, 2:6] = 1
+    losses = {}
+    for name, place in (("missed", (slice(None), 0, 2, 2, 2)), ("invented", (slice(None), 0, 0, 0, 0))):
+        found = label.clone()
+        found[place] = 1 - found[place]
+        scores = torch.nn.functional.one_hot(found[:, 0], 2).movedim(-1, 1).float() * 20 - 10
+        losses[name] = float(build_loss("tversky").tversky(scores, label))
+    assert losses["missed"] > 1.5 * losses["invented"]

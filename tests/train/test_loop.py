@@ -1,6 +1,8 @@
 import csv
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +14,14 @@ import torch
 
 import models
 from cases import write_cases
-from voxmetry import load_model, read_volume, segment
+from voxmetry import Segmentation, load_model, read_segmentation, read_volume, save, segment
+from voxmetry.cli import run
 from voxmetry.config import TrainSettings, dump_yaml, load_yaml, parse_record
-from voxmetry.errors import ConfigError, FormatError, InferenceError
+from voxmetry.errors import ConfigError, FormatError, InferenceError, InputError, OutputError
+from voxmetry.io import atomic
 from voxmetry.train import train
+from voxmetry.train.data import hold_out
+from voxmetry.train.dataset import open_data
 from voxmetry.train.loop import learning_rate
 
 SRC = Path(__file__).parents[2] / "src"
@@ -109,6 +115,88 @@ class TestResume:
         assert checkpoint.exists()
 
 
+class TestDiskFull:
+    def test_the_last_checkpoint_stays_and_the_run_continues_from_it(self, finished, data, tmp_path, monkeypatch):
+        whole, calls = Path.write_bytes, []
+
+        def full(path: Path, content: bytes) -> int:
+            if path.suffix == ".pt":
+                calls.append(path)
+                if len(calls) == 2:
+                    whole(path, content[: len(content) // 2])
+                    raise OSError(errno.ENOSPC, "No space left on device")
+            return whole(path, content)
+
+        monkeypatch.setattr(atomic.Path, "write_bytes", full)
+        with pytest.raises(OutputError, match="the disk is full"):
+            train(settings(), tmp_path, data=data)
+        assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 1
+        assert not list(tmp_path.glob(".part-*"))
+        monkeypatch.undo()
+        assert weights(train(settings(), tmp_path, data=data, resume=True)) == weights(finished)
+
+
+class TestWithoutConfiguration:
+    def test_a_data_set_alone_gives_a_model_that_runs(self, data, tmp_path, capsys):
+        out = tmp_path / "run"
+        command = ["train", str(data), "-o", str(out), "--epochs", "1", "--memory-gb", "1", "--device", "cpu"]
+        assert run([*command, "--json"]) == 0
+        assert "# " in (out / "plan.yaml").read_text(encoding="utf-8")
+        model = load_model(out / "model", device="cpu")
+        assert model.spec.labels.names == ("front", "back")
+        volume = read_volume(data / "images" / "case_0.nii.gz")
+        assert segment(volume, model).geometry.is_same(volume.geometry)
+
+    def test_train_plan_writes_what_train_reads(self, data, tmp_path, capsys):
+        plan = tmp_path / "plan.yaml"
+        assert run(["train", "plan", str(data), "-o", str(plan), "--epochs", "2"]) == 0
+        assert load_yaml(plan, TrainSettings).epochs == 2
+
+    @pytest.mark.slow
+    @pytest.mark.real_data
+    def test_twelve_hippocampus_cases_and_three_epochs(self, real_data, tmp_path):
+        for part in ("images", "labels"):
+            (tmp_path / "mr12" / part).mkdir(parents=True)
+            for path in sorted((real_data / "hippocampus-mr" / part).iterdir())[:12]:
+                (tmp_path / "mr12" / part / path.name).symlink_to(path)
+        out = tmp_path / "run"
+        assert run(["train", str(tmp_path / "mr12"), "-o", str(out), "--epochs", "3", "--device", "cpu"]) == 0
+        study = real_data / "hippocampus-mr" / "images" / "hippocampus_350.nii.gz"
+        study = study if study.exists() else sorted(study.parent.iterdir())[-1]
+        assert run(["segment", str(study), "-m", str(out / "model"), "-o", str(tmp_path / "out")]) in (0, 3)
+        assert (tmp_path / "out" / "report.html").exists()
+
+
+class TestBadData:
+    def test_a_structure_in_held_out_cases_alone_is_told_before_the_first_step(self, data, tmp_path):
+        copy = tmp_path / "copy"
+        shutil.copytree(data, copy)
+        held_out = set(json.loads(split_of(settings(), data))["validation"])
+        for path in sorted((copy / "labels").iterdir()):
+            if path.name.split(".")[0] not in held_out:
+                label = read_segmentation(path)
+                array = label.array.copy()
+                array[array == 7] = 0
+                save(Segmentation(array, label.geometry, label.labels), path)
+        with pytest.raises(InputError, match=r"back in no training case.*case_"):
+            train(settings(), tmp_path / "run", data=copy)
+        assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+    def test_a_damaged_file_is_told_with_its_case_before_the_first_step(self, data, tmp_path):
+        copy = tmp_path / "copy"
+        shutil.copytree(data, copy)
+        path = copy / "images" / "case_3.nii.gz"
+        path.write_bytes(path.read_bytes()[:300])
+        with pytest.raises(FormatError, match="case_3"):
+            train(settings(), tmp_path / "run", data=copy)
+        assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def split_of(chosen: TrainSettings, data: Path) -> str:
+    names = hold_out(open_data(data), chosen)
+    return json.dumps(dict(zip(("training", "validation"), names, strict=True)))
+
+
 class TestStartFrom:
     def test_continues_from_the_weights_of_another_model(self, finished, data, tmp_path):
         still = settings(start_from=str(finished), epochs=1, learning_rate=1e-9, ema_decay=0)
@@ -141,3 +229,12 @@ def test_the_shipped_configuration_is_the_bundled_models(real_data):
     bundled = load_model("hippocampus-mr", device="cpu").spec
     measured = {"training_domain": bundled.training_domain, "weights": bundled.weights}
     assert config.model.model_copy(update=measured) == bundled
+
+
+class TestFolds:
+    def test_a_fold_says_so_in_its_card_and_all_cases_can_be_trained_on(self, data, tmp_path):
+        fold = train(settings(epochs=1, folds=2, fold=1), tmp_path / "fold", data=data)
+        assert "(fold 1 of 2, seed 7)" in (fold / "MODEL_CARD.md").read_text()
+        whole = train(settings(epochs=1, validation_fraction=0), tmp_path / "all", data=data)
+        assert "Trained on all 5 cases" in (whole / "MODEL_CARD.md").read_text()
+        assert json.loads((whole / "split.json").read_text())["validation"] == []

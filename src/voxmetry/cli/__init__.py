@@ -25,6 +25,9 @@ def run(arguments: list[str]) -> int:
     from voxmetry.cli.app import app
 
     signal.signal(signal.SIGTERM, _interrupt)
+    if arguments[:2] == ["train", "plan"]:
+        # A verb with an argument of its own cannot have verbs below it.
+        arguments = ["train-plan", *arguments[2:]]
     try:
         app(arguments, prog_name="voxmetry")
     except VoxmetryError as error:

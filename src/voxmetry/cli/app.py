@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.compare import compare
 from voxmetry.cli.convert import convert
+from voxmetry.cli.data import data_app
+from voxmetry.cli.evaluate import evaluate
+from voxmetry.cli.follow_up import follow_up
 from voxmetry.cli.measure import measure
+from voxmetry.cli.train import train, train_plan
 
 app = typer.Typer(
     name="voxmetry",
@@ -22,6 +26,10 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="List and describe the bundled models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(data_app, name="data")
+app.command()(evaluate)
+app.command()(train)
+app.command("train-plan")(train_plan)
 
 FLAGGED = 3
 """Exit code of a study that is done and asks for a look."""
@@ -32,7 +40,6 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda", "openvino"],
     typer.Option(help="Where the network runs; auto takes CUDA if there is one."),
 ]
-Tolerance = Annotated[float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)]
 
 
 def _version(value: bool) -> None:
@@ -46,6 +53,8 @@ def _version(value: bool) -> None:
 # The larger verbs have a file each.
 app.command()(measure)
 app.command()(convert)
+app.command()(compare)
+app.command("follow-up")(follow_up)
 
 
 @app.callback()
@@ -105,8 +114,12 @@ def segment(
         Path | None, typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
     ] = None,
     device: Annotated[
-        Literal["auto", "cpu", "cuda", "openvino"] | None,
-        typer.Option(help="Where the network runs; auto takes CUDA if there is one."),
+        Literal["auto", "cpu", "cuda", "mps", "openvino"] | None,
+        typer.Option(help="Where the network runs; auto picks what there is and suits the model, and says so."),
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bf16", "fp16"] | None,
+        typer.Option(help="Of the network's products; auto takes the fastest that keeps the answer."),
     ] = None,
     tolerance_mm: Annotated[
         float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
@@ -136,6 +149,7 @@ def segment(
         "series": series,
         "modality": modality,
         "device": device,
+        "precision": precision,
         "tolerance_mm": tolerance_mm,
         "overwrite": overwrite or None,
     }
@@ -154,77 +168,6 @@ def segment(
         result = segment_study(study, out, model, reference=reference, settings=settings, tell=tell)
     show.study(result, out, as_json=as_json)
     raise typer.Exit(FLAGGED if result.needs_review else 0)
-
-
-@app.command()
-def compare(
-    prediction: Annotated[Path, typer.Option(help="The label map to judge, or a folder of label maps.")],
-    reference: Annotated[Path, typer.Option(help="The label map to judge it by, or a folder: matched by name.")],
-    tolerance_mm: Tolerance = 1.0,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder for the tables, the JSON file and the page.")
-    ] = None,
-    other_prediction: Annotated[
-        Path | None, typer.Option(help="Folder of another model's label maps, for a paired comparison.")
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of images, for the pictures of the page.")] = None,
-    patients: Annotated[
-        Path | None, typer.Option(help="CSV file with the columns case and patient, where patients have several.")
-    ] = None,
-    instances: Annotated[
-        Literal["overlap", "iou", "hungarian"] | None,
-        typer.Option(help="Match instances, such as lesions, one by one, by this rule."),
-    ] = None,
-    things: Annotated[
-        list[str] | None, typer.Option("--thing", help="A structure that is counted by its parts; repeat for more.")
-    ] = None,
-    parquet: Annotated[
-        bool | None, typer.Option("--parquet/--no-parquet", help="Write Parquet too; by default where it can be.")
-    ] = None,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-) -> None:
-    """Compare two label maps, or the label maps of two folders: Dice, Hausdorff distances, surface Dice, in mm."""
-    from voxmetry.comparison import Inputs, compare_paths
-    from voxmetry.core.records import CohortSettings
-
-    inputs = Inputs(prediction, reference, other=other_prediction, images=images, patients=patients)
-    settings = CohortSettings(tolerance_mm=tolerance_mm, instances=instances, things=tuple(things or ()))
-    with show.progress("comparing", quiet=as_json or not prediction.is_dir()) as progress:
-        cohort, files = compare_paths(
-            inputs, settings, out=out, parquet=parquet, overwrite=overwrite, progress=progress
-        )
-    if prediction.is_dir():
-        show.cohort(cohort, files, as_json=as_json)
-        raise typer.Exit(1 if cohort.failed else 0 if cohort.complete else FLAGGED)
-    show.comparisons(cohort.cases[0].comparisons, as_json=as_json, matchings=cohort.cases[0].matchings)
-    if not as_json:
-        show.files(files)
-
-
-@app.command()
-def train(
-    config: Annotated[
-        Path, typer.Argument(help="A training configuration, such as configs/train/hippocampus-mr.yaml.")
-    ],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder; runs/MODEL if not given.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with images/ and labels/; overrides the configuration.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
-    as_json: Json = False,
-) -> None:
-    """Train a model and write its folder."""
-    from voxmetry.config import TrainSettings, load_yaml
-    from voxmetry.nn.runtime import choose_device
-    from voxmetry.train import train as train_model
-
-    settings = load_yaml(config, TrainSettings)
-    folder = data or Path(os.environ.get("VOXMETRY_DATA", ".")) / settings.data
-    run = out or Path("runs") / settings.model.name
-    model = train_model(settings, run, data=folder, resume=resume, device=choose_device(device))
-    show.trained(model, as_json=as_json)
 
 
 @models_app.command("list")

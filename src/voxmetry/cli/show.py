@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from voxmetry.config import ModelSpec
     from voxmetry.core.base import Record
+    from voxmetry.core.follow_up import FollowUp
     from voxmetry.core.records import (
         CohortComparison,
         Comparison,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         StudyResult,
     )
     from voxmetry.core.volume import Volume
+    from voxmetry.train.check import DataCheck
 
 MOST_LESIONS = 30
 """Lesions that a table on the terminal shows; JSON and the table file hold all."""
@@ -102,13 +104,54 @@ def lesion_rows(rows: Sequence[Lesion]) -> None:
         typer.echo(f"{len(rows)} lesions; the {MOST_LESIONS} largest are shown.")
 
 
-def comparisons(rows: Sequence[Comparison], *, as_json: bool, matchings: Sequence[InstanceMatching] = ()) -> None:
-    """Show a prediction held against a reference."""
+def follow_up(result: FollowUp, written: Sequence[Path], *, as_json: bool) -> None:
+    """Show what became of each lesion, the category with its rule, and what to look at."""
+    if as_json:
+        typer.echo(result.model_dump_json(indent=1))
+        return
+    table = _table(["before", "now", "status", "mL", "change", "mm", "change", "target"])
+    for row in result.changes:
+        table.add_row(
+            ", ".join(row.baseline_ids) or "-",
+            ", ".join(row.follow_up_ids) or "-",
+            " ".join(part for part in (row.status, row.trend) if part),
+            f"{_number(row.volume_baseline_ml, 2)} > {_number(row.volume_follow_up_ml, 2)}",
+            _percent(row.volume_change_percent),
+            f"{_number(row.diameter_baseline_mm, 1)} > {_number(row.diameter_follow_up_mm, 1)}",
+            _percent(row.diameter_change_percent),
+            "yes" if row.target else "",
+        )
+    _print(table)
+    answer, bridge = result.response, result.registration
+    sums = [_number(x, 1) for x in (answer.sum_baseline_mm, answer.sum_nadir_mm, answer.sum_follow_up_mm)]
+    typer.echo(f"Sum of target diameters: baseline {sums[0]} mm, smallest {sums[1]} mm, now {sums[2]} mm")
+    typer.secho(f"RECIST 1.1: {answer.category}, {answer.rule}", bold=True)
+    typer.echo(f"Registration: {bridge.kind}, {bridge.reason}")
+    for flag in result.flags:
+        typer.secho(f"{flag.severity}: {flag.message}", fg="yellow")
+    for caveat in answer.caveats:
+        typer.echo(f"caveat: {caveat}")
+    typer.echo("Research use only.")
+    files(written)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.0f} %"
+
+
+def comparisons(
+    rows: Sequence[Comparison],
+    *,
+    as_json: bool,
+    matchings: Sequence[InstanceMatching] = (),
+    definitions: Mapping[str, str] | None = None,
+) -> None:
+    """Show a prediction held against a reference, with the definitions of the chosen settings."""
     if as_json:
         from voxmetry.measure import DEFINITIONS
 
         matched = {"instances": _plain(matchings)} if matchings else {}
-        _dump({"comparisons": _plain(rows), **matched, "definitions": dict(DEFINITIONS)})
+        _dump({"comparisons": _plain(rows), **matched, "definitions": dict(definitions or DEFINITIONS)})
         return
     tolerance = rows[0].tolerance_mm if rows else 1.0
     heads = [
@@ -133,6 +176,9 @@ def comparisons(rows: Sequence[Comparison], *, as_json: bool, matchings: Sequenc
         )
     _print(table)
     for row in rows:
+        if row.surface_dice_at_mm:
+            further = ", ".join(f"{_number(x, 4)} at {mm} mm" for mm, x in row.surface_dice_at_mm.items())
+            typer.echo(f"{row.label}: surface Dice {further}")
         if row.reason:
             typer.echo(f"{row.label}: {row.reason}")
     if matchings:
@@ -155,20 +201,10 @@ def cohort(result: CohortComparison, written: Sequence[Path], *, as_json: bool) 
     if as_json:
         typer.echo(result.model_dump_json(indent=1))
         return
-    level = f"{result.settings.level:.0%} interval"
-    table = _table(["structure", "cases", "missed", "extra", f"Dice, {level}", f"HD95 mm, {level}", "lowest Dice"])
-    for s in (*result.structures, *([result.overall] if result.overall and len(result.structures) > 1 else [])):
-        dice, hd95 = s.present["dice"], s.present["hd95_mm"]
-        table.add_row(
-            s.label,
-            str(dice.mean.n),
-            str(s.n_missed),
-            str(s.n_extra),
-            _interval(dice.mean, 3),
-            _interval(hd95.mean, 2),
-            f"{_number(dice.worst, 3)} {dice.worst_case or ''}",
-        )
-    _print(table)
+    _summary(result)
+    if result.other_structures:
+        typer.echo("The other model:")
+        _summary(result.of_other_model())
     if result.panoptic is not None:
         instances(result.panoptic.classes)
     for row in result.paired:
@@ -186,7 +222,45 @@ def cohort(result: CohortComparison, written: Sequence[Path], *, as_json: bool) 
     ):
         if names:
             typer.secho(f"{len(names)} {which}: {', '.join(names)}", fg="yellow")
+    notes(result.notes)
     files(written)
+
+
+def data_check(found: DataCheck) -> None:
+    """Show what was found in a data set, errors first."""
+    typer.echo(f"{found.data}: {found.n_cases} cases of {found.n_patients} patients, {found.n_read} could be read")
+    if not found.findings:
+        typer.echo("Nothing stands in the way of training.")
+        return
+    table = _table(["case", "severity", "what", "in words"])
+    for column in table.columns:
+        column.justify = "left"
+    for row in found.findings:
+        table.add_row(row.case, row.severity, row.code.replace("_", " "), row.message)
+    _print(table)
+
+
+def _summary(result: CohortComparison) -> None:
+    level = f"{result.settings.level:.0%} interval"
+    table = _table(["structure", "cases", "missed", "extra", f"Dice, {level}", f"HD95 mm, {level}", "lowest Dice"])
+    for s in (*result.structures, *([result.overall] if result.overall and len(result.structures) > 1 else [])):
+        dice, hd95 = s.present["dice"], s.present["hd95_mm"]
+        table.add_row(
+            s.label,
+            str(dice.mean.n),
+            str(s.n_missed),
+            str(s.n_extra),
+            _interval(dice.mean, 3),
+            _interval(hd95.mean, 2),
+            f"{_number(dice.worst, 3)} {dice.worst_case or ''}",
+        )
+    _print(table)
+
+
+def notes(texts: Sequence[str]) -> None:
+    """Say what was left out."""
+    for text in texts:
+        typer.secho(f"note: {text}", fg="yellow")
 
 
 def files(written: Sequence[Path]) -> None:

@@ -168,6 +168,8 @@ class Comparison(Record):
     """How the two directions make one percentile: 'directed max' or 'pooled'."""
     empty: str = "nan"
     """What a distance is where one mask is empty: 'nan', or the grid's 'diagonal'."""
+    surface_dice_at_mm: dict[str, Number] = Field(default_factory=dict)
+    """Surface Dice at further tolerances, by the tolerance in mm."""
     reason: str = ""
     """Why a number is nan; empty where none is."""
 
@@ -210,6 +212,8 @@ class SourceInfo(Record):
     spacing_mm: tuple[float, float, float]
     axcodes: str
     series_uid: str | None = None
+    frame_uid: str | None = None
+    """DICOM Frame of Reference UID: images that share it share their coordinates."""
     description: str = ""
 
 
@@ -225,6 +229,8 @@ class Provenance(Record):
     weights_sha256: str
     settings: dict[str, object]
     device: str
+    precision: str = "float32"
+    """Of the network's products: "float32", "bf16" or "fp16"."""
     started: str
     """UTC, ISO 8601."""
     seconds: dict[str, float]
@@ -438,7 +444,9 @@ class StructureSummary(Record):
 class CohortSettings(Record):
     """How the cases of a cohort are compared."""
 
-    tolerance_mm: float | dict[str, float] = 1.0
+    tolerance_mm: Annotated[float, Field(ge=0)] | dict[str, float] = 1.0
+    more_tolerances_mm: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    """Further tolerances of the surface Dice; summaries and tests are of `tolerance_mm` alone."""
     labels: tuple[str, ...] | None = None
     match: Literal["auto", "name", "value"] = "auto"
     surface: Literal["elements", "border voxels"] = "elements"
@@ -471,11 +479,20 @@ class CohortComparison(Record):
     panoptic: PanopticQuality | None = None
     other: tuple[CaseComparison, ...] = ()
     """The cases of another model, where two were compared."""
+    other_structures: tuple[StructureSummary, ...] = ()
+    other_overall: StructureSummary | None = None
+    """The other model's own summary."""
     paired: tuple[PairedComparison, ...] = ()
     """The first model minus the other, by structure and metric."""
     policy: str
     """What the means do with structures that are in one mask only."""
+    notes: tuple[str, ...] = ()
+    """What was left out of the output, and why."""
     definitions: dict[str, str]
+
+    def of_other_model(self) -> CohortComparison:
+        """Return the same with the other model's summary in place of the first's."""
+        return self.model_copy(update={"structures": self.other_structures, "overall": self.other_overall})
 
     @property
     def failed(self) -> tuple[CaseComparison, ...]:

@@ -17,6 +17,7 @@ from voxmetry.core.records import (
     PairedComparison,
     StructureSummary,
 )
+from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError, VoxmetryError
 from voxmetry.io.files import read_segmentation
 from voxmetry.measure.agreement import bland_altman, icc_2_1
@@ -67,10 +68,40 @@ def compare_files(
         If a file cannot be read or the two cannot be compared.
     """
     prediction, reference = read_segmentation(pair.prediction), read_segmentation(pair.reference)
+    return compare_pair(pair.case, prediction=prediction, reference=reference, settings=settings, patient=patient)
+
+
+def compare_pair(
+    case: str,
+    *,
+    prediction: Segmentation,
+    reference: Segmentation,
+    settings: CohortSettings = CohortSettings(),  # noqa: B008  (frozen)
+    patient: int = 1,
+) -> CaseComparison:
+    """Compare two label maps that were read, as `compare_files` does.
+
+    Parameters
+    ----------
+    case
+        The case's name.
+    prediction, reference
+        On the same grid.
+    settings
+        Tolerance, definitions, instances.
+    patient
+        Number of the patient within the cohort.
+
+    Raises
+    ------
+    VoxmetryError
+        If the two cannot be compared.
+    """
     rows = compare(
         prediction=prediction,
         reference=reference,
         tolerance_mm=settings.tolerance_mm,
+        more_tolerances_mm=settings.more_tolerances_mm,
         labels=settings.labels,
         match=settings.match,
         surface=settings.surface,
@@ -89,7 +120,7 @@ def compare_files(
             labels=settings.labels,
             match=settings.match,
         )
-    return CaseComparison(case=pair.case, patient=patient, comparisons=rows, matchings=matchings)
+    return CaseComparison(case=case, patient=patient, comparisons=rows, matchings=matchings)
 
 
 def compare_cohort(
@@ -201,27 +232,39 @@ def summarise_cohort(
     unmatched
         Names of predictions and of references without a partner.
     """
-    rows = [(case, row) for case in cases for row in case.comparisons]
-    by_label: dict[str, list[_Row]] = {}
-    for case, row in rows:
-        by_label.setdefault(row.label, []).append((case, row))
-    n_cases = sum(case.error is None for case in cases)
+    structures, overall = _summary(cases, settings)
+    other_structures, other_overall = _summary(other, settings)
     matchings = [row for case in cases for row in case.matchings]
     return CohortComparison(
         settings=settings,
         cases=tuple(cases),
         unmatched_predictions=tuple(unmatched[0]),
         unmatched_references=tuple(unmatched[1]),
-        structures=tuple(_structure(label, found, n_cases, settings) for label, found in by_label.items()),
-        overall=_structure(OVERALL, rows, n_cases, settings) if rows else None,
+        structures=structures,
+        overall=overall,
         panoptic=panoptic_quality(matchings) if matchings else None,
         other=tuple(other),
+        other_structures=other_structures,
+        other_overall=other_overall,
         paired=_paired(cases, other, settings) if other else (),
         policy=POLICY.format(
             distance="the grid's diagonal" if settings.empty == "diagonal" else "undefined, and so is its mean"
         ),
         definitions=definitions(settings.surface, settings.percentile),
     )
+
+
+def _summary(
+    cases: Sequence[CaseComparison], settings: CohortSettings
+) -> tuple[tuple[StructureSummary, ...], StructureSummary | None]:
+    """Summarise each structure of one model, and all together."""
+    rows = [(case, row) for case in cases for row in case.comparisons]
+    by_label: dict[str, list[_Row]] = {}
+    for case, row in rows:
+        by_label.setdefault(row.label, []).append((case, row))
+    n_cases = sum(case.error is None for case in cases)
+    structures = tuple(_structure(label, found, n_cases, settings) for label, found in by_label.items())
+    return structures, _structure(OVERALL, rows, n_cases, settings) if rows else None
 
 
 def _structure(label: str, rows: Sequence[_Row], n_cases: int, settings: CohortSettings) -> StructureSummary:

@@ -45,6 +45,7 @@ def compare(
     prediction: Segmentation,
     reference: Segmentation,
     tolerance_mm: float | Mapping[str, float] = 1.0,
+    more_tolerances_mm: Sequence[float] = (),
     labels: Sequence[str] | None = None,
     match: Match = "auto",
     surface: SurfaceKind = "elements",
@@ -59,6 +60,8 @@ def compare(
         What is judged, and what it is held against.
     tolerance_mm
         Tolerance of the surface Dice: one for all structures, or one for each by its name in the result.
+    more_tolerances_mm
+        Further tolerances, for `surface_dice_at_mm`.
     labels
         Structures to compare, by name; None compares all, and then nothing may be left without a partner.
     match
@@ -119,6 +122,7 @@ def compare(
             surface=surface,
             percentile=percentile,
             empty=empty,
+            surface_dice_at_mm={f"{mm:g}": surface_dice(d, mm) for mm in more_tolerances_mm},
             reason=_reason(d, empty),
             **_volumes(count, voxel_ml),
             **_boundary(d, tolerance, percentile, diagonal_mm),

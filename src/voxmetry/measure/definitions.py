@@ -71,6 +71,7 @@ _COMPARISONS = {
     "mean_reference_to_prediction_mm": "mean distance from the reference's surface to the prediction's, in mm",
     "surface_dice": "share of both surfaces that lies within tolerance_mm of the other; 0 if missed or extra, nan if "
     "absent",
+    "surface_dice_at_mm": "the same at further tolerances, by the tolerance in mm",
     "boundary_iou": "intersection of the two surfaces over their union, where they coincide exactly; 0 if missed or "
     "extra, nan if absent",
     "empty": "'nan': a distance is nan if one of the masks is empty; 'diagonal': it is the grid's diagonal in mm",

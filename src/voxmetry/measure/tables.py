@@ -33,7 +33,7 @@ def columns(kind: type[Record]) -> tuple[str, ...]:
     ('id', 'label', 'value', 'n_voxels', 'volume_ml', 'centroid_r_mm', 'centroid_a_mm')
     """
     fields = sorted(kind.model_fields, key=lambda name: name != "id")
-    return tuple(column for name in fields for column in _columns_of(name))
+    return tuple(column for name in fields if name != FURTHER for column in _columns_of(name))
 
 
 def _columns_of(name: str) -> list[str]:
@@ -62,7 +62,7 @@ def records_csv(rows: Sequence[Record], kind: type[Record]) -> str:
 
 def comparison_rows(cases: Sequence[CaseComparison]) -> list[Row]:
     """Return one row a case and structure; a case that failed is one row with its reason in `error`."""
-    nothing = dict.fromkeys(Comparison.model_fields)
+    nothing = dict.fromkeys(name for name in Comparison.model_fields if name != FURTHER)
     rows = []
     for case in cases:
         head = {"case": case.case, "patient": case.patient}
@@ -96,14 +96,21 @@ INSTANCE_COLUMNS = (
     "centroid_s_mm",
     "rule",
 )
-COMPARISON_COLUMNS = ("case", "patient", *Comparison.model_fields, "error")
+FURTHER = "surface_dice_at_mm"
+COMPARISON_COLUMNS = ("case", "patient", *(name for name in Comparison.model_fields if name != FURTHER), "error")
+
+
+def comparison_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the columns of `comparison_rows`: one more for each further tolerance."""
+    further = dict.fromkeys(name for row in rows for name in row if name not in COMPARISON_COLUMNS)
+    return (*COMPARISON_COLUMNS, *further)
 
 
 def _cells(record: Record) -> Row:
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in record.model_dump().items()
-    }
+    content = record.model_dump()
+    for mm, value in content.pop(FURTHER, {}).items():
+        content[f"surface_dice_at_{mm}_mm"] = value
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in content.items()}
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
@@ -142,8 +149,9 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     kinds: dict[Any, Any] = {int: pa.int64(), int | None: pa.int64(), float: pa.float64()}
     types = {name: kinds.get(field.annotation, pa.string()) for name, field in Comparison.model_fields.items()}
     types |= {"case": pa.string(), "patient": pa.int64(), "error": pa.string()}
+    names = comparison_columns(rows)
     table = pa.Table.from_pylist(
-        [dict(row) for row in rows], schema=pa.schema([(name, types[name]) for name in COMPARISON_COLUMNS])
+        [dict(row) for row in rows], schema=pa.schema([(name, types.get(name, pa.float64())) for name in names])
     )
     with atomic_path(path) as temporary:
         parquet.write_table(table, temporary)

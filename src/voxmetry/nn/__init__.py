@@ -2,5 +2,6 @@
 
 from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.predict import segment
+from voxmetry.nn.predictor import Outcome, Predictor
 
-__all__ = ["Model", "load_model", "segment"]
+__all__ = ["Model", "Outcome", "Predictor", "load_model", "segment"]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from voxmetry.config import ModelSpec, Weights, load_yaml
 from voxmetry.errors import ModelError
 from voxmetry.models import find_model
-from voxmetry.nn.networks import build_network
-from voxmetry.nn.runtime import build_runtime, choose_device
+from voxmetry.nn.networks import Ensemble, build_network
+from voxmetry.nn.runtime import Choice, Runtime, build_runtime, choose_runtime, gflop_per_window
 from voxmetry.nn.weights import load_into
 
 
@@ -26,24 +23,30 @@ class Model:
         What it takes and returns.
     weights
         File and SHA-256 of its parameters, which were checked.
-    run
-        Patches (B, C, I, J, K) float32 on `tensor_device` -> logits (B, n_classes, I, J, K).
-    device
-        What it runs on, as it is reported: "cpu", "cuda" or "openvino".
+    members
+        One runtime for each network of the ensemble, mostly one: patches (B, C, I, J, K) float32 on `tensor_device`
+        to logits (B, n_classes, I, J, K).
+    choice
+        Where and in which precision they run, and why.
     """
 
     spec: ModelSpec
     weights: Weights
-    run: Callable[[torch.Tensor], torch.Tensor]
-    device: str
+    members: tuple[Runtime, ...]
+    choice: Choice
+
+    @property
+    def device(self) -> str:
+        """What it runs on, as it is reported: "cpu", "cuda", "mps" or "openvino"."""
+        return self.choice.device
 
     @property
     def tensor_device(self) -> str:
-        """Where torch tensors for `run` must be."""
-        return "cuda" if self.device == "cuda" else "cpu"
+        """Where torch tensors for the members must be."""
+        return self.choice.tensor_device
 
 
-def load_model(name: str | Path, *, device: str = "auto") -> Model:
+def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto") -> Model:
     """Load a model and check its weights.
 
     Parameters
@@ -51,14 +54,18 @@ def load_model(name: str | Path, *, device: str = "auto") -> Model:
     name
         A bundled model's name or a model folder.
     device
-        "auto" (CUDA where there is a device, else the CPU), "cpu", "cuda" or "openvino".
+        "auto" (a GPU where there is one, else OpenVINO for a large network and torch for a small one), "cpu", "cuda",
+        "mps" or "openvino".
+    precision
+        "auto" (the fastest that the device computes and that keeps the answer, see docs/performance.md), "float32",
+        "bf16" or "fp16".
 
     Raises
     ------
     ModelError
         If the folder, the specification or the weights cannot be used, or the checksum differs.
     ConfigError
-        If model.yaml has an unknown, missing or unusable key.
+        If model.yaml has an unknown, missing or unusable key, or the device lacks the precision.
     InferenceError
         If the device is not there.
     """
@@ -72,6 +79,6 @@ def load_model(name: str | Path, *, device: str = "auto") -> Model:
         )
     network = build_network(spec)
     load_into(network, folder / spec.weights.file, sha256=spec.weights.sha256)
-    network.eval()
-    chosen = choose_device(device)
-    return Model(spec, spec.weights, build_runtime(network, spec, chosen), chosen)
+    networks = list(network.members) if isinstance(network, Ensemble) else [network]
+    choice = choose_runtime(device, precision, gflop=gflop_per_window(networks[0], spec))
+    return Model(spec, spec.weights, tuple(build_runtime(one, spec, choice) for one in networks), choice)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.core.volume import Volume
-from voxmetry.nn.model import Model, load_model
-from voxmetry.nn.preprocess import preprocess
-from voxmetry.nn.restore import restore
-from voxmetry.nn.window import window_scores
-from voxmetry.ops.components import clean
+from voxmetry.nn.model import Model
+from voxmetry.nn.predictor import Predictor, Study
 
 
-def segment(volumes: Volume | Sequence[Volume], model: Model | str | Path, *, device: str = "auto") -> Segmentation:
+def segment(
+    volumes: Study, model: Model | str | Path, *, device: str = "auto", precision: str = "auto"
+) -> Segmentation:
     """Segment one study: prepare, run the network, restore to the study's own grid, clean up.
 
     Parameters
@@ -22,9 +19,11 @@ def segment(volumes: Volume | Sequence[Volume], model: Model | str | Path, *, de
     volumes
         One volume, or one for each input of the model in its order.
     model
-        A loaded model (load it once for many volumes), a bundled model's name, or a model folder.
+        A loaded model, a bundled model's name, or a model folder. For many volumes, load it once: see `Predictor`.
     device
-        "auto", "cpu", "cuda" or "openvino"; a loaded model keeps its own.
+        "auto", "cpu", "cuda", "mps" or "openvino"; a loaded model keeps its own.
+    precision
+        "auto", "float32", "bf16" or "fp16"; a loaded model keeps its own.
 
     Returns
     -------
@@ -36,9 +35,4 @@ def segment(volumes: Volume | Sequence[Volume], model: Model | str | Path, *, de
     VoxmetryError
         If the input does not fit the model, the model cannot be loaded, or its scores are not finite.
     """
-    ready = model if isinstance(model, Model) else load_model(model, device=device)
-    channels = [volumes] if isinstance(volumes, Volume) else list(volumes)
-    prepared = preprocess(channels, ready.spec)
-    scores = window_scores(ready.run, prepared.tensor.to(ready.tensor_device), ready.spec.window)
-    found = restore(scores, grid=prepared.grid, native=prepared.native, spec=ready.spec)
-    return clean(found, ready.spec.clean)
+    return Predictor(model, device=device, precision=precision)(volumes)

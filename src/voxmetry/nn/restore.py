@@ -1,9 +1,15 @@
-"""From scores on the model's grid to labels on the study's own grid.
+"""From scores on the model's grid to labels on the study's own grid, slab by slab.
 
-Labels are chosen slab by slab: full-resolution scores of all classes never exist at once.
+A voxel's score is a weighted mean of those of the eight model voxels round it. Where one class is the largest at all
+eight, it is the largest of the mean as well, whatever the weights; the same holds for regions, which are above a
+threshold or not. So scores are interpolated only where neighbours disagree: at the surfaces of structures. The answer
+is that of interpolating everywhere.
 """
 
 from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,14 +17,103 @@ import torch
 from voxmetry.config import ModelSpec
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.nn.grids import interpolate, reorientation, restoring_positions
+from voxmetry.nn.grids import reorientation, restoring_positions
+from voxmetry.nn.window import Slab
 
-SLAB_VALUES = 64_000_000
-"""Scores held at once while labels are chosen: 256 MB of float32."""
+SLAB_VALUES = 16_000_000
+"""Scores that labels are chosen from at once: 64 MB of float32, whatever the number of classes."""
+
+CHUNK_VALUES = 12_000_000
+"""Scores interpolated at once."""
+
+MIXED = -1
+"""Stands for a class where neighbours disagree."""
+
+
+class Restorer:
+    """Takes slabs of scores in their order and fills the label map.
+
+    Parameters
+    ----------
+    grid
+        The model's grid, as `nn.grids.model_grid(native, spec)` gives it.
+    native
+        The study's own grid.
+    spec
+        The model.
+    """
+
+    def __init__(self, grid: Geometry, native: Geometry, spec: ModelSpec) -> None:
+        moved, oriented = reorientation(native, spec.orientation)
+        self._native, self._labels = native, spec.labels
+        dtype = np.uint8 if max(spec.labels.values) < 256 else np.uint16
+        self._values = np.array([0, *(spec.regions or spec.labels.values)], dtype=dtype)
+        self._array = np.zeros(native.shape, dtype=dtype)
+        at, box = restoring_positions(grid, oriented, spec)
+        self._covered = moved.forward(self._array)[box]
+        self.axes = [Axis.between(*pair) for pair in zip(at, grid.shape, strict=True)]
+        self._how = Decision(regions=spec.regions is not None, softmax=spec.activation == "softmax")
+        self._done = 0
+
+    def reached(self, slab: Slab) -> slice:
+        """Return the native slices along the slab's axis that lie between slices which it holds, and are new."""
+        high = self.axes[slab.axis].high
+        end = int(np.searchsorted(high, slab.stop, side="left"))
+        return slice(self._done, max(self._done, end))
+
+    def feed(self, slab: Slab) -> None:
+        """Choose the labels of all native voxels that this slab reaches."""
+        for thin in slab.split(max(1, SLAB_VALUES // slab.sums.select(slab.axis + 1, 0).numel())):
+            rows = self.reached(thin)
+            if rows.stop > rows.start:
+                axes = [*self.axes]
+                axes[thin.axis] = axes[thin.axis].part(rows, thin.start)
+                classes = choose_classes(thin.sums, thin.weights, axes, self._how)
+                box: list[slice] = [slice(None)] * 3
+                box[thin.axis] = rows
+                self._covered[tuple(box)] = self._values[classes.cpu().numpy()]
+            self._done = rows.stop
+
+    def finish(self) -> Segmentation:
+        """Return the label map on the study's own grid, after the last slab."""
+        return Segmentation(self._array, self._native, self._labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """Where the target's voxels lie along one axis of the source: between two voxels, which may be the same one.
+
+    Parameters
+    ----------
+    low, high
+        (n,) int64, rising: the source voxels on both sides.
+    share
+        (n,) float32: the weight of `high`.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    share: np.ndarray
+
+    @classmethod
+    def between(cls, at: np.ndarray, size: int) -> Axis:
+        """Make it from positions in source voxels within [0, size - 1]."""
+        low = np.minimum(np.floor(at).astype(np.int64), size - 1)
+        share = (at - low).astype(np.float32)
+        return cls(low, np.where(share > 0, low + 1, low), share)
+
+    def part(self, rows: slice, start: int) -> Axis:
+        """Cut to some target voxels, counting source voxels from `start`."""
+        return Axis(self.low[rows] - start, self.high[rows] - start, self.share[rows])
+
+    @property
+    def blends(self) -> bool:
+        """Whether any target voxel lies between two source voxels."""
+        return bool(self.share.any())
 
 
 def restore(scores: torch.Tensor, *, grid: Geometry, native: Geometry, spec: ModelSpec) -> Segmentation:
-    """Choose the label of each voxel of the study's own grid.
+    """Choose the label of each voxel of the study's own grid, from scores that are held whole.
 
     Parameters
     ----------
@@ -38,38 +133,135 @@ def restore(scores: torch.Tensor, *, grid: Geometry, native: Geometry, spec: Mod
         the outermost, is the largest. On equal scores the lower class wins, the background first. For models with
         regions, activation or cropping: see `ModelSpec` and `Resampling`.
     """
-    moved, oriented = reorientation(native, spec.orientation)
-    values = np.array([0, *spec.labels.values], dtype=np.uint8 if max(spec.labels.values) < 256 else np.uint16)
-    labels = np.zeros(oriented.shape, dtype=values.dtype)
-    (at_i, at_j, at_k), box = restoring_positions(grid, oriented, spec)
-    covered = labels[box]
-    if spec.activation == "softmax":
-        scores = scores.softmax(1)
-    depth = max(1, SLAB_VALUES // (scores.shape[1] * oriented.shape[1] * oriented.shape[2]))
-    for start in range(0, len(at_i), depth):
-        slab = interpolate(scores[0], at_i[start : start + depth], 1)
-        slab = interpolate(interpolate(slab, at_j, 2), at_k, 3)
-        chosen = values[slab.argmax(0).cpu().numpy()] if spec.regions is None else paint(slab, spec.regions)
-        covered[start : start + depth] = chosen
-    return Segmentation(np.ascontiguousarray(moved.inverse(labels)), native, spec.labels)
+    restorer = Restorer(grid, native, spec)
+    restorer.feed(Slab(0, 0, 0, scores[0], torch.ones(scores.shape[2:], device=scores.device)))
+    return restorer.finish()
 
 
-def paint(logits: torch.Tensor, regions: tuple[int, ...]) -> np.ndarray:
-    """Paint one region over the other where its probability is above one half, its logit above 0.
+@dataclass(frozen=True)
+class Decision:
+    """How scores become a class.
 
     Parameters
     ----------
-    logits
-        (n_regions, I, J, K).
     regions
-        The label value of each, in the order of painting.
-
-    Returns
-    -------
-    ndarray
-        (I, J, K) uint16 label values, 0 where there is no region.
+        The class is the last region whose logit is above 0, counted from 1, or 0. Else it is the largest score.
+    softmax
+        Scores are turned into probabilities before they are interpolated.
     """
-    labels = np.zeros(logits.shape[1:], dtype=np.uint16)
-    for region, value in zip(logits, regions, strict=True):
-        labels[(region > 0).cpu().numpy()] = value
-    return labels
+
+    regions: bool = False
+    softmax: bool = False
+
+    def of_slab(self, sums: torch.Tensor) -> torch.Tensor:
+        """Return the class of each voxel, int16 (I, J, K), of scores (n, I, J, K) times any positive weights.
+
+        torch's own argmax over the first axis returns int64 and is slower on the CPU.
+        """
+        found = torch.zeros(sums.shape[1:], dtype=torch.int16, device=sums.device)
+        if self.regions:
+            for index, scores in enumerate(sums, start=1):
+                found = torch.where(scores > 0, index, found)
+            return found
+        best = sums[0].clone()
+        for index in range(1, len(sums)):
+            found = torch.where(sums[index] > best, index, found)
+            torch.maximum(best, sums[index], out=best)
+        return found
+
+    def of_rows(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the class of each row of scores (n_voxels, n)."""
+        if not self.regions:
+            return scores.argmax(dim=1)
+        order = torch.arange(1, scores.shape[1] + 1, device=scores.device)
+        return torch.where(scores > 0, order, 0).amax(dim=1)
+
+
+def choose_classes(
+    sums: torch.Tensor,
+    weights: torch.Tensor,
+    axes: list[Axis],
+    how: Decision = Decision(),
+) -> torch.Tensor:
+    """Return the class that the interpolated scores give each target voxel, int16.
+
+    Parameters
+    ----------
+    sums
+        (n_classes, I, J, K) scores times weights.
+    weights
+        (I, J, K); where it is 0 all scores count as 0, and the background wins.
+    axes
+        The target's voxels along i, j, k.
+    how
+        From scores to a class.
+    """
+    cells = how.of_slab(sums)
+    for axis, place in enumerate(axes):
+        if place.blends:
+            cells = _agreed(cells, axis)
+    found = cells
+    for axis, place in enumerate(axes):
+        found = found.index_select(axis, torch.from_numpy(place.low).to(found.device))
+    if bool((cells == MIXED).any()):
+        _interpolate_mixed(found, cells, sums, weights, axes, how)
+    return found
+
+
+def _agreed(cells: torch.Tensor, axis: int) -> torch.Tensor:
+    """Keep the class of each voxel that its next neighbour along an axis shares; the last has none to differ from."""
+    size = cells.shape[axis]
+    here, there = cells.narrow(axis, 0, size - 1), cells.narrow(axis, 1, size - 1)
+    both = torch.where(here == there, here, MIXED)
+    return torch.cat([both, cells.narrow(axis, size - 1, 1)], dim=axis)
+
+
+def _interpolate_mixed(
+    found: torch.Tensor,
+    cells: torch.Tensor,
+    sums: torch.Tensor,
+    weights: torch.Tensor,
+    axes: list[Axis],
+    how: Decision,
+) -> None:
+    """Fill in the class where `found` is MIXED, from the scores of the eight voxels round it."""
+    device = sums.device
+    rows, row_of = _rows_needed(cells, sums, weights, axes)
+    if how.softmax:
+        rows = rows.softmax(dim=1)
+    lows, highs, shares = (
+        [torch.from_numpy(getattr(place, name)).to(device) for place in axes] for name in ("low", "high", "share")
+    )
+    flat = found.view(-1)
+    mixed = (flat == MIXED).nonzero()[:, 0]
+    strides = (cells.shape[1] * cells.shape[2], cells.shape[2], 1)
+    for chunk in mixed.split(max(1, CHUNK_VALUES // (len(sums) + 40))):
+        rest, k = chunk // found.shape[2], chunk % found.shape[2]
+        ijk = (rest // found.shape[1], rest % found.shape[1], k)
+        ends = [(low[at] * n, high[at] * n) for low, high, at, n in zip(lows, highs, ijk, strides, strict=True)]
+        share = [(1 - part[at], part[at]) for part, at in zip(shares, ijk, strict=True)]
+        corners = [a + b + c for a, b, c in itertools.product(*ends)]
+        parts = [a * b * c for a, b, c in itertools.product(*share)]
+        scores = torch.nn.functional.embedding_bag(
+            row_of[torch.stack(corners, dim=1)], rows, mode="sum", per_sample_weights=torch.stack(parts, dim=1)
+        )
+        flat[chunk] = how.of_rows(scores).to(flat.dtype)
+
+
+def _rows_needed(
+    cells: torch.Tensor, sums: torch.Tensor, weights: torch.Tensor, axes: list[Axis]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gather the scores of all corners of mixed cells: (n, n_classes), and the row of each voxel (I * J * K,)."""
+    needed = cells == MIXED
+    for axis, place in enumerate(axes):
+        if place.blends:
+            size = needed.shape[axis]
+            needed.narrow(axis, 1, size - 1).logical_or_(needed.narrow(axis, 0, size - 1).clone())
+    i, j, k = needed.nonzero(as_tuple=True)
+    row_of = torch.zeros(needed.shape, dtype=torch.int64, device=needed.device)
+    row_of[i, j, k] = torch.arange(len(i), device=needed.device)
+    rows = torch.empty((len(i), len(sums)), dtype=torch.float32, device=sums.device)
+    scale = 1 / weights[i, j, k].clamp_min(torch.finfo(torch.float32).tiny)
+    for index, channel in enumerate(sums):
+        torch.mul(channel[i, j, k], scale, out=rows[:, index])
+    return rows, row_of.view(-1)

@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms import (
     Compose,
+    MapTransform,
     RandAdjustContrastd,
     RandAffined,
     RandBiasFieldd,
     RandFlipd,
     RandGaussianNoised,
     RandGaussianSmoothd,
+    RandomizableTransform,
     RandScaleIntensityd,
     RandSimulateLowResolutiond,
     RandSpatialCropd,
     SpatialPadd,
 )
 
-from voxmetry.config import Augment, ModelSpec
+from voxmetry.config import Augment, ModelSpec, TrainSettings
 from voxmetry.core.geometry import Geometry
-from voxmetry.errors import InputError
-from voxmetry.io import read_segmentation, read_volume
+from voxmetry.errors import ConfigError, InputError
 from voxmetry.nn.preprocess import preprocess, preprocess_labels
-
-_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One labelled case on disk."""
-
-    name: str
-    image: Path
-    label: Path
+from voxmetry.train.dataset import Case, Channel, DataSet, naming, patient_folds, read_case
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,89 +57,133 @@ class LabelledCase:
     volume_ml: dict[str, float]
 
 
-def find_cases(folder: Path) -> tuple[Case, ...]:
-    """List the cases of a folder with `images/` and `labels/`, matched by file name, sorted by it.
+def hold_out(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split the cases into those trained on and those held out, by patient, by names and seed alone.
+
+    A run of a cross-validation holds out its fold; any other holds out `validation_fraction` of the patients, one at
+    least, or none at 0.
 
     Raises
     ------
+    ConfigError
+        If there are fewer patients than folds.
     InputError
-        If a folder is missing or empty, or an image has no label or the other way round; all such are named.
+        If there is a single patient, so that none can be held out.
     """
-    images, labels = (_files(folder / part) for part in ("images", "labels"))
-    unmatched = sorted(set(images) ^ set(labels))
-    if unmatched:
-        raise InputError(
-            found=f"{len(unmatched)} cases with only an image or only a label: {', '.join(unmatched[:10])}",
-            expected="one file of the same name in images/ and in labels/ for each case",
-            fix="add the missing files or move these cases out of the folder",
-        )
-    return tuple(Case(name, images[name], labels[name]) for name in sorted(images))
+    if settings.fold is not None:
+        held_out = set(patient_folds(data.cases, n=settings.folds, seed=settings.seed)[settings.fold])
+    elif settings.validation_fraction == 0:
+        held_out = set()
+    else:
+        patients = sorted(set(data.patients.values()))
+        if len(patients) < 2:
+            raise InputError(
+                found=f"{len(data.cases)} labelled cases of {len(patients)} patients",
+                expected="at least two patients, so that one can be held out",
+                fix="add labelled cases, or set validation_fraction to 0 and evaluate on other data",
+            )
+        order = np.random.default_rng(settings.seed).permutation(len(patients))
+        chosen = {patients[i] for i in order[: max(1, round(settings.validation_fraction * len(patients)))]}
+        held_out = {name for name, patient in data.patients.items() if patient in chosen}
+    names = sorted(data.patients)
+    return tuple(n for n in names if n not in held_out), tuple(n for n in names if n in held_out)
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    found = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        suffix = next((end for end in _SUFFIXES if path.name.endswith(end)), None)
-        if suffix and not path.name.startswith("."):
-            found[path.name.removesuffix(suffix)] = path
-    if not found:
-        raise InputError(
-            found=f"no images in {folder}",
-            expected=f"files that end in {', '.join(_SUFFIXES)}",
-            fix="point `data` at a folder with images/ and labels/; see data/README.md",
-        )
-    return found
-
-
-def split(names: Sequence[str], *, validation_fraction: float, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split case names into training and validation, the same way for the same names and seed.
-
-    Examples
-    --------
-    >>> split(["a", "b", "c", "d"], validation_fraction=0.25, seed=1)
-    (('b', 'c', 'd'), ('a',))
-    """
-    if len(names) < 2:
-        raise InputError(
-            found=f"{len(names)} labelled cases",
-            expected="at least two, so that one can be held out",
-            fix="add labelled cases",
-        )
-    order = np.random.default_rng(seed).permutation(len(names))
-    held_out = {names[index] for index in order[: max(1, round(validation_fraction * len(names)))]}
-    return tuple(n for n in sorted(names) if n not in held_out), tuple(sorted(held_out))
-
-
-def load_case(case: Case, spec: ModelSpec) -> LabelledCase:
+def load_case(case: Case, data: DataSet, spec: ModelSpec) -> LabelledCase:
     """Read, check and prepare one case.
 
     Raises
     ------
     VoxmetryError
-        If a file cannot be used or the two lie on different grids; the message names the case.
+        If a file cannot be used, or image and label lie on different grids; the message names the case.
     """
-    volume = read_volume(case.image, modality=spec.inputs[0].modality)
-    segmentation = read_segmentation(case.label, labels=spec.labels)
-    volume.geometry.require_same(segmentation.geometry, what=f"image and label of case {case.name}")
+    volumes, segmentation = read_case(case, for_model(data, spec))
     counts = np.bincount(segmentation.array.ravel(), minlength=max(spec.labels.values) + 1)
+    with naming(case.name):
+        image = preprocess(volumes, spec).tensor[0].numpy()
     return LabelledCase(
         name=case.name,
-        image=preprocess([volume], spec).tensor[0].numpy(),
+        image=image,
         label=preprocess_labels(segmentation, spec)[None],
-        geometry=volume.geometry,
+        geometry=volumes[0].geometry,
         volume_ml={item.name: float(counts[item.value]) * segmentation.geometry.voxel_ml for item in spec.labels},
     )
 
 
-def augmentation(augment: Augment, *, patch: tuple[int, int, int]) -> Compose:
+def for_model(data: DataSet, spec: ModelSpec) -> DataSet:
+    """Return the data set with the model's label table and modalities.
+
+    Raises
+    ------
+    ConfigError
+        If it has another number of channels than the model has inputs.
+    """
+    if len(data.channels) != len(spec.inputs):
+        raise ConfigError(
+            found=f"{len(data.channels)} channels in the data set {data.name}: "
+            + ", ".join(channel.name for channel in data.channels),
+            expected=f"{len(spec.inputs)}, the inputs of the model: " + ", ".join(item.name for item in spec.inputs),
+            fix="name one channel for each input, in the model's order, in the data set or in the configuration",
+        )
+    return replace(data, labels=spec.labels, channels=tuple(Channel(item.name, item.modality) for item in spec.inputs))
+
+
+class CropRoundStructure(RandomizableTransform, MapTransform):
+    """Crop a patch: with a given probability round a voxel of a structure, otherwise anywhere.
+
+    Each structure that the case has is chosen as often as the others, however few its voxels are. A case without any
+    is cropped anywhere.
+
+    Parameters
+    ----------
+    keys
+        Image and label, (C, I, J, K); the last one holds the class index.
+    size
+        Of the patch; along an axis that is shorter the whole axis is kept.
+    fraction
+        Probability.
+    """
+
+    def __init__(self, keys: Sequence[str], *, size: tuple[int, int, int], fraction: float) -> None:
+        RandomizableTransform.__init__(self, fraction)
+        MapTransform.__init__(self, keys)
+        self.size = size
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Crop all keys alike."""
+        self.randomize(None)
+        label = np.asarray(data[self.keys[-1]])[0]
+        room = np.maximum(np.array(label.shape) - self.size, 0)
+        start = np.array([self.R.randint(0, gap + 1) for gap in room])
+        present = [index for index in np.unique(label) if index > 0] if self._do_transform else []
+        if present:
+            inside = np.flatnonzero(label == present[self.R.randint(len(present))])
+            voxel = np.array(np.unravel_index(inside[self.R.randint(len(inside))], label.shape))
+            start = np.clip(voxel - np.array(self.size) // 2, 0, room)
+        i, j, k = (slice(int(low), int(low) + size) for low, size in zip(start, self.size, strict=True))
+        return {**data, **{key: data[key][:, i, j, k] for key in self.keys}}
+
+
+def augmentation(augment: Augment, *, patch: tuple[int, int, int], foreground_fraction: float = 0.0) -> Compose:
     """Build the random changes to a prepared case; the result has the patch's size.
 
     Space first (flip, rotate, scale), then what a scanner would do (blur, low resolution, bias field, noise), then
-    what a display would do (contrast, scale).
+    what a display would do (contrast, scale). With a `foreground_fraction` patches are placed by `CropRoundStructure`,
+    first with room for the turn, so that a large image is not turned as a whole.
     """
     both, image = ["image", "label"], ["image"]
     turn = float(np.deg2rad(augment.rotate_degrees))
+    roomy = (math.ceil(1.4 * patch[0]), math.ceil(1.4 * patch[1]), math.ceil(1.4 * patch[2]))
+    near, crop = (
+        (
+            [CropRoundStructure(both, size=roomy, fraction=foreground_fraction)],
+            CropRoundStructure(both, size=patch, fraction=foreground_fraction),
+        )
+        if foreground_fraction
+        else ([], RandSpatialCropd(both, roi_size=patch, random_size=False))
+    )
     steps: list[object] = [
+        *near,
         SpatialPadd(both, spatial_size=patch),
         *[RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in augment.flip_axes],
         RandAffined(
@@ -158,7 +194,7 @@ def augmentation(augment: Augment, *, patch: tuple[int, int, int]) -> Compose:
             mode=("bilinear", "nearest"),
             padding_mode="border",
         ),
-        RandSpatialCropd(both, roi_size=patch, random_size=False),
+        crop,
         RandGaussianSmoothd(
             image,
             prob=augment.blur_probability,

@@ -46,7 +46,7 @@ class Case:
     images
         One path a channel: a file, or a folder of DICOM files. The first sets the grid.
     label
-        The label map, on the first image's grid.
+        The label map on the first image's grid, a DICOM SEG or an RT structure set.
     other_labels
         The same structures drawn by others, for the agreement between raters.
     """
@@ -162,7 +162,7 @@ def read_case(case: Case, data: DataSet) -> tuple[list[Volume], Segmentation]:
     """
     volumes = read_images(case, data)
     with naming(case.name):
-        segmentation = read_segmentation(case.label, labels=data.labels)
+        segmentation = read_segmentation(case.label, labels=data.labels, image=volumes[0])
         volumes[0].geometry.require_same(segmentation.geometry, what=f"image and label of case {case.name}")
     return volumes, segmentation
 

@@ -121,6 +121,8 @@ def scan(
         facts.append(case_facts(case, *read_case(case, named)))
         if progress is not None:
             progress(done, len(named.cases))
+    if not any(volume for row in facts for volume in row.volume_ml.values()):
+        raise _nothing_to_learn(named)
     return named, tuple(facts), summarise(named, facts)
 
 
@@ -140,12 +142,16 @@ def with_labels(data: DataSet) -> DataSet:
             table = read_segmentation(case.label).labels
         names |= {label.value: label.name for label in table if label.value not in names}
     if not names:
-        raise InputError(
-            found=f"{len(data.cases)} label maps that are all empty",
-            expected="at least one structure to learn",
-            fix="check that these are the label maps",
-        )
+        raise _nothing_to_learn(data)
     return replace(data, labels=table_of(names))
+
+
+def _nothing_to_learn(data: DataSet) -> InputError:
+    return InputError(
+        found=f"{len(data.cases)} label maps that are all empty",
+        expected="at least one structure to learn",
+        fix="check that these are the label maps",
+    )
 
 
 def case_facts(case: Case, volumes: Sequence[Volume], segmentation: Segmentation) -> CaseFacts:

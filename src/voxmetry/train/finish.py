@@ -91,14 +91,6 @@ def model_card(
     validation: dict[str, dict[str, float]],
 ) -> str:
     """Write the model card: what it is, what it was trained on, how well it does on cases that it did not see."""
-    rows = []
-    for name in spec.labels.names:
-        values = np.array([row[name] for row in validation.values()])
-        worst = min(validation, key=lambda case, name=name: validation[case][name])  # type: ignore[misc]
-        rows.append(
-            f"| {name} | {np.mean(values):.4f} | {np.std(values):.4f} | {np.median(values):.4f} "
-            f"| {np.min(values):.4f} ({worst}) |"
-        )
     domain = spec.training_domain
     spans = [f"{r.low:g} to {r.high:g}" for r in (*(domain.spacing_mm or ()), *(domain.field_of_view_mm or ()))]
     lines = [
@@ -108,17 +100,7 @@ def model_card(
         "",
         f"Licence of these weights: {spec.licence}.",
         "",
-        "## Accuracy on held-out cases",
-        "",
-        f"Trained on {len(training)} cases, held out {len(validation)} (seed {settings.seed}), which the run "
-        "itself uses for nothing but this table. Dice on the model's grid, before clean-up:",
-        "",
-        "| structure | mean | SD | median | lowest (case) |",
-        "| --- | --- | --- | --- | --- |",
-        *rows,
-        "",
-        "Held-out cases: " + ", ".join(validation) + ".",
-        "",
+        *_accuracy(spec, settings, training=training, validation=validation),
         "## What it has seen",
         "",
         f"Spacing along {', '.join(spec.orientation)} in mm: {', '.join(spans[:3])}. "
@@ -130,3 +112,42 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _accuracy(
+    spec: ModelSpec,
+    settings: TrainSettings,
+    *,
+    training: Sequence[LabelledCase],
+    validation: dict[str, dict[str, float]],
+) -> list[str]:
+    if not validation:
+        return [
+            "## Accuracy",
+            "",
+            f"Trained on all {len(training)} cases of the data set; none was held out, so nothing here says how well "
+            "it does. A cross-validation with the same settings does.",
+            "",
+        ]
+    rows = []
+    for name in spec.labels.names:
+        values = np.array([row[name] for row in validation.values()])
+        worst = min(validation, key=lambda case, name=name: validation[case][name])  # type: ignore[misc]
+        rows.append(
+            f"| {name} | {np.mean(values):.4f} | {np.std(values):.4f} | {np.median(values):.4f} "
+            f"| {np.min(values):.4f} ({worst}) |"
+        )
+    part = f"fold {settings.fold} of {settings.folds}, " if settings.fold is not None else ""
+    return [
+        "## Accuracy on held-out cases",
+        "",
+        f"Trained on {len(training)} cases, held out {len(validation)} ({part}seed {settings.seed}), which the run "
+        "itself uses for nothing but this table. Dice on the model's grid, before clean-up:",
+        "",
+        "| structure | mean | SD | median | lowest (case) |",
+        "| --- | --- | --- | --- | --- |",
+        *rows,
+        "",
+        "Held-out cases: " + ", ".join(validation) + ".",
+        "",
+    ]

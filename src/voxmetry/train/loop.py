@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.losses import DiceCELoss
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
@@ -25,8 +24,10 @@ from voxmetry.errors import InferenceError
 from voxmetry.io.atomic import write_text
 from voxmetry.nn.unet import split_outputs
 from voxmetry.nn.window import window_scores
-from voxmetry.train.data import LabelledCase, augmentation, batches, find_cases, load_case, split
+from voxmetry.train.data import LabelledCase, augmentation, batches, hold_out, load_case
+from voxmetry.train.dataset import open_data, require_structures
 from voxmetry.train.finish import write_model
+from voxmetry.train.losses import build_loss
 from voxmetry.train.state import (
     RunState,
     begin,
@@ -51,7 +52,7 @@ def train(settings: TrainSettings, out: Path, *, data: Path, resume: bool = Fals
     out
         The run folder.
     data
-        Folder with `images/` and `labels/`.
+        A data set, as `open_data` takes it.
     resume
         Continue from the checkpoint in `out`; without one, start.
     device
@@ -68,22 +69,26 @@ def train(settings: TrainSettings, out: Path, *, data: Path, resume: bool = Fals
         If a case cannot be used, before the first step; if `out` holds another run; if the loss is no longer finite.
     """
     start_folder(settings, out, resume=resume)
-    found = find_cases(data)
-    names = split([c.name for c in found], validation_fraction=settings.validation_fraction, seed=settings.seed)
+    found = open_data(data)
+    names = hold_out(found, settings)
     require_unseen(settings, names[1])
     write_text(out / "split.json", json.dumps(dict(zip(("training", "validation"), names, strict=True)), indent=1))
-    state = begin(settings, device)
+    state = begin(settings, device, tell=Console(stderr=True).print)
     if resume:
         load_checkpoint(state, out / "checkpoint.pt", device)
     table: dict[str, dict[str, float]] | None = None
     with progress_bars() as progress:
-        cases = {c.name: load_case(c, settings.model) for c in progress.track(found, description="read and prepare")}
+        cases = {
+            case.name: load_case(case, found, settings.model)
+            for case in progress.track(found.cases, description="read and prepare")
+        }
+        require_structures([names[1]], {name: case.volume_ml for name, case in cases.items()})
         training, validation = ([cases[name] for name in part] for part in names)
         steps = -(-len(training) // settings.batch_size)
         bar = progress.add_task("train", total=settings.epochs * steps, completed=state.epoch * steps)
         while state.epoch < settings.epochs:
             row = run_epoch(state, settings, training, device, lambda: progress.advance(bar))
-            if state.epoch % settings.validate_every == 0 or state.epoch == settings.epochs:
+            if validation and (state.epoch % settings.validate_every == 0 or state.epoch == settings.epochs):
                 table = validate(state.averaged, validation, settings.model, device)
                 row |= {f"dice_{name}": round(mean_dice(table, name), 4) for name in settings.model.labels.names}
             progress.console.print("  ".join(f"{key} {value:g}" for key, value in row.items()))
@@ -100,8 +105,10 @@ def run_epoch(
     """Show each case to the network once; return the log's row: loss, rate, seconds in all and spent on data."""
     began, waited, losses = time.perf_counter(), 0.0, []
     steps = -(-len(cases) // settings.batch_size)
-    criterion = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
-    change = augmentation(settings.augment, patch=settings.model.window.patch)
+    criterion = build_loss(settings.loss)
+    change = augmentation(
+        settings.augment, patch=settings.model.window.patch, foreground_fraction=settings.foreground_fraction
+    )
     feed = batches(cases, change=change, batch_size=settings.batch_size, seed=settings.seed, epoch=state.epoch)
     for place in range(steps):
         asked = time.perf_counter()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,8 @@ import numpy as np
 from voxmetry.config import TrainSettings, dump_yaml, parse_record
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError
-from voxmetry.train.fingerprint import ChannelFacts, Fingerprint
+from voxmetry.train.dataset import DataSet
+from voxmetry.train.fingerprint import ChannelFacts, Fingerprint, with_labels
 
 VALUES_PER_VOXEL = 20
 """float32 values that a step keeps for each voxel and channel of a level; benchmarks/bench_training.py measures it
@@ -29,6 +31,8 @@ MOST_LEVELS, MOST_CHANNELS = 6, 320
 LEAST_VIEW = 0.03
 """Smallest share of a median image that one patch may see."""
 STEPS = {"cpu": 3000, "cuda": 25_000}
+MOST_VOXELS = {"cpu": 64**3, "cuda": 192**3}
+"""Voxels of a patch, so that a step takes seconds on a processor."""
 AIR_HU = -500.0
 
 
@@ -71,20 +75,23 @@ class Plan:
                 depth = len(found[1])
                 path = [*(part for part in path if part[0] < depth), (depth, found[2])]
                 reason = self.reasons.get(".".join(key for _, key in path))
-                lines += [f"{found[1]}# {reason}"] if reason else []
+                if reason:
+                    lines += textwrap.wrap(
+                        reason, 110, initial_indent=f"{found[1]}# ", subsequent_indent=f"{found[1]}# "
+                    )
             lines.append(line)
         return "\n".join(lines) + "\n"
 
 
-def make_plan(fingerprint: Fingerprint, labels: LabelTable, *, data: str, budget: Budget = Budget()) -> Plan:
+def make_plan(fingerprint: Fingerprint, named: DataSet, *, data: str, budget: Budget = Budget()) -> Plan:
     """Choose everything that a run needs.
 
     Parameters
     ----------
     fingerprint
         The data set in numbers.
-    labels
-        Its structures.
+    named
+        The data set with its label table, as `scan` returns it.
     data
         Where it lies; written into the settings.
     budget
@@ -100,6 +107,7 @@ def make_plan(fingerprint: Fingerprint, labels: LabelTable, *, data: str, budget
     The model's axes are R, A, S.
     """
     reasons: dict[str, str] = {}
+    labels = with_labels(named).labels or LabelTable(labels=())
     inputs = [_input(channel, place, budget, reasons) for place, channel in enumerate(fingerprint.channels)]
     spacing = _spacing(fingerprint, reasons)
     width = 32 if budget.memory_gb >= 8 else 16
@@ -244,7 +252,8 @@ def _fit(
     estimate = memory_gb(patch, [stride for stride, _ in levels], channels, 2)
     reasons["model.window"] = (
         f"the largest patch, at most the median image ({' x '.join(map(str, shape))} voxels), whose step of two takes "
-        f"no more than {budget.memory_gb:g} GB (estimated {estimate:.2g}); a multiple of the strides; it sees "
+        f"no more than {budget.memory_gb:g} GB (estimated {estimate:.2g}), with at most {MOST_VOXELS[budget.device]} "
+        f"voxels on {budget.device}; a multiple of the strides; it sees "
         f"{seen:.0%} of a median image"
     )
     reasons["model.network"] = (
@@ -266,7 +275,8 @@ def _patch(
         divisor = [math.prod(stride[axis] for stride, _ in levels) for axis in range(3)]
         patch = [max(1, math.ceil(size / d - 1e-9)) * d for size, d in zip(wanted, divisor, strict=True)]
         channels = [min(MOST_CHANNELS, width * 2**level) for level in range(len(levels))]
-        if memory_gb(patch, [stride for stride, _ in levels], channels, 2) <= budget.memory_gb:
+        needed = memory_gb(patch, [stride for stride, _ in levels], channels, 2)
+        if needed <= budget.memory_gb and math.prod(patch) <= MOST_VOXELS[budget.device]:
             return patch, levels
         longest = int(np.argmax([size * step for size, step in zip(wanted, spacing, strict=True)]))
         wanted[longest] *= 0.9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from torch import nn
 from voxmetry.config import TrainSettings, dump_yaml, load_yaml
 from voxmetry.errors import ConfigError, FormatError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
-from voxmetry.models import find_model, read_spec
+from voxmetry.models import find_model
 from voxmetry.nn.networks import build_network
-from voxmetry.nn.weights import load_into
+from voxmetry.train.finetune import carry_over
 
 
 @dataclass
@@ -42,15 +42,16 @@ class RunState:
     epoch: int = 0
 
 
-def begin(settings: TrainSettings, device: str) -> RunState:
+def begin(settings: TrainSettings, device: str, *, tell: Callable[[str], None] | None = None) -> RunState:
     """Build the network, its average and the optimiser.
 
-    The first weights are those of the model that `start_from` names, else the seed decides them.
+    The first weights are what fits of the model that `start_from` names, else the seed decides them; `tell` is told
+    what was carried over and what was not.
 
     Raises
     ------
     ModelError
-        If that model is missing or damaged, or its network is another.
+        If that model is missing or damaged, or nothing of it fits.
     """
     spec = settings.model
     torch.manual_seed(settings.seed)
@@ -60,10 +61,9 @@ def begin(settings: TrainSettings, device: str) -> RunState:
 
     network, averaged = build(), build()
     if settings.start_from:
-        folder = find_model(settings.start_from)
-        weights = read_spec(folder).weights
-        if weights:
-            load_into(network, folder / weights.file, sha256=weights.sha256)
+        taken = carry_over(network, spec, settings.start_from)
+        if tell is not None:
+            tell(str(taken))
     averaged.load_state_dict(network.state_dict())
     averaged.requires_grad_(requires_grad=False)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)

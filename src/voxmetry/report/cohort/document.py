@@ -57,6 +57,8 @@ class CohortDocument(Record):
     detection: Table | None
     panoptic: str
     paired: Table | None
+    other_summary: Table | None
+    other_boundary: Table | None
     worst: tuple[WorstRow, ...]
     worst_table: Table | None
     failed: tuple[Fact, ...]
@@ -90,6 +92,8 @@ def build_cohort_document(cohort: CohortComparison) -> CohortDocument:
         detection=_detection(cohort, colours),
         panoptic=_panoptic(cohort),
         paired=_paired(cohort, colours),
+        other_summary=_of_other(_overlap_table, cohort, colours),
+        other_boundary=_of_other(_boundary_table, cohort, colours),
         worst=worst,
         worst_table=_worst_table(worst, colours),
         failed=tuple(
@@ -104,6 +108,16 @@ def build_cohort_document(cohort: CohortComparison) -> CohortDocument:
             if name in cohort.definitions
         ),
     )
+
+
+def _of_other(
+    make: Callable[[CohortComparison, dict[str, str]], Table], cohort: CohortComparison, colours: dict[str, str]
+) -> Table | None:
+    """Make a table of the other model's own summary; None where there is no other model."""
+    if not cohort.other_structures:
+        return None
+    table = make(cohort.of_other_model(), colours)
+    return table.model_copy(update={"id": f"other-{table.id}", "caption": f"The other model: {table.caption}"})
 
 
 def _disagreement(s: StructureSummary) -> float:

@@ -1,0 +1,108 @@
+"""`voxmetry compare`: label maps against a reference, one case or many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from voxmetry.cli import show
+
+FLAGGED = 3
+"""Exit code where a file has no partner."""
+
+
+def compare(
+    prediction: Annotated[Path, typer.Option(help="The label map to judge, or a folder of label maps.")],
+    reference: Annotated[Path, typer.Option(help="The label map to judge it by, or a folder: matched by name.")],
+    tolerance_mm: Annotated[
+        list[float] | None,
+        typer.Option("--tolerance-mm", help="Tolerance of the surface Dice, 1 mm if not given; repeat for more."),
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="A structure to compare; all if not given; repeat for more.")
+    ] = None,
+    match: Annotated[
+        Literal["auto", "name", "value"],
+        typer.Option(help="How structures are paired; auto: by name where both label maps have real names."),
+    ] = "auto",
+    surface: Annotated[
+        Literal["elements", "border-voxels"],
+        typer.Option(help="Surface elements weighted by area (as surface-distance), or border voxels (as MONAI)."),
+    ] = "elements",
+    percentile: Annotated[
+        Literal["directed-max", "pooled"],
+        typer.Option(help="HD95: the larger of the two directions (as MONAI), or of both together (as MedPy)."),
+    ] = "directed-max",
+    empty: Annotated[
+        Literal["nan", "diagonal"],
+        typer.Option(help="Distance of a structure that one mask lacks: undefined, or the grid's diagonal."),
+    ] = "nan",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for the tables, the JSON file and the page.")
+    ] = None,
+    other_prediction: Annotated[
+        Path | None, typer.Option(help="Folder of another model's label maps, for a paired comparison.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images, for the pictures of the page.")] = None,
+    patients: Annotated[
+        Path | None, typer.Option(help="CSV file with the columns case and patient, where patients have several.")
+    ] = None,
+    instances: Annotated[
+        Literal["overlap", "iou", "hungarian"] | None,
+        typer.Option(help="Match instances, such as lesions, one by one, by this rule."),
+    ] = None,
+    min_iou: Annotated[float, typer.Option(help="Least IoU of matched instances.", min=0, max=0.999)] = 0.5,
+    connectivity: Annotated[
+        Literal["6", "18", "26"], typer.Option(help="Voxels of one instance share a face, an edge, or a corner.")
+    ] = "26",
+    things: Annotated[
+        list[str] | None, typer.Option("--thing", help="A structure that is counted by its parts; repeat for more.")
+    ] = None,
+    parquet: Annotated[
+        bool | None, typer.Option("--parquet/--no-parquet", help="Write Parquet too; by default where it can be.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in OUT.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Compare two label maps, or the label maps of two folders: Dice, Hausdorff distances, surface Dice, in mm."""
+    from voxmetry.comparison import Inputs, compare_paths
+    from voxmetry.config import parse_record
+    from voxmetry.core.records import CohortSettings
+
+    inputs = Inputs(prediction, reference, other=other_prediction, images=images, patients=patients)
+    tolerances = tolerance_mm or [1.0]
+    settings = parse_record(
+        {
+            "tolerance_mm": tolerances[0],
+            "more_tolerances_mm": tolerances[1:],
+            "labels": label,
+            "match": match,
+            "surface": surface.replace("-", " "),
+            "percentile": percentile.replace("-", " "),
+            "empty": empty,
+            "instances": instances,
+            "min_iou": min_iou,
+            "connectivity": int(connectivity),
+            "things": things or (),
+        },
+        CohortSettings,
+        where="options",
+    )
+    with show.progress("comparing", quiet=as_json or not prediction.is_dir()) as progress:
+        cohort, files = compare_paths(
+            inputs, settings, out=out, parquet=parquet, overwrite=overwrite, progress=progress
+        )
+    if prediction.is_dir():
+        show.cohort(cohort, files, as_json=as_json)
+        raise typer.Exit(1 if cohort.failed else 0 if cohort.complete else FLAGGED)
+    show.comparisons(
+        cohort.cases[0].comparisons,
+        as_json=as_json,
+        matchings=cohort.cases[0].matchings,
+        definitions=cohort.definitions,
+    )
+    if not as_json:
+        show.notes(cohort.notes)
+        show.files(files)

@@ -1,0 +1,52 @@
+"""`voxmetry data check`: look at a data set before training on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voxmetry.cli import show
+
+data_app = typer.Typer(help="Look at data sets of labelled cases.", no_args_is_help=True)
+
+FLAGGED = 3
+
+
+@data_app.callback()
+def _data() -> None:
+    pass
+
+
+@data_app.command("check")
+def check(
+    data: Annotated[Path, typer.Argument(help="A data set: a folder, or a YAML or CSV manifest.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the JSON file and the page.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Folder of label maps by a model that has not seen the cases.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Find mismatched grids, odd labels, duplicates and outliers; exit code 1 with errors, 3 with things to review."""
+    from voxmetry.io.atomic import make_folder, write_text
+    from voxmetry.train.check import check_data
+    from voxmetry.train.dataset import open_data
+
+    opened = open_data(data)
+    with show.progress("checking", quiet=as_json) as progress:
+        found = check_data(opened, predictions=predictions, progress=progress)
+    files: list[Path] = []
+    if out is not None:
+        from voxmetry.report.check import write_check_page
+
+        files = [make_folder(out) / "data-check.json", out / "data-check.html"]
+        write_text(files[0], found.model_dump_json(indent=1))
+        write_check_page(found, opened, files[1], predictions=predictions)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1))
+    else:
+        show.data_check(found)
+        show.files(files)
+    severities = {row.severity for row in found.findings}
+    raise typer.Exit(1 if "error" in severities else FLAGGED if "review" in severities else 0)

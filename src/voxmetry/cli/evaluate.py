@@ -1,0 +1,49 @@
+"""`voxmetry evaluate`: how good models are on labelled cases that they have not seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from voxmetry.cli import show
+
+
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="A data set: a folder, or a YAML or CSV manifest.")],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "-m", "--model", help="A model, a run folder with folds, or a baseline's YAML file; repeat to compare."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for predictions, tables and pages.")],
+    tolerance_mm: Annotated[
+        float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
+    ] = 1.0,
+    device: Annotated[Literal["auto", "cpu", "cuda", "openvino"], typer.Option(help="Where networks run.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier evaluation in OUT.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Evaluate models on labelled cases that they have not seen; the first is compared with each of the others."""
+    from voxmetry.core.records import CohortSettings
+    from voxmetry.evaluation import evaluate as evaluate_models
+    from voxmetry.train.dataset import open_data
+
+    settings = CohortSettings(tolerance_mm=tolerance_mm)
+    with show.progress("evaluating", quiet=as_json) as progress:
+        found, files = evaluate_models(
+            open_data(data), model, out, settings=settings, device=device, overwrite=overwrite, progress=progress
+        )
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1))
+    else:
+        for result in found.models:
+            left_out = f", {result.n_seen} cases it was trained on left out" if result.n_seen else ""
+            typer.echo(f"{result.name}{left_out}")
+            show.cohort(result.cohort, (), as_json=False)
+        for line in found.verdicts:
+            typer.echo(line)
+        show.files(files)
+    raise typer.Exit(1 if any(result.cohort.failed for result in found.models) else 0)

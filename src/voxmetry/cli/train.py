@@ -1,0 +1,171 @@
+"""`voxmetry train` and `voxmetry train-plan`: from a data set, or a configuration, to a model folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from voxmetry.cli import show
+
+if TYPE_CHECKING:
+    from voxmetry.config import TrainSettings
+    from voxmetry.train.plan import Plan
+
+MemoryGb = Annotated[float, typer.Option("--memory-gb", help="Memory that training may take, in 10^9 bytes.", min=0.7)]
+Epochs = Annotated[int | None, typer.Option(help="Epochs, instead of what the plan or configuration says.", min=1)]
+Modality = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="CT, MR or PT: what a channel is, where the data set does not say; repeat in the order of the channels."
+    ),
+]
+Start = Annotated[
+    str | None, typer.Option("--from", help="Model to start from: a bundled one's name or a model folder.")
+]
+TrainDevice = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+def train(
+    source: Annotated[Path, typer.Argument(help="A data set (folder or manifest), or a training configuration.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder; runs/MODEL if not given.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set; overrides the one of the configuration.")] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="Hold out this part of a cross-validation, counted from 0.", min=0)
+    ] = None,
+    start: Start = None,
+    epochs: Epochs = None,
+    memory_gb: MemoryGb = 4.0,
+    modality: Modality = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
+    device: TrainDevice = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a model and write its folder. A data set needs no configuration: it is measured and planned for first."""
+    from voxmetry.config import TrainSettings, load_yaml, parse_record
+    from voxmetry.nn.runtime import choose_device
+    from voxmetry.train import train as train_model
+
+    chosen = choose_device(device)
+    if _is_configuration(source):
+        settings = load_yaml(source, TrainSettings)
+        folder = data or _beside(source, settings.data)
+        given = {"epochs": epochs, "start_from": start}
+    else:
+        folder = source
+        saved = out / "settings.yaml" if out else None
+        if resume and saved is not None and saved.is_file():
+            # What was planned then is what the checkpoint belongs to.
+            settings = load_yaml(saved, TrainSettings)
+        else:
+            settings = _planned(
+                source, memory_gb=memory_gb, device=chosen, epochs=epochs, modality=modality, start=start, out=out
+            )
+        given = {}
+    given = {name: value for name, value in {**given, "fold": fold}.items() if value is not None}
+    if given:
+        settings = parse_record(settings.model_dump() | given, TrainSettings, where="the options")
+    run = out or Path("runs") / settings.model.name / ("" if settings.fold is None else f"fold-{settings.fold}")
+    model = train_model(settings, run, data=folder, resume=resume, device=chosen)
+    show.trained(model, as_json=as_json)
+
+
+def train_plan(
+    data: Annotated[Path, typer.Argument(help="A data set: a folder, or a YAML or CSV manifest.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="File for the plan; standard output if not given.")
+    ] = None,
+    start: Start = None,
+    epochs: Epochs = None,
+    memory_gb: MemoryGb = 4.0,
+    modality: Modality = None,
+    device: TrainDevice = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a data set and write a training configuration with the reason for each choice."""
+    from voxmetry.config import dump_yaml
+    from voxmetry.io.atomic import write_text
+    from voxmetry.nn.runtime import choose_device
+    from voxmetry.train.finetune import settings_from
+
+    plan = _plan(
+        data, memory_gb=memory_gb, device=choose_device(device), epochs=epochs, modality=modality, quiet=as_json
+    )
+    text = dump_yaml(settings_from(plan.settings, start)) if start else plan.to_yaml()
+    if as_json:
+        import json
+
+        content = {"settings": plan.settings.model_dump(mode="json", exclude_none=True), "reasons": plan.reasons}
+        typer.echo(json.dumps(content, indent=1))
+    elif out is None:
+        typer.echo(text)
+    if out is not None:
+        write_text(out, text)
+
+
+def _plan(
+    data: Path,
+    *,
+    memory_gb: float,
+    device: str,
+    epochs: int | None,
+    modality: list[str] | None,
+    quiet: bool = False,
+) -> Plan:
+    from voxmetry.train.dataset import open_data
+    from voxmetry.train.fingerprint import scan
+    from voxmetry.train.plan import Budget, make_plan
+
+    with show.progress("measuring the data set", quiet=quiet) as progress:
+        named, _, fingerprint = scan(open_data(data), progress=progress)
+    budget = Budget(memory_gb, device, epochs, tuple(modality) if modality else None)
+    return make_plan(fingerprint, named, data=str(data), budget=budget)
+
+
+def _planned(
+    data: Path,
+    *,
+    memory_gb: float,
+    device: str,
+    epochs: int | None,
+    modality: list[str] | None,
+    start: str | None,
+    out: Path | None,
+) -> TrainSettings:
+    """Plan, and leave the plan with its reasons in the run folder."""
+    from voxmetry.io.atomic import make_folder, write_text
+    from voxmetry.train.finetune import settings_from
+
+    plan = _plan(data, memory_gb=memory_gb, device=device, epochs=epochs, modality=modality)
+    run = out or Path("runs") / plan.settings.model.name
+    if not (run / "settings.yaml").exists():
+        write_text(make_folder(run) / "plan.yaml", plan.to_yaml())
+    return settings_from(plan.settings, start) if start else plan.settings
+
+
+def _is_configuration(path: Path) -> bool:
+    """Say whether a YAML file is a training configuration (it describes a model) and not a manifest."""
+    import yaml
+
+    from voxmetry.errors import ConfigError
+
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return False
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            found=f"{path} cannot be read as YAML: {type(error).__name__}",
+            expected="a training configuration or a manifest",
+            fix="check the path and the file",
+        ) from error
+    return not (isinstance(content, dict) and "channels" in content)
+
+
+def _beside(config: Path, data: str) -> Path:
+    """Where a configuration's data set is: relative to the file, to VOXMETRY_DATA or to the working folder."""
+    places = [config.parent, Path(os.environ.get("VOXMETRY_DATA", ".")), Path()]
+    return next((place / data for place in places if (place / data).exists()), places[1] / data)

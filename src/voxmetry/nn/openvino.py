@@ -1,0 +1,122 @@
+"""OpenVINO as a runtime: the network converted once, compiled for this CPU, and kept on disk for the next start."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def import_openvino() -> ModuleType:
+    """Import OpenVINO with its usage telemetry off: nothing leaves this machine.
+
+    OpenVINO sends an event as soon as its converter is imported, unless the package `openvino_telemetry` is missing.
+    It is made to seem so.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+@functools.cache
+def openvino_has_bf16() -> bool:
+    """Whether OpenVINO multiplies bf16 on this CPU in hardware."""
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+class OpenVinoRuntime:
+    """A network compiled for this CPU.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode, on the CPU. It is not kept.
+    shape
+        (B, C, *patch) of the example that the network is traced with; any B can be run.
+    precision
+        "float32" or "bf16".
+    """
+
+    def __init__(self, network: nn.Module, *, shape: tuple[int, ...], precision: str) -> None:
+        openvino = import_openvino()
+        core = openvino.Core()
+        hint = {"float32": "f32", "bf16": "bf16"}[precision]
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        folder = cache_folder(network, shape, openvino.__version__)
+        converted = folder / "network.xml" if folder else None
+        if folder:
+            options["CACHE_DIR"] = str(folder)
+        if converted and converted.exists():
+            self._compiled = core.compile_model(converted, "CPU", options)
+        else:
+            model = convert(network, shape)
+            if converted:
+                _save(model, converted)
+                model = core.read_model(converted)
+            self._compiled = core.compile_model(model, "CPU", options)
+        self._request = self._compiled.create_infer_request()
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        """Run the patches of a batch one after the other; the result holds until the next call."""
+        parts = []
+        for patch in patches:
+            self._request.infer({0: patch[None].contiguous().numpy()}, share_inputs=True, share_outputs=True)
+            parts.append(torch.from_numpy(self._request.get_output_tensor(0).data))
+            if len(patches) > 1:
+                parts[-1] = parts[-1].clone()
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def convert(network: nn.Module, shape: tuple[int, ...]) -> Any:
+    """Convert a network for patches of one shape, in float32."""
+    openvino = import_openvino()
+    with warnings.catch_warnings():
+        # OpenVINO converts by way of torch.jit.trace, which warns of its deprecation and of fixed shapes.
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(network, example_input=torch.zeros(shape))
+    model.reshape(list(shape))
+    return model
+
+
+def cache_folder(network: nn.Module, shape: tuple[int, ...], version: str) -> Path | None:
+    """Return the folder for this network's compiled form, or None where it cannot be written.
+
+    It lies in VOXMETRY_CACHE, else in the user's cache folder. Its name is a hash of the weights, the structure, the
+    patch and the version, so that what is there is what would be made again.
+    """
+    known = hashlib.sha256(f"{version} {torch.__version__} {shape} {network}".encode())
+    for tensor in network.state_dict().values():
+        known.update(tensor.detach().cpu().numpy().tobytes())
+    base = Path(os.environ.get("VOXMETRY_CACHE") or _user_cache() / "voxmetry")
+    folder = base / "openvino" / known.hexdigest()[:32]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _user_cache() -> Path:
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    fallback = Path.home() / ".cache"
+    return Path(os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME") or fallback)
+
+
+def _save(model: Any, path: Path) -> None:
+    """Write the converted network; its .xml appears last, so that a half-written one is never read."""
+    openvino = import_openvino()
+    part = path.with_name(f"part-{os.getpid()}.xml")
+    openvino.save_model(model, part, compress_to_fp16=False)
+    part.with_suffix(".bin").replace(path.with_suffix(".bin"))
+    part.replace(path)

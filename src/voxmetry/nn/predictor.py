@@ -1,0 +1,219 @@
+"""A model that is loaded once and takes any number of studies, one after the other, in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Generic, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+
+from voxmetry.config import ModelSpec, Weights
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
+from voxmetry.errors import VoxmetryError
+from voxmetry.nn.model import Model, load_model
+from voxmetry.nn.preprocess import Prepared, normalise, preprocess
+from voxmetry.nn.restore import Restorer
+from voxmetry.nn.window import averaged, stream_scores
+from voxmetry.ops.components import clean
+
+Item = TypeVar("Item")
+Study: TypeAlias = Volume | Sequence[Volume]
+"""One volume, or one for each input of the model in its order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome(Generic[Item]):
+    """What became of one case.
+
+    Parameters
+    ----------
+    item
+        As it was handed in.
+    segmentation
+        None where the case failed before it was written.
+    error
+        Why it failed; None where it did not.
+    seconds
+        Of network and clean-up, without reading, preparing and writing, which go on beside other cases.
+    """
+
+    item: Item
+    segmentation: Segmentation | None
+    error: VoxmetryError | None
+    seconds: float
+
+
+class Predictor:
+    """A loaded model as a function from volumes to label maps.
+
+    It runs in this process and starts no other: it needs no `if __name__ == "__main__"` and works in notebooks. The
+    same input gives the same bytes on the same machine and device.
+
+    Parameters
+    ----------
+    model
+        A loaded model, a bundled model's name, or a model folder.
+    device
+        "auto", "cpu", "cuda", "mps" or "openvino"; a loaded model keeps its own.
+    precision
+        "auto", "float32", "bf16" or "fp16"; a loaded model keeps its own.
+    tell
+        Called with a line of text where something was chosen, such as the device.
+
+    Raises
+    ------
+    VoxmetryError
+        If the model cannot be loaded or the device is not there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from voxmetry import Geometry
+    >>> predictor = Predictor("hippocampus-mr", device="cpu")
+    >>> noise = np.random.default_rng(0).integers(0, 200, (20, 30, 24)).astype(np.int16)
+    >>> predictor(Volume(noise, Geometry(np.eye(4), noise.shape)))
+    Segmentation(2 labels, Geometry(20 x 30 x 24 @ 1 x 1 x 1 mm, RAS))
+    """
+
+    def __init__(
+        self,
+        model: Model | str | Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        self.model = model if isinstance(model, Model) else load_model(model, device=device, precision=precision)
+        self._tell = tell or (lambda _: None)
+        self._tell(f"{self.spec.name} on {self.model.choice}")
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model takes and returns."""
+        return self.model.spec
+
+    @property
+    def weights(self) -> Weights:
+        """File and checksum of the model's parameters."""
+        return self.model.weights
+
+    @property
+    def device(self) -> str:
+        """What the network runs on."""
+        return self.model.choice.device
+
+    @property
+    def precision(self) -> str:
+        """Precision of the network's products."""
+        return self.model.choice.precision
+
+    def __call__(self, volumes: Study) -> Segmentation:
+        """Segment one study: prepare, run the network, restore to the first volume's own grid, clean up.
+
+        Raises
+        ------
+        VoxmetryError
+            If the input does not fit the model, or its scores are not finite.
+        """
+        return clean(self.run(self.prepare(volumes)), self.spec.clean)
+
+    def prepare(self, volumes: Study) -> Prepared:
+        """Orient, resample and normalise one study."""
+        return preprocess([volumes] if isinstance(volumes, Volume) else list(volumes), self.spec)
+
+    def run(self, prepared: Prepared) -> Segmentation:
+        """Run the network on a prepared study and choose the labels on the study's own grid, slab by slab."""
+        spec = self.spec
+        restorer = Restorer(prepared.grid, prepared.native, spec)
+        with torch.inference_mode():
+            slabs = stream_scores(
+                averaged(self.model.members, spec.window.mirror_axes),
+                prepared.tensor.to(self.model.tensor_device),
+                spec.window,
+                n_outputs=spec.n_classes,
+                skip_up_to=skip_level(spec),
+            )
+            for slab in slabs:
+                restorer.feed(slab)
+        return restorer.finish()
+
+    def each(
+        self,
+        items: Iterable[Item],
+        *,
+        read: Callable[[Item], Study],
+        write: Callable[[Item, Segmentation], object] | None = None,
+    ) -> Iterator[Outcome[Item]]:
+        """Segment many cases; the next is read and prepared, and the last written, while the network works.
+
+        A case that fails does not stop the others: its outcome holds the error.
+
+        Parameters
+        ----------
+        items
+            What names a case, such as a path.
+        read
+            Called with each item in a thread, one at a time.
+        write
+            Called with each item and its label map in another thread, one at a time.
+
+        Yields
+        ------
+        Outcome
+            One for each item in its order, after it was written.
+        """
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            upcoming = iter(items)
+            loading = _submit(reader, upcoming, lambda item: self.prepare(read(item)))
+            writing: Future[Outcome[Item]] | None = None
+            while loading is not None:
+                item, prepared = loading
+                loading = _submit(reader, upcoming, lambda item: self.prepare(read(item)))
+                outcome = self._finish(item, prepared)
+                if writing is not None:
+                    yield writing.result()
+                writing = writer.submit(_write, outcome, write)
+            if writing is not None:
+                yield writing.result()
+
+    def _finish(self, item: Item, prepared: Future[Prepared]) -> Outcome[Item]:
+        begin = time.perf_counter()
+        try:
+            ready = prepared.result()
+            begin = time.perf_counter()
+            found = clean(self.run(ready), self.spec.clean)
+        except VoxmetryError as error:
+            return Outcome(item, None, error, time.perf_counter() - begin)
+        return Outcome(item, found, None, time.perf_counter() - begin)
+
+
+def skip_level(spec: ModelSpec) -> float | None:
+    """Return `WindowSpec.skip_up_to` in the unit of the network's input."""
+    level = spec.window.skip_up_to
+    if level is None:
+        return None
+    return float(normalise(np.array([level], dtype=np.float32), spec.inputs[0])[0])
+
+
+def _submit(
+    pool: ThreadPoolExecutor, items: Iterator[Item], work: Callable[[Item], Prepared]
+) -> tuple[Item, Future[Prepared]] | None:
+    for item in items:
+        return item, pool.submit(work, item)
+    return None
+
+
+def _write(outcome: Outcome[Item], write: Callable[[Item, Segmentation], object] | None) -> Outcome[Item]:
+    if write is None or outcome.segmentation is None:
+        return outcome
+    try:
+        write(outcome.item, outcome.segmentation)
+    except VoxmetryError as error:
+        return replace(outcome, error=error)
+    return outcome

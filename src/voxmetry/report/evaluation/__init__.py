@@ -1,0 +1,210 @@
+"""The page of an evaluation: the models side by side, and why they fail."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from voxmetry.core.base import Record
+from voxmetry.core.labels import PALETTE
+from voxmetry.core.records import MeanInterval, StructureSummary
+from voxmetry.io.atomic import write_text
+from voxmetry.measure.failures import SIDES, Failures
+from voxmetry.report.document import NOTICE
+from voxmetry.report.evaluation.scatter import ScatterChart, scatter_charts
+from voxmetry.report.html import environment
+from voxmetry.report.tables import Cell, Column, Row, Table
+from voxmetry.report.text import clean, count, decimals, millilitres
+
+FACTORS = {
+    "volume_reference_ml": "volume (mL)",
+    "voxel_ml": "voxel volume (mL)",
+    "slice_mm": "largest spacing (mm)",
+    "intensity_mean": "mean intensity",
+}
+
+
+class EvaluatedModel(Record):
+    """What the page needs of one model."""
+
+    name: str
+    is_baseline: bool
+    n_seen: int
+    structures: tuple[StructureSummary, ...]
+    failures: Failures
+
+
+class ModelSection(Record):
+    """One model on the page."""
+
+    name: str
+    page: str
+    note: str
+    confusion: Table
+    offsets: Table
+    factors: Table
+    charts: tuple[ScatterChart, ...]
+
+
+class EvaluationDocument(Record):
+    """A page without its looks."""
+
+    title: str
+    notice: str = NOTICE
+    verdicts: tuple[str, ...]
+    overlaps: Table
+    boundaries: Table
+    models: tuple[ModelSection, ...]
+
+
+def write_evaluation_page(data: str, models: Sequence[EvaluatedModel], verdicts: Sequence[str], path: Path) -> None:
+    """Write the page.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    document = build_evaluation_document(data, models, verdicts)
+    write_text(path, environment().get_template("evaluation.html.j2").render(document=document))
+
+
+def build_evaluation_document(
+    data: str, models: Sequence[EvaluatedModel], verdicts: Sequence[str]
+) -> EvaluationDocument:
+    """Turn an evaluation into the sentences, tables and charts of its page."""
+    return EvaluationDocument(
+        title=f"Evaluation on {clean(data)}",
+        verdicts=tuple(clean(line) for line in verdicts),
+        overlaps=_overlaps(models),
+        boundaries=_boundaries(models),
+        models=tuple(_section(model, place) for place, model in enumerate(models)),
+    )
+
+
+def _overlaps(models: Sequence[EvaluatedModel]) -> Table:
+    rows = []
+    for model in models:
+        for place, s in enumerate(model.structures):
+            lone = s.n_missed + s.n_extra
+            cells = [Cell(text=clean(model.name)), Cell(text=str(s.present["dice"].mean.n))]
+            cells += [_interval(s.present[name].mean, 3) for name in ("dice", "iou")]
+            cells += [Cell(text=f"{s.n_missed} / {s.n_extra}", tone="review" if lone else "plain")]
+            rows.append(Row(label=clean(s.label), colour=PALETTE[place % len(PALETTE)], cells=tuple(cells)))
+    return Table(
+        id="overlaps",
+        caption="Means with their bootstrap intervals; a missed or an invented structure counts as 0.",
+        columns=(
+            Column(head="Model", numeric=False),
+            *(Column(head=head) for head in ("Cases", "Dice", "IoU", "Missed / invented")),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _boundaries(models: Sequence[EvaluatedModel]) -> Table:
+    rows = []
+    for model in models:
+        for place, s in enumerate(model.structures):
+            cells = [Cell(text=clean(model.name)), _interval(s.present["surface_dice"].mean, 3)]
+            cells += [_interval(s.both[name].mean, 2) for name in ("hd95_mm", "assd_mm")]
+            cells += [Cell(text=decimals(s.volumes.bias, 2))]
+            rows.append(Row(label=clean(s.label), colour=PALETTE[place % len(PALETTE)], cells=tuple(cells)))
+    return Table(
+        id="boundaries",
+        caption="Distances are means over the cases that have the structure in both masks; the volume error is the "
+        "mean of prediction minus reference.",
+        columns=(
+            Column(head="Model", numeric=False),
+            Column(head="Surface Dice"),
+            Column(head="HD95", unit="mm"),
+            Column(head="ASSD", unit="mm"),
+            Column(head="Volume error", unit="mL"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _interval(mean: MeanInterval, places: int) -> Cell:
+    text = decimals(mean.mean, places)
+    if math.isfinite(mean.low):
+        text += f" ({decimals(mean.low, places)} to {decimals(mean.high, places)})"
+    return Cell(text=text)
+
+
+def _section(model: EvaluatedModel, place: int) -> ModelSection:
+    notes = []
+    if model.n_seen:
+        notes.append(f"{count(model.n_seen, 'case')} left out, because it was trained on them.")
+    if model.is_baseline:
+        notes.append("A classical baseline: it was trained on nothing.")
+    return ModelSection(
+        name=clean(model.name),
+        page=f"{model.name}.html",
+        note=" ".join(notes),
+        confusion=_confusion(model.failures, place),
+        offsets=_offsets(model.failures, place),
+        factors=_factors(model.failures, place),
+        charts=scatter_charts(model.failures),
+    )
+
+
+def _confusion(failures: Failures, place: int) -> Table:
+    rows = []
+    for index, name in enumerate(failures.classes):
+        volumes = failures.confusion_ml[index]
+        whole = sum(volumes)
+        cells = []
+        for other, volume in enumerate(volumes):
+            share = volume / whole if whole else math.nan
+            wrong = other != index and index > 0 and share >= 0.1
+            text = millilitres(volume) + (f" ({share:.0%})" if index > 0 and math.isfinite(share) else "")
+            cells.append(Cell(text=text, tone="review" if wrong else "plain"))
+        colour = PALETTE[(index - 1) % len(PALETTE)] if index else ""
+        rows.append(Row(label=clean(name), colour=colour, cells=tuple(cells)))
+    return Table(
+        id=f"confusion-{place}",
+        caption="What is taken for what: volume over all cases, of the class of the row in the reference that is the "
+        "class of the column in the prediction; share of the row.",
+        columns=tuple(Column(head=clean(name), unit="mL") for name in failures.classes),
+        rows=tuple(rows),
+    )
+
+
+def _offsets(failures: Failures, place: int) -> Table:
+    found = {(row.label, row.side): row for row in failures.offsets}
+    labels = list(dict.fromkeys(row.label for row in failures.offsets))
+    rows = []
+    for index, label in enumerate(labels):
+        cells = []
+        for side in SIDES:
+            row = found.get((label, side))
+            cells.append(Cell(text=decimals(row.mean_mm, 2) if row is not None else "n/a"))
+        rows.append(Row(label=clean(label), colour=PALETTE[index % len(PALETTE)], cells=tuple(cells)))
+    return Table(
+        id=f"offsets-{place}",
+        caption="Where the boundary is wrong: mean signed distance of the predicted boundary from the reference's on "
+        "each side of the structure, outside positive, inside negative.",
+        columns=tuple(Column(head=side.capitalize(), unit="mm") for side in SIDES),
+        rows=tuple(rows),
+    )
+
+
+def _factors(failures: Failures, place: int) -> Table:
+    found = {(row.label, row.factor): row for row in failures.factors}
+    rows = []
+    for index, label in enumerate(dict.fromkeys(row.label for row in failures.factors)):
+        cells = []
+        for name in FACTORS:
+            row = found[(label, name)]
+            text = row.reason or f"{decimals(row.spearman, 2)} (p {decimals(row.p_value, 3)})"
+            cells.append(Cell(text=text, tone="note" if row.p_value < 0.05 else "plain"))
+        rows.append(Row(label=clean(label), colour=PALETTE[index % len(PALETTE)], cells=tuple(cells)))
+    return Table(
+        id=f"factors-{place}",
+        caption="What Dice goes along with: Spearman's rank correlation over the cases, not corrected for the number "
+        "of tests.",
+        columns=tuple(Column(head=f"Dice and {text}") for text in FACTORS.values()),
+        rows=tuple(rows),
+    )

@@ -1,0 +1,206 @@
+"""Start from another model: what fits is carried over, by the names of inputs and structures; the rest starts anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from voxmetry.config import ModelSpec, TrainSettings, parse_record
+from voxmetry.errors import ConfigError, ModelError
+from voxmetry.models import find_model, read_spec
+from voxmetry.nn.networks import build_network
+from voxmetry.nn.weights import distinct_tensors, load_into
+
+_HEADS = ("output_block", "deep_supervision_heads")
+_FIRST = "input_block"
+LEARNING_RATE_SHARE = 0.5
+"""A fine-tuning run's peak learning rate, as a share of the one from random weights."""
+
+
+@dataclass(frozen=True)
+class CarriedOver:
+    """What a run took from the model that it starts from.
+
+    Parameters
+    ----------
+    model
+        Its name.
+    n_tensors, n_of
+        Tensors that were taken in full, and tensors of the new network.
+    inputs, structures
+        Names that were found in both, whose channels were taken.
+    new_inputs, new_structures
+        Names that only the new model has; they start from nothing.
+    left
+        Tensors that were not taken, because their shape is another.
+    """
+
+    model: str
+    n_tensors: int
+    n_of: int
+    inputs: tuple[str, ...]
+    structures: tuple[str, ...]
+    new_inputs: tuple[str, ...]
+    new_structures: tuple[str, ...]
+    left: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"from {self.model}: {self.n_tensors} of {self.n_of} tensors as they are"]
+        lines.append(f"  carried over: inputs {_some(self.inputs)}; structures {_some(self.structures)}")
+        lines.append(f"  started anew: inputs {_some(self.new_inputs)}; structures {_some(self.new_structures)}")
+        if self.left:
+            lines.append(f"  of another shape, started anew: {_some(self.left)}")
+        return "\n".join(lines)
+
+
+def carry_over(network: nn.Module, spec: ModelSpec, name: str | Path) -> CarriedOver:
+    """Fill a network with what fits of another model's weights.
+
+    Parameters
+    ----------
+    network
+        The new network, of `spec`, with random weights; it is changed.
+    spec
+        What it is to be.
+    name
+        The model to start from: a bundled one's name or a folder.
+
+    Returns
+    -------
+    CarriedOver
+        What was taken and what was not. An input is the same where it has the same name, or where both models have one
+        input of the same modality; a structure, where it has the same name. Weights of a new input are 0 at first, so
+        that the network starts as if the input were not there.
+
+    Raises
+    ------
+    ModelError
+        If the model is missing, damaged, an ensemble, or no tensor of it fits.
+    """
+    folder = find_model(name)
+    source = read_spec(folder)
+    if source.weights is None or source.members > 1 or source.regions:
+        raise ModelError(
+            found=f"{source.name}, " + ("which has no weights" if source.weights is None else "an ensemble or regions"),
+            expected="a model of one network with one output a structure",
+            fix="start from one of its members, or from another model",
+        )
+    old = build_network(source)
+    load_into(old, folder / source.weights.file, sha256=source.weights.sha256)
+    have, want = distinct_tensors(old), distinct_tensors(network)
+    inputs, structures = _match_inputs(source, spec), _match_structures(source, spec)
+    whole, kernels, left = 0, 0, []
+    with torch.no_grad():
+        for key, tensor in want.items():
+            taken = _take(key, have.get(key), tensor, inputs, structures)
+            whole += taken == "whole"
+            kernels += taken == "whole" and tensor.ndim > 1
+            left += [key] if taken == "nothing" else []
+    if kernels == 0:
+        raise ModelError(
+            found=f"no weights of {source.name} fit the network of {spec.name}",
+            expected="the same channels and kernels on at least one level",
+            fix="take the network of the model that you start from, or train from random weights",
+        )
+    return CarriedOver(
+        model=source.name,
+        n_tensors=whole,
+        n_of=len(want),
+        inputs=tuple(item.name for place, item in enumerate(spec.inputs) if place in inputs),
+        structures=tuple(item.name for place, item in enumerate(spec.labels, start=1) if place in structures),
+        new_inputs=tuple(item.name for place, item in enumerate(spec.inputs) if place not in inputs),
+        new_structures=tuple(item.name for place, item in enumerate(spec.labels, start=1) if place not in structures),
+        left=tuple(left),
+    )
+
+
+def _take(
+    key: str,
+    old: torch.Tensor | None,
+    new: torch.Tensor,
+    inputs: dict[int, int],
+    structures: dict[int, int],
+) -> str:
+    """Copy into `new` what fits: 'whole', 'part' or 'nothing'."""
+    if old is None:
+        return "nothing"
+    if any(part in key for part in _HEADS) and old.shape[1:] == new.shape[1:]:
+        for place, source in structures.items():
+            new[place] = old[source]
+        return "whole" if len(structures) == new.shape[0] == old.shape[0] else "part"
+    if key.startswith(_FIRST) and old.ndim > 1 and old.shape[1] != new.shape[1] and old.shape[0] == new.shape[0]:
+        new.zero_()
+        for place, source in inputs.items():
+            new[:, place] = old[:, source]
+        return "part"
+    if old.shape != new.shape:
+        return "nothing"
+    new.copy_(old)
+    return "whole"
+
+
+def _match_inputs(source: ModelSpec, spec: ModelSpec) -> dict[int, int]:
+    """Place of the old input by place of the new one."""
+    found = {}
+    for place, item in enumerate(spec.inputs):
+        named = [i for i, other in enumerate(source.inputs) if other.name == item.name]
+        same = [i for i, other in enumerate(source.inputs) if other.modality == item.modality]
+        alone = sum(other.modality == item.modality for other in spec.inputs) == 1
+        if named:
+            found[place] = named[0]
+        elif len(same) == 1 and alone:
+            found[place] = same[0]
+    return found
+
+
+def _match_structures(source: ModelSpec, spec: ModelSpec) -> dict[int, int]:
+    """Output of the old network by output of the new one; the background is the same in both."""
+    old = {label.name: place for place, label in enumerate(source.labels, start=1)}
+    return {0: 0} | {place: old[label.name] for place, label in enumerate(spec.labels, start=1) if label.name in old}
+
+
+def settings_from(planned: TrainSettings, name: str | Path) -> TrainSettings:
+    """Return planned settings that start from a model: with its grid, patch and network, and what the data set has.
+
+    Raises
+    ------
+    ConfigError
+        If the two together make no model.
+    ModelError
+        If there is no such model.
+    """
+    source = read_spec(name)
+    if source.network.kind != "dynunet":
+        raise ConfigError(
+            found=f"{source.name}, a network of kind {source.network.kind}",
+            expected="a model of kind dynunet, which is what training makes",
+            fix="start from another model",
+        )
+    places = _match_inputs(source, planned.model)
+    inputs = [
+        item.model_copy(update={"normalise": source.inputs[places[place]].normalise}) if place in places else item
+        for place, item in enumerate(planned.model.inputs)
+    ]
+    model = planned.model.model_copy(
+        update={
+            "orientation": source.orientation,
+            "spacing_mm": source.spacing_mm,
+            "window": source.window,
+            "network": source.network,
+            "inputs": tuple(inputs),
+        }
+    )
+    content = planned.model_dump(mode="json") | {
+        "model": model.model_dump(mode="json", exclude_none=True),
+        "start_from": str(name),
+        "learning_rate": planned.learning_rate * LEARNING_RATE_SHARE,
+    }
+    return parse_record(content, TrainSettings, where=f"the plan with {source.name}")
+
+
+def _some(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:6])
+    return (shown + (f" and {len(names) - 6} more" if len(names) > 6 else "")) or "none"

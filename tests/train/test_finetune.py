@@ -1,0 +1,98 @@
+import pytest
+import torch
+
+import models
+from cases import write_cases
+from voxmetry.config import TrainSettings, parse_record
+from voxmetry.errors import ModelError
+from voxmetry.models import read_spec
+from voxmetry.nn.networks import build_network
+from voxmetry.nn.weights import distinct_tensors, load_into
+from voxmetry.train.dataset import open_data
+from voxmetry.train.finetune import carry_over, settings_from
+from voxmetry.train.fingerprint import scan
+from voxmetry.train.plan import make_plan
+
+LABELS = {
+    "labels": [
+        {"value": 1, "name": "new", "colour": "#E69F00"},
+        {"value": 3, "name": "front", "colour": "#56B4E9"},
+    ]
+}
+T1 = {"name": "t1", "modality": "MR", "normalise": {"method": "zscore"}}
+PET = {"name": "pet", "modality": "PT", "normalise": {"method": "zscore"}}
+
+
+@pytest.fixture
+def source(tmp_path):
+    return models.write(tmp_path / "source", seed=3)
+
+
+def tensors(folder):
+    spec = read_spec(folder)
+    network = build_network(spec)
+    load_into(network, folder / "weights.safetensors", sha256=spec.weights.sha256)
+    return distinct_tensors(network)
+
+
+def test_structures_are_carried_by_name_wherever_they_stand(source):
+    spec = models.spec(labels=LABELS)
+    torch.manual_seed(9)
+    network = build_network(spec)
+    random = {key: tensor.clone() for key, tensor in distinct_tensors(network).items()}
+    taken = carry_over(network, spec, source)
+    have, old = distinct_tensors(network), tensors(source)
+    heads = [key for key in have if "output_block" in key]
+    assert heads
+    for key in heads:
+        assert torch.equal(have[key][0], old[key][0])  # background
+        assert torch.equal(have[key][2], old[key][1])  # front
+        assert torch.equal(have[key][1], random[key][1])  # new
+    assert all(torch.equal(have[key], old[key]) for key in have if key not in heads)
+    assert (taken.structures, taken.new_structures) == (("front",), ("new",))
+    assert "carried over: inputs t1; structures front" in str(taken)
+    assert "started anew: inputs none; structures new" in str(taken)
+
+
+def test_a_new_input_starts_as_if_it_were_not_there(source):
+    spec = models.spec(inputs=[PET, T1])
+    network = build_network(spec).eval()
+    taken = carry_over(network, spec, source)
+    assert (taken.inputs, taken.new_inputs) == (("t1",), ("pet",))
+    old = build_network(read_spec(source)).eval()
+    load_into(old, source / "weights.safetensors", sha256=read_spec(source).weights.sha256)
+    image = torch.randn(1, 1, 16, 24, 8)
+    with torch.no_grad():
+        both = network(torch.cat([torch.randn_like(image), image], dim=1))
+        assert torch.allclose(both, old(image), atol=1e-5)
+
+
+def test_what_has_another_shape_is_named(source):
+    network = {"channels": [4, 8, 12], "strides": [[1] * 3, [2] * 3, [2] * 3], "kernels": [[3] * 3] * 3}
+    spec = models.spec(network=network)
+    taken = carry_over(build_network(spec), spec, source)
+    assert any("bottleneck" in name for name in taken.left)
+    assert "of another shape, started anew" in str(taken)
+    assert taken.n_tensors < taken.n_of
+
+
+def test_a_model_of_which_nothing_fits_is_refused(source):
+    network = {"channels": [6, 10, 14], "strides": [[1] * 3, [2] * 3, [2] * 3], "kernels": [[3] * 3] * 3}
+    spec = models.spec(network=network)
+    with pytest.raises(ModelError, match="no weights of tiny-mr fit"):
+        carry_over(build_network(spec), spec, source)
+
+
+def test_a_plan_takes_grid_patch_and_network_of_the_model(source, tmp_path):
+    named, _, found = scan(open_data(write_cases(tmp_path / "phantoms-mr")))
+    planned = make_plan(found, named, data="x").settings
+    made = settings_from(planned, source)
+    spec = read_spec(source)
+    assert (made.model.spacing_mm, made.model.window, made.model.network) == (
+        spec.spacing_mm,
+        spec.window,
+        spec.network,
+    )
+    assert made.model.labels == planned.model.labels
+    assert made.start_from == str(source)
+    assert parse_record(made.model_dump(), TrainSettings, where="test") == made

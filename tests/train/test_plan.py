@@ -1,0 +1,159 @@
+import math
+
+import pytest
+
+from cases import write_cases
+from voxmetry.config import TrainSettings, load_yaml
+from voxmetry.core.labels import LabelTable
+from voxmetry.errors import ConfigError, InputError
+from voxmetry.train.dataset import DataSet, open_data
+from voxmetry.train.fingerprint import ChannelFacts, Fingerprint, StructureFacts, scan
+from voxmetry.train.plan import Budget, make_plan, memory_gb
+
+
+def fingerprint(**change) -> Fingerprint:
+    content = {
+        "name": "set",
+        "n_cases": 40,
+        "n_patients": 40,
+        "spacing_mm": (1.0, 1.0, 1.0),
+        "spacing_range_mm": ((1.0, 1.0),) * 3,
+        "extent_mm": (200.0, 160.0, 120.0),
+        "extent_range_mm": ((150.0, 250.0),) * 3,
+        "fine_spacing_mm": (1.0, 1.0, 1.0),
+        "channels": (channel(),),
+        "structures": (StructureFacts(name="liver", n_cases=40, volume_ml=(1, 2, 3), share=0.02),),
+    }
+    return Fingerprint(**(content | change))
+
+
+def channel(**change) -> ChannelFacts:
+    content = {
+        "name": "ct",
+        "modality": "CT",
+        "unit": "HU",
+        "minimum": -1024.0,
+        "maximum": 3000.0,
+        "foreground_percentiles": (-60.0, 50.0, 180.0),
+        "foreground_mean": 52.0,
+        "foreground_sd": 31.0,
+        "share_zero": 0.0,
+    }
+    return ChannelFacts(**(content | change))
+
+
+def plan(found: Fingerprint | None = None, *, names=("liver",), **budget):
+    table = LabelTable.from_names(dict(enumerate(names, start=1)))
+    return make_plan(found or fingerprint(), DataSet("set", (), table, ()), data="set", budget=Budget(**budget))
+
+
+class TestScan:
+    def test_measures_the_phantoms(self, tmp_path):
+        named, facts, found = scan(open_data(write_cases(tmp_path / "mr")))
+        assert named.labels.names == ("front", "back")
+        assert found.spacing_mm == pytest.approx((1.0, 1.2, 2.5), abs=1e-4)
+        assert found.extent_range_mm[0] == pytest.approx((18.0, 22.0), abs=1e-3)
+        assert [row.volume_ml[1] for row in found.structures] == pytest.approx([0.36, 0.288], abs=1e-4)
+        assert found.channels[0].foreground_percentiles[1] == pytest.approx(190, abs=40)
+        assert len({row.digest for row in facts}) == 5
+
+    def test_an_image_without_contrast_is_named(self, tmp_path):
+        from voxmetry import Volume, read_volume, save
+
+        folder = write_cases(tmp_path)
+        path = folder / "images" / "case_3.nii.gz"
+        volume = read_volume(path)
+        save(Volume(volume.array * 0 + 4, volume.geometry), path)
+        with pytest.raises(InputError, match="case_3: an image that holds the single value 4"):
+            scan(open_data(folder))
+
+    @pytest.mark.parametrize("suffix", [".nii.gz", ".mha"])
+    def test_only_empty_label_maps_are_refused(self, tmp_path, suffix):
+        """With names inside the files (NIfTI) and without any."""
+        from voxmetry import LabelTable, Segmentation, read_segmentation, save
+
+        folder = write_cases(tmp_path, 2)
+        for path in sorted((folder / "labels").iterdir()):
+            label = read_segmentation(path)
+            path.unlink()
+            table = label.labels if suffix == ".nii.gz" else LabelTable(labels=())
+            save(Segmentation(label.array * 0, label.geometry, table), path.parent / f"{path.name[:6]}{suffix}")
+        with pytest.raises(InputError, match="all empty"):
+            scan(open_data(folder))
+
+
+class TestPlan:
+    @pytest.mark.parametrize("memory", [1.0, 2.0, 4.0, 12.0])
+    @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 0.5, 4.0), (0.8, 3.0, 0.8)])
+    def test_the_patch_is_legal_and_fits(self, memory, spacing):
+        found = fingerprint(spacing_mm=spacing, fine_spacing_mm=spacing)
+        settings = plan(found, memory_gb=memory, device="cuda").settings
+        network, patch = settings.model.network, settings.model.window.patch
+        assert all(size % divisor == 0 for size, divisor in zip(patch, network.divisor, strict=True))
+        strides, channels = [list(s) for s in network.strides], list(network.channels)
+        assert memory_gb(list(patch), strides, channels, settings.batch_size) <= memory
+
+    def test_more_memory_gives_a_larger_patch(self):
+        small, large = (
+            math.prod(plan(memory_gb=memory, device="cuda").settings.model.window.patch) for memory in (1.0, 6.0)
+        )
+        assert large > 2 * small
+
+    def test_a_processor_gets_a_small_patch(self):
+        assert math.prod(plan(memory_gb=16).settings.model.window.patch) <= 64**3
+
+    def test_too_little_memory_is_told(self):
+        with pytest.raises(ConfigError, match="raise --memory-gb"):
+            plan(memory_gb=0.6)
+
+    def test_thick_slices_are_not_halved_nor_mixed_at_first(self):
+        found = fingerprint(spacing_mm=(0.5, 0.5, 4.0), fine_spacing_mm=(0.5, 0.5, 2.5))
+        made = plan(found, memory_gb=4, device="cuda")
+        assert made.settings.model.spacing_mm[2] == 2.5
+        assert "10th percentile" in made.reasons["model.spacing_mm"]
+        assert made.settings.model.network.kernels[0] == (3, 3, 1)
+        assert made.settings.model.network.strides[1] == (2, 2, 1)
+
+    def test_an_image_that_a_patch_hardly_sees_is_coarsened_with_a_reason(self):
+        made = plan(fingerprint(extent_mm=(500.0, 500.0, 1000.0)), memory_gb=2)
+        assert min(made.settings.model.spacing_mm) > 1.5
+        assert "coarsened" in made.reasons["model.spacing_mm"]
+
+    def test_normalisation_follows_the_modality(self):
+        pet = channel(name="pet", modality="PT", unit="SUVbw", minimum=0.0)
+        mr = channel(name="t1", modality=None, unit="1", minimum=0.0, share_zero=0.4)
+        made = plan(fingerprint(channels=(channel(), pet, mr)))
+        ct, pt, t1 = (item.normalise for item in made.settings.model.inputs)
+        assert (ct.method, ct.low, ct.high, ct.mean, ct.sd) == ("window", -60.0, 180.0, 52.0, 31.0)
+        assert (pt.method, pt.low) == ("window", 0.0)
+        assert (t1.method, t1.nonzero) == ("zscore", True)
+        assert "nothing says what it is" in made.reasons["model.inputs"]
+
+    def test_the_modality_follows_from_values_or_is_given(self):
+        unknown = fingerprint(channels=(channel(modality=None),))
+        assert plan(unknown).settings.model.inputs[0].modality == "CT"
+        assert plan(unknown, modalities=("MR",)).settings.model.inputs[0].modality == "MR"
+        with pytest.raises(ConfigError, match="one modality for each channel"):
+            plan(fingerprint(channels=(channel(), channel(name="b"))), modalities=("CT",))
+
+    @pytest.mark.parametrize(("name", "axes"), [("kidney_left", ()), ("left kidney", ()), ("leftover", (0,))])
+    def test_structures_with_a_side_are_not_mirrored(self, name, axes):
+        assert plan(names=(name,)).settings.augment.flip_axes == axes
+
+    def test_rare_structures_get_more_patches_and_a_loss_that_misses_less(self):
+        rare = StructureFacts(name="node", n_cases=40, volume_ml=(0.1, 0.2, 0.3), share=5e-5)
+        settings = plan(fingerprint(structures=(rare,))).settings
+        assert (settings.foreground_fraction, settings.loss) == (0.5, "tversky")
+        assert plan().settings.loss == "dice_ce"
+        assert plan(fingerprint(extent_mm=(40.0, 48.0, 32.0))).settings.foreground_fraction == 0
+
+    def test_the_yaml_is_the_settings_with_a_reason_above_each_choice(self, tmp_path):
+        made = plan()
+        path = tmp_path / "plan.yaml"
+        path.write_text(made.to_yaml(), encoding="utf-8")
+        assert load_yaml(path, TrainSettings) == made.settings
+        lines = made.to_yaml().splitlines()
+        for key in ("spacing_mm:", "window:", "network:", "epochs:", "foreground_fraction:", "loss:"):
+            place = next(i for i, line in enumerate(lines) if line.strip().startswith(key))
+            assert lines[place - 1].strip().startswith("# "), key
+        assert max(map(len, lines)) <= 120
