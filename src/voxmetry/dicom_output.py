@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from voxmetry import __version__
 from voxmetry.config import DicomOutput
 from voxmetry.core.labels import Label, LabelTable
 from voxmetry.core.records import Lesion, Measurement, StudyResult
@@ -103,7 +102,13 @@ def write_objects(
 def origin_of(result: StudyResult) -> Origin:
     """Say who made the segmentation: the model, and this version of the software."""
     made = result.provenance
-    return Origin("automatic", made.model, made.model_version, serial=made.weights_sha256, software=__version__)
+    return Origin(
+        "automatic",
+        made.model,
+        made.model_version,
+        serial=made.weights_sha256,
+        software=made.voxmetry_version,
+    )
 
 
 def _segmentation(

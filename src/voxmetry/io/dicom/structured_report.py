@@ -95,8 +95,6 @@ def write_report_sr(
     """
     import highdicom
 
-    from voxmetry import __version__
-
     numbers = {str(item.SegmentLabel): int(item.SegmentNumber) for item in seg.SegmentSequence}
     with lenient():
         groups = [
@@ -119,7 +117,7 @@ def write_report_sr(
                 sop_instance_uid=new_uid(),
                 instance_number=1,
                 series_description=description[:64],
-                **{**origin.equipment(), "software_versions": origin.software or __version__},
+                **origin.equipment(),
             )
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(
