@@ -95,7 +95,7 @@ def deidentify(dataset: Any, uids: UidMap, *, name: str = "the object") -> Any:
             fix="leave it out, or have a person blank the words first",
         )
     try:
-        from dicomanonymizer.simpledicomanonymizer import initialize_actions_2024b
+        from dicomanonymizer.simpledicomanonymizer import initialize_actions_2024b  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtraError(
             found="no dicom-anonymizer",
