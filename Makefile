@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo test check lint clean help
+.PHONY: demo test check lint bench-surface clean help
 
 help:
 	@echo "make demo    segment a brain region from DICOM to report, into $(OUT)"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, import contracts and tests"
+	@echo "make bench-surface   surface distances against surface-distance and MONAI"
 	@echo "make clean   remove $(VENV) and $(OUT)"
 
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -37,6 +38,12 @@ lint: $(VENV)/ready
 	$(BIN)/lint-imports
 
 check: lint test
+
+# Against surface-distance and MONAI; SIZES="tiny" for a quick look. DATA is the folder of data/README.md.
+SIZES ?= small large
+REPEATS ?= 3
+bench-surface: $(VENV)/ready
+	$(BIN)/python benchmarks/bench_surface.py --sizes $(SIZES) --repeats $(REPEATS) $(if $(DATA),--data $(DATA))
 
 clean:
 	rm -rf $(VENV) $(OUT)

@@ -9,7 +9,7 @@ import phantoms
 from voxmetry import Flag, Geometry, Label, LabelTable, Segmentation, Volume
 from voxmetry.errors import GeometryError, LabelError
 from voxmetry.report import build_document
-from voxmetry.report.illustrations import MOST_STRUCTURES
+from voxmetry.report.plan import MOST_STRUCTURES
 from voxmetry.report.tables import EMPTY_ROWS, STATUS
 
 
@@ -37,7 +37,7 @@ def test_a_study_without_a_flag(make_result):
     volume, segmentation = phantoms.volume(), phantoms.segmentation()
     result = make_result(volume, segmentation, description="T1 sag")
     document = build_document(result, volume, segmentation)
-    assert document.verdict.state == "ok"
+    assert document.verdict.state == "accept"
     assert document.summary == ("2 of 2 structures found.",)
     assert document.description == "T1 sag"
     row = cells(document.findings, "a")
@@ -48,7 +48,7 @@ def test_a_study_without_a_flag(make_result):
     assert document.flags == ()
     assert document.comparison is None
     assert [i.id for i in document.illustrations] == ["overview", "structure-1", "structure-4"]
-    assert document.not_pictured == ""
+    assert document.not_pictured == ()
     assert document.notice == "Research use only. Not a medical device."
 
 
@@ -106,7 +106,7 @@ def test_flags_for_review_come_first_and_set_the_verdict(make_result):
     )
     document = build_document(make_result(volume, segmentation, flags=flags), volume, segmentation)
     assert document.verdict.state == "review"
-    assert document.verdict.headline == "Look before use"
+    assert document.verdict.headline == "Review: look before use"
     assert document.verdict.detail.startswith("1 check asks for a look")
     assert "1 more flag is a note." in document.verdict.detail
     assert [(f.severity, f.label) for f in document.flags] == [("review", "a"), ("note", "")]
@@ -119,7 +119,7 @@ def test_notes_alone_do_not_ask_for_review(make_result):
     volume, segmentation = phantoms.volume(), phantoms.segmentation()
     flags = (Flag(code="spacing_out_of_domain", severity="note", message="Spacing is new to the model."),)
     verdict = build_document(make_result(volume, segmentation, flags=flags), volume, segmentation).verdict
-    assert verdict.state == "ok"
+    assert verdict.state == "accept"
     assert "1 flag is a note." in verdict.detail
 
 
@@ -170,9 +170,11 @@ def test_of_forty_structures_some_have_pictures_and_the_rest_are_named(make_resu
     # The flagged one although it is small, and the largest; of 28 to 31, which are equal, the first two.
     assert pictured == [f"structure {n}" for n in (3, 28, 29, *range(32, 41))]
     assert len(document.findings.rows) == 40
-    assert document.not_pictured.startswith("12 of 40 structures have pictures of their own")
+    assert document.not_pictured[0].startswith("12 of 40 structures have pictures of their own")
     for name in many_labels.names:
-        assert (f"{name}," in document.not_pictured or f"{name}." in document.not_pictured) == (name not in pictured)
+        assert (f"{name}," in document.not_pictured[0] or f"{name}." in document.not_pictured[0]) == (
+            name not in pictured
+        )
     assert document.illustrations[0].keys == ()
 
 

@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from voxmetry.cli import show
+from voxmetry.cli import models, show
 from voxmetry.cli.compare import compare
 from voxmetry.cli.convert import convert
 from voxmetry.cli.data import data_app
 from voxmetry.cli.evaluate import evaluate
 from voxmetry.cli.follow_up import follow_up
 from voxmetry.cli.measure import measure
+from voxmetry.cli.report import report
 from voxmetry.cli.train import train, train_plan
 
 app = typer.Typer(
@@ -27,9 +28,10 @@ app = typer.Typer(
 models_app = typer.Typer(help="List and describe the bundled models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
+app.command("train-plan")(train_plan)
 app.command()(evaluate)
 app.command()(train)
-app.command("train-plan")(train_plan)
+models.add_to(models_app)
 
 FLAGGED = 3
 """Exit code of a study that is done and asks for a look."""
@@ -55,6 +57,7 @@ app.command()(measure)
 app.command()(convert)
 app.command()(compare)
 app.command("follow-up")(follow_up)
+app.command()(report)
 
 
 @app.callback()

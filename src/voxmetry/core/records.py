@@ -196,8 +196,8 @@ class Flag(Record):
 
     code: str
     """Machine-readable: 'empty', 'truncated', 'volume_out_of_range', 'spacing_out_of_domain', ..."""
-    severity: Literal["note", "review"]
-    """'review' asks for a look before the numbers are used, and makes the exit code 3."""
+    severity: Literal["note", "review", "reject"]
+    """'review' asks for a look before the numbers are used, 'reject' says not to use them: exit code 3 for both."""
     message: str
     label: str | None = None
 
@@ -259,7 +259,7 @@ class StudyResult(Record):
     @property
     def needs_review(self) -> bool:
         """Whether a person should look before the numbers are used."""
-        return any(flag.severity == "review" for flag in self.flags)
+        return any(flag.severity != "note" for flag in self.flags)
 
 
 class MeanInterval(Record):

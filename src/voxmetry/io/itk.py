@@ -24,6 +24,7 @@ from voxmetry.core.volume import Unit, Volume
 from voxmetry.errors import FormatError, GeometryError, InputError
 from voxmetry.io import label_header
 from voxmetry.io.atomic import atomic_path, output_error
+from voxmetry.io.memory import require_memory
 
 _HEADER_LIMIT = 1 << 20
 _CHUNK = 1 << 20
@@ -140,6 +141,7 @@ def _read(path: Path) -> tuple[NDArray[Any], Geometry, dict[str, str]]:
         with _quiet():
             reader.ReadImageInformation()
             _check_kind(reader, path.name)
+            require_memory(_bytes(reader), path.name)
             image = reader.Execute()
     except RuntimeError as error:
         raise _damaged(path.name, "its header or its voxels cannot be decoded") from error
@@ -150,6 +152,12 @@ def _read(path: Path) -> tuple[NDArray[Any], Geometry, dict[str, str]]:
     keys = (key for key in image.GetMetaDataKeys() if key.isascii())
     fields = {key: image.GetMetaData(key) for key in keys if key == label_header.FIELD or key.startswith("Segment")}
     return array, Geometry(swap_lps_ras(affine), array.shape), fields
+
+
+def _bytes(reader: Any) -> int:
+    """How large the voxels are in memory, by the reader's header."""
+    one = sitk.Image([1] * reader.GetDimension(), reader.GetPixelIDValue())
+    return int(np.prod(reader.GetSize(), dtype=object)) * int(one.GetSizeOfPixelComponent())
 
 
 def _check_kind(reader: Any, name: str) -> None:

@@ -26,6 +26,7 @@ from voxmetry.core.volume import Unit, Volume
 from voxmetry.errors import FormatError, InputError, OutputError
 from voxmetry.io import label_header
 from voxmetry.io.atomic import atomic_path
+from voxmetry.io.memory import require_memory
 from voxmetry.io.nifti_affine import affine_of, place_affine
 
 _SCANNER, _ALIGNED = 1, 2
@@ -215,7 +216,9 @@ def _voxels(
 ) -> NDArray[Any]:
     """Read the voxels into an array in Fortran order, and the file to its end, where gzip keeps its checksum."""
     file.seek(int(header.get_data_offset()))
-    _check_size(file, int(header.get_data_offset()), int(np.prod(shape, dtype=object)) * dtype.itemsize, name)
+    needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    _check_size(file, int(header.get_data_offset()), needed, name)
+    require_memory(needed, name)
     array = np.empty(shape, dtype, order="F")
     into = array.reshape(-1, order="F").view(np.uint8).data
     done = 0

@@ -126,18 +126,18 @@ def surface_distances(
     if theirs.flags.f_contiguous and not theirs.flags.c_contiguous:
         # Most NIfTI files are stored with the first axis running fastest: walk them the way they lie.
         ours, theirs, spacing_mm = ours.T, theirs.T, (spacing_mm[2], spacing_mm[1], spacing_mm[0])
-    found = surfaces(ours, kind), surfaces(theirs, kind)
     areas = element_areas_mm2(spacing_mm) if kind == "elements" else None
     shape = (ours.shape[0] + 2, ours.shape[1] + 2, ours.shape[2] + 2)
 
-    def one(pair: tuple[int, int]) -> SurfaceDistances:
-        a, b = (surface.get(value) for surface, value in zip(found, pair, strict=True))
-        return SurfaceDistances(
-            _directed(a, b, areas, shape, spacing_mm), _directed(b, a, areas, shape, spacing_mm), kind
-        )
-
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        return list(pool.map(one, pairs))
+        found = tuple(pool.map(lambda array: surfaces(array, kind), (ours, theirs)))
+        sides = [[surface.get(value) for surface, value in zip(found, pair, strict=True)] for pair in pairs]
+        tasks = [(a, b) for a, b in sides] + [(b, a) for a, b in sides]
+        # The largest first, so that no thread is left with a large one at the end.
+        order = sorted(range(len(tasks)), key=lambda n: -sum(len(x) for x in tasks[n] if x is not None))
+        done = dict(zip(order, pool.map(lambda n: _directed(*tasks[n], areas, shape, spacing_mm), order), strict=True))
+    n = len(pairs)
+    return [SurfaceDistances(done[place], done[n + place], kind) for place in range(n)]
 
 
 def _directed(

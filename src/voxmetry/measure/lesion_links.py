@@ -86,9 +86,9 @@ def _directed(
 ) -> Float64:
     """Return which share of the voxels of each of ours lies in each of theirs, of the same structure, (N, M)."""
     shares = np.zeros((len(ours), len(theirs)))
+    index_to_index = inverse(grids[1].affine) @ matrix @ grids[0].affine
     for i, part in enumerate(ours):
-        mm = transformed(grids[0].to_mm(places(part)), matrix)
-        index = np.floor(grids[1].to_ijk(mm) + 0.5).astype(np.intp)
+        index = np.floor(transformed(places(part).astype(np.float64), index_to_index) + 0.5).astype(np.intp)
         low, high = index.min(axis=0), index.max(axis=0)
         for j, other in enumerate(theirs):
             start = np.array([side.start for side in other.box])

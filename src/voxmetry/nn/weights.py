@@ -74,13 +74,20 @@ def load_into(network: nn.Module, path: Path, *, sha256: str) -> None:
             fix="export the model again",
         ) from error
     want = distinct_tensors(network)
-    _require_fit(state, want, path.name)
+    require_fit(state, want, path.name)
     with torch.no_grad():
         for name, tensor in want.items():
             tensor.copy_(state[name].float())
 
 
-def _require_fit(have: dict[str, torch.Tensor], want: dict[str, torch.Tensor], name: str) -> None:
+def require_fit(have: dict[str, torch.Tensor], want: dict[str, torch.Tensor], name: str) -> None:
+    """See that tensors are those that a network wants, by name and shape.
+
+    Raises
+    ------
+    ModelError
+        If one is missing, too many or of another shape; the first is named.
+    """
     for key in sorted(have.keys() | want.keys()):
         shapes = [tuple(state[key].shape) if key in state else None for state in (have, want)]
         if shapes[0] != shapes[1]:

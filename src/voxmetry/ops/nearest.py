@@ -51,9 +51,9 @@ def distance_histogram(
     distances: list[float] = []
     totals: list[float] = []
     for distance, first, last in shells:
-        hit = occupied[where + flat_steps[first]]
+        hit = occupied.take(where + flat_steps[first])
         for step in flat_steps[first + 1 : last]:
-            hit |= occupied[where + step]
+            hit |= occupied.take(where + step)
         distances.append(distance)
         totals.append(float(_weights(queries, left[hit], areas_mm2).sum()))
         where, left = where[~hit], left[~hit]

@@ -9,21 +9,22 @@ from typing import Literal
 
 from voxmetry.core.base import Record
 from voxmetry.core.labels import Label
-from voxmetry.core.records import Flag, SourceInfo, StudyResult
-from voxmetry.core.segmentation import Segmentation
-from voxmetry.core.volume import Volume
-from voxmetry.errors import GeometryError
-from voxmetry.report.facts import Fact, Group, definitions, examined, provenance
-from voxmetry.report.illustrations import Illustration, Illustrations, illustrate
+from voxmetry.core.records import Flag, StudyResult
+from voxmetry.report.change import change_summary, change_table
+from voxmetry.report.facts import Fact, Group, command, definitions, examined, provenance
+from voxmetry.report.illustrations import Illustration, illustrate
+from voxmetry.report.language import ENGLISH, Language
 from voxmetry.report.lesions import lesion_table
+from voxmetry.report.plan import Plan
 from voxmetry.report.tables import (
     EMPTY_ROWS,
     Table,
+    asymmetry_table,
     comparison_table,
     findings_table,
     intensity_table,
 )
-from voxmetry.report.text import clean, count, ratio
+from voxmetry.report.text import clean
 
 NOTICE = "Research use only. Not a medical device."
 
@@ -31,7 +32,7 @@ NOTICE = "Research use only. Not a medical device."
 class Verdict(Record):
     """Whether to look before the numbers are used, in one line and in one sentence."""
 
-    state: Literal["ok", "review"]
+    state: Literal["ok", "accept", "review", "reject"]
     headline: str
     detail: str
 
@@ -39,16 +40,19 @@ class Verdict(Record):
 class FlagLine(Record):
     """One flag as the report shows it."""
 
-    severity: Literal["note", "review"]
+    severity: Literal["note", "review", "reject"]
     message: str
     code: str
     label: str = ""
     colour: str = ""
+    lang: str = ""
+    """Language of the message where it is not the report's."""
 
 
 class ReportDocument(Record):
     """A report without its looks."""
 
+    language: Language = ENGLISH
     title: str
     notice: str = NOTICE
     description: str
@@ -58,33 +62,38 @@ class ReportDocument(Record):
     summary: tuple[str, ...]
     findings: Table
     lesions: Table | None = None
+    asymmetry: Table | None = None
+    change: tuple[Table, ...] = ()
+    change_summary: tuple[str, ...] = ()
     not_found: str = ""
     """The structures without a voxel where these are too many for rows of their own."""
     flags: tuple[FlagLine, ...]
     illustrations: tuple[Illustration, ...]
-    not_pictured: str = ""
+    not_pictured: tuple[str, ...] = ()
     intensities: Table | None
     comparison: Table | None
     comparison_summary: tuple[str, ...] = ()
     definitions: tuple[Fact, ...]
     provenance: tuple[Group, ...]
+    command: str
+    """What repeats the run, with STUDY and OUT in place of paths."""
 
 
-def build_document(
-    result: StudyResult, volume: Volume, segmentation: Segmentation, reference: Segmentation | None = None
+def spell(
+    result: StudyResult, plan: Plan, say: Language = ENGLISH, *, prior: StudyResult | None = None
 ) -> ReportDocument:
-    """Turn a result into findings, tables, flags, definitions, provenance and the plan of its pictures.
+    """Turn a result into findings, tables, flags, definitions, provenance and the words of its pictures.
 
     Parameters
     ----------
     result
         What was measured.
-    volume
-        The image, (I, J, K).
-    segmentation
-        The labels that were measured, on the image's grid.
-    reference
-        The labels that they were compared with, on the same grid, with the same label values.
+    plan
+        Which pictures there are, from `plan_pictures`.
+    say
+        The language.
+    prior
+        The result of an earlier study of the same patient.
 
     Returns
     -------
@@ -93,89 +102,108 @@ def build_document(
 
     Raises
     ------
-    GeometryError
-        If the image, the segmentation, the reference and the result are not of one grid.
     LabelError
         If the result measures a value that its label table does not name.
     """
-    _require_one_grid(result, volume, segmentation, reference)
-    drawn = illustrate(result, volume, segmentation, reference)
+    change = change_table(result, prior, say) if prior is not None else None
     return ReportDocument(
-        title=_title(result),
+        language=say,
+        title=_title(result, say),
+        notice=say(NOTICE),
         description=clean(result.source.description),
-        examined=examined(result, volume.geometry),
-        verdict=_verdict(result),
-        summary=_summary(result),
-        findings=findings_table(result),
-        lesions=lesion_table(result),
-        not_found=_not_found(result),
-        flags=_flags(result),
-        illustrations=drawn.illustrations,
-        not_pictured=_not_pictured(drawn),
-        intensities=intensity_table(result),
-        comparison=comparison_table(result),
-        comparison_summary=_comparison_summary(result),
-        definitions=definitions(result),
-        provenance=provenance(result),
+        examined=examined(result, plan, say),
+        verdict=_verdict(result, say),
+        summary=_summary(result, say),
+        findings=findings_table(result, say),
+        lesions=lesion_table(result, say),
+        asymmetry=asymmetry_table(result, say),
+        change=(change,) if change is not None else (),
+        change_summary=change_summary(result, prior, say) if prior is not None else (),
+        not_found=_not_found(result, say),
+        flags=_flags(result, say),
+        illustrations=illustrate(plan, result, say),
+        not_pictured=_not_pictured(plan, say),
+        intensities=intensity_table(result, say),
+        comparison=comparison_table(result, say),
+        comparison_summary=_comparison_summary(result, say),
+        definitions=definitions(result, say),
+        provenance=provenance(result, say),
+        command=command(result),
     )
 
 
-def _require_one_grid(
-    result: StudyResult, volume: Volume, segmentation: Segmentation, reference: Segmentation | None
-) -> None:
-    volume.geometry.require_same(segmentation.geometry, what="the image and its segmentation")
-    if reference is not None:
-        volume.geometry.require_same(reference.geometry, what="the image and the reference")
-    if tuple(result.source.shape) != volume.geometry.shape:
-        raise GeometryError(
-            found=f"a result of a study of shape {tuple(result.source.shape)} and an image of {volume.geometry.shape}",
-            expected="the image that the result was measured on",
-            fix="pass the image and the segmentation of the same run as the result",
+def _title(result: StudyResult, say: Language) -> str:
+    return say(_TITLES.get(result.source.modality or "", _TITLE), model=clean(result.provenance.model))
+
+
+_TITLE = "Segmentation of an image with {model}"
+_TITLES = {
+    "CT": "Segmentation of a CT image with {model}",
+    "MR": "Segmentation of an MR image with {model}",
+    "PT": "Segmentation of a PET image with {model}",
+}
+
+
+def _verdict(result: StudyResult, say: Language) -> Verdict:
+    counts = {severity: sum(flag.severity == severity for flag in result.flags) for severity in SEVERITIES}
+    notes = counts["note"]
+    if counts["reject"]:
+        state: Literal["reject", "review"] = "reject"
+        headline = say("Reject: do not use these numbers")
+        detail = say.count(
+            counts["reject"],
+            "{n} check says that the result cannot be relied on.",
+            "{n} checks say that the result cannot be relied on.",
         )
-
-
-def _title(result: StudyResult) -> str:
-    return f"Segmentation of {_article(result.source)} with {clean(result.provenance.model)}"
-
-
-def _article(source: SourceInfo) -> str:
-    names = {"CT": "a CT image", "MR": "an MR image", "PT": "a PET image"}
-    return names.get(source.modality or "", "an image")
-
-
-def _verdict(result: StudyResult) -> Verdict:
-    reviews = sum(flag.severity == "review" for flag in result.flags)
-    notes = len(result.flags) - reviews
-    also = f" {count(notes, 'more flag is a note', 'more flags are notes')}." if notes and reviews else ""
-    if result.needs_review:
+    elif counts["review"]:
+        state = "review"
+        headline = say("Review: look before use")
+        detail = say.count(
+            counts["review"],
+            "{n} check asks for a look at the pictures before the numbers are used.",
+            "{n} checks ask for a look at the pictures before the numbers are used.",
+        )
+    else:
+        noted = " " + say.count(notes, "{n} flag is a note.", "{n} flags are notes.") if notes else ""
         return Verdict(
-            state="review",
-            headline="Look before use",
-            detail=f"{count(reviews, 'check asks', 'checks ask')} for a look at the pictures before the numbers "
-            f"are used.{also}",
+            state="accept",
+            headline=say("Accept: no check asks for review"),
+            detail=say("The automatic checks passed.")
+            + noted
+            + " "
+            + say("They cannot tell whether an outline is right: the pictures can."),
         )
-    noted = f" {count(notes, 'flag is a note', 'flags are notes')}." if notes else ""
-    return Verdict(
-        state="ok",
-        headline="No check asks for review",
-        detail=f"The automatic checks passed.{noted} They cannot tell whether an outline is right: the pictures can.",
-    )
+    also = " " + say.count(notes, "{n} more flag is a note.", "{n} more flags are notes.") if notes else ""
+    return Verdict(state=state, headline=headline, detail=detail + also)
 
 
-def _summary(result: StudyResult) -> tuple[str, ...]:
+SEVERITIES = ("reject", "review", "note")
+
+
+def _summary(result: StudyResult, say: Language) -> tuple[str, ...]:
     n = len(result.measurements)
     if not n:
-        return ("No structure was measured.",)
+        return (say("No structure was measured."),)
     found = sum(m.n_voxels > 0 for m in result.measurements)
-    return (f"{found} of {count(n, 'structure')} found.",)
+    lines = [say.count(n, "{found} of {n} structure found.", "{found} of {n} structures found.", found=found)]
+    if result.lesions:
+        total = say.millilitres(sum(lesion.volume_ml for lesion in result.lesions))
+        lines.append(
+            say.count(len(result.lesions), "{n} lesion of {ml} mL.", "{n} lesions of {ml} mL together.", ml=total)
+        )
+    elif any(label.kind == "lesion" for label in result.labels):
+        lines.append(say("No lesion was found."))
+    return tuple(lines)
 
 
-def _not_found(result: StudyResult) -> str:
+def _not_found(result: StudyResult, say: Language) -> str:
     absent = [clean(m.label) for m in result.measurements if not m.n_voxels]
-    return f"Not found ({len(absent)}): {', '.join(absent)}." if len(absent) > EMPTY_ROWS else ""
+    if len(absent) <= EMPTY_ROWS:
+        return ""
+    return say("Not found ({n}): {names}.", n=len(absent), names=", ".join(absent))
 
 
-def _flags(result: StudyResult) -> tuple[FlagLine, ...]:
+def _flags(result: StudyResult, say: Language) -> tuple[FlagLine, ...]:
     labels: dict[str | None, Label] = {label.name: label for label in result.labels}
 
     def line(flag: Flag) -> FlagLine:
@@ -186,42 +214,67 @@ def _flags(result: StudyResult) -> tuple[FlagLine, ...]:
             code=clean(flag.code),
             label=clean(flag.label or ""),
             colour=label.colour if label else "",
+            lang="" if say.code == ENGLISH.code else ENGLISH.code,
         )
 
-    first = [line(flag) for flag in result.flags if flag.severity == "review"]
-    return (*first, *(line(flag) for flag in result.flags if flag.severity != "review"))
+    return tuple(line(flag) for severity in SEVERITIES for flag in result.flags if flag.severity == severity)
 
 
-def _not_pictured(drawn: Illustrations) -> str:
-    if not drawn.left_out:
-        return ""
-    shown = sum(illustration.label is not None for illustration in drawn.illustrations)
-    names = ", ".join(clean(name) for name in drawn.left_out)
-    return (
-        f"{shown} of {shown + len(drawn.left_out)} structures have pictures of their own: first those flagged for "
-        "review, then missed and extra ones, then lesions, then by lowest Dice where there is a reference, then by "
-        f"volume. Without: {names}."
-    )
+def _not_pictured(plan: Plan, say: Language) -> tuple[str, ...]:
+    lines = []
+    if plan.left_out:
+        shown = sum(planned.kind == "structure" for planned in plan.pictures)
+        lines.append(
+            say(
+                "{shown} of {n} structures have pictures of their own: first those flagged for review, then missed "
+                "and extra ones, then lesions, then by lowest Dice where there is a reference, then by volume. "
+                "Without: {names}.",
+                shown=shown,
+                n=shown + len(plan.left_out),
+                names=", ".join(clean(name) for name in plan.left_out),
+            )
+        )
+    if plan.lesions_left_out:
+        shown = sum(planned.kind == "lesion" for planned in plan.pictures)
+        lines.append(
+            say(
+                "{shown} of {n} lesions have pictures of their own: the largest.",
+                shown=shown,
+                n=shown + plan.lesions_left_out,
+            )
+        )
+    return tuple(lines)
 
 
-def _comparison_summary(result: StudyResult) -> tuple[str, ...]:
+def _comparison_summary(result: StudyResult, say: Language) -> tuple[str, ...]:
     if not result.comparisons:
         return ()
     by_status = {
         status: [c for c in result.comparisons if c.status == status]
         for status in ("both", "missed", "extra", "absent")
     }
-    counts = [f"{len(by_status['both'])} in both", f"{len(by_status['missed'])} missed"]
-    counts.append(f"{len(by_status['extra'])} extra")
-    counts.append(f"{len(by_status['absent'])} in neither")
-    lines = [f"{count(len(result.comparisons), 'structure')}: {', '.join(counts)}."]
+    counts = {status: len(cs) for status, cs in by_status.items()}
+    lines = [
+        say.count(
+            len(result.comparisons),
+            "{n} structure: {both} in both, {missed} missed, {extra} extra, {absent} in neither.",
+            "{n} structures: {both} in both, {missed} missed, {extra} extra, {absent} in neither.",
+            **counts,
+        )
+    ]
     worst = min((c for c in by_status["both"] if c.dice == c.dice), key=lambda c: c.dice, default=None)
     if worst is not None:
-        lines.append(f"Lowest Dice among those in both: {ratio(worst.dice)} ({clean(worst.label)}).")
+        lines.append(
+            say(
+                "Lowest Dice among those in both: {dice} ({name}).",
+                dice=say.ratio(worst.dice),
+                name=clean(worst.label),
+            )
+        )
     for status, sentence in (
-        ("missed", "Missed, in the reference and not in the prediction"),
-        ("extra", "Extra, in the prediction and not in the reference"),
+        ("missed", "Missed, in the reference and not in the prediction: {names}."),
+        ("extra", "Extra, in the prediction and not in the reference: {names}."),
     ):
         if by_status[status]:
-            lines.append(f"{sentence}: {', '.join(clean(c.label) for c in by_status[status])}.")
+            lines.append(say(sentence, names=", ".join(clean(c.label) for c in by_status[status])))
     return tuple(lines)

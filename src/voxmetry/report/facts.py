@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 
+from voxmetry.config import StudySettings
 from voxmetry.core.base import Record
-from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import StudyResult
-from voxmetry.report.planes import obliqueness_degrees
-from voxmetry.report.text import clean, decimals, times, unit_name, without_folders
+from voxmetry.report.language import ENGLISH, Language
+from voxmetry.report.plan import Plan
+from voxmetry.report.text import clean, unit_name, without_folders
 
 OBLIQUE_DEGREES = 1.0
 """A grid that is turned by more than this is called oblique."""
@@ -23,6 +25,10 @@ _MEASURED = {
     "extent_ap_mm": "Extent anterior–posterior (mm)",
     "extent_si_mm": "Extent superior–inferior (mm)",
     "centroid_ras_mm": "Centroid (mm)",
+    "mesh_volume_ml": "Mesh volume (mL)",
+    "surface_area_mm2": "Surface area (mm²)",
+    "sphericity": "Sphericity",
+    "max_diameter_mm": "Largest diameter in 3-D (mm)",
     "touches_border": "At the image's edge",
     "border_sides": "Edges that are reached",
     "intensity_mean": "Mean value",
@@ -32,6 +38,15 @@ _MEASURED = {
     "intensity_median": "Median value",
     "intensity_p95": "95th percentile of the values",
     "intensity_max": "Maximum value",
+}
+_LESIONS = {
+    "lesion": "Lesion",
+    "long_axis_mm": "Long axis (mm)",
+    "short_axis_mm": "Short axis (mm)",
+    "suv_peak": "SUVpeak",
+    "total_lesion_glycolysis_suv_ml": "Total lesion glycolysis (SUV mL)",
+    "location": "Location",
+    "location_distance_mm": "Distance to the location (mm)",
 }
 _COMPARED = {
     "status": "Status",
@@ -57,6 +72,10 @@ class Fact(Record):
     term: str
     detail: str
     is_code: bool = False
+    lang: str = ""
+    """Language of the detail where it is not the report's."""
+    of: str = ""
+    """Name of the field that is defined."""
 
 
 class Group(Record):
@@ -66,43 +85,44 @@ class Group(Record):
     facts: tuple[Fact, ...]
 
 
-def examined(result: StudyResult, geometry: Geometry) -> tuple[Fact, ...]:
+def examined(result: StudyResult, plan: Plan, say: Language = ENGLISH) -> tuple[Fact, ...]:
     """Say what image it was, on which grid, and by which model it was segmented."""
     source, run = result.source, result.provenance
-    modality = _MODALITIES.get(source.modality or "", source.modality or "modality not stated")
-    image = (modality, unit_name(source.unit), source.format)
-    angle = obliqueness_degrees(geometry)
-    lies = f"{times(geometry.extent_mm)} mm, axes {geometry.axcodes}"
-    if angle > OBLIQUE_DEGREES:
-        lies += f", oblique by up to {decimals(angle, 0)}°: pictures follow the grid, letters are the nearest direction"
+    modality = _MODALITIES.get(source.modality or "", source.modality or say("modality not stated"))
+    image = (modality, say(unit_name(source.unit)), source.format)
+    lies = say("{size} mm, axes {axes}", size=say.times(plan.extent_mm), axes=source.axcodes)
+    if plan.oblique_degrees > OBLIQUE_DEGREES:
+        lies += ", " + say(
+            "oblique by up to {angle}°: pictures follow the grid, letters are the nearest direction",
+            angle=say.decimals(plan.oblique_degrees, 0),
+        )
     return (
-        Fact(term="Image", detail=", ".join(clean(part) for part in image)),
-        Fact(term="Model", detail=f"{clean(run.model)} {clean(run.model_version)}"),
-        Fact(term="Run", detail=_moment(run.started)),
-        Fact(term="Matrix", detail=f"{times(geometry.shape)} voxels"),
-        Fact(term="Voxel size", detail=f"{times(geometry.spacing_mm, 2)} mm"),
-        Fact(term="Field of view", detail=lies),
+        Fact(term=say("Image"), detail=", ".join(clean(part) for part in image)),
+        Fact(term=say("Model"), detail=f"{clean(run.model)} {clean(run.model_version)}"),
+        Fact(term=say("Run"), detail=say.moment(run.started)),
+        Fact(term=say("Matrix"), detail=say("{size} voxels", size=say.times(source.shape))),
+        Fact(term=say("Voxel size"), detail=f"{say.times(source.spacing_mm, 2)} mm"),
+        Fact(term=say("Field of view"), detail=lies),
     )
 
 
-def _moment(started: str) -> str:
-    """Shorten an ISO 8601 time to minutes where it is one; show it as it is otherwise."""
-    text = clean(started)
-    if len(text) >= 16 and text[10] == "T":
-        return f"{text[:10]} {text[11:16]} UTC"
-    return text
-
-
-def definitions(result: StudyResult) -> tuple[Fact, ...]:
+def definitions(result: StudyResult, say: Language = ENGLISH) -> tuple[Fact, ...]:
     """List how each number is defined, in the words that the result carries.
 
-    The definitions of a comparison are left out where there was none.
+    The definitions of a comparison are left out where there was none, and those of lesions where there are none. A
+    definition that the catalogue does not hold word for word stays English, and is marked as such.
     """
-    terms = {**_MEASURED, **_COMPARED}
+    terms = {**_MEASURED, **_LESIONS, **_COMPARED}
+    left_out = {*(() if result.comparisons else _COMPARED), *(() if result.lesions else _LESIONS)}
     return tuple(
-        Fact(term=terms.get(name, clean(name).replace("_", " ")), detail=_capital(clean(text)))
+        Fact(
+            term=say(terms[name]) if name in terms else clean(name).replace("_", " "),
+            detail=_capital(clean(say(text))),
+            lang="" if say.knows(text) else ENGLISH.code,
+            of=name,
+        )
         for name, text in result.definitions.items()
-        if result.comparisons or name not in _COMPARED
+        if name not in left_out
     )
 
 
@@ -110,56 +130,75 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def provenance(result: StudyResult) -> tuple[Group, ...]:
-    """List the versions, checksums, settings, device and times that a repetition needs."""
+def provenance(result: StudyResult, say: Language = ENGLISH) -> tuple[Group, ...]:
+    """List the versions, checksums, settings, device and times, and the command, that a repetition needs."""
     run = result.provenance
     model = [
-        Fact(term="Name", detail=clean(run.model)),
-        Fact(term="Version", detail=clean(run.model_version)),
-        Fact(term="Weights SHA-256", detail=clean(run.weights_sha256), is_code=True),
+        Fact(term=say("Name"), detail=clean(run.model)),
+        Fact(term=say("Version"), detail=clean(run.model_version)),
+        Fact(term=say("Weights SHA-256"), detail=clean(run.weights_sha256), is_code=True),
     ]
     software = [Fact(term="voxmetry", detail=clean(run.voxmetry_version))]
-    software += [Fact(term=clean(name), detail=clean(version)) for name, version in run.packages.items()]
+    software += [
+        Fact(term=clean(name), detail=clean(version)) for name, version in run.packages.items() if name != "voxmetry"
+    ]
     software.append(Fact(term="Python", detail=clean(run.python)))
     machine = [
-        Fact(term="Device", detail=clean(run.device)),
-        Fact(term="Platform", detail=clean(run.platform)),
-        Fact(term="Started", detail=clean(run.started)),
+        Fact(term=say("Device"), detail=clean(run.device)),
+        Fact(term=say("Platform"), detail=clean(run.platform)),
+        Fact(term=say("Started"), detail=clean(run.started)),
     ]
     if math.isfinite(run.peak_memory_mb):
-        machine.append(Fact(term="Peak memory", detail=f"{decimals(run.peak_memory_mb, 0)} MB"))
+        machine.append(Fact(term=say("Peak memory"), detail=f"{say.decimals(run.peak_memory_mb, 0)} MB"))
     if result.source.series_uid:
-        machine.append(Fact(term="Series UID", detail=clean(result.source.series_uid), is_code=True))
+        machine.append(Fact(term=say("Series UID"), detail=clean(result.source.series_uid), is_code=True))
     groups = [
-        Group(heading="Model", facts=tuple(model)),
-        Group(heading="Run", facts=tuple(machine)),
-        Group(heading="Seconds", facts=_seconds(run.seconds)),
-        Group(heading="Settings", facts=tuple(_settings(run.settings))),
-        Group(heading="Software", facts=tuple(software)),
+        Group(heading=say("Model"), facts=tuple(model)),
+        Group(heading=say("Run"), facts=tuple(machine)),
+        Group(heading=say("Seconds"), facts=_seconds(run.seconds, say)),
+        Group(heading=say("Settings"), facts=tuple(_settings(run.settings, say))),
+        Group(heading=say("Software"), facts=tuple(software)),
     ]
     return tuple(group for group in groups if group.facts)
 
 
-def _seconds(seconds: Mapping[str, float]) -> tuple[Fact, ...]:
+def _seconds(seconds: Mapping[str, float], say: Language) -> tuple[Fact, ...]:
     steps = [item for item in seconds.items() if item[0] != "total"]
     total = [item for item in seconds.items() if item[0] == "total"]
-    return tuple(Fact(term=clean(step).replace("_", " "), detail=decimals(x, 2)) for step, x in steps + total)
+    return tuple(Fact(term=clean(step).replace("_", " "), detail=say.decimals(x, 2)) for step, x in steps + total)
 
 
-def _settings(settings: Mapping[str, object], prefix: str = "") -> Iterator[Fact]:
+def _settings(settings: Mapping[str, object], say: Language, prefix: str = "") -> Iterator[Fact]:
     for name, value in settings.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            yield from _settings(value, f"{key}.")
+            yield from _settings(value, say, f"{key}.")
         else:
-            yield Fact(term=clean(key), detail=_plain(value), is_code=True)
+            yield Fact(term=clean(key), detail=_plain(value, say), is_code=True)
 
 
-def _plain(value: object) -> str:
+def _plain(value: object, say: Language) -> str:
     if value is None:
-        return "not set"
+        return say("not set")
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return say("yes") if value else say("no")
     if isinstance(value, (list, tuple)):
-        return ", ".join(_plain(item) for item in value) or "none"
-    return clean(without_folders(str(value))) or "(empty)"
+        return ", ".join(_plain(item, say) for item in value) or say("none")
+    return clean(without_folders(str(value))) or say("(empty)")
+
+
+def command(result: StudyResult) -> str:
+    """Return the command that repeats the run, with STUDY and OUT in place of paths.
+
+    Settings that are at their default are left out. What the run was compared with is named REFERENCE.
+    """
+    words = ["voxmetry", "segment", "STUDY", "-m", result.provenance.model, "-o", "OUT"]
+    for name, default in StudySettings().model_dump(mode="json").items():
+        value = result.provenance.settings.get(name, default)
+        if value == default or name == "overwrite":
+            continue
+        option = f"--{name.replace('_', '-')}"
+        words += [option] if value is True else [option, without_folders(str(value))]
+    if result.comparisons:
+        words += ["--reference", "REFERENCE"]
+    return clean(" ".join(shlex.quote(word) for word in words))

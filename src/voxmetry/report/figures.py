@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.measure import find_contours
 
+from voxmetry.core.records import Point
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.report.panels import Panel
@@ -25,6 +26,8 @@ BACKGROUND = "#000000"
 INK = "#FFFFFF"
 FEW_STRUCTURES = 8
 """Up to this many outlines are drawn bold; more would hide the image."""
+TICK_MM = 1.5
+"""Half the stroke across the end of a measured line."""
 _BARS_MM = (1, 2, 5, 10, 20, 50, 100, 200)
 
 
@@ -69,6 +72,8 @@ def draw_panel(
         for value, mask in _masks(plane.picture(reference.array, panel.index)[rows, columns]).items():
             if value in panel.values:
                 _outline(axes, mask, plane, (rows, columns), INK, 1.1, dashed=True)
+    for ends in panel.axes:
+        _measured_line(axes, plane, volume, ends)
     left, right, top, bottom = panel.view_mm
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
@@ -140,6 +145,18 @@ def _outline(
     if width > 1:
         # A dark seam keeps light outlines visible on bright tissue.
         drawn.set_path_effects([effects.Stroke(linewidth=width + 1.2, foreground="#00000080"), effects.Normal()])
+    axes.add_collection(drawn, autolim=False)
+
+
+def _measured_line(axes: Axes, plane: Plane, volume: Volume, ends: tuple[Point, Point]) -> None:
+    """Draw a measured length as a line with a stroke across each end."""
+    voxels = np.linalg.solve(volume.geometry.affine, np.column_stack([ends, (1.0, 1.0)]).T)[:3].T
+    points = np.array([plane.point_mm(voxel) for voxel in voxels])
+    along = points[1] - points[0]
+    across = np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-9) * TICK_MM
+    lines = [points, *(np.array([point - across, point + across]) for point in points)]
+    drawn = LineCollection(list(lines), colors=[INK], linewidths=1.3, capstyle="butt")
+    drawn.set_path_effects([effects.Stroke(linewidth=2.8, foreground="#000000A0"), effects.Normal()])
     axes.add_collection(drawn, autolim=False)
 
 

@@ -1,76 +1,99 @@
-"""Spell a report out as one HTML file that needs nothing else: no script, no font, no request."""
+"""Spell a report out as one HTML file that needs nothing else and sends no request."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import functools
+import gzip
+import hashlib
+from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from voxmetry.core.segmentation import Segmentation
-from voxmetry.core.volume import Volume
 from voxmetry.report.document import ReportDocument
-from voxmetry.report.figures import render_png
+from voxmetry.report.language import ENGLISH
+from voxmetry.report.scene import as_json
 
-FEW_PANELS = 12
-"""Up to this many pictures are drawn at full size; more are drawn smaller, so that a page stays below 3 MB."""
-FULL_PIXELS, SMALL_PIXELS = 520, 336
+if TYPE_CHECKING:
+    # What draws the pictures draws those of a cohort's page as well, which is rendered here.
+    from voxmetry.report.material import Material
 
-
-def draw_pictures(
-    document: ReportDocument, volume: Volume, segmentation: Segmentation, reference: Segmentation | None = None
-) -> dict[tuple[str, int], bytes]:
-    """Draw all pictures of a document as PNG, by the illustration's id and the picture's place in it."""
-    n = sum(len(illustration.pictures) for illustration in document.illustrations)
-    pixels = FULL_PIXELS if n <= FEW_PANELS else SMALL_PIXELS
-    return {
-        (illustration.id, place): render_png(
-            picture.panel,
-            volume,
-            segmentation,
-            reference,
-            pixels=FULL_PIXELS if illustration.label is None else pixels,
-        )
-        for illustration in document.illustrations
-        for place, picture in enumerate(illustration.pictures)
-    }
+PICTURE_PIXELS = 520
+"""Size that a page reserves for a picture before it is drawn."""
+NIIVUE = files("voxmetry.report") / "niivue"
 
 
-def render_html(document: ReportDocument, pictures: Mapping[tuple[str, int], bytes]) -> str:
-    """Write a document as one page with its pictures inside.
+def render_html(document: ReportDocument, material: Material) -> str:
+    """Write a document as one page with its pictures and its viewer inside.
 
     Parameters
     ----------
     document
         What the report says.
-    pictures
-        PNG files by illustration and place, as `draw_pictures` returns them.
+    material
+        Pictures and scene, as `draw` returns them.
 
     Returns
     -------
     str
-        HTML. All text is escaped; the page's own policy forbids it to load or to run anything.
+        HTML. All text is escaped. The page's own policy forbids it to load anything, and to run any script but its
+        two, which are named by their SHA-256.
     """
+    viewer = script("viewer.js")
+    scene = material.scene
+    policy = f"script-src '{_hash(viewer)}' '{_hash(niivue())}'; " if scene is not None else ""
     return (
         environment()
         .get_template("report.html.j2")
         .render(
             document=document,
-            pictures={key: data_uri(png) for key, png in pictures.items()},
-            pixels=FULL_PIXELS,
+            say=document.language,
+            pictures={key: data_uri(png) for key, png in material.pictures.items()},
+            pixels=PICTURE_PIXELS,
+            policy=policy,
+            plan=Markup(material.plan.model_dump_json().replace("<", "\\u003c")),
+            scene=scene,
+            scene_json=Markup(as_json(scene)) if scene is not None else "",
+            viewer=Markup(viewer),
+            niivue=base64.b64encode(_niivue_packed()).decode("ascii"),
+            niivue_licence=(NIIVUE / "LICENSE-niivue.txt").read_text(encoding="utf-8"),
         )
     )
 
 
+@functools.cache
+def script(name: str) -> str:
+    """Return one of the package's own scripts."""
+    return (files("voxmetry.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _niivue_packed() -> bytes:
+    return (NIIVUE / "niivue.min.js.gz").read_bytes()
+
+
+@functools.cache
+def niivue() -> str:
+    """Return NiiVue as the page runs it."""
+    return gzip.decompress(_niivue_packed()).decode("utf-8")
+
+
+def _hash(source: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode("utf-8")).digest()).decode("ascii")
+
+
 def environment() -> Environment:
     """Return what all pages are rendered with: everything is escaped, and a name that is not given is an error."""
-    return Environment(
+    made = Environment(
         loader=PackageLoader("voxmetry.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.globals["say"] = ENGLISH
+    return made
 
 
 def data_uri(png: bytes) -> str:

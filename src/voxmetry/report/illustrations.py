@@ -1,22 +1,28 @@
-"""The plan of a report's pictures: which structures have some, in which order, with which words."""
+"""The words of a report's pictures: titles, captions, and what each shows for who cannot see it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from voxmetry.core.base import Record
-from voxmetry.core.records import Comparison, Measurement, StudyResult
-from voxmetry.core.segmentation import Segmentation
-from voxmetry.core.volume import Volume
-from voxmetry.report.panels import Panel, Structure, find_structures, overview_panels, structure_panels
-from voxmetry.report.text import clean, count, decimals, intensity_places, millilitres, millimetres, ratio, unit_name
+from voxmetry.core.labels import Label
+from voxmetry.core.records import Comparison, Lesion, Measurement, StudyResult
+from voxmetry.report.language import ENGLISH, Language
+from voxmetry.report.panels import Panel
+from voxmetry.report.plan import Plan, Planned
+from voxmetry.report.text import clean, intensity_places, unit_name
 from voxmetry.report.window import Window
 
-MOST_STRUCTURES = 12
-"""Structures that have pictures of their own; with more, a page would be slow to open and tiring to read."""
 MOST_KEYS = 12
 """Structures that are named beside the overview; with more, their colours repeat and a key would mislead."""
+
+_PLANES = {"axial": "Axial", "coronal": "Coronal", "sagittal": "Sagittal"}
+_TURNED = {
+    "axial": "Patient right on the left, anterior on top",
+    "coronal": "Patient right on the left, superior on top",
+    "sagittal": "Anterior on the left, superior on top",
+}
 
 
 class Key(Record):
@@ -35,9 +41,10 @@ class Picture(Record):
 
 
 class Illustration(Record):
-    """The pictures of one structure, or of all together."""
+    """The pictures of one structure or lesion, or of all together."""
 
     id: str
+    kind: str
     title: str
     label: str | None
     colour: str = ""
@@ -46,133 +53,158 @@ class Illustration(Record):
     pictures: tuple[Picture, ...]
 
 
-@dataclass(frozen=True)
-class Illustrations:
-    """All pictures of a report, and the names of the structures that have none of their own."""
-
-    illustrations: tuple[Illustration, ...]
-    left_out: tuple[str, ...]
-
-
-def illustrate(
-    result: StudyResult, volume: Volume, segmentation: Segmentation, reference: Segmentation | None
-) -> Illustrations:
-    """Plan the overview and the pictures of up to `MOST_STRUCTURES` structures, in the order of the table.
-
-    A structure that only the reference holds is shown where the reference has it.
-    """
-    present = find_structures(segmentation)
-    places = {**(find_structures(reference) if reference is not None else {}), **present}
-    measured = [m for m in result.measurements if m.value in places]
-    ranked = sorted(measured, key=lambda m: _rank(m, result))
-    chosen = {m.value for m in ranked[:MOST_STRUCTURES]}
-    overview = _overview(result, volume, places, reference)
-    usual_window = overview.pictures[0].panel.window
-    made = [overview]
-    for m in measured:
-        if m.value in chosen:
-            made.append(_one(result, volume, m, places[m.value], reference, usual_window))
-    left_out = tuple(m.label for m in measured if m.value not in chosen)
-    return Illustrations(tuple(made), left_out)
+def illustrate(plan: Plan, result: StudyResult, say: Language = ENGLISH) -> tuple[Illustration, ...]:
+    """Put words to the pictures of a plan, in the plan's order."""
+    usual_window = plan.pictures[0].panels[0].window if plan.pictures else (0.0, 0.0)
+    made = []
+    for planned in plan.pictures:
+        if planned.kind == "overview":
+            made.append(_overview(planned, plan, result, say))
+        elif planned.kind == "structure":
+            made.append(_structure(planned, plan, result, usual_window, say))
+        elif planned.kind == "lesion":
+            made.append(_lesion(planned, plan, result, usual_window, say))
+        else:
+            made.append(_error(planned, result, say))
+    return tuple(made)
 
 
-def _rank(m: Measurement, result: StudyResult) -> tuple[bool, bool, bool, float, float]:
-    review = any(flag.label == m.label and flag.severity == "review" for flag in result.flags)
-    comparison = _comparison(result, m)
-    wrong = comparison is not None and comparison.status in ("missed", "extra")
-    dice = comparison.dice if comparison is not None and math.isfinite(comparison.dice) else 2.0
-    return (not review, not wrong, m.kind != "lesion", dice, -m.volume_ml)
-
-
-def _overview(
-    result: StudyResult, volume: Volume, places: dict[int, Structure], reference: Segmentation | None
-) -> Illustration:
-    panels = overview_panels(volume, places)
-    labels = [label for label in result.labels if label.value in places]
+def _overview(planned: Planned, plan: Plan, result: StudyResult, say: Language) -> Illustration:
+    labels = [label for label in result.labels if label.value in plan.present]
     if labels:
-        what = count(len(labels), "outlined structure")
-        caption = "The slices that together show most of all structures. "
+        what = say.count(len(labels), "with {n} outlined structure", "with {n} outlined structures")
+        caption = [say("The slices that together show most of all structures.")]
     else:
-        what = "no structure"
-        caption = "No structure was found; the middle of the image is shown. "
+        what = say("with no structure")
+        caption = [say("No structure was found; the middle of the image is shown.")]
     if len(labels) > MOST_KEYS:
-        caption += "Colours repeat: neighbours are best told apart in the pictures of each structure. "
-    caption += _lines(reference) + _window(panels[0].window, volume)
+        caption.append(say("Colours repeat: neighbours are best told apart in the pictures of each structure."))
+    if plan.compared:
+        caption.append(say("Solid: segmentation; dashed white: reference."))
+    caption.append(_window(planned.panels[0].window, result, say))
     return Illustration(
-        id="overview",
-        title="All structures",
+        id=planned.id,
+        kind=planned.kind,
+        title=say("All structures"),
         label=None,
-        caption=caption,
-        keys=_keys(result, labels_shown=places) if len(labels) <= MOST_KEYS else (),
-        pictures=tuple(_picture(panel, f"with {what}", reference) for panel in panels),
+        caption=" ".join(caption),
+        keys=_keys(labels) if len(labels) <= MOST_KEYS else (),
+        pictures=_pictures(planned.panels, what, say, dashed=plan.compared),
     )
 
 
-def _keys(result: StudyResult, *, labels_shown: dict[int, Structure]) -> tuple[Key, ...]:
-    shown = (label for label in result.labels if label.value in labels_shown)
-    return tuple(Key(label=clean(label.name), colour=label.colour) for label in shown)
+def _keys(labels: Sequence[Label]) -> tuple[Key, ...]:
+    return tuple(Key(label=clean(label.name), colour=label.colour) for label in labels)
 
 
-def _one(
-    result: StudyResult,
-    volume: Volume,
-    m: Measurement,
-    place: Structure,
-    reference: Segmentation | None,
-    usual_window: Window,
-) -> Illustration:
-    panels = structure_panels(volume, place, median=m.intensity_median)
+def _structure(planned: Planned, plan: Plan, result: StudyResult, usual_window: Window, say: Language) -> Illustration:
+    m = next(m for m in result.measurements if m.value == planned.value)
     name = clean(m.label)
-    comparison = _comparison(result, m)
-    if m.n_voxels:
-        numbers = f"{millilitres(m.volume_ml)} mL"
-        extents = {
-            "right–left": m.extent_rl_mm,
-            "anterior–posterior": m.extent_ap_mm,
-            "superior–inferior": m.extent_si_mm,
-        }
-        caption = f"{numbers}; " + ", ".join(f"{millimetres(x)} mm {way}" for way, x in extents.items()) + ". "
-    else:
-        caption, numbers = "Missed: only the reference holds it. ", "0.00 mL, missed"
-    if comparison is not None:
-        if comparison.status == "extra":
-            caption += "Extra: the reference does not hold it. "
-        elif math.isfinite(comparison.dice):
-            caption += f"Dice {ratio(comparison.dice)}. "
-            numbers += f", Dice {ratio(comparison.dice)}"
-    if panels[0].window != usual_window:
-        caption += _window(panels[0].window, volume)
+    comparison = next((c for c in result.comparisons if c.value == m.value), None)
+    caption, numbers = _size(m, comparison, say)
+    if planned.panels[0].window != usual_window:
+        caption.append(_window(planned.panels[0].window, result, say))
     return Illustration(
-        id=f"structure-{m.value}",
+        id=planned.id,
+        kind=planned.kind,
         title=name,
         label=name,
         colour=result.labels.by_value(m.value).colour,
-        caption=caption.strip(),
-        pictures=tuple(_picture(panel, f"through {name} ({numbers})", reference) for panel in panels),
+        caption=" ".join(caption),
+        pictures=_pictures(
+            planned.panels, say("through {name} ({numbers})", name=name, numbers=numbers), say, dashed=plan.compared
+        ),
     )
 
 
-def _picture(panel: Panel, what: str, reference: Segmentation | None) -> Picture:
-    where = f"slice {panel.index + 1} of {panel.n_slices}"
-    turned = {
-        "axial": "Patient right on the left, anterior on top",
-        "coronal": "Patient right on the left, superior on top",
-        "sagittal": "Anterior on the left, superior on top",
-    }[panel.plane]
-    dashed = ", the reference dashed" if reference is not None else ""
-    plane = panel.plane.capitalize()
-    return Picture(panel=panel, caption=f"{plane}, {where}", alt=f"{plane} {where} {what}, outlined{dashed}. {turned}.")
+def _size(m: Measurement, comparison: Comparison | None, say: Language) -> tuple[list[str], str]:
+    if m.n_voxels:
+        numbers = f"{say.millilitres(m.volume_ml)} mL"
+        sizes = say(
+            "{rl} mm right–left, {ap} mm anterior–posterior, {si} mm superior–inferior",
+            rl=say.millimetres(m.extent_rl_mm),
+            ap=say.millimetres(m.extent_ap_mm),
+            si=say.millimetres(m.extent_si_mm),
+        )
+        caption = [f"{numbers}; {sizes}."]
+    else:
+        caption, numbers = [say("Missed: only the reference holds it.")], say("{ml} mL, missed", ml=say.millilitres(0))
+    if comparison is not None:
+        if comparison.status == "extra":
+            caption.append(say("Extra: the reference does not hold it."))
+        elif math.isfinite(comparison.dice):
+            caption.append(f"Dice {say.ratio(comparison.dice)}.")
+            numbers += f", Dice {say.ratio(comparison.dice)}"
+    return caption, numbers
 
 
-def _lines(reference: Segmentation | None) -> str:
-    return "Solid: segmentation; dashed white: reference. " if reference is not None else ""
+def _lesion(planned: Planned, plan: Plan, result: StudyResult, usual_window: Window, say: Language) -> Illustration:
+    lesion = next(x for x in result.lesions if x.id == planned.lesion)
+    name = clean(lesion.id)
+    numbers = f"{say.millilitres(lesion.volume_ml)} mL"
+    caption = [f"{numbers}; {axes_in_words(lesion, say)}."]
+    if planned.panels[0].window != usual_window:
+        caption.append(_window(planned.panels[0].window, result, say))
+    return Illustration(
+        id=planned.id,
+        kind=planned.kind,
+        title=name,
+        label=name,
+        colour=result.labels.by_value(lesion.value).colour,
+        caption=" ".join(caption),
+        pictures=_pictures(
+            planned.panels, say("through {name} ({numbers})", name=name, numbers=numbers), say, dashed=plan.compared
+        ),
+    )
 
 
-def _window(window: Window, volume: Volume) -> str:
-    places = intensity_places(window, volume.unit, significant=3)
-    low, high = (decimals(x, places) for x in window)
-    return f"Black to white: {low} to {high} {unit_name(volume.unit)}."
+def axes_in_words(lesion: Lesion, say: Language) -> str:
+    """Say how long and how wide a lesion is, as RECIST 1.1 measures, and on which slice."""
+    return say(
+        "long axis {long} mm, short axis {short} mm on slice {slice}",
+        long=say.millimetres(lesion.long_axis_mm),
+        short=say.millimetres(lesion.short_axis_mm),
+        slice=lesion.slice_index + 1,
+    )
 
 
-def _comparison(result: StudyResult, m: Measurement) -> Comparison | None:
-    return next((c for c in result.comparisons if c.value == m.value), None)
+def _error(planned: Planned, result: StudyResult, say: Language) -> Illustration:
+    c = next(c for c in result.comparisons if c.value == planned.value)
+    name = clean(c.label)
+    return Illustration(
+        id=planned.id,
+        kind=planned.kind,
+        title=say("Error of {name}", name=name),
+        label=name,
+        colour=result.labels.by_value(c.value).colour,
+        caption=say(
+            "The slices with the most wrong voxels. Grey: in both; blue: only in the reference; red: only in the "
+            "segmentation. Dice {dice}.",
+            dice=say.ratio(c.dice),
+        ),
+        pictures=_pictures(planned.panels, say("with the error of {name}", name=name), say, dashed=True),
+    )
+
+
+def _pictures(panels: Sequence[Panel], what: str, say: Language, *, dashed: bool) -> tuple[Picture, ...]:
+    return tuple(_picture(panel, what, say, dashed=dashed) for panel in panels)
+
+
+def _picture(panel: Panel, what: str, say: Language, *, dashed: bool) -> Picture:
+    plane = say(_PLANES[panel.plane])
+    where = say("slice {slice} of {n}", slice=panel.index + 1, n=panel.n_slices)
+    lined = say("outlined, the reference dashed") if dashed else say("outlined")
+    if panel.axes:
+        lined += ", " + say("with its long and short axis")
+    return Picture(
+        panel=panel,
+        caption=f"{plane}, {where}",
+        alt=f"{plane} {where} {what}, {lined}. {say(_TURNED[panel.plane])}.",
+    )
+
+
+def _window(window: Window, result: StudyResult, say: Language) -> str:
+    unit = result.source.unit
+    places = intensity_places(window, unit, significant=3)
+    low, high = (say.decimals(x, places) for x in window)
+    return say("Black to white: {low} to {high} {unit}.", low=low, high=high, unit=say(unit_name(unit)))

@@ -3,53 +3,94 @@
 from __future__ import annotations
 
 from voxmetry.core.records import Lesion, StudyResult
-from voxmetry.report.tables import Cell, Column, Row, Table
-from voxmetry.report.text import UNDEFINED, clean, count, decimals, intensity_places, millilitres, millimetres
+from voxmetry.report.language import ENGLISH, Language
+from voxmetry.report.tables import SIDES, Cell, Column, Row, Table
+from voxmetry.report.text import UNDEFINED, clean, intensity_places
 
 MOST_ROWS = 50
 """Lesions that have a row; the table file holds all."""
 
 
-def lesion_table(result: StudyResult) -> Table | None:
-    """One row a lesion, the largest of each structure first; None where there is none."""
+def lesion_table(result: StudyResult, say: Language = ENGLISH) -> Table | None:
+    """One row a lesion, the largest first; None where there is none."""
     if not result.lesions:
         return None
-    rows = sorted(result.lesions, key=lambda x: -x.volume_ml)[:MOST_ROWS]
+    ranked = sorted(enumerate(result.lesions, start=1), key=lambda item: -item[1].volume_ml)[:MOST_ROWS]
+    rows = [lesion for _, lesion in ranked]
     unit = next((x.intensity_unit for x in rows if x.intensity_unit), None)
-    is_pet = unit == "SUVbw"
-    columns = [
-        Column(head="Volume", unit="mL"),
-        Column(head="Long axis", unit="mm"),
-        Column(head="Short axis", unit="mm"),
-        Column(head="Largest diameter", unit="mm"),
-        *([Column(head="Maximum" if not is_pet else "SUVmax")] if unit else []),
-        *([Column(head="SUVpeak"), Column(head="TLG", unit="SUV·mL")] if is_pet else []),
-        Column(head="Location", numeric=False),
-        Column(head="Remarks", numeric=False),
-    ]
     places = intensity_places((x.intensity_max for x in rows), unit)
     colours = {label.value: label.colour for label in result.labels}
     made = []
-    for x in rows:
-        cells = [millilitres(x.volume_ml), *map(millimetres, (x.long_axis_mm, x.short_axis_mm, x.max_diameter_mm))]
+    for number, x in ranked:
+        cells = [say.millilitres(x.volume_ml)]
+        cells += [say.millimetres(mm) for mm in (x.long_axis_mm, x.short_axis_mm, x.max_diameter_mm)]
         if unit:
-            cells.append(decimals(x.intensity_max, places))
-        if is_pet:
-            cells += [decimals(x.suv_peak, 2), decimals(x.total_lesion_glycolysis_suv_ml, 1)]
-        cells += [_location(x), f"at the image's edge: {', '.join(x.border_sides)}" if x.touches_border else ""]
-        made.append(Row(label=clean(x.id), colour=colours[x.value], cells=tuple(Cell(text=text) for text in cells)))
-    n = len(result.lesions)
-    caption = f"{count(n, 'lesion')}, long and short axis in one axial slice"
+            cells.append(say.decimals(x.intensity_max, places))
+        if unit == "SUVbw":
+            cells += [say.decimals(x.suv_peak, 2), say.decimals(x.total_lesion_glycolysis_suv_ml, 1)]
+        cells += [_location(x, say), _edge(x, say)]
+        made.append(
+            Row(
+                id=f"lesion-{number}",
+                label=clean(x.id),
+                colour=colours[x.value],
+                cells=tuple(Cell(text=text) for text in cells),
+            )
+        )
+    columns = _columns(unit, say)
+    kept = _told(columns, made)
     return Table(
         id="lesion-table",
-        caption=caption if n <= MOST_ROWS else f"The {MOST_ROWS} largest of {caption}",
-        columns=tuple(columns),
-        rows=tuple(made),
+        caption=_caption(len(result.lesions), say),
+        head=say("Lesion"),
+        columns=tuple(columns[n] for n in kept),
+        rows=tuple(row.model_copy(update={"cells": tuple(row.cells[n] for n in kept)}) for row in made),
     )
 
 
-def _location(x: Lesion) -> str:
+def _columns(unit: str | None, say: Language) -> list[Column]:
+    is_pet = unit == "SUVbw"
+    short = {"1": "a.u."}.get(unit or "", unit or "")
+    return [
+        Column(head=say("Volume"), unit="mL"),
+        Column(head=say("Long axis"), unit="mm"),
+        Column(head=say("Short axis"), unit="mm"),
+        Column(head=say("Largest in 3-D"), unit="mm"),
+        *([Column(head="SUVmax")] if is_pet else [Column(head=say("Maximum"), unit=short)] if unit else []),
+        *([Column(head="SUVpeak"), Column(head="TLG", unit="SUV·mL")] if is_pet else []),
+        Column(head=say("Location"), numeric=False),
+        Column(head=say("Remarks"), numeric=False),
+    ]
+
+
+def _told(columns: list[Column], rows: list[Row]) -> list[int]:
+    """Return the columns that say something: a column of words that is empty in every row is left out."""
+    return [
+        n
+        for n, column in enumerate(columns)
+        if column.numeric or any(row.cells[n].text not in ("", UNDEFINED) for row in rows)
+    ]
+
+
+def _caption(n: int, say: Language) -> str:
+    if n > MOST_ROWS:
+        return say("The {rows} largest of {n} lesions; axes in one axial slice (RECIST 1.1)", rows=MOST_ROWS, n=n)
+    return say.count(
+        n, "{n} lesion; axes in one axial slice (RECIST 1.1)", "{n} lesions; axes in one axial slice (RECIST 1.1)"
+    )
+
+
+def _location(x: Lesion, say: Language) -> str:
     if x.location is None:
         return UNDEFINED
     where = clean(x.location)
-    return where if x.location_distance_mm == 0 else f"{millimetres(x.location_distance_mm)} mm from {where}"
+    if x.location_distance_mm == 0:
+        return where
+    return say("{mm} mm from {organ}", mm=say.millimetres(x.location_distance_mm), organ=where)
+
+
+def _edge(x: Lesion, say: Language) -> str:
+    if not x.touches_border:
+        return ""
+    sides = ", ".join(say(SIDES.get(side, side)) for side in x.border_sides)
+    return say("at the image's edge: {sides}", sides=sides)

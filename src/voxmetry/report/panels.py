@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from voxmetry.core.base import Record
 from voxmetry.core.geometry import Geometry
+from voxmetry.core.records import Point
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.report.planes import PLANES, Box, Plane, PlaneName, View, areas, largest_slice, plane_of, square_view
@@ -32,6 +33,8 @@ class Panel(Record):
     window: Window
     values: tuple[int, ...] = ()
     """Label values that are outlined strongly; all where empty."""
+    axes: tuple[tuple[Point, Point], ...] = ()
+    """Measured lines that are drawn, by their ends in RAS+ mm."""
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,13 @@ class Plane:
         down, across = self.pixel_mm
         return (left * across, right * across, top * down, bottom * down)
 
+    def point_mm(self, ijk: NDArray[np.float64]) -> tuple[float, float]:
+        """Return where a point, in (fractional) indices (3,), lies in the picture: mm to the right, mm down."""
+        x, y = float(ijk[self.horizontal]), float(ijk[self.vertical])
+        rows, columns = self.shape
+        x, y = (columns - 1 - x if self.flip_horizontal else x, rows - 1 - y if self.flip_vertical else y)
+        return ((x + 0.5) * self.pixel_mm[1], (y + 0.5) * self.pixel_mm[0])
+
 
 def _slice(array: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
     where: list[slice | int] = [slice(None)] * 3

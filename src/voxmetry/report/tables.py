@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from voxmetry.core.base import Record
 from voxmetry.core.records import Comparison, Flag, Measurement, StudyResult
-from voxmetry.report.text import clean, decimals, intensity_places, millilitres, millimetres, ratio, unit_name
+from voxmetry.report.language import ENGLISH, Language
+from voxmetry.report.text import clean, intensity_places, millilitres, unit_name
 
 Tone: TypeAlias = Literal["plain", "note", "review"]
 
@@ -25,7 +27,11 @@ STATUS: dict[str, str] = {
 
 # The word joiners keep a narrow column from breaking after the dash.
 _DASH = "\u2060–\u2060"
-_SIDES = {"L": "left", "R": "right", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
+SIDES = {"L": "left", "R": "right", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
+_REMARKS = {
+    "volume_out_of_range": "volume out of range",
+    "spacing_out_of_domain": "voxel size out of domain",
+}
 
 
 class Column(Record):
@@ -45,8 +51,10 @@ class Cell(Record):
 
 
 class Row(Record):
-    """One structure."""
+    """One structure or lesion."""
 
+    id: str = ""
+    """What the viewer jumps to: `structure-VALUE` or `lesion-NUMBER`; empty where there is nothing to see."""
     label: str
     colour: str
     cells: tuple[Cell, ...]
@@ -57,6 +65,7 @@ class Table(Record):
 
     id: str
     caption: str
+    head: str = "Structure"
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
@@ -65,57 +74,59 @@ class Table(Record):
 class _Notes:
     """Reasons in the order in which cells first needed them."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Language) -> None:
         self.texts: list[str] = []
+        self.say = say
 
     def cell(self, text: str, x: float, reason: str) -> Cell:
         if math.isfinite(x):
             return Cell(text=text)
-        reason = clean(reason) or "not defined"
+        reason = clean(self.say(reason)) or self.say("not defined")
         reason = reason[0].upper() + reason[1:]
         if reason not in self.texts:
             self.texts.append(reason)
         return Cell(text=text, note=self.texts.index(reason) + 1)
 
 
-def findings_table(result: StudyResult) -> Table:
+def findings_table(result: StudyResult, say: Language = ENGLISH) -> Table:
     """One row a structure: volume, extents, mean intensity, and what to know about it."""
     rows = shown(result.measurements)
     unit = _unit(rows)
     columns = [
-        Column(head="Volume", unit="mL"),
-        Column(head=f"Extent R{_DASH}L", unit="mm"),
-        Column(head=f"Extent A{_DASH}P", unit="mm"),
-        Column(head=f"Extent S{_DASH}I", unit="mm"),
+        Column(head=say("Volume"), unit="mL"),
+        Column(head=say("Extent R–L").replace("–", _DASH), unit="mm"),
+        Column(head=say("Extent A–P").replace("–", _DASH), unit="mm"),
+        Column(head=say("Extent S–I").replace("–", _DASH), unit="mm"),
     ]
     if unit is not None:
-        columns.append(Column(head="Mean value", unit=_short(unit)))
-    remarks = {m.value: _remarks(m, result.flags) for m in rows}
+        columns.append(Column(head=say("Mean value"), unit=_short(unit)))
+    remarks = {m.value: _remarks(m, result.flags, say) for m in rows}
     has_remarks = any(cell.text for cell in remarks.values())
     if has_remarks:
-        columns.append(Column(head="Remarks", numeric=False))
+        columns.append(Column(head=say("Remarks"), numeric=False))
     places = intensity_places((m.intensity_mean for m in rows), unit)
-    notes = _Notes()
+    notes = _Notes(say)
     made = []
     for m in rows:
-        cells = [Cell(text=millilitres(m.volume_ml))]
+        cells = [Cell(text=say.millilitres(m.volume_ml))]
         for x in (m.extent_rl_mm, m.extent_ap_mm, m.extent_si_mm):
-            cells.append(notes.cell(millimetres(x), x, m.reason))
+            cells.append(notes.cell(say.millimetres(x), x, m.reason))
         if unit is not None:
-            cells.append(notes.cell(decimals(m.intensity_mean, places), m.intensity_mean, m.reason))
+            cells.append(notes.cell(say.decimals(m.intensity_mean, places), m.intensity_mean, m.reason))
         if has_remarks:
             cells.append(remarks[m.value])
         made.append(_row(result, m, cells))
     return Table(
         id="findings-table",
-        caption="Volume and extent of each structure",
+        caption=say("Volume and extent of each structure"),
+        head=say("Structure"),
         columns=tuple(columns),
         rows=tuple(made),
         notes=tuple(notes.texts),
     )
 
 
-def intensity_table(result: StudyResult) -> Table | None:
+def intensity_table(result: StudyResult, say: Language = ENGLISH) -> Table | None:
     """One row a structure: the spread of the image's values in it; None where none was measured."""
     rows = [m for m in result.measurements if m.n_voxels and m.intensity_unit is not None]
     unit = _unit(rows)
@@ -135,51 +146,53 @@ def intensity_table(result: StudyResult) -> Table | None:
         for m in rows
     }
     places = intensity_places(itertools.chain.from_iterable(values.values()), unit)
-    notes = _Notes()
-    made = [_row(result, m, [notes.cell(decimals(x, places), x, m.reason) for x in values[m.value]]) for m in rows]
+    notes = _Notes(say)
+    made = [_row(result, m, [notes.cell(say.decimals(x, places), x, m.reason) for x in values[m.value]]) for m in rows]
     return Table(
         id="intensity-table",
-        caption=f"Image values in each structure, in {unit_name(unit)}",
-        columns=tuple(Column(head=head, unit=_short(unit)) for head in heads),
+        caption=say("Image values in each structure, in {unit}", unit=say(unit_name(unit))),
+        head=say("Structure"),
+        columns=tuple(Column(head=say(head), unit=_short(unit)) for head in heads),
         rows=tuple(made),
         notes=tuple(notes.texts),
     )
 
 
-def comparison_table(result: StudyResult) -> Table | None:
+def comparison_table(result: StudyResult, say: Language = ENGLISH) -> Table | None:
     """One row a structure held against the reference; None where there was no reference."""
     if not result.comparisons:
         return None
     tolerances = sorted({c.tolerance_mm for c in result.comparisons})
-    tolerance = " or ".join(f"{t:g} mm" for t in tolerances)
+    tolerance = " / ".join(say.number(f"{t:g} mm") for t in tolerances)
     columns = (
-        Column(head="Status", numeric=False),
+        Column(head=say("Status"), numeric=False),
         Column(head="Dice"),
-        Column(head="IoU"),
-        Column(head="Surface Dice", unit=f"at {tolerance}"),
-        Column(head="Hausdorff", unit="mm"),
-        Column(head="HD95", unit="mm"),
-        Column(head="ASSD", unit="mm"),
-        Column(head="Volume, prediction", unit="mL"),
-        Column(head="Volume, reference", unit="mL"),
-        Column(head="Difference", unit="mL"),
+        Column(head=say("IoU")),
+        Column(head=say("Surface Dice"), unit=say("at {tolerance}", tolerance=tolerance)),
+        Column(head=say("Hausdorff"), unit="mm"),
+        Column(head=say("HD95"), unit="mm"),
+        Column(head=say("ASSD"), unit="mm"),
+        Column(head=say("Volume, prediction"), unit="mL"),
+        Column(head=say("Volume, reference"), unit="mL"),
+        Column(head=say("Difference"), unit="mL"),
     )
-    notes = _Notes()
+    notes = _Notes(say)
     rows = []
     for c in result.comparisons:
         if c.status == "absent" and _many_absent(result.comparisons):
             continue
         tone: Tone = "review" if c.status in ("missed", "extra") else "plain"
-        cells = [Cell(text=STATUS[c.status], tone=tone)]
-        cells += [notes.cell(ratio(x), x, c.reason) for x in (c.dice, c.iou, c.surface_dice)]
-        cells += [notes.cell(millimetres(x), x, c.reason) for x in (c.hausdorff_mm, c.hd95_mm, c.assd_mm)]
+        cells = [Cell(text=say(STATUS[c.status]), tone=tone)]
+        cells += [notes.cell(say.ratio(x), x, c.reason) for x in (c.dice, c.iou, c.surface_dice)]
+        cells += [notes.cell(say.millimetres(x), x, c.reason) for x in (c.hausdorff_mm, c.hd95_mm, c.assd_mm)]
         volumes = (c.volume_prediction_ml, c.volume_reference_ml)
-        cells += [Cell(text=millilitres(x)) for x in volumes]
-        cells.append(Cell(text=signed_millilitres(c.volume_difference_ml)))
+        cells += [Cell(text=say.millilitres(x)) for x in volumes]
+        cells.append(Cell(text=say.number(signed_millilitres(c.volume_difference_ml))))
         rows.append(_row(result, c, cells))
     return Table(
         id="comparison-table",
-        caption="Prediction held against the reference, structure by structure",
+        caption=say("Prediction held against the reference, structure by structure"),
+        head=say("Structure"),
         columns=columns,
         rows=tuple(rows),
         notes=tuple(notes.texts),
@@ -211,24 +224,91 @@ def _many_absent(comparisons: tuple[Comparison, ...]) -> bool:
 
 
 def _row(result: StudyResult, item: Measurement | Comparison, cells: list[Cell]) -> Row:
-    return Row(label=clean(item.label), colour=result.labels.by_value(item.value).colour, cells=tuple(cells))
+    return Row(
+        id=f"structure-{item.value}" if has_voxels(item) else "",
+        label=clean(item.label),
+        colour=result.labels.by_value(item.value).colour,
+        cells=tuple(cells),
+    )
 
 
-def _remarks(m: Measurement, flags: tuple[Flag, ...]) -> Cell:
+def has_voxels(item: Measurement | Comparison) -> bool:
+    """Whether the segmentation holds the structure."""
+    return bool(item.n_voxels if isinstance(item, Measurement) else item.n_voxels_prediction)
+
+
+def _remarks(m: Measurement, flags: tuple[Flag, ...], say: Language) -> Cell:
     """Say what to know about a structure in few words; the flags section says it in full."""
     own = [flag for flag in flags if flag.label == m.label]
     words = []
     if not m.n_voxels:
-        words.append("not found")
+        words.append(say("not found"))
     if m.touches_border:
-        sides = ", ".join(_SIDES.get(side, side) for side in m.border_sides)
-        words.append(f"at the image's edge: {sides}" if sides else "at the image's edge")
+        sides = ", ".join(say(SIDES.get(side, side)) for side in m.border_sides)
+        words.append(say("at the image's edge: {sides}", sides=sides) if sides else say("at the image's edge"))
     covered = {"empty", "truncated"}
-    words += [flag.code.replace("_", " ") for flag in own if flag.code not in covered]
+    words += [say(_REMARKS.get(flag.code, flag.code.replace("_", " "))) for flag in own if flag.code not in covered]
     tone: Tone = "plain"
     if own:
-        tone = "review" if any(flag.severity == "review" for flag in own) else "note"
+        tone = "note" if all(flag.severity == "note" for flag in own) else "review"
     return Cell(text=clean("; ".join(words)), tone=tone)
+
+
+def asymmetry_table(result: StudyResult, say: Language = ENGLISH) -> Table | None:
+    """One row a pair of a left and a right structure that are both there and whole; None where there is none.
+
+    The index is (right - left) / mean of both, so that it is positive where the right one is larger.
+    """
+    rows = []
+    for name, left, right in pairs(result):
+        share = (right.volume_ml - left.volume_ml) / ((right.volume_ml + left.volume_ml) / 2)
+        cut = left.touches_border or right.touches_border
+        cells = [Cell(text=say.millilitres(m.volume_ml)) for m in (left, right)]
+        cells.append(Cell(text=say.number(signed_percent(share))))
+        cells.append(Cell(text=say("cut off at the image's edge") if cut else "", tone="review" if cut else "plain"))
+        rows.append(Row(label=clean(name), colour=result.labels.by_value(left.value).colour, cells=tuple(cells)))
+    if not rows:
+        return None
+    return Table(
+        id="asymmetry-table",
+        caption=say("Left against right: (right − left) / mean of both"),
+        head=say("Pair"),
+        columns=(
+            Column(head=say("Left"), unit="mL"),
+            Column(head=say("Right"), unit="mL"),
+            Column(head=say("Asymmetry"), unit="%"),
+            Column(head=say("Remarks"), numeric=False),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def pairs(result: StudyResult) -> list[tuple[str, Measurement, Measurement]]:
+    """Return the structures that are there on both sides: their common name, the left and the right one.
+
+    A side is the label's laterality, or the word left or right in its name.
+    """
+    sides: dict[str, dict[str, Measurement]] = {}
+    for m in result.measurements:
+        words = re.split(r"[_\W]+", m.label)
+        named = [word for word in words if word.lower() in ("left", "right")]
+        side = result.labels.by_value(m.value).laterality or (named[0].lower() if len(named) == 1 else None)
+        if side is not None and m.n_voxels:
+            rest = " ".join(word for word in words if word.lower() not in ("left", "right"))
+            sides.setdefault(rest, {})[side] = m
+    return [(name, pair["left"], pair["right"]) for name, pair in sides.items() if len(pair) == 2]
+
+
+def signed_percent(share: float) -> str:
+    """Write a share as a percentage with its sign.
+
+    Examples
+    --------
+    >>> signed_percent(0.0523), signed_percent(-0.5), signed_percent(0.00001)
+    ('+5.2', '−50.0', '0.0')
+    """
+    text = f"{abs(share) * 100:.1f}"
+    return text if float(text) == 0 else ("+" if share > 0 else "−") + text
 
 
 def _unit(rows: list[Measurement]) -> str | None:

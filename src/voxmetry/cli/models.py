@@ -1,0 +1,61 @@
+"""`voxmetry models import`: models of other frameworks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the verb to `voxmetry models`."""
+    app.command("import")(models_import)
+
+
+def models_import(
+    path: Annotated[Path, typer.Argument(help="An nnU-Net v2 model folder or a MONAI bundle.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The new model folder.")],
+    name: Annotated[str | None, typer.Option(help="Name of the new model.")] = None,
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(help="CT, MR or PT; repeat for each input. Needed where their names do not tell."),
+    ] = None,
+    orientation: Annotated[
+        str | None, typer.Option(help="Axes of the training images, such as RAS, or stored. For nnU-Net.")
+    ] = None,
+    fold: Annotated[
+        list[str] | None, typer.Option(help="Fold of an nnU-Net folder; repeat to average several. All if not given.")
+    ] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="File name of the weights, if not the usual one.")] = None,
+    mirroring: Annotated[bool, typer.Option(help="Average over mirror images where the source does.")] = True,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUT.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Turn another framework's model into a model folder that `voxmetry segment -m` takes. No code of it is run."""
+    from voxmetry.nn.interop import ImportOptions, import_model
+
+    options = ImportOptions(
+        name=name,
+        modalities=tuple(modality or ()),
+        orientation=orientation,
+        folds=tuple(fold) if fold else None,
+        checkpoint=checkpoint,
+        mirroring=mirroring,
+        licence=licence,
+        overwrite=overwrite,
+    )
+    arrival = import_model(path, out, options)
+    spec = arrival.spec
+    if as_json:
+        model = spec.model_dump(mode="json", exclude_none=True)
+        typer.echo(json.dumps({"model": model, "origin": arrival.origin, "notes": list(arrival.notes)}, indent=1))
+        return
+    typer.echo(f"{spec.name}, from {arrival.origin}")
+    typer.echo(f"inputs: {', '.join(f'{item.name} ({item.modality})' for item in spec.inputs)}")
+    typer.echo(f"structures: {', '.join(spec.labels.names)}")
+    for note in arrival.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"use it: voxmetry segment STUDY -m {out} -o OUT")

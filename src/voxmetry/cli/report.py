@@ -1,0 +1,32 @@
+"""The verb that writes a run's report again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def report(
+    out: Annotated[Path, typer.Argument(help="The folder of a run: its result.json and report.html.")],
+    pdf: Annotated[bool, typer.Option("--pdf", help="Write report.pdf; without it, report.html.")] = False,
+    lang: Annotated[Literal["en", "de", "es"], typer.Option(help="Language of the report.")] = "en",
+    page: Annotated[Literal["a4", "letter"], typer.Option(help="Size of the PDF's pages.")] = "a4",
+    prior: Annotated[Path | None, typer.Option(help="The folder of an earlier study's run: shows the change.")] = None,
+    image: Annotated[Path | None, typer.Option(help="The study, to draw the pictures anew.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="The label map that the run was compared with, beside --image.")
+    ] = None,
+    with_identity: Annotated[
+        bool, typer.Option("--with-identity", help="Name the patient, from the headers of --image.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Write the report of an earlier run again: as a PDF, in another language, or against a prior study."""
+    from voxmetry.report.again import Wishes, rewrite_report
+
+    wishes = Wishes(pdf=pdf, language=lang, page=page, with_identity=with_identity)
+    path = rewrite_report(out, wishes, prior=prior, image=image, reference=reference)
+    typer.echo(json.dumps({"report": str(path)}) if as_json else f"  {path}")

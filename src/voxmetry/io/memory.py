@@ -1,0 +1,54 @@
+"""Refuse an image that cannot fit before the system kills the process for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from voxmetry.errors import InputError
+
+SHARE = 0.5
+"""What one image may take of the memory that is free: what is done with it needs room as well."""
+
+
+def free_bytes() -> int | None:
+    """Return how much memory this process may still take; None where the system does not tell."""
+    found = [_meminfo(), _cgroup()]
+    known = [n for n in found if n is not None]
+    if known:
+        return min(known)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def require_memory(needed: int, name: str) -> None:
+    """Raise `InputError` where an image of so many bytes takes more than half of the memory that is free."""
+    free = free_bytes()
+    if free is not None and needed > SHARE * free:
+        raise InputError(
+            found=f"{name} unpacks to {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB of memory are free",
+            expected=f"half of the free memory at most, {SHARE * free / 1e9:.2f} GB: what is done with it needs room",
+            fix="use a machine with more memory, close other programs, or crop or resample the image first; a label "
+            "map takes one byte a voxel where it is stored as uint8",
+        )
+
+
+def _meminfo() -> int | None:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = [line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def _cgroup() -> int | None:
+    """Read the limit of a container, less what it has taken."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((folder / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+    except OSError:
+        return None
+    return max(int(limit) - int(used), 0) if limit.isdigit() and used.isdigit() else None

@@ -1,0 +1,401 @@
+"""nnU-Net v2 model folders: plans.json, dataset.json and fold_*/checkpoint_final.pth, as TotalSegmentator's too."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from voxmetry.config import (
+    ModelSpec,
+    Normalise,
+    Range,
+    TrainingDomain,
+    WindowSpec,
+    parse_record,
+)
+from voxmetry.core.labels import LabelTable
+from voxmetry.core.networks import NnunetNetwork
+from voxmetry.errors import ModelError
+from voxmetry.nn.interop.arrive import Arrival, ImportOptions
+from voxmetry.nn.interop.checkpoint import plain_names, read_checkpoint
+from voxmetry.nn.interop.nnunet_plans import read_network, read_resampling
+from voxmetry.nn.weights import sha256_of
+
+Json: TypeAlias = dict[str, Any]
+
+CHECKPOINT = "checkpoint_final.pth"
+STORED_READERS = ("SimpleITKIO", "NibabelIO")
+RAS_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
+OVERLAP = 0.5
+"""nnU-Net's predictor moves its window by at most half a patch; the plans do not say it."""
+
+_MODALITY_OF: dict[str, str] = {"ct": "CT", "pet": "PT", "pt": "PT", "suv": "PT"}
+_MR_NAME = re.compile(r"(^|[^a-z])(mri?|t1|t2|t1c|t1ce|t1gd|t1w|t2w|flair|dwi|adc|tof|cine|dce)([^a-z0-9]|$)")
+
+
+def is_nnunet(folder: Path) -> bool:
+    """Say whether a folder, or one just below it, is an nnU-Net model (of version 1 as well, to be refused)."""
+    names = ("plans.json", "plans.pkl")
+    return any((folder / name).is_file() for name in names) or any(
+        next(folder.glob(f"*/{name}"), None) for name in names
+    )
+
+
+def read_nnunet(folder: Path, options: ImportOptions) -> Arrival:
+    """Understand an nnU-Net v2 model folder.
+
+    Parameters
+    ----------
+    folder
+        The folder with plans.json (`nnUNetTrainer__nnUNetPlans__3d_fullres`), or the one above it if it has only one.
+    options
+        What the files do not say.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing, the plans are of another version, or the model is a cascade, two-dimensional, or has
+        something that is not reproduced here; it is named.
+    """
+    folder = _model_folder(folder)
+    plans, dataset = _read_json(folder / "plans.json"), _read_json(folder / "dataset.json")
+    folds = _folds(folder, options)
+    checkpoints = [(path, _without_training(read_checkpoint(path))) for path in folds]
+    first = checkpoints[0][1]
+    _require_keys(first, ("network_weights", "init_args"), folds[0].name)
+    configuration = _configuration(plans, str(first["init_args"]["configuration"]))
+    network = read_network(configuration)
+    table, regions = read_labels(dataset)
+    orientation, notes = _orientation(plans, options)
+    names = [str(name) for name in _channels(dataset).values()]
+    spec = parse_record(
+        {
+            "name": options.name or _model_name(plans, first),
+            "version": "1.0.0",
+            "summary": str(dataset.get("description") or f"{plans.get('dataset_name', 'A model')}, from nnU-Net v2"),
+            "licence": options.licence or str(dataset.get("licence") or dataset.get("license") or "not stated"),
+            "body_part": "not stated",
+            "inputs": _inputs(names, configuration, plans, options),
+            "orientation": orientation,
+            "spacing_mm": tuple(configuration["spacing"]),
+            "resampling": read_resampling(configuration),
+            "window": _window(configuration, first, options),
+            "network": network,
+            "members": len(checkpoints),
+            "labels": table,
+            "regions": regions,
+            "training_domain": _domain(folder, plans),
+        },
+        ModelSpec,
+        where=folder.name,
+    )
+    return Arrival(
+        spec=spec,
+        members=tuple(_parameters(content, network, path) for path, content in checkpoints),
+        origin=f"nnU-Net v2 ({plans.get('plans_name', 'plans')}, {first.get('trainer_name', 'unknown trainer')}, "
+        f"{first['init_args']['configuration']}, {', '.join(path.parent.name for path in folds)})",
+        sources={f"{path.parent.name}/{path.name}": _digest(path) for path in folds},
+        notes=tuple(notes),
+    )
+
+
+def read_labels(dataset: Json) -> tuple[LabelTable, tuple[int, ...] | None]:
+    """Return the label table, and for a model of regions the label value that each paints.
+
+    Raises
+    ------
+    ModelError
+        If labels are missing, do not start at the background, or leave out a value.
+
+    Examples
+    --------
+    >>> table, regions = read_labels({"labels": {"background": 0, "liver": 1}})
+    >>> table.names, regions
+    (('liver',), None)
+    >>> labels = {"background": 0, "tumour": [1, 2], "core": 2}
+    >>> table, regions = read_labels({"labels": labels, "regions_class_order": [1, 2]})
+    >>> table.names, regions
+    (('tumour outside core', 'core'), (1, 2))
+    """
+    _require_keys(dataset, ("labels",), "dataset.json")
+    given: Json = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
+    groups = {name: {int(v) for v in (value if isinstance(value, list) else [value])} for name, value in given.items()}
+    if not any(len(group) > 1 for group in groups.values()):
+        by_value = {min(group): name for name, group in groups.items()}
+        if sorted(by_value) != list(range(len(groups))) or len(by_value) < 2:
+            raise ModelError(
+                found=f"labels of the values {sorted(by_value)}",
+                expected="0 for the background and then 1, 2, 3 without a gap, as nnU-Net asks for",
+                fix="correct dataset.json to that of the training",
+            )
+        return LabelTable.from_names({value: name for value, name in by_value.items() if value}), None
+    groups = {name: group for name, group in groups.items() if group != {0}}
+    order = dataset.get("regions_class_order")
+    if not isinstance(order, list) or len(order) != len(groups):
+        raise ModelError(
+            found=f"{len(groups)} regions and regions_class_order {order}",
+            expected="one label value for each region",
+            fix="correct dataset.json to that of the training",
+        )
+    regions = tuple(int(value) for value in order)
+    names = {}
+    for place, (value, name) in enumerate(zip(regions, groups, strict=True)):
+        # What a later region paints over is no longer part of this label: its name must not promise it.
+        over = [other for other in list(groups)[place + 1 :] if groups[other] & groups[name]]
+        names[value] = f"{name} outside {', '.join(over)}" if over else name
+    return LabelTable.from_names(names), regions
+
+
+def _without_training(checkpoint: Json) -> Json:
+    """Leave out the optimiser, which is as large as the network."""
+    return {key: value for key, value in checkpoint.items() if key not in ("optimizer_state", "logging")}
+
+
+def _model_folder(folder: Path) -> Path:
+    if (folder / "plans.json").is_file():
+        return folder
+    if any(folder.glob("**/plans.pkl")):
+        raise ModelError(
+            found=f"{folder.name} holds plans.pkl: a model of nnU-Net version 1",
+            expected="a model of nnU-Net version 2, with plans.json",
+            fix="convert or train it with nnU-Net version 2",
+        )
+    below = sorted(path.parent for path in folder.glob("*/plans.json"))
+    if len(below) != 1:
+        raise ModelError(
+            found=f"{folder.name} holds {len(below)} models: {', '.join(path.name for path in below)}",
+            expected="one",
+            fix="give the folder of one of them",
+        )
+    return below[0]
+
+
+def _folds(folder: Path, options: ImportOptions) -> list[Path]:
+    name = options.checkpoint or CHECKPOINT
+    there = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{name}"))
+    # nnU-Net's 'all' is one model trained on all cases, not a further member of the cross-validation.
+    usual = [fold for fold in there if fold != "all"] or there
+    wanted = usual if options.folds is None else list(options.folds)
+    missing = [fold for fold in wanted if fold not in there]
+    if missing or not wanted:
+        raise ModelError(
+            found=f"{folder.name} has {name} in " + (", ".join(f"fold_{fold}" for fold in there) or "no fold"),
+            expected=", ".join(f"fold_{fold}/{name}" for fold in (missing or ["0"])),
+            fix="copy the missing folds, name those to use (--fold), or another file (--checkpoint)",
+        )
+    return [folder / f"fold_{fold}" / name for fold in wanted]
+
+
+def _configuration(plans: Json, name: str) -> Json:
+    _require_keys(plans, ("configurations", "transpose_forward"), "plans.json")
+    found: Json = {}
+    visited: list[str] = []
+    wanted: str | None = name
+    while wanted is not None:
+        if wanted in visited or wanted not in plans["configurations"]:
+            why = "refers to itself" if wanted in visited else "is not there"
+            raise ModelError(
+                found=f"configuration {wanted!r} {why} in plans.json",
+                expected=f"one of {', '.join(plans['configurations'])}",
+                fix="use the plans.json that belongs to these weights",
+            )
+        visited.append(wanted)
+        found = plans["configurations"][wanted] | found
+        wanted = plans["configurations"][wanted].get("inherits_from")
+    if found.get("previous_stage") or "cascade" in name:
+        raise ModelError(
+            found=f"configuration {name}, the second stage of a cascade",
+            expected="a model that needs no other one's result: 3d_fullres or 3d_lowres",
+            fix="import the 3d_fullres or the 3d_lowres model of this data set",
+        )
+    _require_keys(found, ("patch_size", "spacing", "normalization_schemes"), f"configuration {name}")
+    if len(found["patch_size"]) != 3:
+        raise ModelError(
+            found=f"configuration {name} with {len(found['patch_size'])}-dimensional patches",
+            expected="3d_fullres or 3d_lowres",
+            fix="import the 3-D model of this data set",
+        )
+    _require_usual(found.get("preprocessor_name", "DefaultPreprocessor"), "DefaultPreprocessor", "preprocessor_name")
+    _require_usual(plans.get("label_manager", "LabelManager"), "LabelManager", "label_manager")
+    return found
+
+
+def _channels(dataset: Json) -> Json:
+    channels = dataset.get("channel_names", dataset.get("modality"))
+    if not isinstance(channels, dict) or not channels:
+        raise ModelError(
+            found="dataset.json without channel_names",
+            expected="the names of the input channels",
+            fix="correct dataset.json to that of the training",
+        )
+    return dict(sorted(channels.items(), key=lambda item: int(item[0])))
+
+
+def _inputs(names: list[str], configuration: Json, plans: Json, options: ImportOptions) -> list[Json]:
+    schemes, masks = configuration["normalization_schemes"], configuration.get("use_mask_for_norm")
+    masks = masks or [False] * len(schemes)
+    if not len(names) == len(schemes) == len(masks):
+        raise ModelError(
+            found=f"{len(names)} channel names, {len(schemes)} normalisation schemes",
+            expected="one of each for each channel",
+            fix="use the dataset.json and plans.json that belong together",
+        )
+    properties = plans.get("foreground_intensity_properties_per_channel") or plans.get(
+        "foreground_intensity_properties_by_modality", {}
+    )
+    found = []
+    for index, name in enumerate(names):
+        how = _normalise(schemes[index], bool(masks[index]), properties.get(str(index), {}))
+        label = name if names.count(name) == 1 else f"{name}-{index}"
+        found.append({"name": label, "modality": _modality(name, index, options), "normalise": how})
+    return found
+
+
+def _normalise(scheme: str, masked: bool, properties: Json) -> Normalise:
+    if scheme == "ZScoreNormalization":
+        return Normalise(method="zscore", percentiles=(0, 100), nonzero=masked, keep_zeros=masked)
+    if scheme == "CTNormalization":
+        _require_keys(properties, ("mean", "std", "percentile_00_5", "percentile_99_5"), "intensities in plans.json")
+        return Normalise(
+            method="window",
+            low=properties["percentile_00_5"],
+            high=properties["percentile_99_5"],
+            mean=properties["mean"],
+            sd=max(properties["std"], 1e-8),
+        )
+    if scheme == "NoNormalization":
+        return Normalise(method="shift")
+    if scheme == "RescaleTo01Normalization":
+        return Normalise(method="minmax")
+    raise ModelError(
+        found=f"normalisation {scheme}",
+        expected="ZScoreNormalization, CTNormalization, NoNormalization or RescaleTo01Normalization",
+        fix="use nnU-Net for this model",
+    )
+
+
+def _modality(name: str, index: int, options: ImportOptions) -> str:
+    if options.modalities:
+        if index >= len(options.modalities):
+            raise ModelError(
+                found=f"{len(options.modalities)} modalities for more channels",
+                expected="one for each channel, in their order",
+                fix="repeat --modality for each channel",
+            )
+        return options.modalities[index]
+    plain = name.casefold()
+    if plain in _MODALITY_OF:
+        return _MODALITY_OF[plain]
+    if _MR_NAME.search(plain):
+        return "MR"
+    raise ModelError(
+        found=f"a channel named {name!r}, which does not tell its modality",
+        expected="CT, MR or PT for each channel",
+        fix="add --modality, once for each channel in their order",
+    )
+
+
+def _orientation(plans: Json, options: ImportOptions) -> tuple[str, list[str]]:
+    """Return the network's axes: nnU-Net reads k, j, i and then transposes."""
+    reader = str(plans.get("image_reader_writer", "SimpleITKIO"))
+    if reader not in (*STORED_READERS, *RAS_READERS):
+        raise ModelError(
+            found=f"image reader {reader}",
+            expected=f"one of {', '.join((*STORED_READERS, *RAS_READERS))}",
+            fix="use nnU-Net for this model",
+        )
+    notes = []
+    wanted = options.orientation
+    if wanted is None and reader in RAS_READERS:
+        wanted = "RAS"
+    elif wanted is None and "totalsegmentator" in str(plans.get("dataset_name", "")).lower():
+        wanted = "RAS"
+        notes.append("TotalSegmentator turns images to RAS before nnU-Net sees them; so does this model.")
+    if wanted is None:
+        wanted = "stored"
+        notes.append(
+            "nnU-Net takes the axes as they are stored. Give the model images that are stored as in its training, or "
+            "import it again with the orientation of its training images, such as --orientation RAS."
+        )
+    axes = ("IJK" if wanted.lower() == "stored" else wanted.upper())[::-1]
+    return "".join(axes[place] for place in plans["transpose_forward"]), notes
+
+
+def _window(configuration: Json, checkpoint: Json, options: ImportOptions) -> WindowSpec:
+    axes = checkpoint.get("inference_allowed_mirroring_axes") if options.mirroring else None
+    i, j, k = configuration["patch_size"]
+    return WindowSpec(
+        patch=(i, j, k), overlap=OVERLAP, placement="nnunet", mirror_axes=tuple(int(axis) for axis in axes or ())
+    )
+
+
+def _domain(folder: Path, plans: Json) -> TrainingDomain:
+    """Take the voxel sizes of the training images, where the folder has nnU-Net's fingerprint."""
+    path = folder / "dataset_fingerprint.json"
+    spacings = _read_json(path).get("spacings", []) if path.is_file() else []
+    if not spacings:
+        return TrainingDomain()
+    i, j, k = (
+        Range(low=min(row[axis] for row in spacings), high=max(row[axis] for row in spacings))
+        for axis in plans["transpose_forward"]
+    )
+    return TrainingDomain(spacing_mm=(i, j, k))
+
+
+def _parameters(checkpoint: Json, network: NnunetNetwork, path: Path) -> dict[str, torch.Tensor]:
+    """Rename nnU-Net's parameters; leave out its second names for the same tensors, and coarser outputs."""
+    _require_keys(checkpoint, ("network_weights",), f"{path.parent.name}/{path.name}")
+    last = f"decoder.seg_layers.{len(network.channels) - 2}."
+    found = {}
+    for name, value in plain_names(checkpoint["network_weights"]).items():
+        if ".all_modules." in name or name.startswith("decoder.encoder."):
+            continue
+        if name.startswith(last):
+            found["decoder.output." + name.removeprefix(last)] = value
+        elif not name.startswith("decoder.seg_layers."):
+            found[name] = value
+    return found
+
+
+def _model_name(plans: Json, checkpoint: Json) -> str:
+    text = f"{plans.get('dataset_name', 'nnunet')}-{checkpoint['init_args']['configuration']}".lower()
+    return re.sub(r"[^a-z0-9._-]+", "-", text).strip("-._") or "nnunet"
+
+
+def _read_json(path: Path) -> Json:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            found=f"{path.parent.name}/{path.name} cannot be read: {getattr(error, 'strerror', None) or error}",
+            expected="a JSON file, as nnU-Net writes it",
+            fix="copy the model folder again",
+        ) from error
+    if not isinstance(content, dict):
+        raise ModelError(found=f"{path.name} holds no mapping", expected="a JSON object", fix="copy the folder again")
+    return content
+
+
+def _require_keys(content: Json, keys: tuple[str, ...], where: str) -> None:
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise ModelError(
+            found=f"{where} without {', '.join(missing)}",
+            expected="what nnU-Net v2 writes, versions 2.0 to 2.8",
+            fix="use the file of this model as it was trained; nnU-Net of another version may have written it",
+        )
+
+
+def _require_usual(found: object, usual: str, key: str) -> None:
+    if found != usual:
+        raise ModelError(
+            found=f"{key} {found}", expected=f"{usual}, nnU-Net's own", fix="use the code that this model was made with"
+        )
+
+
+def _digest(path: Path) -> str:
+    return sha256_of(path.read_bytes())

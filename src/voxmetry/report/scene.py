@@ -1,0 +1,285 @@
+"""What the page's viewer gets: the image, the labels and their surfaces, small enough to lie inside the page.
+
+The viewer is for looking, not for measuring: a large image is averaged over blocks of voxels, its values are cut to the
+range of all but a thousandth of them and written in 1024 steps, and surfaces are smoothed. The numbers of the report
+never come from here.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from voxmetry.core.base import Record
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.records import StudyResult
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
+from voxmetry.report.text import clean
+from voxmetry.report.window import BONE, LUNG, SOFT_TISSUE, display_window
+
+MOST_VOXELS = 3_000_000
+"""Voxels of the embedded image; a page then stays below 8 MB."""
+MOST_MESH_VOXELS = 400_000
+"""Voxels of the grid that surfaces are made on: about 150 000 triangles for a torso with all its organs."""
+LEVELS = 1023
+_WINDOWS = {"Soft tissue": SOFT_TISSUE, "Lung": LUNG, "Bone": BONE}
+
+
+class Target(Record):
+    """Something that the viewer can jump to."""
+
+    id: str
+    name: str
+    colour: str
+    value: int
+    ras_mm: tuple[float, float, float]
+
+
+class Surface(Record):
+    """Where a structure's triangles lie in the block of all surfaces."""
+
+    value: int
+    name: str
+    colour: str
+    points: int
+    """Number of points; each is three 32-bit floats in RAS+ mm."""
+    triangles: int
+
+
+class Scene(Record):
+    """Everything that the viewer shows, as text that a page can hold."""
+
+    low: float
+    high: float
+    """Smallest and largest value that the window can take."""
+    window: tuple[float, float]
+    windows: dict[str, tuple[float, float]]
+    unit: str
+    reduced: tuple[int, int, int]
+    """How many voxels were averaged along each axis; 1 where none."""
+    targets: tuple[Target, ...]
+    surfaces: tuple[Surface, ...]
+    image: str
+    """NIfTI, gzip, base64."""
+    labels: str
+    """NIfTI, gzip, base64."""
+    mesh: str
+    """Points and triangles (three 32-bit integers each) of all surfaces one after the other, gzip, base64."""
+
+
+def build_scene(result: StudyResult, volume: Volume, segmentation: Segmentation) -> Scene:
+    """Reduce an image and its labels to what a page can carry.
+
+    Parameters
+    ----------
+    result
+        What was measured, for the places to jump to.
+    volume
+        The image, (I, J, K).
+    segmentation
+        The labels, on the image's grid.
+    """
+    steps = reduction(volume.geometry, MOST_VOXELS)
+    image = block_mean(volume.array, steps)
+    labels = block_label(segmentation.array, steps)
+    grid = reduced_grid(volume.geometry, steps)
+    low, high = _range(image)
+    levels = np.round((np.clip(image, low, high) - low) * (LEVELS / (high - low))).astype(np.int16)
+    surfaces, mesh = _surfaces(segmentation)
+    return Scene(
+        low=low,
+        high=high,
+        window=display_window(volume),
+        windows=_WINDOWS if volume.unit == "HU" else {},
+        unit=volume.unit,
+        reduced=steps,
+        targets=targets(result, segmentation),
+        surfaces=surfaces,
+        image=_nifti(levels, grid, slope=(high - low) / LEVELS, offset=low),
+        labels=_nifti(labels, grid),
+        mesh=_packed(mesh),
+    )
+
+
+def reduction(geometry: Geometry, most: int) -> tuple[int, int, int]:
+    """Return how many voxels to merge along each axis so that at most `most` remain, as near to cubes as can be.
+
+    Examples
+    --------
+    >>> reduction(Geometry(np.diag([1.0, 1.0, 5.0, 1.0]), (512, 512, 60)), 4_000_000)
+    (2, 2, 1)
+    """
+    shape, spacing = geometry.shape, geometry.spacing_mm
+    steps = [1, 1, 1]
+    while math.prod(math.ceil(n / step) for n, step in zip(shape, steps, strict=True)) > most:
+        sizes = [mm * step if n > step else math.inf for mm, step, n in zip(spacing, steps, shape, strict=True)]
+        finest = min(sizes)
+        # Axes of about the same size are merged together, so that square pixels stay square.
+        steps = [step + 1 if size < finest * 1.2 else step for step, size in zip(steps, sizes, strict=True)]
+    return (steps[0], steps[1], steps[2])
+
+
+def _parts(array: NDArray[Any], steps: tuple[int, int, int]) -> Iterator[NDArray[Any]]:
+    """Yield each voxel of the blocks in turn, as arrays of the reduced shape; edges are repeated to fill blocks."""
+    sizes = [math.ceil(n / step) for n, step in zip(array.shape, steps, strict=True)]
+    for offsets in itertools.product(*(range(step) for step in steps)):
+        index = [
+            np.minimum(np.arange(size) * step + offset, n - 1)
+            for size, step, offset, n in zip(sizes, steps, offsets, array.shape, strict=True)
+        ]
+        yield array[np.ix_(*index)]
+
+
+def block_mean(array: NDArray[Any], steps: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Return the mean of each block of voxels."""
+    total: NDArray[np.float32] | None = None
+    for part in _parts(array, steps):
+        # Not in place: the first part may be of a narrow integer type.
+        total = part.astype(np.float32) if total is None else total + part
+    if total is None:
+        return np.zeros(array.shape, np.float32)
+    return total / np.float32(math.prod(steps))
+
+
+def block_label(array: NDArray[Any], steps: tuple[int, int, int]) -> NDArray[Any]:
+    """Return the label that most voxels of each block have; a structure too small for that keeps its blocks."""
+    if steps == (1, 1, 1):
+        return array
+    parts = np.stack(list(_parts(array, steps)))
+    # The middle one of the sorted voxels is the majority where there is one, and a label of the block where not.
+    middle = len(parts) // 2
+    reduced: NDArray[Any] = np.partition(parts, middle, axis=0)[middle]
+    lost = np.setdiff1d(np.unique(array), np.unique(reduced))
+    for value in lost[lost > 0]:
+        reduced[(parts == value).any(axis=0)] = value
+    return reduced
+
+
+def reduced_grid(geometry: Geometry, steps: tuple[int, int, int]) -> NDArray[np.float64]:
+    """Return the affine (4, 4) of the blocks' centres."""
+    merge = np.diag([*(float(step) for step in steps), 1.0])
+    merge[:3, 3] = [(step - 1) / 2 for step in steps]
+    affine: NDArray[np.float64] = geometry.affine @ merge
+    return affine
+
+
+def _range(image: NDArray[np.float32]) -> tuple[float, float]:
+    low, high = (float(x) for x in np.percentile(image, (0.05, 99.95)))
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
+
+
+def targets(result: StudyResult, segmentation: Segmentation) -> tuple[Target, ...]:
+    """Return where each structure and each lesion can be seen: in a voxel of its own that is near its middle."""
+    boxes = ndimage.find_objects(segmentation.array)
+    colours = {label.value: label.colour for label in result.labels}
+    found = []
+    for m in result.measurements:
+        box = boxes[m.value - 1] if m.value <= len(boxes) else None
+        if box is not None:
+            place = _inside(segmentation, m.value, box, m.centroid_ras_mm)
+            found.append(
+                Target(
+                    id=f"structure-{m.value}", name=clean(m.label), colour=colours[m.value], value=m.value, ras_mm=place
+                )
+            )
+    for n, lesion in enumerate(result.lesions, start=1):
+        a, b = lesion.long_axis_ends_ras_mm
+        middle = ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, (a[2] + b[2]) / 2)
+        found.append(
+            Target(
+                id=f"lesion-{n}", name=clean(lesion.id), colour=colours[lesion.value], value=lesion.value, ras_mm=middle
+            )
+        )
+    return tuple(found)
+
+
+def _inside(
+    segmentation: Segmentation, value: int, box: tuple[slice, ...], centroid: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    voxels = np.argwhere(segmentation.array[box] == value) + [part.start for part in box]
+    mm = segmentation.geometry.to_mm(voxels)
+    x, y, z = (float(part) for part in mm[((mm - centroid) ** 2).sum(axis=1).argmin()])
+    return (x, y, z)
+
+
+def _surfaces(segmentation: Segmentation) -> tuple[tuple[Surface, ...], bytes]:
+    boxes = [box for box in ndimage.find_objects(segmentation.array) if box is not None]
+    if not boxes:
+        return (), b""
+    # Half the grid may be empty: what surfaces are made on is the box of all structures.
+    crop = tuple(slice(min(b[axis].start for b in boxes), max(b[axis].stop for b in boxes)) for axis in range(3))
+    start = np.eye(4)
+    start[:3, 3] = [part.start for part in crop]
+    array = segmentation.array[crop]
+    box = Geometry(segmentation.geometry.affine @ start, array.shape)
+    steps = reduction(box, MOST_MESH_VOXELS)
+    labels, affine = block_label(array, steps), reduced_grid(box, steps)
+    made, blocks = [], []
+    for label in segmentation.labels:
+        mesh = _surface(labels == label.value, affine)
+        if mesh is None:
+            continue
+        points, triangles = mesh
+        made.append(
+            Surface(
+                value=label.value,
+                name=clean(label.name),
+                colour=label.colour,
+                points=len(points),
+                triangles=len(triangles),
+            )
+        )
+        blocks += [points.astype("<f4").tobytes(), triangles.astype("<u4").tobytes()]
+    return tuple(made), b"".join(blocks)
+
+
+def _surface(
+    mask: NDArray[np.bool_], affine: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+    """Return points in RAS+ mm, to a tenth, and triangles that face outward; None for an empty mask."""
+    from skimage.measure import marching_cubes
+
+    boxes = ndimage.find_objects(mask.view(np.uint8))
+    if not boxes:
+        return None
+    box = boxes[0]
+    # Room for the blur, and so that a structure at the edge is closed.
+    padded = np.pad(mask[box], 3).astype(np.float32)
+    blurred = ndimage.gaussian_filter(padded, 0.8)
+    smooth = blurred if blurred.max() > 0.55 else padded
+    points, triangles, _, _ = marching_cubes(smooth, 0.5)
+    points += [part.start - 3 for part in box]
+    mm = points @ affine[:3, :3].T + affine[:3, 3]
+    if np.linalg.det(affine[:3, :3]) > 0:
+        # Marching cubes runs round its triangles clockwise as seen from outside; a mirrored grid turns them about.
+        triangles = triangles[:, ::-1]
+    return np.round(mm, 1), triangles
+
+
+def _nifti(array: NDArray[Any], affine: NDArray[np.float64], *, slope: float = 1.0, offset: float = 0.0) -> str:
+    image = nib.Nifti1Image(np.ascontiguousarray(array), affine)
+    image.header.set_slope_inter(slope, offset)
+    image.header.set_xyzt_units("mm")
+    return _packed(image.to_bytes())
+
+
+def _packed(data: bytes) -> str:
+    # Without a time, so that the same study makes the same page.
+    return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode("ascii")
+
+
+def as_json(scene: Scene) -> str:
+    """Return a scene's small part as JSON that may stand inside a script element."""
+    small = scene.model_dump(mode="json", exclude={"image", "labels", "mesh"})
+    return json.dumps(small, separators=(",", ":")).replace("<", "\\u003c")

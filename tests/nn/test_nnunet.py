@@ -1,0 +1,306 @@
+"""Models of nnU-Net v2: the labels of its own predictor, and refusals in words."""
+
+import json
+import os
+import pickle
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import nnunet_folders
+from voxmetry import read_volume, segment
+from voxmetry.cli import run
+from voxmetry.config import Resampling
+from voxmetry.errors import ModelError, OutputExistsError
+from voxmetry.nn.interop import ImportOptions, import_model
+from voxmetry.nn.interop.checkpoint import read_checkpoint
+from voxmetry.nn.nnunet import resize
+
+EXPECTED = Path(__file__).parent / "nnunet-2.8.1.npz"
+"""Label maps of nnU-Net's own predictor: see tests/nnunet_oracle.py."""
+
+RIM = 3
+"""Voxels from two faces of the image at once. nnU-Net adds scores in half precision, with weights that fall to 1e-7
+there: it rounds these scores to a few steps, and this package does not."""
+
+
+def images(folder: Path) -> list[Path]:
+    return sorted(folder.glob("image_*.nii.gz"))
+
+
+def predicted(folder: Path, name: str):
+    import_model(nnunet_folders.write(folder, name), folder / "model")
+    return segment([read_volume(path) for path in images(folder)], folder / "model", device="cpu").array
+
+
+def rim(folder: Path) -> np.ndarray:
+    """Where nnU-Net's weights are too small for half precision: along the edges at which two faces meet."""
+    there = np.any([read_volume(path).array != 0 for path in images(folder)], axis=0)
+    places = np.argwhere(there)
+    low, high = places.min(0), places.max(0)
+    from_face = np.stack(
+        [np.minimum(at - low[axis], high[axis] - at) for axis, at in enumerate(np.indices(there.shape))]
+    )
+    return np.sort(from_face, axis=0)[1] < RIM
+
+
+class TestParity:
+    @pytest.mark.parametrize("name", nnunet_folders.CASES)
+    def test_labels_are_those_of_nnunets_own_predictor(self, name, tmp_path):
+        found, expected = predicted(tmp_path, name), np.load(EXPECTED)[name]
+        assert np.bincount(expected.ravel()).min() > 100, "the case would prove nothing"
+        same, edge = found == expected, rim(tmp_path)
+        assert same[~edge].mean() > 0.9995
+        assert same.mean() > 0.995
+
+    @pytest.mark.slow
+    def test_the_kept_label_maps_are_what_nnunet_returns_today(self, tmp_path):
+        python = os.environ.get("VOXMETRY_NNUNET_PYTHON")
+        if not python:
+            pytest.skip("VOXMETRY_NNUNET_PYTHON names no Python with nnunetv2: see tests/nnunet_oracle.py")
+        program = Path(__file__).parents[1] / "nnunet_oracle.py"
+        subprocess.run([python, program, tmp_path / "out.npz", "isotropic", "regions"], check=True, timeout=300)
+        for name, labels in np.load(tmp_path / "out.npz").items():
+            assert (labels == np.load(EXPECTED)[name]).mean() > 0.9999
+
+    @pytest.mark.parametrize(("shape", "apart"), [((31, 20, 9), None), ((9, 40, 33), 0), ((15, 11, 30), 2)])
+    def test_resizing_is_that_of_skimage_and_scipy(self, shape, apart):
+        from scipy.ndimage import map_coordinates
+        from skimage.transform import resize as skimage_resize
+
+        image = np.random.default_rng(0).normal(size=(22, 15, 18)).astype(np.float32)
+        found = resize(image, shape, Resampling(rule="nnunet", order=3), apart=apart)
+        if apart is None:
+            expected = skimage_resize(image.astype(float), shape, 3, mode="edge", anti_aliasing=False)
+        else:
+            flat = [size for axis, size in enumerate(shape) if axis != apart]
+            slices = [
+                skimage_resize(one, flat, 3, mode="edge", anti_aliasing=False)
+                for one in np.moveaxis(image.astype(float), apart, 0)
+            ]
+            at = (np.arange(shape[apart]) + 0.5) * len(slices) / shape[apart] - 0.5
+            near = map_coordinates(np.arange(len(slices)), [at], order=0, mode="nearest")
+            expected = np.moveaxis(np.stack(slices)[near], 0, apart)
+        assert found.shape == shape
+        assert np.abs(found - expected).max() < 1e-4
+
+
+class TestUse:
+    def test_the_verb_imports_and_segment_runs_the_result(self, tmp_path, capsys):
+        folder = nnunet_folders.write(tmp_path, "isotropic")
+        assert run(["models", "import", str(folder), "-o", str(tmp_path / "model"), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["model"]["orientation"] == "KJI"
+        assert any("as they are stored" in note for note in told["notes"])
+        code = run(["segment", str(images(tmp_path)[0]), "-m", str(tmp_path / "model"), "-o", str(tmp_path / "out")])
+        assert code in (0, 3)
+        assert (tmp_path / "out" / "report.html").is_file()
+        assert "checkpoint_final.pth" in (tmp_path / "model" / "MODEL_CARD.md").read_text()
+
+    def test_an_unknown_modality_is_wrong_usage(self, tmp_path, capsys):
+        folder = nnunet_folders.write(tmp_path, "isotropic")
+        assert run(["models", "import", str(folder), "-o", str(tmp_path / "model"), "--modality", "XR"]) == 2
+        assert "modality 'XR'" in capsys.readouterr().err
+
+    def test_refuses_to_replace_a_model_unless_asked(self, tmp_path):
+        folder = nnunet_folders.write(tmp_path, "isotropic")
+        import_model(folder, tmp_path / "model")
+        with pytest.raises(OutputExistsError, match="holds a model already"):
+            import_model(folder, tmp_path / "model")
+        import_model(folder, tmp_path / "model", ImportOptions(overwrite=True, mirroring=False))
+
+    def test_one_fold_of_two_and_mirroring_on_request(self, tmp_path):
+        folder = nnunet_folders.write(tmp_path, "channels")
+        assert import_model(folder, tmp_path / "both").spec.members == 2
+        assert import_model(folder, tmp_path / "one", ImportOptions(folds=("1",))).spec.members == 1
+        residual = nnunet_folders.write(tmp_path / "residual", "residual")
+        assert import_model(residual, tmp_path / "with").spec.window.mirror_axes == (0, 1, 2)
+        plain = import_model(residual, tmp_path / "without", ImportOptions(mirroring=False))
+        assert plain.spec.window.mirror_axes == ()
+
+    def test_the_axes_of_the_training_images_can_be_named(self, tmp_path):
+        folder = nnunet_folders.write(tmp_path, "old-plans")
+        assert import_model(folder, tmp_path / "a").spec.orientation == "ASR"
+        assert import_model(folder, tmp_path / "b", ImportOptions(orientation="LPS")).spec.orientation == "PSL"
+        change(folder / "plans.json", dataset_name="Dataset291_TotalSegmentator", image_reader_writer="SimpleITKIO")
+        arrival = import_model(folder, tmp_path / "c")
+        assert arrival.spec.orientation == "ASR"
+        assert "TotalSegmentator" in arrival.notes[0]
+
+    def test_voxel_sizes_of_the_fingerprint_become_the_training_domain(self, tmp_path):
+        folder = nnunet_folders.write(tmp_path, "old-plans")
+        (folder / "dataset_fingerprint.json").write_text(json.dumps({"spacings": [[1, 2, 3], [2, 5, 3]]}))
+        spans = import_model(folder, tmp_path / "model").spec.training_domain.spacing_mm
+        assert [(span.low, span.high) for span in spans] == [(2, 5), (1, 2), (3, 3)]
+
+
+def change(path: Path, **values) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def change_configuration(folder: Path, **values) -> None:
+    plans = json.loads((folder / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"] |= values
+    (folder / "plans.json").write_text(json.dumps(plans))
+
+
+def change_network(folder: Path, **values) -> None:
+    plans = json.loads((folder / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"] |= values
+    (folder / "plans.json").write_text(json.dumps(plans))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return nnunet_folders.write(tmp_path, "isotropic")
+
+
+def refused(folder: Path, words: str, **options) -> None:
+    out = folder.parent / "refused"
+    with pytest.raises(ModelError, match=words):
+        import_model(folder, out, ImportOptions(**options))
+    assert not out.exists(), "nothing is left of a model that was refused"
+
+
+class TestRefusals:
+    def test_a_cascade(self, folder):
+        change_configuration(folder, previous_stage="3d_lowres")
+        refused(folder, "second stage of a cascade")
+
+    def test_two_dimensions(self, folder):
+        change_configuration(folder, patch_size=[64, 64])
+        refused(folder, "2-dimensional")
+
+    def test_a_missing_fold_and_no_fold(self, folder):
+        refused(folder, r"fold_3/checkpoint_final\.pth", folds=("0", "3"))
+        (folder / "fold_0" / "checkpoint_final.pth").unlink()
+        refused(folder, "in no fold")
+
+    def test_weights_of_another_network(self, folder):
+        change_network(folder, features_per_stage=[6, 10, 16])
+        refused(folder, r"transpconvs\.0\.weight with shape \(12,")
+        change_network(folder, n_conv_per_stage=[2, 2, 3], features_per_stage=[6, 10, 12])
+        refused(folder, r"with shape None")
+
+    def test_plans_of_an_unknown_kind(self, folder):
+        plans = json.loads((folder / "plans.json").read_text())
+        del plans["configurations"]["3d_fullres"]["architecture"]
+        (folder / "plans.json").write_text(json.dumps(plans))
+        refused(folder, "neither architecture nor UNet_class_name")
+        (folder / "plans.json").write_text('{"planned": 1}')
+        refused(folder, "without configurations, transpose_forward")
+        (folder / "plans.json").write_text("{")
+        refused(folder, r"plans\.json cannot be read")
+
+    def test_version_1(self, tmp_path):
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "plans.pkl").write_bytes(b"")
+        refused(tmp_path / "model", "nnU-Net version 1")
+
+    @pytest.mark.parametrize(
+        ("values", "words"),
+        [
+            ({"normalization_schemes": ["RGBTo01Normalization"]}, "RGBTo01Normalization"),
+            ({"resampling_fn_data": "no_resampling_data_or_seg_to_shape"}, "no_resampling"),
+            ({"resampling_fn_data_kwargs": {"order": 3, "order_z": 1}}, "1 across slices"),
+            ({"resampling_fn_data_kwargs": {"order": 3, "force_separate_z": True}}, "force_separate_z"),
+            ({"preprocessor_name": "MyPreprocessor"}, "MyPreprocessor"),
+            ({"normalization_schemes": []}, "0 normalisation schemes"),
+        ],
+    )
+    def test_what_is_not_reproduced_is_named(self, folder, values, words):
+        change_configuration(folder, **values)
+        refused(folder, words)
+
+    @pytest.mark.parametrize(
+        ("values", "words"),
+        [
+            ({"norm_op": "torch.nn.BatchNorm3d"}, "BatchNorm3d"),
+            ({"nonlin": "torch.nn.GELU"}, "GELU"),
+            ({"bottleneck_channels": [4, 4, 4]}, "bottleneck_channels"),
+        ],
+    )
+    def test_a_layer_that_is_not_reproduced_is_named(self, folder, values, words):
+        change_network(folder, **values)
+        refused(folder, words)
+
+    def test_another_network_reader_or_label_manager(self, folder):
+        change(folder / "plans.json", image_reader_writer="Tiff3DIO")
+        refused(folder, "Tiff3DIO")
+        change(folder / "plans.json", image_reader_writer="SimpleITKIO", label_manager="Mine")
+        refused(folder, "label_manager Mine")
+        change_configuration(folder, architecture={"network_class_name": "my.Primus", "arch_kwargs": {}})
+        change(folder / "plans.json", label_manager="LabelManager")
+        refused(folder, "network Primus")
+
+    def test_labels_with_a_gap_and_regions_without_an_order(self, folder):
+        change(folder / "dataset.json", labels={"background": 0, "a": 1, "b": 3})
+        refused(folder, "without a gap")
+        change(folder / "dataset.json", labels={"background": 0, "a": [1, 2], "b": 2})
+        refused(folder, "regions_class_order None")
+
+    def test_a_channel_that_does_not_tell_its_modality(self, folder):
+        change(folder / "dataset.json", channel_names={"0": "image"})
+        refused(folder, "does not tell its modality")
+        out = folder.parent / "told"
+        assert import_model(folder, out, ImportOptions(modalities=("MR",))).spec.inputs[0].modality == "MR"
+
+    def test_a_folder_of_neither_kind(self, tmp_path):
+        with pytest.raises(ModelError, match="holds nothing"):
+            import_model(tmp_path, tmp_path / "out")
+        with pytest.raises(ModelError, match="is no folder"):
+            import_model(tmp_path / "none", tmp_path / "out")
+
+
+class Evil:
+    """Unpickled without care, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.path}",))
+
+
+class TestCheckpoints:
+    def test_a_pickle_with_code_is_refused_and_not_run(self, folder, tmp_path):
+        path, mark = folder / "fold_0" / "checkpoint_final.pth", tmp_path / "ran"
+        content = read_checkpoint(path)
+        torch.save(content | {"logging": Evil(mark)}, path)
+        torch.load(path, weights_only=False)
+        assert mark.exists(), "the pickle should be a real one"
+        mark.unlink()
+        refused(folder, "more than numbers.*system")
+        assert not mark.exists()
+
+    def test_a_plain_pickle_with_code_is_refused_and_not_run(self, folder, tmp_path):
+        mark = tmp_path / "ran"
+        (folder / "fold_0" / "checkpoint_final.pth").write_bytes(pickle.dumps(Evil(mark)))
+        refused(folder, "checkpoint_final.pth")
+        assert not mark.exists()
+
+    def test_numpy_scalars_are_numbers_and_nothing_else(self, tmp_path):
+        path = tmp_path / "some.pth"
+        torch.save({"a": np.float64(0.5), "b": [np.int32(-3), np.bool_(True)]}, path)
+        assert read_checkpoint(path) == {"a": 0.5, "b": [-3, True]}
+        torch.save({"a": np.str_("text")}, path)
+        with pytest.raises(ModelError, match="more than numbers"):
+            read_checkpoint(path)
+        torch.save({"a": np.zeros(3)}, path)
+        with pytest.raises(ModelError, match="more than numbers"):
+            read_checkpoint(path)
+
+    def test_a_damaged_file_a_missing_one_and_a_bare_list(self, tmp_path):
+        path = tmp_path / "some.pth"
+        with pytest.raises(ModelError, match="cannot be read"):
+            read_checkpoint(path)
+        torch.save({"a": torch.zeros(3)}, path)
+        path.write_bytes(path.read_bytes()[:-200])
+        with pytest.raises(ModelError, match="cannot be read"):
+            read_checkpoint(path)
+        torch.save([1, 2], path)
+        with pytest.raises(ModelError, match="holds a list"):
+            read_checkpoint(path)

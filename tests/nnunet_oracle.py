@@ -1,0 +1,51 @@
+"""Run nnU-Net's own predictor on the folders of nnunet_folders.py and keep its label maps.
+
+    PYTHON_WITH_NNUNET tests/nnunet_oracle.py OUT.npz [CASE ...]
+
+`tests/nn/nnunet-2.8.1.npz` was made so, with nnunetv2 2.8.1, dynamic-network-architectures 0.4.4 and torch 2.13.0.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+
+import nnunet_folders
+
+
+def predict(model: Path, images: list[Path], out: Path, *, mirroring: bool) -> np.ndarray:
+    """Return the label map (I, J, K) that nnU-Net writes for one case."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(
+        use_mirroring=mirroring, device=torch.device("cpu"), allow_tqdm=False, perform_everything_on_device=False
+    )
+    predictor.initialize_from_trained_model_folder(str(model), None)
+    predictor.predict_from_files_sequential([[str(path) for path in images]], [str(out)])
+    return np.asarray(nibabel.load(f"{out}.nii.gz").dataobj)
+
+
+def main(target: Path, names: list[str]) -> None:
+    """Write one compressed array a case."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    found = {}
+    for name in names or nnunet_folders.CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            model = nnunet_folders.write(Path(folder), name)
+            images = sorted(Path(folder).glob("image_*.nii.gz"))
+            found[name] = predict(model, images, Path(folder) / "seg", mirroring=True).astype(np.uint8)
+    np.savez_compressed(target, **found)
+
+
+if __name__ == "__main__":
+    for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        os.environ.setdefault(key, tempfile.gettempdir())
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,134 @@
+"""The page in a browser: quiet, closed in itself, usable by pointer, by keyboard and by who cannot see it."""
+
+import shutil
+import subprocess
+
+import pytest
+
+BUDGET_BYTES = 2_000_000
+
+
+def place(seen):
+    return seen.page.inner_text("#viewer-where")
+
+
+def mm(seen, axis):
+    return float(seen.page.get_attribute(f"#viewer-{axis}", "aria-valuetext").split()[0])
+
+
+def test_the_page_is_quiet_asks_for_nothing_and_stays_small(look, report):
+    seen = look(report)
+    assert seen.start_viewer() == "ready"
+    assert seen.errors == []
+    assert seen.requests == [report.as_uri()]
+    assert report.stat().st_size < BUDGET_BYTES
+
+
+def test_a_row_moves_the_viewer(look, report):
+    seen = look(report)
+    seen.start_viewer()
+    seen.page.click("#findings-table a[data-go=structure-1]")
+    seen.page.wait_for_selector("#viewer[data-at=structure-1]")
+    assert place(seen).startswith("kidney_left: ")
+    # Voxel (9 or 10, 12 or 13, 7): 30 - 1.5 * 9.5 mm, and so on, to within a voxel.
+    assert mm(seen, "x") == pytest.approx(15.75, abs=1.6)
+    assert mm(seen, "y") == pytest.approx(-21.25, abs=1.6)
+    assert mm(seen, "z") == pytest.approx(24.0, abs=2.1)
+    seen.page.click("#lesion-table a[data-go=lesion-1]")
+    seen.page.wait_for_selector("#viewer[data-at=lesion-1]")
+    assert place(seen).startswith("tumour-1: ")
+    assert mm(seen, "x") == pytest.approx(-14.25, abs=1.6)
+    assert mm(seen, "y") == pytest.approx(13.25, abs=1.6)
+
+
+def test_the_whole_way_by_keyboard(look, report):
+    seen = look(report)
+    seen.page.keyboard.press("Tab")
+    assert seen.page.evaluate("document.activeElement.className") == "skip"
+    seen.start_viewer()
+    seen.page.focus("#findings-table a[data-go=structure-1]")
+    seen.page.keyboard.press("Enter")
+    seen.page.wait_for_selector("#viewer[data-at=structure-1]")
+    seen.page.wait_for_function("document.activeElement.id === 'viewer-canvas'")
+    before = [mm(seen, axis) for axis in "xyz"]
+    # On the screen the patient's left is on the right.
+    for key in ("ArrowRight", "ArrowUp", "PageUp"):
+        seen.page.keyboard.press(key)
+    after = [mm(seen, axis) for axis in "xyz"]
+    assert after[0] == pytest.approx(before[0] - 1.5, abs=0.11)
+    assert after[1] == pytest.approx(before[1] + 1.5, abs=0.11)
+    assert after[2] == pytest.approx(before[2] + 2.0, abs=0.11)
+    seen.page.focus("#viewer-z")
+    seen.page.keyboard.press("Home")
+    assert mm(seen, "z") <= 10.1
+    seen.page.focus("[name=viewer-layout][value=all]")
+    seen.page.keyboard.press("ArrowRight")
+    assert seen.page.is_checked("[name=viewer-layout][value=axial]")
+    assert seen.errors == []
+
+
+def test_window_opacity_and_structures_change_what_is_seen(look, report):
+    seen = look(report)
+    seen.start_viewer()
+    canvas = seen.page.locator("#viewer-canvas")
+    shots = [canvas.screenshot()]
+    seen.page.select_option("#viewer-window", label="Bone")
+    assert seen.page.input_value("#viewer-level") != seen.page.get_attribute("#viewer-level", "value")
+    shots.append(canvas.screenshot())
+    seen.page.locator("#viewer-opacity").fill("1")
+    shots.append(canvas.screenshot())
+    seen.page.uncheck("[name=viewer-shown][value='1']")
+    shots.append(canvas.screenshot())
+    assert len(set(shots)) == len(shots)
+    assert seen.errors == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(look, report, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    # The page's own policy would keep the checker out.
+    seen = look(report, color_scheme=scheme, bypass_csp=True)
+    seen.start_viewer()
+    found = axe.Axe().run(seen.page).response["violations"]
+    serious = [
+        (fault["id"], fault["nodes"][0]["html"]) for fault in found if fault["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+
+
+def test_without_webgl_the_slices_remain(look, report):
+    seen = look(report)
+    # As a browser without WebGL answers, before the viewer has started.
+    seen.page.evaluate("HTMLCanvasElement.prototype.getContext = () => null")
+    assert seen.start_viewer() == "absent"
+    assert "no WebGL 2" in place(seen)
+    assert not seen.page.is_visible("#viewer-canvas")
+    assert seen.page.locator(".panel img").first.is_visible()
+    assert seen.errors == []
+
+
+def test_without_script_the_page_is_whole(look, report):
+    seen = look(report, java_script_enabled=False)
+    assert not seen.page.is_visible("#viewer-section")
+    assert seen.page.is_visible("#findings-table")
+    assert seen.page.locator("figure img").count() >= 9
+
+
+def test_a_phone_needs_no_sideways_scrolling_of_the_page(look, report):
+    seen = look(report)
+    seen.page.set_viewport_size({"width": 390, "height": 800})
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_on_paper_the_viewer_is_left_out(look, report, tmp_path):
+    seen = look(report)
+    seen.page.emulate_media(media="print")
+    assert not seen.page.is_visible("#viewer-section")
+    assert seen.page.is_visible("#findings-table")
+    if shutil.which("pdftotext") is None:
+        pytest.skip("no pdftotext")
+    path = tmp_path / "printed.pdf"
+    seen.page.pdf(path=path)
+    text = subprocess.run(["pdftotext", path, "-"], capture_output=True, text=True, check=True).stdout
+    pages = text.strip("\f").split("\f")
+    assert all("Research use only. Not a medical device." in page for page in pages)

@@ -1,0 +1,116 @@
+"""Catalogues: complete, with the same values in each sentence, and nothing on a page that is in none of them."""
+
+import ast
+import re
+import string
+from importlib.resources import files
+
+import numpy as np
+import pytest
+
+import phantoms
+from voxmetry import Flag, Segmentation
+from voxmetry.errors import ConfigError
+from voxmetry.report import build_document, languages, load_language
+from voxmetry.report.language import ENGLISH, Language
+
+SOURCES = files("voxmetry.report")
+
+
+def literals(node):
+    if isinstance(node, ast.Constant):
+        return [node.value]
+    return literals(node.body) + literals(node.orelse) if isinstance(node, ast.IfExp) else []
+
+
+def messages():
+    """Each sentence that the code or a template says as it stands."""
+    found = set()
+    for entry in SOURCES.iterdir():
+        if not entry.name.endswith(".py"):
+            continue
+        for node in ast.walk(ast.parse(entry.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            if called in ("say", "self.say", "document.language"):
+                found.update(literals(node.args[0]))
+            if called == "say.count":
+                found.update(literals(node.args[1]) + literals(node.args[2]))
+    for name in ("report.html.j2", "viewer.html.j2", "macros.html.j2"):
+        found.update(re.findall(r'say\("([^"]+)"', (SOURCES / "templates" / name).read_text(encoding="utf-8")))
+    return found
+
+
+def values_of(text):
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def test_messages_are_found_in_code_and_templates():
+    assert {"Findings", "{n} lesion of {ml} mL.", "Look through the image", "not defined"} <= messages()
+
+
+@pytest.mark.parametrize("code", languages()[1:])
+def test_a_catalogue_has_every_message(code):
+    assert messages() - set(load_language(code).messages) == set()
+
+
+@pytest.mark.parametrize("code", languages()[1:])
+def test_a_translation_keeps_the_values_of_its_sentence(code):
+    for message, said in load_language(code).messages.items():
+        assert values_of(said) == values_of(message), message
+
+
+def test_an_unknown_language_is_refused():
+    with pytest.raises(ConfigError, match=r"(?s)'xx'.*en, de, es"):
+        load_language("xx")
+
+
+def test_numbers_and_dates_follow_the_language():
+    german, spanish = load_language("de"), load_language("es")
+    assert german.millilitres(1.234) == "1,23"
+    assert german.moment("2026-11-22T10:15:42Z") == "22.11.2026 10:15 UTC"
+    assert spanish.moment("2026-11-22T10:15:42+02:00") == "22/11/2026 08:15 UTC"
+    assert ENGLISH.moment("2026-11-22T10:15:42Z") == "2026-11-22 10:15 UTC"
+    assert german.moment("no time") == "no time"
+
+
+class Marked(Language):
+    """Says every message in brackets, so that what was not said through a catalogue stands out."""
+
+    def __call__(self, message, **values):
+        return f"⟦{super().__call__(message, **values)}⟧"
+
+
+OWN = ("measured", "Dice", "mL", "mm", "RAS", "MR", "NIfTI", "SUV", "a.u.")
+
+
+def test_no_text_of_the_document_bypasses_the_catalogue(make_result):
+    volume, reference = phantoms.volume(), phantoms.segmentation()
+    array = np.where(reference.mask("b"), 0, reference.array).astype(np.uint8)
+    segmentation = Segmentation(array, reference.geometry, reference.labels)
+    flags = (Flag(code="volume_out_of_range", severity="review", message="measured", label="a"),)
+    result = make_result(volume, segmentation, reference, flags=flags)
+    document = build_document(result, volume, segmentation, reference, Marked(code="xx", name="Marked"))
+    texts = [document.title, document.notice, document.verdict.headline, document.verdict.detail]
+    texts += [*document.summary, *document.comparison_summary]
+    texts += [fact.term for fact in document.examined]
+    for table in (document.findings, document.intensities, document.comparison):
+        texts += [table.caption, table.head, *table.notes, *(column.head for column in table.columns)]
+        texts += [cell.text for row in table.rows for cell in row.cells]
+    for illustration in document.illustrations:
+        texts += [illustration.caption] + [picture.alt for picture in illustration.pictures]
+    assert any("⟦" in text for text in texts)
+    for text in texts:
+        rest = text
+        while "⟦" in rest:
+            rest = re.sub(r"⟦[^⟦⟧]*⟧", "", rest)
+        words = [word for word in re.findall(r"[A-Za-z.]{2,}", rest) if word not in OWN and word != "n"]
+        assert words == [], text
+
+
+def test_a_definition_that_the_catalogue_does_not_hold_is_marked_as_english(make_result):
+    volume, segmentation = phantoms.volume(), phantoms.segmentation()
+    document = build_document(make_result(volume, segmentation), volume, segmentation, None, load_language("de"))
+    assert {fact.lang for fact in document.definitions} == {"en"}
+    assert document.definitions[0].term == "Volumen (mL)"

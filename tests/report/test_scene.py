@@ -1,0 +1,95 @@
+"""What the viewer gets, read back from the page's own blocks."""
+
+import base64
+import gzip
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import phantoms
+from voxmetry import Geometry, LabelTable, Segmentation, Volume
+from voxmetry.report import scene as scene_module
+from voxmetry.report.scene import block_label, block_mean, build_scene, reduced_grid, reduction
+
+
+def unpacked(text):
+    return gzip.decompress(base64.b64decode(text))
+
+
+def image_of(text):
+    image = nib.Nifti1Image.from_bytes(unpacked(text))
+    return np.asarray(image.dataobj), image.affine
+
+
+def test_a_small_image_is_there_in_full_where_it_was(make_result):
+    volume, segmentation = phantoms.volume(), phantoms.segmentation()
+    scene = build_scene(make_result(volume, segmentation), volume, segmentation)
+    assert scene.reduced == (1, 1, 1)
+    array, affine = image_of(scene.image)
+    assert np.allclose(affine, volume.geometry.affine, atol=1e-4)
+    inside = np.clip(volume.array, scene.low, scene.high)
+    assert np.abs(array - inside).max() <= (scene.high - scene.low) / scene_module.LEVELS
+    labels, _ = image_of(scene.labels)
+    assert np.array_equal(labels, segmentation.array)
+
+
+def test_targets_lie_inside_their_structures(make_result):
+    volume, segmentation = phantoms.volume(), phantoms.segmentation()
+    scene = build_scene(make_result(volume, segmentation), volume, segmentation)
+    assert [target.id for target in scene.targets] == ["structure-1", "structure-4"]
+    for target in scene.targets:
+        voxel = np.linalg.solve(volume.geometry.affine, [*target.ras_mm, 1])[:3].round().astype(int)
+        assert segmentation.array[tuple(voxel)] == target.value
+
+
+@pytest.mark.parametrize("flip", [1.0, -1.0])
+def test_a_surface_encloses_its_structure_and_faces_outward(make_result, flip):
+    grid = Geometry(np.diag([flip * 1.0, 1.5, 2.0, 1.0]), (30, 24, 20))
+    array = np.zeros(grid.shape, np.uint8)
+    array[8:20, 6:16, 5:13] = 3
+    segmentation = Segmentation(array, grid, LabelTable.from_names({3: "a"}))
+    volume = Volume(np.random.default_rng(0).normal(100, 20, grid.shape), grid)
+    scene = build_scene(make_result(volume, segmentation), volume, segmentation)
+    (surface,) = scene.surfaces
+    data = unpacked(scene.mesh)
+    points = np.frombuffer(data[: surface.points * 12], "<f4").reshape(-1, 3).astype(float)
+    triangles = np.frombuffer(data[surface.points * 12 :], "<u4").reshape(-1, 3)
+    assert len(triangles) == surface.triangles
+    a, b, c = (points[triangles[:, corner]] for corner in range(3))
+    volume_ml = np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6 / 1000
+    # Positive only if every triangle faces outward; the blur rounds the corners off.
+    assert volume_ml == pytest.approx(12 * 10 * 8 * 3 / 1000, rel=0.1)
+
+
+def test_a_large_image_is_merged_to_the_budget_without_losing_a_structure():
+    grid = Geometry(np.diag([0.8, 0.8, 4.0, 1.0]), (512, 512, 70))
+    steps = reduction(grid, 3_000_000)
+    assert steps == (3, 3, 1)
+    array = np.zeros((9, 9, 4), np.uint8)
+    array[:, :5] = 2
+    array[7, 7, 1] = 9
+    reduced = block_label(array, (3, 3, 1))
+    assert reduced.shape == (3, 3, 4)
+    assert reduced[0, 1, 0] == 2
+    assert reduced[2, 2, 1] == 9
+    assert reduced[2, 2, 0] == 0
+
+
+def test_merged_voxels_keep_their_mean_and_their_place():
+    array = np.arange(7 * 6 * 5, dtype=np.int16).reshape(7, 6, 5)
+    steps = (2, 3, 1)
+    merged = block_mean(array, steps)
+    assert merged.shape == (4, 2, 5)
+    assert merged[1, 1, 2] == array[2:4, 3:6, 2].mean()
+    affine = reduced_grid(phantoms.geometry(), steps)
+    middle = phantoms.geometry().to_mm(np.array([[2.5, 4.0, 2.0]]))[0]
+    assert np.allclose(affine @ [1, 1, 2, 1], [*middle, 1])
+
+
+def test_an_image_of_one_value_and_no_structure_has_a_scene(make_result):
+    volume = Volume(np.full(phantoms.SHAPE, 7, np.int16), phantoms.geometry())
+    segmentation = Segmentation(np.zeros(phantoms.SHAPE, np.uint8), volume.geometry, LabelTable(labels=()))
+    scene = build_scene(make_result(volume, segmentation), volume, segmentation)
+    assert (scene.low, scene.high) == (6.5, 7.5)
+    assert scene.surfaces == scene.targets == ()
