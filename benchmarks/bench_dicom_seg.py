@@ -20,6 +20,7 @@ import highdicom
 import numpy as np
 import pydicom
 
+import voxmetry
 from voxmetry import Geometry, LabelTable, Segmentation, Volume, read_segmentation, read_volume
 from voxmetry.io import write_series
 from voxmetry.io.dicom.origin import Origin

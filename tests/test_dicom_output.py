@@ -32,7 +32,18 @@ def hippocampus(tmp_path_factory):
 def test_segment_leaves_objects_that_others_accept(hippocampus, tmp_path):
     out = tmp_path / "out"
     code = run(
-        ["segment", str(hippocampus), "-m", "hippocampus-mr", "-o", str(out), "--dicom-seg", "--rtstruct", "--sr"]
+        [
+            "segment",
+            str(hippocampus),
+            "-m",
+            "hippocampus-mr",
+            "-o",
+            str(out),
+            "--dicom-seg",
+            "--rtstruct",
+            "--sr",
+            "--pdf",
+        ]
     )
     assert code in (0, 3)
     volume, truth = read_volume(hippocampus), read_segmentation(out / "seg.nii.gz")
@@ -41,8 +52,10 @@ def test_segment_leaves_objects_that_others_accept(hippocampus, tmp_path):
     for name in ("seg.dcm", "rtstruct.dcm"):
         back = read_segmentation(out / name, truth.labels, image=volume)
         assert np.array_equal(back.array, read_segmentation(out / "seg.nii.gz", image=volume).array)
-    for name in ("seg.dcm", "rtstruct.dcm", "sr.dcm"):
+    for name in ("seg.dcm", "rtstruct.dcm", "sr.dcm", "report.dcm"):
         assert_valid(out / name, volume.source.files)
+    pdf = pydicom.dcmread(out / "report.dcm").EncapsulatedDocument
+    assert pdf.rstrip(b"\0") == (out / "report.pdf").read_bytes().rstrip(b"\0")
     segments = pydicom.dcmread(out / "seg.dcm").SegmentSequence
     kinds = [x.SegmentedPropertyTypeCodeSequence[0] for x in segments]
     assert [(x.CodeValue, x.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning) for x in kinds] == [

@@ -26,6 +26,7 @@ from voxmetry.io.dicom.source import Source, read_source
 from voxmetry.io.dicom.structured_report import write_report_sr
 from voxmetry.measure.lesions import ordered_components
 from voxmetry.ops.boxes import label_boxes
+from voxmetry.report import write_report
 
 FILES = {
     "dicom_seg": "seg.dcm",
@@ -35,6 +36,7 @@ FILES = {
     "images": "images.zip",
 }
 """Names of the objects; the last is the de-identified copy of the series that they refer to."""
+PDF = "report.pdf"
 
 
 def require_dicom(volume: Volume, wanted: DicomOutput) -> None:
@@ -64,7 +66,7 @@ def write_objects(
     *,
     volume: Volume,
     segmentation: Segmentation,
-    pdf: Path | None = None,
+    reference: Segmentation | None = None,
 ) -> dict[str, str]:
     """Write the objects that are wanted.
 
@@ -78,8 +80,8 @@ def write_objects(
         Measurements, lesions, and the model that made the segmentation.
     volume, segmentation
         The image, from DICOM, and what was found in it.
-    pdf
-        The report as a PDF file, where one is wanted.
+    reference
+        What it was compared with, for the pictures of the PDF.
 
     Returns
     -------
@@ -91,12 +93,14 @@ def write_objects(
     written: dict[str, str] = {}
     if np.any(segmentation.array):
         written |= _segmentation(out, wanted, result, source, origin, segmentation)
-    if wanted.pdf and pdf is not None:
+    if wanted.pdf:
+        pdf = out / PDF
+        write_report(result, pdf, volume=volume, segmentation=segmentation, reference=reference)
         write_encapsulated_pdf(pdf, source, out / FILES["pdf"], origin=origin)
         written["pdf"] = FILES["pdf"]
     if wanted.deidentify and written:
         _deidentify(out, volume, written)
-    return written
+    return written | ({"report_pdf": PDF} if wanted.pdf else {})
 
 
 def origin_of(result: StudyResult) -> Origin:

@@ -20,7 +20,7 @@ from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, Provena
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.dicom_output import FILES as DICOM_FILES
-from voxmetry.dicom_output import require_dicom, write_objects
+from voxmetry.dicom_output import PDF, require_dicom, write_objects
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.flags import flag_input, flag_measurements
 from voxmetry.io.atomic import claim_folder, replaced_together, write_text
@@ -35,6 +35,7 @@ OUTPUTS = {
     "lesions": "lesions.csv",
     "comparison": "comparison.csv",
     **DICOM_FILES,
+    "report_pdf": PDF,
     "result": "result.json",
     "report": "report.html",
 }
@@ -108,7 +109,9 @@ def segment_study(
         files=output_files(spec.labels, compared=truth is not None),
     )
     with clock.step("write"), replaced_together(out, OUTPUTS.values()) as stage:
-        objects = write_objects(stage, settings.dicom, result, volume=volume, segmentation=segmentation)
+        objects = write_objects(
+            stage, settings.dicom, result, volume=volume, segmentation=segmentation, reference=truth
+        )
         result = result.model_copy(update={"files": result.files | objects})
         write_outputs(stage, result, volume=volume, segmentation=segmentation, reference=truth)
     return result
@@ -116,7 +119,7 @@ def segment_study(
 
 def output_files(labels: LabelTable, *, compared: bool) -> dict[str, str]:
     """Name the files of a study: lesions only where the model can find some, a comparison only where there is one."""
-    left_out = set(DICOM_FILES) | (set() if compared else {"comparison"})
+    left_out = {*DICOM_FILES, "report_pdf"} | (set() if compared else {"comparison"})
     if not any(label.kind == "lesion" for label in labels):
         left_out.add("lesions")
     return {what: name for what, name in OUTPUTS.items() if what not in left_out}

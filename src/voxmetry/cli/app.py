@@ -132,6 +132,9 @@ def segment(
     sr: Annotated[
         bool, typer.Option("--sr", help="Write the measurements as a DICOM structured report, sr.dcm, and seg.dcm.")
     ] = False,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Write report.pdf, and the same as a DICOM object, report.dcm.")
+    ] = False,
     deidentify: Annotated[
         bool, typer.Option("--deidentify", help="DICOM objects without the patient, and a copy of the series like it.")
     ] = False,
@@ -161,6 +164,7 @@ def segment(
         "seg": dicom_seg or None,
         "rtstruct": rtstruct or None,
         "sr": sr or None,
+        "pdf": pdf or None,
         "deidentify": deidentify or None,
         "seg_kind": seg_kind,
         "keep_empty_frames": keep_empty_frames or None,
