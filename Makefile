@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo test check lint bench-surface clean help
+.PHONY: demo test check lint bench-inference bench-surface clean help
 
 help:
 	@echo "make demo    segment a brain region from DICOM to report, into $(OUT)"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, import contracts and tests"
 	@echo "make bench-surface   surface distances against surface-distance and MONAI"
+	@echo "make bench-inference   speed and memory of inference beside MONAI: minutes to an hour"
 	@echo "make clean   remove $(VENV) and $(OUT)"
 
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -36,6 +37,13 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-inference: $(VENV)/ready
+	@echo "== Inference beside MONAI, one process a row; minutes to an hour. Tables on standard output"
+	$(BIN)/python benchmarks/bench_inference.py --size 512 512 300 --classes 25 --rows voxmetry voxmetry-float32 monai
+	$(BIN)/python benchmarks/bench_inference.py --size 512 512 600 --classes 105 --rows voxmetry
+	$(BIN)/python benchmarks/bench_inference.py --size 256 256 150 --size 384 384 225 --size 512 512 300 \
+	  --size 512 512 450 --size 512 512 600 --classes 25 --rows voxmetry --plot docs/pictures/inference.png
 
 check: lint test
 

@@ -373,6 +373,8 @@ class StudySettings(Record):
     """What a file without DICOM headers is; None takes the model's word for it, after a look at the values."""
     device: Literal["auto", "cpu", "cuda", "mps", "openvino"] = "auto"
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """The most that the process may hold, in 10^9 bytes; None takes what the system has left."""
     tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     """Tolerance of the surface Dice against a reference."""
     dicom: DicomOutput = DicomOutput()

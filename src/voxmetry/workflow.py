@@ -86,7 +86,7 @@ def segment_study(
     clock, out = Clock(tell), Path(out)
     claim_folder(out, OUTPUTS.values(), overwrite=settings.overwrite)
     with clock.step("load model"):
-        ready = load_any(model, settings)
+        ready = load_any(model, settings, tell)
     spec = ready.spec
     with clock.step("read"):
         volume = read_input(study, spec, settings)
@@ -126,13 +126,17 @@ def output_files(labels: LabelTable, *, compared: bool) -> dict[str, str]:
 
 
 def load_any(
-    model: nn.Predictor | nn.Model | Baseline | str | Path, settings: StudySettings
+    model: nn.Predictor | nn.Model | Baseline | str | Path,
+    settings: StudySettings,
+    tell: Callable[[str], None] | None = None,
 ) -> nn.Predictor | Baseline:
     """Load a network or a classical baseline; what is loaded already is returned as it is."""
     if isinstance(model, (nn.Predictor, Baseline)):
         return model
     if isinstance(model, nn.Model) or not is_baseline(model):
-        return nn.Predictor(model, device=settings.device, precision=settings.precision)
+        return nn.Predictor(
+            model, device=settings.device, precision=settings.precision, memory_gb=settings.memory_gb, tell=tell
+        )
     return load_baseline(model)
 
 
@@ -260,6 +264,7 @@ def provenance(model: nn.Predictor | Baseline, settings: StudySettings, clock: C
         settings=settings.model_dump(mode="json"),
         device=model.device,
         precision=model.precision if isinstance(model, nn.Predictor) else "float32",
+        plan=str(model.last_plan) if isinstance(model, nn.Predictor) and model.last_plan else "",
         started=clock.started.isoformat(timespec="seconds"),
         seconds=clock.total(),
         peak_memory_mb=peak_memory_mb(),

@@ -77,6 +77,16 @@ def test_two_studies_of_segment_with_images_are_registered_and_pictured(capsys, 
     assert (out / "registration.png").read_bytes().startswith(b"\x89PNG")
     text = json.dumps(content) + (out / "lesion_changes.csv").read_text()
     assert str(tmp_path) not in text
+    # Two studies of one frame of reference need neither image nor registration.
+    for name in ("one", "two"):
+        path = tmp_path / name / "result.json"
+        result = json.loads(path.read_text())
+        result["source"]["frame_uid"] = "1.2.826.0.1"
+        path.write_text(json.dumps(result))
+    _, same, _ = call(capsys, tmp_path / "one", tmp_path / "two")
+    assert same["registration"]["kind"] == "none"
+    assert "the same frame of reference" in same["registration"]["reason"]
+    assert {row["centroid_distance_mm"] for row in same["changes"]} == {0}
     # The transform of one run serves the next.
     _, again, _ = call(capsys, tmp_path / "one", tmp_path / "two", "--transform", out / "transform.tfm")
     assert np.allclose(again["registration"]["matrix_ras_mm"], content["registration"]["matrix_ras_mm"], atol=1e-9)

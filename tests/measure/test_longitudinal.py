@@ -57,6 +57,18 @@ def test_each_kind_of_change_on_one_phantom():
     assert sorted(name for row in found.changes for name in row.follow_up_ids) == sorted(x.id for x in second)
 
 
+def test_a_target_that_merges_with_another_lesion_is_told():
+    before = boxes((10, 24, 30, 36, 20, 24), (10, 18, 38, 44, 20, 24))
+    after = boxes((10, 24, 30, 44, 20, 24))
+    found = pair(before, after, NONE.model_copy(update={"targets": ("tumour-1",)}))
+    (row,) = found.changes
+    sizes = {x.id: x.long_axis_mm for x in found.baseline}
+    # The row is of all that merged, the sum of the target alone.
+    assert row.diameter_baseline_mm == pytest.approx(sum(sizes.values()))
+    assert found.response.sum_baseline_mm == sizes["tumour-1"]
+    assert any("merged with one that is none" in text for text in found.response.caveats)
+
+
 def test_lesions_are_those_of_the_lesion_room_on_the_own_grids():
     other = grid(spacing_mm=(0.8, 1.1, 3.0), degrees=(0, 0, 0))
     after = resample(seg(boxes(A)), to=other)

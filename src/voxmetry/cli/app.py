@@ -124,6 +124,9 @@ def segment(
         Literal["auto", "float32", "bf16", "fp16"] | None,
         typer.Option(help="Of the network's products; auto takes the fastest that keeps the answer."),
     ] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option("--memory-gb", help="The most that the process may hold, in 10^9 bytes.", min=1e-6)
+    ] = None,
     tolerance_mm: Annotated[
         float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
     ] = None,
@@ -156,6 +159,7 @@ def segment(
         "modality": modality,
         "device": device,
         "precision": precision,
+        "memory_gb": memory_gb,
         "tolerance_mm": tolerance_mm,
         "overwrite": overwrite or None,
     }

@@ -54,7 +54,10 @@ def study(result: StudyResult, out: Path, *, as_json: bool) -> None:
     for flag in result.flags:
         typer.secho(f"{flag.severity}: {flag.message}", fg="yellow")
     seconds = result.provenance.seconds["total"]
-    typer.echo(f"{result.provenance.model} on {result.provenance.device}, {seconds:.1f} s. Research use only.")
+    made = result.provenance
+    typer.echo(f"{made.model} on {made.device} in {made.precision}, {seconds:.1f} s. Research use only.")
+    if result.provenance.plan:
+        typer.echo(result.provenance.plan)
     for name in result.files.values():
         typer.echo(f"  {out / name}")
 
@@ -109,16 +112,16 @@ def follow_up(result: FollowUp, written: Sequence[Path], *, as_json: bool) -> No
     if as_json:
         typer.echo(result.model_dump_json(indent=1))
         return
-    table = _table(["before", "now", "status", "mL", "change", "mm", "change", "target"])
+    table = _table(["before", "now", "status", "mL", "diameter mm", "target"])
     for row in result.changes:
+        volumes = f"{_number(row.volume_baseline_ml, 2)} > {_number(row.volume_follow_up_ml, 2)}"
+        diameters = f"{_number(row.diameter_baseline_mm, 1)} > {_number(row.diameter_follow_up_mm, 1)}"
         table.add_row(
-            ", ".join(row.baseline_ids) or "-",
-            ", ".join(row.follow_up_ids) or "-",
-            " ".join(part for part in (row.status, row.trend) if part),
-            f"{_number(row.volume_baseline_ml, 2)} > {_number(row.volume_follow_up_ml, 2)}",
-            _percent(row.volume_change_percent),
-            f"{_number(row.diameter_baseline_mm, 1)} > {_number(row.diameter_follow_up_mm, 1)}",
-            _percent(row.diameter_change_percent),
+            "\n".join(row.baseline_ids) or "-",
+            "\n".join(row.follow_up_ids) or "-",
+            "\n".join(part for part in (row.status, row.trend) if part),
+            f"{volumes}\n{_percent(row.volume_change_percent)}",
+            f"{diameters}\n{_percent(row.diameter_change_percent)}",
             "yes" if row.target else "",
         )
     _print(table)

@@ -231,6 +231,8 @@ class Provenance(Record):
     device: str
     precision: str = "float32"
     """Of the network's products: "float32", "bf16" or "fp16"."""
+    plan: str = ""
+    """How the network was run, and the memory that was predicted for it."""
     started: str
     """UTC, ISO 8601."""
     seconds: dict[str, float]

@@ -228,9 +228,7 @@ def _changes(
         if status == "gone" and not _is_covered([sides[0].components[p] for p in group.baseline], sides, matrix):
             status = "not covered"
         is_target = any(x.id in targets for x in before)
-        # Only the targets' own diameters stand in the baseline's sum.
-        counted = [x for x in before if x.id in targets] if is_target else before
-        d0 = math.fsum(recist.diameter_mm(x, nodes) for x in counted)
+        d0 = math.fsum(recist.diameter_mm(x, nodes) for x in before)
         d1 = math.fsum(recist.diameter_mm(x, nodes) for x in after)
         v0, v1 = (math.fsum(x.volume_ml for x in found) for found in (before, after))
         if status == "not covered":

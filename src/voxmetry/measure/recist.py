@@ -273,6 +273,10 @@ def _caveats(
     several = [row for row in changes if row.target and row.status in ("merged", "split", "regrouped")]
     if several:
         found.append("a target lesion merged or split: parts are added up, a merged one counts with its own diameter")
+    joined = [row for row in several if any(name not in targets for name in row.baseline_ids)]
+    if joined:
+        names = ", ".join(name for row in joined for name in row.baseline_ids)
+        found.append(f"a target lesion merged with one that is none, which raises the sum by itself: {names}")
     before, after = (math.fsum(getattr(row, x) for row in changes if row.target) for x in _VOLUMES)
     longer = math.fsum(row.diameter_change_mm for row in changes if row.target)
     if (after - before) * longer < 0:

@@ -8,8 +8,9 @@ from pathlib import Path
 from voxmetry.config import ModelSpec, Weights, load_yaml
 from voxmetry.errors import ModelError
 from voxmetry.models import find_model
+from voxmetry.nn.memory import NetworkCost, network_cost
 from voxmetry.nn.networks import Ensemble, build_network
-from voxmetry.nn.runtime import Choice, Runtime, build_runtime, choose_runtime, gflop_per_window
+from voxmetry.nn.runtime import Choice, Runtime, build_runtime, choose_runtime
 from voxmetry.nn.weights import load_into
 
 
@@ -28,12 +29,15 @@ class Model:
         to logits (B, n_classes, I, J, K).
     choice
         Where and in which precision they run, and why.
+    cost
+        Operations and memory of one window.
     """
 
     spec: ModelSpec
     weights: Weights
     members: tuple[Runtime, ...]
     choice: Choice
+    cost: NetworkCost
 
     @property
     def device(self) -> str:
@@ -80,5 +84,6 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
     network = build_network(spec)
     load_into(network, folder / spec.weights.file, sha256=spec.weights.sha256)
     networks = list(network.members) if isinstance(network, Ensemble) else [network]
-    choice = choose_runtime(device, precision, gflop=gflop_per_window(networks[0], spec))
-    return Model(spec, spec.weights, tuple(build_runtime(one, spec, choice) for one in networks), choice)
+    cost = network_cost(networks[0], spec)
+    choice = choose_runtime(device, precision, gflop=cost.gflop)
+    return Model(spec, spec.weights, tuple(build_runtime(one, spec, choice) for one in networks), choice, cost)

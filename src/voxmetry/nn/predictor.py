@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
@@ -15,11 +17,14 @@ import torch
 from voxmetry.config import ModelSpec, Weights
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.errors import VoxmetryError
+from voxmetry.errors import InferenceError, VoxmetryError
+from voxmetry.nn.maps import MapName, MapWriter, require_maps, with_disagreement
+from voxmetry.nn.memory import OutOfMemory, Plan, fallback, out_of_memory, plan_memory
 from voxmetry.nn.model import Model, load_model
-from voxmetry.nn.preprocess import Prepared, normalise, preprocess
+from voxmetry.nn.preprocess import Prepared, normalise, preprocess, require_channels
 from voxmetry.nn.restore import Restorer
-from voxmetry.nn.window import averaged, stream_scores
+from voxmetry.nn.runtime import first_layer_not_finite
+from voxmetry.nn.window import Streaming, averaged, stream_scores
 from voxmetry.ops.components import clean
 
 Item = TypeVar("Item")
@@ -63,8 +68,11 @@ class Predictor:
         "auto", "cpu", "cuda", "mps" or "openvino"; a loaded model keeps its own.
     precision
         "auto", "float32", "bf16" or "fp16"; a loaded model keeps its own.
+    memory_gb
+        The most that this process may hold, in 10^9 bytes of resident memory; None takes what the system has left.
+        What a study needs is predicted before it is prepared: it is run within that, or refused with the figure.
     tell
-        Called with a line of text where something was chosen, such as the device.
+        Called with a line of text where something was chosen: the device, the plan, a fallback.
 
     Raises
     ------
@@ -87,10 +95,14 @@ class Predictor:
         *,
         device: str = "auto",
         precision: str = "auto",
+        memory_gb: float | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> None:
         self.model = model if isinstance(model, Model) else load_model(model, device=device, precision=precision)
+        self._memory_gb = memory_gb
         self._tell = tell or (lambda _: None)
+        self.last_plan: Plan | None = None
+        """How the last study was run."""
         self._tell(f"{self.spec.name} on {self.model.choice}")
 
     @property
@@ -113,34 +125,92 @@ class Predictor:
         """Precision of the network's products."""
         return self.model.choice.precision
 
-    def __call__(self, volumes: Study) -> Segmentation:
+    def __call__(
+        self, volumes: Study, *, maps: Sequence[MapName] = (), maps_to: Path | str | None = None
+    ) -> Segmentation:
         """Segment one study: prepare, run the network, restore to the first volume's own grid, clean up.
+
+        Parameters
+        ----------
+        volumes
+            One volume, or one for each input of the model in its order.
+        maps, maps_to
+            Which of "probabilities", "entropy" and "disagreement" to write to which folder; see `nn.maps`.
 
         Raises
         ------
         VoxmetryError
-            If the input does not fit the model, or its scores are not finite.
+            If the input does not fit the model, memory does not suffice, or the scores are not finite.
         """
-        return clean(self.run(self.prepare(volumes)), self.spec.clean)
+        return clean(self.run(self.prepare(volumes), maps=maps, maps_to=maps_to), self.spec.clean)
+
+    def plan(self, volumes: Study) -> Plan:
+        """Say how a study would be run and what memory that takes, without running it.
+
+        Raises
+        ------
+        InferenceError
+            If it does not fit; the message says how much is needed.
+        """
+        model = self.model
+        return plan_memory(_channels(volumes), self.spec, model.cost, model.choice, memory_gb=self._memory_gb)
 
     def prepare(self, volumes: Study) -> Prepared:
-        """Orient, resample and normalise one study."""
-        return preprocess([volumes] if isinstance(volumes, Volume) else list(volumes), self.spec)
+        """See that a study fits into memory; then orient, resample and normalise it."""
+        require_channels(_channels(volumes), self.spec)
+        plan = self.plan(volumes)
+        return replace(preprocess(_channels(volumes), self.spec), plan=plan)
 
-    def run(self, prepared: Prepared) -> Segmentation:
-        """Run the network on a prepared study and choose the labels on the study's own grid, slab by slab."""
-        spec = self.spec
+    def run(
+        self, prepared: Prepared, *, maps: Sequence[MapName] = (), maps_to: Path | str | None = None
+    ) -> Segmentation:
+        """Run the network on a prepared study and choose the labels on the study's own grid, slab by slab.
+
+        Where memory runs out all the same, a smaller plan is tried, once.
+        """
+        require_maps(maps, self.spec)
+        folder = Path(maps_to) if maps_to is not None else Path()
+        plan = self.last_plan = prepared.plan
+        how = plan.how if plan else Streaming()
+        if plan:
+            self._tell(str(plan))
+        with contextlib.suppress(OutOfMemory):
+            return self._stream(prepared, how, maps, folder)
+        smaller = fallback(how)
+        self._tell(f"out of memory; once more with {smaller}")
+        try:
+            return self._stream(prepared, smaller, maps, folder)
+        except OutOfMemory as error:
+            raise InferenceError(
+                found=f"{self.spec.name} ran out of memory on {self.device}, with a smaller plan too",
+                expected=f"{plan.needed / 1e9:.2f} GB, as was predicted"
+                if plan
+                else "room for one window and the ring",
+                fix="end other programs that use this device, or name --memory-gb so that a smaller plan is chosen",
+            ) from error
+
+    def _stream(self, prepared: Prepared, how: Streaming, maps: Sequence[MapName], folder: Path) -> Segmentation:
+        spec, members = self.spec, self.model.members
         restorer = Restorer(prepared.grid, prepared.native, spec)
-        with torch.inference_mode():
+        apart = "disagreement" in maps
+        mirrored = spec.window.mirror_axes
+        with torch.inference_mode(), out_of_memory(), ExitStack() as stack:
+            writer = MapWriter(folder, maps, prepared.grid, prepared.native, spec) if maps else None
+            if writer:
+                stack.enter_context(writer)
             slabs = stream_scores(
-                averaged(self.model.members, spec.window.mirror_axes),
+                with_disagreement(members, mirrored) if apart else averaged(members, mirrored),
                 prepared.tensor.to(self.model.tensor_device),
                 spec.window,
-                n_outputs=spec.n_classes,
+                n_outputs=spec.n_classes + apart,
+                how=how,
                 skip_up_to=skip_level(spec),
+                explain=lambda patch: first_layer_not_finite(members, patch),
             )
             for slab in slabs:
-                restorer.feed(slab)
+                restorer.feed(slab.outputs(spec.n_classes))
+                if writer:
+                    writer.feed(slab)
         return restorer.finish()
 
     def each(
@@ -191,6 +261,10 @@ class Predictor:
         except VoxmetryError as error:
             return Outcome(item, None, error, time.perf_counter() - begin)
         return Outcome(item, found, None, time.perf_counter() - begin)
+
+
+def _channels(volumes: Study) -> list[Volume]:
+    return [volumes] if isinstance(volumes, Volume) else list(volumes)
 
 
 def skip_level(spec: ModelSpec) -> float | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +22,12 @@ from voxmetry.errors import InputError
 from voxmetry.nn import nnunet
 from voxmetry.nn.grids import edge_grid, interpolate, model_grid, positions, reorientation
 
+if TYPE_CHECKING:
+    from voxmetry.nn.memory import Plan
+
+RESAMPLE_VALUES = 16_000_000
+"""Voxels that are resampled at once: 64 MB of float32."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -34,11 +41,14 @@ class Prepared:
         The model's grid over the first volume's field of view.
     native
         The first volume's own grid, on which the result is wanted.
+    plan
+        How it is to be run within the memory there is; None where nobody asked.
     """
 
     tensor: torch.Tensor
     grid: Geometry
     native: Geometry
+    plan: Plan | None = None
 
 
 def preprocess(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
@@ -58,12 +68,7 @@ def preprocess(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
         If the number of volumes is not that of the model's inputs, two lie in different frames of reference, or a
         channel holds one value only.
     """
-    if len(volumes) != len(spec.inputs):
-        raise InputError(
-            found=f"{len(volumes)} volumes",
-            expected=f"{len(spec.inputs)}: " + ", ".join(f"{item.name} ({item.modality})" for item in spec.inputs),
-            fix="pass one volume for each input of the model, in this order",
-        )
+    require_channels(volumes, spec)
     first = volumes[0]
     for volume in volumes[1:]:
         _require_same_frame(first.geometry, volume.geometry)
@@ -75,6 +80,16 @@ def preprocess(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
         channels.append(normalise(resample_to(volume.array, volume.geometry, grid, spec.orientation), item))
     tensor = torch.from_numpy(np.stack(channels)[None])
     return Prepared(tensor, grid, first.geometry)
+
+
+def require_channels(volumes: Sequence[Volume], spec: ModelSpec) -> None:
+    """Raise `InputError` unless there is one volume for each input of the model."""
+    if len(volumes) != len(spec.inputs):
+        raise InputError(
+            found=f"{len(volumes)} volumes",
+            expected=f"{len(spec.inputs)}: " + ", ".join(f"{item.name} ({item.modality})" for item in spec.inputs),
+            fix="pass one volume for each input of the model, in this order",
+        )
 
 
 def _preprocess_nnunet(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
@@ -121,16 +136,38 @@ def resample_to(array: np.ndarray, source: Geometry, grid: Geometry, orientation
     Where only order and direction of the axes differ, voxels are moved and none is interpolated.
     """
     moved, oriented = reorientation(source, orientation)
+    if np.allclose(oriented.directions, grid.directions, atol=1e-9):
+        return _resample_along_axes(moved.forward(array), positions(oriented, grid))
     # A copy even where nothing changes: a volume's array is read-only, which torch cannot express and warns of.
     values = torch.from_numpy(np.array(moved.forward(array), dtype=np.float32, order="C"))
-    if np.allclose(oriented.directions, grid.directions, atol=1e-9):
-        for axis, at in enumerate(positions(oriented, grid)):
-            values = interpolate(values, at, axis)
-        return values.numpy()
     image = MetaTensor(values[None], affine=torch.from_numpy(np.array(oriented.affine)))
     resample = SpatialResample(mode="bilinear", padding_mode="border", align_corners=False)
     result = resample(image, dst_affine=torch.from_numpy(np.array(grid.affine)), spatial_size=grid.shape)
     return np.asarray(result.numpy()[0], dtype=np.float32)
+
+
+def _resample_along_axes(array: np.ndarray, at: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """Interpolate along each axis, some slices at a time: float32 copies of a whole study are larger than itself."""
+    result = np.empty([len(places) for places in at], dtype=np.float32)
+    # Slices along the axis of the longest stride lie together in memory.
+    axis = int(np.argmax(np.abs(array.strides)))
+    others = [index for index in range(3) if index != axis]
+    per_slice = max(1, array.shape[others[0]] * array.shape[others[1]])
+    depth = max(1, RESAMPLE_VALUES // per_slice)
+    start = 0
+    while start < len(at[axis]):
+        low = int(np.floor(at[axis][start]))
+        stop = max(start + 1, int(np.searchsorted(at[axis], low + depth - 1, side="right")))
+        high = int(np.ceil(at[axis][stop - 1])) + 1
+        box: list[slice] = [slice(None)] * 3
+        box[axis] = slice(low, high)
+        values = torch.from_numpy(np.array(array[tuple(box)], dtype=np.float32, order="C"))
+        for index, places in enumerate(at):
+            values = interpolate(values, places[start:stop] - low if index == axis else places, index)
+        box[axis] = slice(start, stop)
+        result[tuple(box)] = values.numpy()
+        start = stop
+    return result
 
 
 def normalise(array: np.ndarray, item: InputSpec, *, mask: np.ndarray | None = None) -> np.ndarray:

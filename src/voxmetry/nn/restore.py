@@ -9,6 +9,7 @@ is that of interpolating everywhere.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +21,10 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.nn.grids import reorientation, restoring_positions
 from voxmetry.nn.window import Slab
 
-SLAB_VALUES = 16_000_000
-"""Scores that labels are chosen from at once: 64 MB of float32, whatever the number of classes."""
+SLAB_VALUES = 8_000_000
+"""Scores that labels are chosen from at once: 32 MB of float32, whatever the number of classes."""
 
-CHUNK_VALUES = 12_000_000
+CHUNK_VALUES = 6_000_000
 """Scores interpolated at once."""
 
 MIXED = -1
@@ -55,16 +56,10 @@ class Restorer:
         self._how = Decision(regions=spec.regions is not None, softmax=spec.activation == "softmax")
         self._done = 0
 
-    def reached(self, slab: Slab) -> slice:
-        """Return the native slices along the slab's axis that lie between slices which it holds, and are new."""
-        high = self.axes[slab.axis].high
-        end = int(np.searchsorted(high, slab.stop, side="left"))
-        return slice(self._done, max(self._done, end))
-
     def feed(self, slab: Slab) -> None:
         """Choose the labels of all native voxels that this slab reaches."""
         for thin in slab.split(max(1, SLAB_VALUES // slab.sums.select(slab.axis + 1, 0).numel())):
-            rows = self.reached(thin)
+            rows = reached_rows(self.axes, thin, self._done)
             if rows.stop > rows.start:
                 axes = [*self.axes]
                 axes[thin.axis] = axes[thin.axis].part(rows, thin.start)
@@ -110,6 +105,12 @@ class Axis:
     def blends(self) -> bool:
         """Whether any target voxel lies between two source voxels."""
         return bool(self.share.any())
+
+
+def reached_rows(axes: Sequence[Axis], slab: Slab, done: int) -> slice:
+    """Return the target's slices from `done` on that lie between slices which the slab holds."""
+    end = int(np.searchsorted(axes[slab.axis].high, slab.stop, side="left"))
+    return slice(done, max(done, end))
 
 
 def restore(scores: torch.Tensor, *, grid: Geometry, native: Geometry, spec: ModelSpec) -> Segmentation:

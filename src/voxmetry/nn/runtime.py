@@ -5,13 +5,12 @@ A runtime is a function of a batch of patches. Everything else - windows, blendi
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from voxmetry.config import ModelSpec
 from voxmetry.errors import ConfigError, InferenceError
@@ -126,8 +125,13 @@ def build_runtime(network: nn.Module, spec: ModelSpec, choice: Choice) -> Runtim
     """Return the network, in evaluation mode, as a runtime."""
     network.eval()
     if choice.device == "openvino":
-        shape = (1, len(spec.inputs), *spec.window.patch)
-        return OpenVinoRuntime(network, shape=shape, precision=choice.precision)
+        channels, patch = (1, len(spec.inputs)), spec.window.patch
+        example = None
+        if spec.network.kind in ("dynunet", "nnunet"):
+            # Two voxels an axis at the coarsest level: fewer leave instance normalisation nothing to normalise.
+            small = (min(size, 2 * by) for size, by in zip(patch, spec.network.divisor, strict=True))
+            example = (*channels, *small)
+        return OpenVinoRuntime(network, shape=(*channels, *patch), precision=choice.precision, example=example)
     return TorchRuntime(network, choice)
 
 
@@ -160,13 +164,30 @@ class TorchRuntime:
             return self.network(patches)
 
 
-def gflop_per_window(network: nn.Module, spec: ModelSpec) -> float:
-    """Count the operations of one window in 10^9, two for a product and its sum, without running it."""
-    shadow = copy.deepcopy(network).to("meta")
-    patch = torch.zeros(1, len(spec.inputs), *spec.window.patch, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        shadow(patch)
-    return counter.get_total_flops() / 1e9
+def first_layer_not_finite(members: Sequence[Runtime], patch: torch.Tensor) -> str:
+    """Say in which layer of which network a patch (1, C, *patch) first gives NaN or infinity; "" where none does."""
+    found: list[str] = []
+
+    def look(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            if not found and isinstance(output, torch.Tensor) and not bool(torch.isfinite(output).all()):
+                found.append(name)
+
+        return hook
+
+    for index, member in enumerate(members, start=1):
+        if not isinstance(member, TorchRuntime):
+            continue
+        layers = [(name, layer) for name, layer in member.network.named_modules() if not list(layer.children())]
+        handles = [layer.register_forward_hook(look(name)) for name, layer in layers]
+        try:
+            member(patch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if found:
+            return f", first in layer {found[0]} of network {index} of {len(members)}"
+    return ""
 
 
 def _best_device(gflop: float) -> tuple[str, str]:

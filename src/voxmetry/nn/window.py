@@ -52,6 +52,10 @@ class Slab:
         """Index behind the last slice along `axis`."""
         return self.start + self.sums.shape[self.axis + 1]
 
+    def outputs(self, n: int) -> Slab:
+        """Return the same slab with the first `n` outputs only."""
+        return self if len(self.sums) == n else Slab(self.axis, self.start, self.fresh, self.sums[:n], self.weights)
+
     def split(self, depth: int) -> Iterator[Slab]:
         """Cut into slabs of `depth` fresh slices, each with the slice before it."""
         for fresh in range(self.fresh, self.stop, depth):
@@ -82,6 +86,10 @@ class Streaming:
     dtype: torch.dtype = torch.float32
     device: str | None = None
 
+    def __str__(self) -> str:
+        kind, place = str(self.dtype).removeprefix("torch."), self.device or "the network's memory"
+        return f"slabs along axis {self.axis}, {self.batch} window(s) at once, ring in {kind} in {place}"
+
 
 def window_starts(size: int, patch: int, window: WindowSpec) -> list[int]:
     """Return the first voxel of each window along one axis; see `config.WindowSpec.placement`.
@@ -109,6 +117,7 @@ def stream_scores(
     n_outputs: int,
     how: Streaming = Streaming(),
     skip_up_to: float | None = None,
+    explain: Callable[[torch.Tensor], str] | None = None,
 ) -> Iterator[Slab]:
     """Run the network over overlapping patches, blend them with a Gaussian, and hand out slabs as they are finished.
 
@@ -126,6 +135,8 @@ def stream_scores(
         Batch, ring and direction.
     skip_up_to
         Windows whose first channel is nowhere above this are not run; their voxels get weight 0.
+    explain
+        Called with a patch (1, C, *patch) whose scores are not finite, to say where in the network that began.
 
     Yields
     ------
@@ -148,7 +159,7 @@ def stream_scores(
         columns = [*starts[:axis], [start], *starts[axis + 1 :]]
         corners = _worth_running(list(itertools.product(*columns)), tensor, window.patch, skip_up_to)
         for group in range(0, len(corners), how.batch):
-            _run_group(run, tensor, corners[group : group + how.batch], ring)
+            _run_group(run, tensor, corners[group : group + how.batch], ring, explain)
         stop = rows[row + 1] if row + 1 < len(rows) else padded[axis]
         yield _unpad(ring.finished(stop), before, shape)
         ring.advance(stop)
@@ -287,15 +298,22 @@ def _cut(values: torch.Tensor, corner: tuple[int, ...], patch: tuple[int, int, i
     return values
 
 
-def _run_group(run: Run, tensor: torch.Tensor, corners: list[tuple[int, ...]], ring: _Ring) -> None:
+def _run_group(
+    run: Run,
+    tensor: torch.Tensor,
+    corners: list[tuple[int, ...]],
+    ring: _Ring,
+    explain: Callable[[torch.Tensor], str] | None,
+) -> None:
     patches = torch.stack([_cut(tensor[0], corner, ring.patch) for corner in corners])
     scores = run(patches)
     # One sum finds any NaN or infinity at a fraction of the cost of looking at each value.
     if not math.isfinite(float(scores.sum(dtype=torch.float32))):
-        for corner, score in zip(corners, scores, strict=True):
-            if not bool(torch.isfinite(score).all()):
+        for index, corner in enumerate(corners):
+            if not bool(torch.isfinite(scores[index]).all()):
+                where = explain(patches[index : index + 1]) if explain else ""
                 raise InferenceError(
-                    found=f"the network returned scores that are not finite in the window at voxel {corner}",
+                    found=f"the network returned scores that are not finite in the window at voxel {corner}{where}",
                     expected="finite scores",
                     fix="run on another device or in float32; if it stays, the weights are damaged",
                 )

@@ -287,7 +287,11 @@ class _Paper(FPDF):  # type: ignore[misc]
         for key in illustration.keys:
             text = self.fit(key.label)
             self.face(SMALL_PT)
-            width = min(self.get_string_width(text) + 6.5, self.room_mm)
+            width = self.get_string_width(text) + 6.5
+            if width > self.room_mm:
+                # A name longer than a line, which the table spells out, is cut here.
+                room = len(text) * (self.room_mm - 10) / width
+                text, width = text[: int(room)] + "…", self.room_mm
             if self.get_x() + width > self.w - MARGIN_MM:
                 self.ln(3.6)
                 self.set_x(MARGIN_MM)

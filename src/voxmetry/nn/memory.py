@@ -1,0 +1,306 @@
+"""How much memory a study will take, before it is taken: the plan that fits, or a refusal that says what is needed.
+
+All figures are resident bytes of this process. What the network itself needs is found by running it without data,
+on torch's meta device, and adding up the tensors that live at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import sys
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from voxmetry.config import ModelSpec
+from voxmetry.core.volume import Volume
+from voxmetry.errors import InferenceError
+from voxmetry.nn.grids import model_grid
+from voxmetry.nn.preprocess import RESAMPLE_VALUES
+from voxmetry.nn.restore import CHUNK_VALUES, SLAB_VALUES
+from voxmetry.nn.runtime import Choice
+from voxmetry.nn.window import Streaming, smallest_section
+
+NETWORK_FACTOR = {
+    ("cpu", "float32"): 1.35,
+    ("cpu", "bf16"): 1.35,
+    ("openvino", "float32"): 0.85,
+    ("openvino", "bf16"): 0.5,
+}
+"""Measured resident memory of a window over the bytes of its tensors; see docs/performance.md."""
+
+MOST_WINDOWS = 16
+"""More at once keep a GPU no busier."""
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """What one window costs.
+
+    Parameters
+    ----------
+    gflop
+        10^9 operations, two for a product and its sum.
+    live_bytes
+        The most that its tensors hold at once in float32, input and output included, weights not.
+    """
+
+    gflop: float
+    live_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a study will be run, and what that takes.
+
+    Parameters
+    ----------
+    how
+        Direction, batch, and type and place of the ring.
+    parts
+        Bytes by what they are for, at the moment that takes most.
+    limit
+        Bytes that this process may hold.
+    """
+
+    how: Streaming
+    parts: Mapping[str, int]
+    limit: int
+
+    @property
+    def needed(self) -> int:
+        """Predicted peak of this process in bytes."""
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in self.parts.items())
+        return f"plan: {self.needed / 1e9:.2f} GB of {self.limit / 1e9:.2f} GB ({parts}); {self.how}"
+
+
+class _Live(TorchDispatchMode):
+    """Adds up the storages that are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self._note(leaf.untyped_storage())
+        return out
+
+    def _note(self, storage: Any) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes()
+
+        def gone(_: Any) -> None:
+            self.now -= size
+            del self._known[key]
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def network_cost(network: nn.Module, spec: ModelSpec) -> NetworkCost:
+    """Find the cost of one window without running it."""
+    shadow = copy.deepcopy(network).to("meta")
+    patch = torch.zeros(1, len(spec.inputs), *spec.window.patch, device="meta")
+    live = _Live()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter, live:
+        shadow(patch)
+    return NetworkCost(counter.get_total_flops() / 1e9, live.peak + patch.untyped_storage().nbytes())
+
+
+def plan_memory(
+    volumes: Sequence[Volume], spec: ModelSpec, cost: NetworkCost, choice: Choice, *, memory_gb: float | None
+) -> Plan:
+    """Choose the quickest way that fits.
+
+    Parameters
+    ----------
+    volumes
+        As they were read.
+    spec, cost
+        The model, and what one window of it costs.
+    choice
+        Where the network runs.
+    memory_gb
+        The most that this process may hold in 10^9 bytes; None takes what the system has left for it.
+
+    Raises
+    ------
+    InferenceError
+        If the smallest plan does not fit; the message says how much it needs.
+    """
+    base = resident_bytes()
+    limit = int(memory_gb * 1e9) if memory_gb is not None else base + available_bytes()
+    plans = [_plan(volumes, spec, cost, choice, dtype, base, limit) for dtype in (torch.float32, torch.float16)]
+    for plan in plans:
+        if plan.needed <= limit:
+            return plan
+    smallest = plans[-1]
+    parts = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in smallest.parts.items())
+    raise InferenceError(
+        found=f"{limit / 1e9:.2f} GB of memory for {spec.name} on {volumes[0].geometry.shape} voxels",
+        expected=f"{smallest.needed / 1e9:.2f} GB: {parts}",
+        fix="free memory or raise --memory-gb; or crop the image, or take a model with larger voxels or fewer classes",
+    )
+
+
+def fallback(how: Streaming) -> Streaming:
+    """Return the way to run when memory runs out all the same: one window at once, a ring of half the size on the host.
+
+    The same labels, but for voxels where two classes are within the rounding of float16.
+    """
+    return Streaming(how.axis, 1, torch.float16, "cpu")
+
+
+class OutOfMemory(Exception):  # noqa: N818  (it is caught, never shown)
+    """The device or the system has no memory left."""
+
+
+@contextlib.contextmanager
+def out_of_memory() -> Iterator[None]:
+    """Turn what torch, numpy and OpenVINO raise when memory runs out into `OutOfMemory`."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise OutOfMemory from error
+    except RuntimeError as error:
+        if any(sign in str(error) for sign in ("can't allocate memory", "out of memory", "bad_alloc")):
+            raise OutOfMemory from error
+        raise
+
+
+def _plan(
+    volumes: Sequence[Volume],
+    spec: ModelSpec,
+    cost: NetworkCost,
+    choice: Choice,
+    dtype: torch.dtype,
+    base: int,
+    limit: int,
+) -> Plan:
+    device = choice.device
+    native = volumes[0].geometry
+    grid = model_grid(native, spec)
+    padded = [max(pair) for pair in zip(grid.shape, spec.window.patch, strict=True)]
+    axis = smallest_section(tuple(grid.shape))
+    section = int(np.prod([size for index, size in enumerate(padded) if index != axis]))
+    n_native, n_grid, n_patch = (int(np.prod(shape)) for shape in (native.shape, padded, spec.window.patch))
+    ring = section * (spec.window.patch[axis] + 1) * (spec.n_classes * dtype.itemsize + 4)
+    images = 2 if spec.window.mirror_axes or spec.members > 1 else 0
+    on_host = device in ("cpu", "openvino")
+    batch, ring_device = (1, "cpu") if on_host else _fit_device(cost, ring, n_grid * len(spec.inputs) * 4, device)
+    network = (
+        cost.live_bytes * NETWORK_FACTOR.get((device, choice.precision), 1.0) + images * spec.n_classes * n_patch * 4
+    )
+    thin = min(SLAB_VALUES, spec.n_classes * n_grid)
+    thin_native = n_native * min(1.0, thin / (spec.n_classes * n_grid))
+    restoring = 4 * 2 * thin + 12 * CHUNK_VALUES + 8 * thin_native
+    labels = n_native * (1 if max(spec.labels.values) < 256 else 2)
+    tensor = 4 * len(spec.inputs) * n_grid
+    running = {
+        "so far": base,
+        "network input": tensor,
+        "ring": ring if ring_device == "cpu" else 0,
+        "network": int(network) if on_host else 0,
+        "labels": labels,
+        "interpolation": int(restoring),
+    }
+    preparing = {"so far": base, "network input": tensor, "preprocessing": _preparing_bytes(volumes, spec, n_grid)}
+    cleaning = {
+        "so far": base,
+        "network input": tensor,
+        "labels": labels,
+        "clean-up": 6 * n_native if spec.clean else 0,
+    }
+    parts = max((running, preparing, cleaning), key=lambda parts: sum(parts.values()))
+    return Plan(Streaming(axis, batch, dtype, None if ring_device == device else ring_device), parts, limit)
+
+
+def _preparing_bytes(volumes: Sequence[Volume], spec: ModelSpec, n_grid: int) -> int:
+    """Return what preprocessing takes beside its result: a channel is normalised in copies, float64 for z-scores."""
+    scored = any(item.normalise.method in ("zscore", "minmax") for item in spec.inputs)
+    if spec.resampling.rule == "nnunet":
+        return 28 * max(int(np.prod(volume.geometry.shape)) for volume in volumes)
+    apart = any(not np.allclose(v.geometry.directions, volumes[0].geometry.directions, atol=1e-9) for v in volumes)
+    whole = max(int(np.prod(volume.geometry.shape)) for volume in volumes) * 8 if apart else 0
+    return (30 if scored else 12) * n_grid + whole + 4 * RESAMPLE_VALUES
+
+
+def _fit_device(cost: NetworkCost, ring: int, tensor: int, device: str) -> tuple[int, str]:
+    """Return how many windows a GPU takes at once, and where the ring lives."""
+    if device != "cuda":
+        return 1, device
+    free = torch.cuda.mem_get_info()[0] * 0.85 - tensor
+    place = "cuda" if ring + cost.live_bytes < free else "cpu"
+    room = free - (ring if place == "cuda" else 0)
+    return int(min(MOST_WINDOWS, max(1, room // cost.live_bytes))), place
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process; 0 where the system does not tell."""
+    status = Path("/proc/self/statm")
+    if status.exists():
+        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def available_bytes() -> int:
+    """Return how much more this process may take: of the machine, its control group and its own limits."""
+    found = [_free_of_machine()]
+    found += [limit - used for limit, used in _limits()]
+    return max(0, min(found))
+
+
+def _free_of_machine() -> int:
+    table = Path("/proc/meminfo")
+    if table.exists():
+        line = next(line for line in table.read_text().splitlines() if line.startswith("MemAvailable"))
+        return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return sys.maxsize
+    # macOS tells what it has, not what is free: half of it is a guess that leaves room for the others.
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _limits(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[int, int]]:
+    """Return (limit, used) in bytes of the control group and of this process's own limits, as far as there are any."""
+    found = []
+    for folder, most, now, cache in (
+        (root, "memory.max", "memory.current", "inactive_file"),
+        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        if (folder / most).exists() and (folder / most).read_text().strip().isdigit():
+            used = int((folder / now).read_text())
+            counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            # Files in the cache count as used, and give way at once.
+            found.append((int((folder / most).read_text()), used - int(counts.get(cache, 0))))
+    if not Path("/proc/self/status").exists():
+        return found
+    import resource
+
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    for kind, field in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY:
+            found.append((limit, int(status[field].split()[0]) * 1024))
+    return found

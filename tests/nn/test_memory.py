@@ -1,0 +1,189 @@
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import models
+import phantoms
+from voxmetry import Predictor, Volume, load_model
+from voxmetry.errors import InferenceError
+from voxmetry.nn.memory import NetworkCost, _limits, available_bytes, network_cost
+
+ROOT = Path(__file__).parents[2]
+
+WIDE = {
+    "labels": {"labels": [{"value": n, "name": f"s{n}", "colour": "#E69F00"} for n in range(1, 25)]},
+    "training_domain": {},
+    "spacing_mm": [1.0, 1.0, 1.0],
+    "window": {"patch": [64, 64, 64], "overlap": 0.0},
+}
+"""25 classes and a large patch: the ring is what takes memory."""
+
+
+def in_a_process(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own, whose peak and limits are its own; `model`, `volume` and `peak` are there."""
+    head = f"""
+        import resource, sys, warnings
+        sys.path[:0] = [{str(ROOT / "src")!r}, {str(ROOT / "tests")!r}]
+        import numpy as np, torch
+        torch.set_num_threads(1)
+        from voxmetry import Geometry, Predictor, Volume
+        from voxmetry.nn.memory import resident_bytes
+        def peak():
+            return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+        noise = np.random.default_rng(0).integers(0, 200, (200, 128, 128)).astype(np.int16)
+        volume = Volume(noise, Geometry(np.eye(4), noise.shape))
+        folder = {str(folder)!r}
+        """
+    source = textwrap.dedent(head) + textwrap.dedent(code)
+    return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=300, check=False)
+
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+class TestPlan:
+    @linux
+    @pytest.mark.slow
+    def test_the_peak_is_within_15_per_cent_of_the_prediction(self, tmp_path):
+        ran = in_a_process(
+            """
+            predictor = Predictor(folder, device="cpu")
+            prepared = predictor.prepare(volume)
+            predictor.run(prepared)
+            print(prepared.plan.needed, peak())
+            """,
+            models.write(tmp_path, **WIDE),
+        )
+        assert ran.returncode == 0, ran.stderr
+        predicted, found = map(int, ran.stdout.split())
+        assert abs(found - predicted) < 0.15 * predicted
+
+    @linux
+    @pytest.mark.slow
+    def test_runs_within_a_limit_of_the_system_and_refuses_below_it(self, tmp_path):
+        ran = in_a_process(
+            """
+            predictor = Predictor(folder, device="cpu")
+            predictor(Volume(noise[:64], Geometry(np.eye(4), (64, 128, 128))))
+            fields = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
+            used = int(fields["VmData"].split()[0]) * 1024
+            plan = predictor.plan(volume)
+            takes = plan.needed - plan.parts["so far"]
+            resource.setrlimit(resource.RLIMIT_DATA, (used + int(1.15 * takes), resource.RLIM_INFINITY))
+            print(predictor(volume).array.shape)
+            resource.setrlimit(resource.RLIMIT_DATA, (used + takes // 4, resource.RLIM_INFINITY))
+            predictor(volume)
+            """,
+            models.write(tmp_path, **WIDE),
+        )
+        assert ran.stdout.strip() == "(200, 128, 128)"
+        assert ran.returncode == 1
+        assert "InferenceError" in ran.stderr
+        assert "--memory-gb" in ran.stderr
+        assert "ring" in ran.stderr
+
+    def test_the_refusal_says_how_much_is_needed(self, tmp_path):
+        predictor = Predictor(models.write(tmp_path), device="cpu", memory_gb=0.01)
+        with pytest.raises(InferenceError, match=r"expected: \d+\.\d\d GB: so far \d"):
+            predictor(phantoms.volume())
+
+    def test_a_plan_that_just_fits_takes_the_smaller_ring_and_keeps_the_labels(self, tmp_path):
+        folder = models.write(tmp_path)
+        volume = phantoms.volume(phantoms.geometry(shape=(41, 37, 23)))
+        full = Predictor(folder, device="cpu").plan(volume)
+        assert full.how.dtype is torch.float32
+        told = []
+        limit = (full.needed - full.parts["ring"] // 4) / 1e9
+        tight = Predictor(folder, device="cpu", memory_gb=limit, tell=told.append)
+        # The process may have grown since the first plan by more than the ring of a model this small.
+        tight._memory_gb += (tight_base(tight, volume) - full.parts["so far"]) / 1e9
+        found = tight(volume)
+        assert tight.last_plan.how.dtype is torch.float16
+        assert any("float16" in line for line in told)
+        assert (found.array == Predictor(folder, device="cpu")(volume).array).mean() > 0.99
+
+    def test_counts_the_tensors_that_live_at_once(self):
+        network = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.Conv3d(4, 2, 3, padding=1))
+        cost = network_cost(network, models.spec())
+        voxels = 16 * 24 * 8
+        assert cost == NetworkCost(2 * 27 * (4 + 8) * voxels / 1e9, voxels * 4 * (1 + 4 + 2))
+
+    def test_the_ring_grows_with_the_patch_not_with_the_length(self, tmp_path):
+        predictor = Predictor(models.write(tmp_path), device="cpu")
+        short, long = (
+            predictor.plan(phantoms.volume(phantoms.geometry(shape=(20, 20, n)))).parts["ring"] for n in (100, 400)
+        )
+        assert short == long
+
+    @linux
+    def test_a_control_groups_limit_counts_without_its_cache_of_files(self, tmp_path):
+        (tmp_path / "memory.max").write_text("8000\n")
+        (tmp_path / "memory.current").write_text("5000\n")
+        (tmp_path / "memory.stat").write_text("anon 2000\ninactive_file 3000\n")
+        assert (8000, 2000) in _limits(tmp_path)
+        (tmp_path / "memory.max").write_text("max\n")
+        assert (8000, 2000) not in _limits(tmp_path)
+
+    def test_something_is_left(self):
+        assert available_bytes() > 0
+
+
+def tight_base(predictor, volume):
+    predictor_limit, predictor._memory_gb = predictor._memory_gb, None
+    base = predictor.plan(volume).parts["so far"]
+    predictor._memory_gb = predictor_limit
+    return base
+
+
+class TestOutOfMemory:
+    def failing(self, tmp_path, times, error):
+        """A model whose network runs out of memory in its fourth window, so many times."""
+        model = load_model(models.write(tmp_path), device="cpu")
+        left = [times, 0]
+
+        def run(patches):
+            left[1] += 1
+            if left[1] % 4 == 0 and left[0]:
+                left[0] -= 1
+                raise error
+            return model.members[0](patches)
+
+        return model, models.replace(model, members=(run,))
+
+    @pytest.mark.parametrize(
+        "error",
+        [MemoryError(), torch.OutOfMemoryError("x"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    )
+    def test_falls_back_once_says_so_and_gives_the_same_answer(self, tmp_path, error):
+        volume = phantoms.volume(phantoms.geometry(shape=(41, 37, 23)))
+        whole, failing = self.failing(tmp_path, 1, error)
+        told = []
+        found = Predictor(failing, tell=told.append)(volume)
+        assert sum("out of memory" in line for line in told) == 1
+        assert (found.array == Predictor(whole)(volume).array).mean() > 0.99
+
+    def test_says_what_to_do_when_the_smaller_plan_fails_too(self, tmp_path):
+        _, failing = self.failing(tmp_path, 2, MemoryError())
+        with pytest.raises(InferenceError, match="smaller plan too"):
+            Predictor(failing)(phantoms.volume(phantoms.geometry(shape=(41, 37, 23))))
+
+    def test_another_error_of_the_network_is_not_taken_for_it(self, tmp_path):
+        _, failing = self.failing(tmp_path, 1, RuntimeError("shapes do not fit"))
+        with pytest.raises(RuntimeError, match="shapes do not fit"):
+            Predictor(failing)(phantoms.volume(phantoms.geometry(shape=(41, 37, 23))))
+
+
+def test_a_score_that_is_not_finite_names_window_and_layer(tmp_path):
+    model = load_model(models.write(tmp_path), device="cpu")
+    layers = dict(model.members[0].network.named_modules())
+    with torch.no_grad():
+        layers["bottleneck.conv1.conv"].weight[0] = torch.nan
+    with pytest.raises(InferenceError, match=r"window at voxel \(0, 0, 0\), first in layer bottleneck.conv1.conv of"):
+        Predictor(model)(
+            Volume(np.random.default_rng(0).normal(size=(20, 20, 20)), phantoms.geometry(shape=(20, 20, 20)))
+        )

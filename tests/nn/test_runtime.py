@@ -1,0 +1,115 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import models
+import phantoms
+from voxmetry import Predictor, Segmentation, compare, load_model, read_volume
+from voxmetry.errors import ConfigError
+from voxmetry.nn.openvino import OpenVinoRuntime, openvino_has_bf16
+from voxmetry.nn.runtime import WORTH_COMPILING_GFLOP, choose_runtime
+
+ROOT = Path(__file__).parents[2]
+
+
+class TestChoice:
+    def test_a_large_network_goes_to_openvino_and_says_why(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        large, small = (choose_runtime(gflop=gflop) for gflop in (WORTH_COMPILING_GFLOP, WORTH_COMPILING_GFLOP / 2))
+        assert (large.device, small.device) == ("openvino", "cpu")
+        assert "20 GFLOP a window" in str(large)
+        assert "too few" in str(small)
+
+    def test_openvino_takes_bf16_only_where_the_cpu_has_it(self, monkeypatch):
+        for has, wanted in ((True, "bf16"), (False, "float32")):
+            monkeypatch.setattr("voxmetry.nn.runtime.openvino_has_bf16", lambda has=has: has)
+            assert choose_runtime("openvino").precision == wanted
+
+    def test_refuses_a_precision_that_is_unknown_or_that_the_device_lacks(self):
+        with pytest.raises(ConfigError, match="fp16 on cpu"):
+            choose_runtime("cpu", "fp16")
+        with pytest.raises(ConfigError, match="int4"):
+            choose_runtime("cpu", "int4")
+
+    def test_the_predictor_says_what_it_runs_on(self, tmp_path):
+        told = []
+        Predictor(models.write(tmp_path), device="cpu", tell=told.append)
+        assert told == ["tiny-mr on cpu in float32 (as asked for)"]
+
+
+class TestOpenVino:
+    def test_its_telemetry_is_off(self):
+        code = (
+            "import sys; from voxmetry.nn.openvino import convert, import_openvino; import torch;"
+            "import_openvino(); convert(torch.nn.Conv3d(1, 1, 3), (1, 1, 8, 8, 8), (1, 1, 8, 8, 8));"
+            "print([name for name in sys.modules if name.startswith('openvino_telemetry.')])"
+        )
+        path = {"PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "ignore"}
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=path, check=False)
+        assert ran.stdout.strip() == "[]", ran.stderr
+
+    def test_a_second_start_takes_the_network_from_the_cache(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("VOXMETRY_CACHE", str(tmp_path))
+        torch.manual_seed(0)
+        network, patch = torch.nn.Conv3d(1, 2, 3, padding=1).eval(), torch.randn(2, 1, 8, 8, 8)
+        first = OpenVinoRuntime(network, shape=(1, 1, 8, 8, 8), precision="float32")(patch)
+
+        def never(*_):
+            raise AssertionError("converted again")
+
+        monkeypatch.setattr("voxmetry.nn.openvino.convert", never)
+        again = OpenVinoRuntime(network, shape=(1, 1, 8, 8, 8), precision="float32")(patch)
+        with torch.inference_mode():
+            assert torch.allclose(first, network(patch), atol=1e-5)
+        assert torch.equal(first, again)
+        network.weight.data += 1
+        with pytest.raises(AssertionError, match="converted again"):
+            OpenVinoRuntime(network, shape=(1, 1, 8, 8, 8), precision="float32")
+
+    def test_runs_without_a_cache_that_can_be_written(self, tmp_path, monkeypatch):
+        (tmp_path / "file").write_text("in the way")
+        monkeypatch.setenv("VOXMETRY_CACHE", str(tmp_path / "file" / "cache"))
+        network = torch.nn.Conv3d(1, 2, 3, padding=1).eval()
+        assert (
+            OpenVinoRuntime(network, shape=(1, 1, 8, 8, 8), precision="float32")(torch.ones(1, 1, 8, 8, 8)).shape[1]
+            == 2
+        )
+
+
+def test_bf16_by_torch_is_close_to_float32(tmp_path):
+    folder = models.write(tmp_path)
+    exact, short = (load_model(folder, device="cpu", precision=name) for name in ("float32", "bf16"))
+    patch = torch.randn(1, 1, 16, 24, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        scores = [model.members[0](patch).float() for model in (exact, short)]
+    assert 0 < (scores[0] - scores[1]).abs().max() < 0.1 * scores[0].std()
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not openvino_has_bf16(), reason="this CPU does not multiply bf16")
+def test_openvino_in_bf16_keeps_the_bundled_models_labels(real_data):
+    plain, fast = Predictor("hippocampus-mr", device="cpu"), Predictor("hippocampus-mr", device="openvino")
+    assert fast.precision == "bf16"
+    for path in sorted((real_data / "hippocampus-mr" / "images").glob("*.nii.gz"))[:3]:
+        volume = read_volume(path, modality="MR")
+        found, expected = fast(volume), plain(volume)
+        both = compare(prediction=found, reference=expected, tolerance_mm=1.0)
+        assert min(row.dice for row in both) > 0.998
+        assert np.array_equal(fast(volume).array, found.array)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_in_bf16_is_close_to_the_cpu(tmp_path):
+    patch = torch.randn(2, 1, 16, 24, 8, generator=torch.Generator().manual_seed(0))
+    folder = models.write(tmp_path)
+    with torch.inference_mode():
+        exact = load_model(folder, device="cpu").members[0](patch)
+        short = load_model(folder, device="cuda").members[0](patch.cuda()).float().cpu()
+    assert (exact - short).abs().max() < 0.1 * exact.std()
+    assert isinstance(Predictor(folder, device="cuda")(phantoms.volume()), Segmentation)
