@@ -88,6 +88,8 @@ def write_objects(
     dict
         Names of the files, by what they are. An empty segmentation has neither SEG nor contours nor a report.
     """
+    if not wanted.any_object:
+        return {}
     source = read_source(volume)
     origin = origin_of(result)
     written: dict[str, str] = {}
