@@ -7,6 +7,7 @@ is evaluated: a configuration is data.
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias, TypeVar
 
@@ -80,12 +81,44 @@ class Normalise(Record):
         return self
 
 
+class SeriesRules(Record):
+    """Which series of a study is meant, beyond its modality.
+
+    What a header leaves open breaks no rule but `description`. Patterns are regular expressions, searched without
+    regard to case in Series Description and Protocol Name.
+    """
+
+    description: tuple[str, ...] = ()
+    """One of these must be found."""
+    not_description: tuple[str, ...] = ()
+    """None of these may be found."""
+    body_part: tuple[str, ...] = ()
+    """Body Part Examined."""
+    thickness_mm: Range | None = None
+    """Slice thickness, or the step between slices where the header does not state it."""
+    phase: tuple[Literal["native", "arterial", "portal venous", "delayed"], ...] = ()
+    """Contrast phase, as far as description and protocol name one."""
+    plane: tuple[Literal["axial", "coronal", "sagittal"], ...] = ()
+    """Orientation of the slices; oblique ones count as the nearest."""
+
+    @model_validator(mode="after")
+    def _patterns(self) -> Self:
+        for pattern in (*self.description, *self.not_description):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return self
+
+
 class InputSpec(Record):
     """One input channel."""
 
     name: str
     modality: Literal["CT", "MR", "PT"]
     normalise: Normalise
+    series: SeriesRules | None = None
+    """Which series of a DICOM study this input is, where its modality alone does not say."""
     then: tuple[Normalise, ...] = ()
     """Further steps, each on the result of the one before."""
 
@@ -379,6 +412,12 @@ class StudySettings(Record):
     """Tolerance of the surface Dice against a reference."""
     dicom: DicomOutput = DicomOutput()
     overwrite: bool = False
+    suv: Literal["bw", "lbm", "bsa", "none"] = "bw"
+    """What a PET series becomes: SUV by body weight, lean body mass or body surface area, or its stored values."""
+    allow_uneven: bool = False
+    """Take a DICOM series with missing slices or uneven steps, interpolated onto a regular grid."""
+    resample_tilt: bool = False
+    """Take a DICOM series whose stack leans (gantry tilt), resampled onto a grid at right angles."""
 
 
 def load_yaml(path: Path | str, kind: type[R]) -> R:

@@ -7,13 +7,26 @@ from collections.abc import Sequence
 from voxmetry.classical.spec import BaselineSpec
 from voxmetry.config import ModelSpec
 from voxmetry.core.geometry import Geometry
-from voxmetry.core.records import Flag, Measurement
+from voxmetry.core.records import Flag, Measurement, SeriesInfo
 
 SPACING_MARGIN = 0.05
 """A spacing within a twentieth of what was seen in training counts as seen."""
 
 FIELD_MARGIN = 0.15
 """A field of view within this share of what was seen in training counts as seen."""
+
+
+def flag_source(source: SeriesInfo | None) -> tuple[Flag, ...]:
+    """Flag an image that was resampled when it was read: its voxels are not those of the scanner."""
+    resampled = [step for step in (source.processing if source else ()) if step.startswith("resampled")]
+    return tuple(
+        Flag(
+            code="resampled_source",
+            severity="review",
+            message=f"The image was {step}, by choice, before anything else.",
+        )
+        for step in resampled
+    )
 
 
 def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:

@@ -22,7 +22,7 @@ from voxmetry.core.volume import Volume
 from voxmetry.dicom_output import FILES as DICOM_FILES
 from voxmetry.dicom_output import PDF, require_dicom, write_objects
 from voxmetry.errors import ConfigError, InputError
-from voxmetry.flags import flag_input, flag_measurements
+from voxmetry.flags import flag_input, flag_measurements, flag_source
 from voxmetry.io.atomic import claim_folder, replaced_together, write_text
 from voxmetry.measure import DEFINITIONS, compare, lesions, measure
 from voxmetry.measure.tables import records_csv
@@ -200,7 +200,15 @@ def read_input(study: Path | str, spec: ModelSpec | BaselineSpec, settings: Stud
             expected=f"{wanted}, which {spec.name} was trained on",
             fix="use a model for this modality: voxmetry models list",
         )
-    volume = io.read_volume(study, modality=wanted, series=settings.series)
+    volume = io.read_volume(
+        study,
+        modality=wanted,
+        series=settings.series,
+        rules=spec.inputs[0].series if isinstance(spec, ModelSpec) else None,
+        suv=settings.suv,
+        allow_uneven=settings.allow_uneven,
+        resample_tilt=settings.resample_tilt,
+    )
     darkest = float(volume.array.min())
     if volume.source is None and settings.modality is None and wanted != "CT" and darkest < AIR_HU:
         raise InputError(
@@ -230,7 +238,7 @@ def flag_study(volume: Volume, measurements: Sequence[Measurement], spec: ModelS
     if isinstance(spec, BaselineSpec):
         return flag_measurements(measurements, spec)
     _, oriented = reorientation(volume.geometry, spec.orientation)
-    return (*flag_input(oriented, spec), *flag_measurements(measurements, spec))
+    return (*flag_source(volume.source), *flag_input(oriented, spec), *flag_measurements(measurements, spec))
 
 
 def describe(volume: Volume, study: Path | str, spec: ModelSpec | BaselineSpec) -> SourceInfo:
@@ -248,6 +256,7 @@ def describe(volume: Volume, study: Path | str, spec: ModelSpec | BaselineSpec) 
         series_uid=series.series_uid if series else None,
         frame_uid=volume.geometry.frame_uid,
         description=series.description if series else "",
+        processing=series.processing if series else (),
     )
 
 

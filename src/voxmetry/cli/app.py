@@ -13,6 +13,7 @@ from voxmetry.cli.convert import convert
 from voxmetry.cli.data import data_app
 from voxmetry.cli.evaluate import evaluate
 from voxmetry.cli.follow_up import follow_up
+from voxmetry.cli.inspect import inspect
 from voxmetry.cli.measure import measure
 from voxmetry.cli.report import report
 from voxmetry.cli.train import train, train_plan
@@ -86,19 +87,7 @@ def demo(
     raise typer.Exit(FLAGGED if result.needs_review else 0)
 
 
-@app.command()
-def inspect(
-    path: Annotated[Path, typer.Argument(help="A DICOM folder, or an image file.")],
-    as_json: Json = False,
-) -> None:
-    """List what a folder or file holds, and whether and why not it can be read; exit code 1 where nothing can."""
-    from voxmetry import io
-
-    if path.is_dir() or not path.exists():
-        found = io.list_series(path)
-        show.series(found, as_json=as_json)
-        raise typer.Exit(0 if any(series.readable for series in found) else 1)
-    show.image(io.read_volume(path), as_json=as_json)
+app.command("inspect")(inspect)
 
 
 @app.command()
@@ -147,6 +136,15 @@ def segment(
     keep_empty_frames: Annotated[
         bool, typer.Option("--keep-empty-frames", help="A frame of each segment on each slice, for some viewers.")
     ] = False,
+    suv: Annotated[
+        Literal["bw", "lbm", "bsa", "none"] | None, typer.Option(help="What a PET series becomes; bw if not given.")
+    ] = None,
+    allow_uneven: Annotated[
+        bool, typer.Option("--allow-uneven", help="Interpolate over missing slices and uneven steps; flagged.")
+    ] = False,
+    resample_tilt: Annotated[
+        bool, typer.Option("--resample-tilt", help="Resample a stack that leans (gantry tilt); flagged.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -161,6 +159,9 @@ def segment(
         "precision": precision,
         "memory_gb": memory_gb,
         "tolerance_mm": tolerance_mm,
+        "suv": suv,
+        "allow_uneven": allow_uneven or None,
+        "resample_tilt": resample_tilt or None,
         "overwrite": overwrite or None,
     }
     settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()

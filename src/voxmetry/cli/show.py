@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         Lesion,
         MeanInterval,
         Measurement,
-        SeriesInfo,
         StudyResult,
     )
     from voxmetry.core.volume import Volume
@@ -281,21 +280,6 @@ def progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def series(rows: Sequence[SeriesInfo], *, as_json: bool) -> None:
-    """Show the series of a folder and whether each can be read: images first, one block of lines a series."""
-    if as_json:
-        _dump({"series": _plain(rows)})
-        return
-    for row in sorted(rows, key=lambda row: (row.verdict == "not an image", not row.readable)):
-        spacing = " x ".join(f"{value:.3g}" for value in row.spacing_mm) + " mm" if row.spacing_mm else ""
-        slices = f"{row.n_slices} slices" if row.n_slices else ""
-        facts = "  ".join(part for part in (row.description, slices, spacing, row.axcodes) if part)
-        typer.echo(f"{row.modality or '?':9}{facts}")
-        typer.secho(f"{'':9}{row.verdict}", fg="green" if row.readable else "yellow", nl=False)
-        typer.echo(f": {row.reason}" if row.reason else "")
-        typer.echo(f"{'':9}{row.series_uid}")
 
 
 def image(volume: Volume, *, as_json: bool) -> None:

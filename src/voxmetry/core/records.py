@@ -56,6 +56,8 @@ class SeriesInfo(Record):
     """Why the verdict is not 'regular', in words and numbers; empty where it is."""
     files: tuple[str, ...] = Field(default=(), exclude=True, repr=False)
     """Paths in slice order. They stay out of JSON: folders are often named after patients."""
+    processing: tuple[str, ...] = ()
+    """What was done to the values or the grid beyond the file's own rescaling, in words: SUV, resampling."""
     frames: tuple[tuple[int, int], ...] = Field(default=(), exclude=True, repr=False)
     """In slice order: index into `files`, and index of the frame (or of a mosaic's tile) in that file."""
 
@@ -215,6 +217,8 @@ class SourceInfo(Record):
     frame_uid: str | None = None
     """DICOM Frame of Reference UID: images that share it share their coordinates."""
     description: str = ""
+    processing: tuple[str, ...] = ()
+    """What was done to the values or the grid when it was read: SUV, resampling."""
 
 
 class Provenance(Record):

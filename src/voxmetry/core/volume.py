@@ -12,8 +12,9 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import SeriesInfo
 from voxmetry.errors import InputError
 
-Unit: TypeAlias = Literal["HU", "SUVbw", "Bq/mL", "1"]
-"""What a voxel's value means: Hounsfield units, body-weight SUV, activity, or nothing absolute (MR)."""
+Unit: TypeAlias = Literal["HU", "SUVbw", "SUVlbm", "SUVbsa", "Bq/mL", "1"]
+"""What a voxel's value means: Hounsfield units, SUV by body weight (g/mL), lean body mass (g/mL) or body surface area
+(cm2/mL), activity, or nothing absolute (MR)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Volume:
     geometry
         The grid; its shape is the array's.
     unit
-        "HU", "SUVbw", "Bq/mL", or "1" where the values have no absolute meaning.
+        "HU", "SUVbw", "SUVlbm", "SUVbsa", "Bq/mL", or "1" where the values have no absolute meaning.
     source
         The DICOM series that it was read from, or None.
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from voxmetry.config import SeriesRules
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
@@ -33,6 +34,10 @@ def read_volume(
     modality: Modality | None = None,
     series: str | None = None,
     unit: Unit | None = None,
+    rules: SeriesRules | None = None,
+    suv: Literal["bw", "lbm", "bsa", "none"] = "bw",
+    allow_uneven: bool = False,
+    resample_tilt: bool = False,
 ) -> Volume:
     """Read one image: a NIfTI, NRRD or MetaImage file, a folder of DICOM files, or one DICOM file of a series.
 
@@ -45,9 +50,18 @@ def read_volume(
         Take only DICOM series of this modality. For other files, which do not say what they are, "CT" declares that
         the values are Hounsfield units.
     series
-        Series Instance UID, to choose where a folder holds several.
+        Series Instance UID, to choose where a folder holds several; with `#2` its second volume, where one series mixes
+        several.
     unit
         What the values are, where the file does not say: "SUVbw" for a PET image that was converted already.
+    rules
+        What else the series must be, such as `InputSpec.series` of a model.
+    suv
+        What a PET series becomes: SUV by body weight, lean body mass or body surface area, or "none" for its values as
+        they are stored.
+    allow_uneven, resample_tilt
+        Take a series with missing slices or uneven steps, or one whose stack leans, resampled onto a regular grid;
+        `source.processing` says how.
 
     Returns
     -------
@@ -70,15 +84,18 @@ def read_volume(
         with _naming(source.name):
             return _read_file(source, unit or ("HU" if modality == "CT" else "1"))
     from voxmetry.io.dicom import choose_series, list_series, read_series
+    from voxmetry.io.dicom.choose import allowed_verdicts
     from voxmetry.io.dicom.headers import looks_like_dicom
 
-    if source.is_file() and source.suffix.lower() != ".dcm" and not looks_like_dicom(source):
+    if source.is_file() and source.suffix.lower() not in (".dcm", ".zip") and not looks_like_dicom(source):
         raise FormatError(
             found=f"{source.name} is of no format that can be read",
             expected=f"a name that ends in {', '.join((*NIFTI, *ITK))}, or DICOM content",
             fix="convert the image to NIfTI first",
         )
-    volume = read_series(choose_series(list_series(source), modality=modality, series_uid=series))
+    allowed = allowed_verdicts(allow_uneven=allow_uneven, resample_tilt=resample_tilt)
+    chosen = choose_series(list_series(source), modality=modality, series_uid=series, rules=rules, allowed=allowed)
+    volume = read_series(chosen, suv=suv, allow_uneven=allow_uneven, resample_tilt=resample_tilt)
     if unit is not None and volume.unit != unit:
         raise InputError(
             found=f"a series in {volume.unit} that was declared to be in {unit}",

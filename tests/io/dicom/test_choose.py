@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from voxmetry.config import Range, SeriesRules
 from voxmetry.core.records import SeriesInfo
 from voxmetry.errors import SeriesError
 from voxmetry.io import choose_series
@@ -74,3 +75,62 @@ def test_damaged_files_are_in_the_way_until_the_series_is_named():
 def test_a_series_with_a_blank_uid_is_no_stray():
     blank = info("")
     assert choose_series([blank], modality="MR") is blank
+
+
+THIN = info("2.1", "CT", description="Abdomen arteriell 1.0 B30f", phase="arterial", thickness_mm=1.0, plane="axial")
+THICK = info("2.2", "CT", description="Abdomen portal 5.0 B30f", phase="portal venous", thickness_mm=5.0, plane="axial")
+LUNG = info("2.3", "CT", description="Thorax 1.0 B70f", body_part="CHEST", thickness_mm=1.0, plane="oblique coronal")
+
+
+@pytest.mark.parametrize(
+    ("rules", "chosen"),
+    [
+        (SeriesRules(phase=("portal venous",), plane=("axial",)), THICK),
+        (SeriesRules(thickness_mm=Range(low=0, high=2), description=("abdomen",)), THIN),
+        (SeriesRules(plane=("coronal",)), LUNG),
+        (SeriesRules(not_description=("abdomen",)), LUNG),
+        (SeriesRules(body_part=("Abdomen",), phase=("arterial",)), THIN),
+    ],
+)
+def test_rules_choose(rules, chosen):
+    assert choose_series([THIN, THICK, LUNG], modality="CT", rules=rules) is chosen
+
+
+def test_ties_are_shown_with_the_rule_that_each_other_breaks():
+    with pytest.raises(SeriesError) as caught:
+        choose_series([THIN, THICK, LUNG], rules=SeriesRules(thickness_mm=Range(low=0.5, high=1.5)))
+    assert caught.value.found.startswith("2 series that could be taken")
+    assert "slices of 5 mm, not 0.5 to 1.5" in caught.value.found
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        (SeriesRules(description=("liver", "hepat")), "its description matches none of liver, hepat"),
+        (SeriesRules(not_description=("B30", "B70")), "its description matches B30, which is not wanted"),
+        (SeriesRules(body_part=("ABDOMEN",), phase=("delayed",)), "body part CHEST, not ABDOMEN"),
+        (SeriesRules(phase=("delayed",), plane=("axial",)), "portal venous phase, not delayed"),
+        (SeriesRules(plane=("sagittal",)), "oblique coronal slices, not sagittal"),
+    ],
+)
+def test_a_broken_rule_is_named(rules, words):
+    with pytest.raises(SeriesError, match=words):
+        choose_series([THIN, THICK, LUNG], rules=rules)
+
+
+def test_a_named_series_need_not_keep_the_rules():
+    assert choose_series([THIN, THICK], series_uid="2.1", rules=SeriesRules(phase=("delayed",))) is THIN
+
+
+def test_a_pattern_that_is_none():
+    with pytest.raises(ValueError, match="is no regular expression"):
+        SeriesRules(description=("(",))
+
+
+def test_a_volume_whose_siblings_cannot_be_read_must_be_named():
+    whole = info("3.1", volume=1, n_volumes=2, differs={"Echo Time": "3"})
+    lost = info("3.1", verdict="missing", reason="a gap", volume=2, n_volumes=2, differs={"Echo Time": "6"})
+    with pytest.raises(SeriesError, match=r"one of the 2 volumes that series 3\.1 mixes") as caught:
+        choose_series([whole, lost])
+    assert "3.1#2  MR, 9 slices (Echo Time 6): missing: a gap" in caught.value.found
+    assert choose_series([whole, lost], series_uid="3.1#1") is whole

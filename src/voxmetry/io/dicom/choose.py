@@ -5,12 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from voxmetry.config import SeriesRules
 from voxmetry.core.records import SeriesInfo
 from voxmetry.errors import SeriesError
 
 
+def allowed_verdicts(*, allow_uneven: bool = False, resample_tilt: bool = False) -> frozenset[str]:
+    """Return the verdicts that can be read: those of a regular grid, and those that are resampled by choice."""
+    uneven = ("uneven", "missing") if allow_uneven else ()
+    return frozenset(("regular", "single", *uneven, *(("tilted",) if resample_tilt else ())))
+
+
 def choose_series(
-    infos: Sequence[SeriesInfo], *, modality: str | None = None, series_uid: str | None = None
+    infos: Sequence[SeriesInfo],
+    *,
+    modality: str | None = None,
+    series_uid: str | None = None,
+    rules: SeriesRules | None = None,
+    allowed: frozenset[str] = allowed_verdicts(),
 ) -> SeriesInfo:
     """Return the one series that can be read and is of the modality.
 
@@ -23,6 +35,10 @@ def choose_series(
     series_uid
         Series Instance UID of the one that is meant, where several would do; with `#2` its second volume, where the
         series mixes several.
+    rules
+        What else a series must be, such as the model's own wishes. They are not asked of a series that is named.
+    allowed
+        Verdicts that can be read.
 
     Raises
     ------
@@ -37,7 +53,7 @@ def choose_series(
     >>> choose_series([ct, mr], modality="MR").series_uid
     '1.3'
     """
-    refusals = {index: _why_not(info, modality, series_uid) for index, info in enumerate(infos)}
+    refusals = {index: _why_not(info, modality, series_uid, rules, allowed) for index, info in enumerate(infos)}
     taken = [info for index, info in enumerate(infos) if not refusals[index]]
     # A damaged file may be the first or last slice of any series, where no gap would show that it is lost.
     strays = [info for info in infos if _is_stray(info)] if series_uid is None else []
@@ -97,14 +113,40 @@ def _unreadable_beside(taken: SeriesInfo, infos: Sequence[SeriesInfo]) -> bool:
     return any(info.series_uid == taken.series_uid and info.volume is not None and not info.readable for info in infos)
 
 
-def _why_not(info: SeriesInfo, modality: str | None, series_uid: str | None) -> str:
+def _why_not(
+    info: SeriesInfo,
+    modality: str | None,
+    series_uid: str | None,
+    rules: SeriesRules | None,
+    allowed: frozenset[str],
+) -> str:
     """Say why a series is not taken; empty where it is."""
     if series_uid is not None and series_uid not in (info.series_uid, info.key):
         return "not the one that was named"
     if modality is not None and info.modality != modality and not _is_stray(info):
         return f"modality {info.modality or 'unknown'}, not {modality}"
-    if not info.readable:
+    if info.verdict not in allowed:
         return f"{info.verdict}: {info.reason}"
+    return _against(info, rules) if rules is not None and series_uid is None else ""
+
+
+def _against(info: SeriesInfo, rules: SeriesRules) -> str:
+    """Say which rule a series breaks; empty where it breaks none. What a header leaves open breaks no rule."""
+    words = f"{info.description} {info.protocol}"
+    if rules.description and not any(re.search(pattern, words, re.IGNORECASE) for pattern in rules.description):
+        return f"its description matches none of {', '.join(rules.description)}"
+    unwanted = [pattern for pattern in rules.not_description if re.search(pattern, words, re.IGNORECASE)]
+    if unwanted:
+        return f"its description matches {unwanted[0]}, which is not wanted"
+    if rules.body_part and info.body_part and info.body_part.upper() not in {part.upper() for part in rules.body_part}:
+        return f"body part {info.body_part}, not {' or '.join(rules.body_part)}"
+    thickness = info.thickness_mm if info.thickness_mm is not None else (info.spacing_mm or (None,) * 3)[2]
+    if rules.thickness_mm and thickness is not None and thickness not in rules.thickness_mm:
+        return f"slices of {thickness:g} mm, not {rules.thickness_mm.low:g} to {rules.thickness_mm.high:g}"
+    if rules.phase and info.phase and info.phase not in rules.phase:
+        return f"{info.phase} phase, not {' or '.join(rules.phase)}"
+    if rules.plane and info.plane and info.plane.removeprefix("oblique ") not in rules.plane:
+        return f"{info.plane} slices, not {' or '.join(rules.plane)}"
     return ""
 
 

@@ -73,7 +73,7 @@ class _Encoding:
 class Elements:
     """The elements of a data set or of one item of a sequence, by keyword."""
 
-    __slots__ = ("_charset", "_data", "_encoding", "_places", "file_size", "pixels", "syntax")
+    __slots__ = ("_charset", "_data", "_encoding", "_places", "file_size", "media_class", "pixels", "syntax")
 
     def __init__(self, data: bytes, places: dict[int, tuple[bytes, int, int]], encoding: _Encoding) -> None:
         self._data = data
@@ -83,6 +83,8 @@ class Elements:
         self.pixels: Pixels | None = None
         self.syntax: str | None = None
         """Transfer Syntax UID of the file's meta header; None without one."""
+        self.media_class: str | None = None
+        """Media Storage SOP Class UID of the file's meta header; None without one."""
         self.file_size = 0
 
     def __contains__(self, keyword: str) -> bool:
@@ -130,7 +132,10 @@ class Elements:
         # PS3.5 6.2.2: a sequence of unknown representation is encoded as implicit little endian.
         encoding = _Encoding(True, False) if vr == b"UN" else self._encoding
         found: list[Elements] = []
-        _walk_items(self._data, start, start + length, encoding, 1, found)
+        try:
+            _walk_items(self._data, start, start + length, encoding, 1, found)
+        except _BeyondError:
+            raise DamagedError(f"{keyword} is cut off, or a length in it is wrong") from None
         for item in found:
             item._charset = self.charset
         return found
@@ -207,7 +212,7 @@ def parse(data: bytes, *, whole: bool) -> Elements:
     DamagedError
         If the bytes contradict themselves.
     """
-    start, syntax = _meta(data, whole)
+    start, syntax, media_class = _meta(data, whole)
     inflated = None
     if syntax == DEFLATED:
         if not whole:
@@ -224,7 +229,7 @@ def parse(data: bytes, *, whole: bool) -> Elements:
     # The bytes of the pixels need not be kept for as long as the header is.
     kept = data if place is None or place[1] >= len(data) else data[: place[1]]
     elements = Elements(kept, places, encoding)
-    elements.syntax = syntax
+    elements.syntax, elements.media_class = syntax, media_class
     if place is not None:
         elements.pixels = Pixels(*place, inflated=inflated)
     return elements
@@ -238,11 +243,11 @@ class _BeyondError(Exception):
         self.end = end
 
 
-def _meta(data: bytes, whole: bool) -> tuple[int, str | None]:
-    """Return where the data set begins, and the transfer syntax of the meta header."""
+def _meta(data: bytes, whole: bool) -> tuple[int, str | None, str | None]:
+    """Return where the data set begins, and transfer syntax and SOP class of the meta header."""
     if data[128:132] != b"DICM":
-        return 0, None
-    position, syntax = 132, None
+        return 0, None, None
+    position, syntax, media_class = 132, None, None
     while True:
         if len(data) < position + 12:
             if whole:
@@ -250,7 +255,7 @@ def _meta(data: bytes, whole: bool) -> tuple[int, str | None]:
             raise MoreNeededError(position + 12)
         group, element = struct.unpack_from("<HH", data, position)
         if group != 2:
-            return position, syntax
+            return position, syntax, media_class
         vr = data[position + 4 : position + 6]
         if vr in _LONG:
             head, length = 12, struct.unpack_from("<I", data, position + 8)[0]
@@ -263,8 +268,9 @@ def _meta(data: bytes, whole: bool) -> tuple[int, str | None]:
             if whole:
                 raise DamagedError("it ends in its meta header")
             raise MoreNeededError(end)
-        if element == 0x10:
-            syntax = data[position + head : end].decode("ascii", "replace").strip(" \0") or None
+        if element in (0x02, 0x10):
+            uid = data[position + head : end].decode("ascii", "replace").strip(" \0") or None
+            syntax, media_class = (uid, media_class) if element == 0x10 else (syntax, uid)
         position = end
 
 

@@ -97,7 +97,7 @@ def audit(planes: Sequence[Plane]) -> Audit:
         return Audit("unreadable", problem, as_given, len(planes))
     if problem := _mixture(planes):
         return Audit("mixed", problem, as_given, len(planes))
-    row, column, normal = _axes(planes[0])
+    row, column, normal = axes_of(planes[0])
     positions = np.array([plane.position for plane in planes])
     heights = positions @ normal
     order = np.argsort(heights, kind="stable")
@@ -154,7 +154,7 @@ def _tolerance(step_mm: float) -> float:
     return min(JITTER_MM + JITTER_SHARE * step_mm, JITTER_LIMIT * step_mm)
 
 
-def _axes(plane: Plane) -> tuple[Float64, Float64, Float64]:
+def axes_of(plane: Plane) -> tuple[Float64, Float64, Float64]:
     """Return unit vectors along a row, down a column, and along the normal, in LPS+."""
     row, column = np.reshape(plane.orientation, (2, 3)).astype(np.float64)
     row, column = row / np.linalg.norm(row), column / np.linalg.norm(column)
@@ -247,7 +247,7 @@ def plane_name(plane: Plane) -> str:
 
 def normal_of(plane: Plane) -> Float64:
     """Return the unit vector along a row crossed with that down a column, in LPS+."""
-    return _axes(plane)[2]
+    return axes_of(plane)[2]
 
 
 def _kinds(first: Plane) -> dict[str, Callable[[Plane, Plane], bool]]:

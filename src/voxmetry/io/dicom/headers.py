@@ -188,6 +188,8 @@ def seconds(moment: str | None) -> float | None:
 def sop_class_uid(dataset: Any) -> str | None:
     """Return what kind of object this is, from the data set or, where that is blank, from the file's meta header."""
     own = text(dataset, "SOPClassUID")
+    if isinstance(dataset, Elements):
+        return own or dataset.media_class
     return own or text(getattr(dataset, "file_meta", {}), "MediaStorageSOPClassUID")
 
 

@@ -62,7 +62,11 @@ def undecodable(header: Header, name: str) -> str | None:
     """Say why the pixels of a slice would not come out as one number a voxel; None where they would."""
     dataset = header.dataset
     samples, colours = whole(dataset, "SamplesPerPixel"), text(dataset, "PhotometricInterpretation") or ""
-    if (samples or 1) != 1 or not (colours.startswith("MONOCHROME") or not colours):
+    if not colours:
+        return f"{name} does not say whether it is grey or coloured (Photometric Interpretation)"
+    if samples is None:
+        return f"{name} does not say how many values a pixel has (Samples per Pixel)"
+    if samples != 1 or not colours.startswith("MONOCHROME"):
         return f"{name} is a colour picture, not one number a voxel"
     if "ModalityLUTSequence" in dataset:
         return f"{name} holds a Modality LUT in place of a rescale slope and intercept"
@@ -77,7 +81,7 @@ def undecodable(header: Header, name: str) -> str | None:
     if is_encapsulated(syntax) != (pixels.length == UNDEFINED):
         return f"{name} is not encoded as its transfer syntax says"
     allocated, stored = whole(dataset, "BitsAllocated"), whole(dataset, "BitsStored")
-    if allocated not in (8, 16, 32) or (stored is not None and not 1 <= stored <= allocated):
+    if allocated not in (8, 16, 32) or not 1 <= (stored or 0) <= allocated:
         held = f"{stored or 'an unknown number of'} bits of {allocated or 'an unknown number'}"
         return f"{name} stores {held}, not 1 to 32 bits of 8, 16 or 32"
     if whole(dataset, "PixelRepresentation") not in (0, 1):

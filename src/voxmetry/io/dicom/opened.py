@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 import threading
 import zipfile
 import zlib
@@ -25,7 +26,8 @@ MOST_RATIO = 500
 above 16 MiB may be. A CT of air alone shrinks to about a hundredth."""
 _SMALL = 16 << 20
 
-_READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Without waiting: opening a named pipe would otherwise never come back."""
 
 
 class Opened(Protocol):
@@ -44,7 +46,9 @@ class _OnDisk:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._position = 0
-        self.size = os.fstat(descriptor).st_size
+        state = os.fstat(descriptor)
+        # What is no plain file, such as a named pipe, is as good as empty.
+        self.size = state.st_size if stat.S_ISREG(state.st_mode) else 0
 
     def _go(self, offset: int) -> None:
         if offset != self._position:
@@ -52,6 +56,8 @@ class _OnDisk:
             self._position = offset
 
     def read_at(self, offset: int, length: int) -> bytes:
+        if not self.size:
+            return b""
         self._go(offset)
         parts, left = [], length
         while left > 0:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,27 +15,46 @@ from numpy.typing import NDArray
 from voxmetry.core.records import SeriesInfo
 from voxmetry.core.volume import Unit, Volume
 from voxmetry.errors import SeriesError
+from voxmetry.io.dicom.choose import allowed_verdicts
 from voxmetry.io.dicom.decode import damaged, decoded, is_encapsulated, native_place, stored_type, used_bits
 from voxmetry.io.dicom.elements import Elements
+from voxmetry.io.dicom.find import Progress
 from voxmetry.io.dicom.frames import Frame, frames_of, names_of
 from voxmetry.io.dicom.grid import Audit, audit
 from voxmetry.io.dicom.headers import lenient, read_header, text, transfer_syntax_uid, unreadable, whole
 from voxmetry.io.dicom.mosaic import is_mosaic, tiles_of
 from voxmetry.io.dicom.opened import Opened, opened
+from voxmetry.io.dicom.regrid import regrid
+from voxmetry.io.dicom.sanity import check_values
+from voxmetry.io.dicom.suv import uptake
 
 _MOST_THREADS = 8
 
-Progress = Callable[[int, int], None]
-"""Called with how many files are done, and of how many."""
+Suv: TypeAlias = Literal["bw", "lbm", "bsa", "none"]
+_SUV_UNITS: dict[str, Unit] = {"bw": "SUVbw", "lbm": "SUVlbm", "bsa": "SUVbsa"}
 
 
-def read_series(info: SeriesInfo, *, progress: Progress | None = None) -> Volume:
+def read_series(
+    info: SeriesInfo,
+    *,
+    suv: Suv = "bw",
+    allow_uneven: bool = False,
+    resample_tilt: bool = False,
+    progress: Progress | None = None,
+) -> Volume:
     """Read one series, or one volume of a series that mixes several.
 
     Parameters
     ----------
     info
         What `list_series` found and can be read (verdict 'regular' or 'single').
+    suv
+        What PET becomes: SUV by body weight ("bw"), lean body mass ("lbm") or body surface area ("bsa"), or "none" for
+        the values as they are stored. Other modalities are left alone.
+    allow_uneven
+        Read a series of verdict 'uneven' or 'missing' too, interpolated onto a regular grid.
+    resample_tilt
+        Read a series of verdict 'tilted' too, its slices shifted onto a grid at right angles.
     progress
         Called with the number of files that are read, and of all.
 
@@ -44,23 +63,38 @@ def read_series(info: SeriesInfo, *, progress: Progress | None = None) -> Volume
     Volume
         Array (I, J, K): I along a row, J down a column, K along the slices' normal. int16 or int32 where all rescale
         slopes and intercepts are whole numbers (float64 if they exceed int32), else float32. Unit "HU" for CT whose
-        Rescale Type is HU or absent, "Bq/mL" for PET in BQML, "SUVbw" for PET in GML, else "1". `source` is `info`.
+        Rescale Type is HU or absent, SUV or "Bq/mL" for PET, else "1". `source` is `info`; its `processing` says how
+        SUV was worked out.
 
     Raises
     ------
     SeriesError
-        If the series cannot be read, or its files are no longer those that were listed.
+        If the series cannot be read, its files are no longer those that were listed, or a PET series does not say what
+        SUV needs; each missing element is named.
     FormatError
         If a file's pixels cannot be decoded, or are fewer than its header says.
     InputError
         If a file is gone.
     """
-    _check_listed(info)
+    allowed = allowed_verdicts(allow_uneven=allow_uneven, resample_tilt=resample_tilt)
+    _check_listed(info, allowed)
     with lenient():
         slices = slices_of(info)
+        taken = uptake(slices.headers, suv) if info.modality == "PT" and suv != "none" else None
         array = _read(slices, progress)
-    unit = _unit(slices.headers[0], slices.frames)
-    return Volume(array.transpose(2, 1, 0), slices.geometry, unit, info)
+    geometry, unit = slices.audit.geometry, _unit(slices.headers[0], slices.frames)
+    if taken is not None:
+        unit = _SUV_UNITS[taken.kind]
+        info = info.model_copy(update={"processing": (*info.processing, f"{unit} {taken.how}")})
+        if taken.factor != 1:
+            array = array.astype(np.float32, copy=False)
+            array *= np.float32(taken.factor)
+    check_values(array, info, unit)
+    if geometry is None:
+        planes = [frame.plane for frame in slices.frames]
+        array, geometry, how = regrid(array, planes, allow_uneven=allow_uneven, resample_tilt=resample_tilt)
+        info = info.model_copy(update={"processing": (*info.processing, how)})
+    return Volume(array.transpose(2, 1, 0), geometry, unit, info)
 
 
 @dataclass(frozen=True)
@@ -73,14 +107,9 @@ class Slices:
     names: Sequence[str]
     audit: Audit
 
-    @property
-    def geometry(self) -> Any:
-        """The grid of the slices."""
-        return self.audit.geometry
 
-
-def _check_listed(info: SeriesInfo) -> None:
-    if not info.readable or not info.files:
+def _check_listed(info: SeriesInfo, allowed: frozenset[str]) -> None:
+    if info.verdict not in allowed or not info.files:
         raise SeriesError(
             found=f"series {info.key}: {info.verdict if info.files else 'listed without its files'}"
             + (f": {info.reason}" if info.reason else ""),
@@ -108,7 +137,8 @@ def slices_of(info: SeriesInfo) -> Slices:
     if len(chosen) < len(listed) or (info.volume is None and len(chosen) != len(all_frames)):
         raise _changed(info, f"{len(all_frames)} slices in place of {info.n_slices}")
     audited = audit([frame.plane for frame in chosen])
-    if audited.geometry is None or len(chosen) != info.n_slices:
+    # A series that a DICOMDIR names more files of is regular in those that are there.
+    if audited.verdict not in (info.verdict, "regular") or len(chosen) != info.n_slices:
         raise _changed(info, audited.reason or f"{len(chosen)} slices in place of {info.n_slices}")
     ordered = [chosen[index] for index in audited.order]
     return Slices(ordered, headers, info.files, names, audited)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydicom.uid import UID
 
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import SeriesInfo, Verdict
-from voxmetry.errors import FormatError, InputError, SeriesError
+from voxmetry.errors import InputError, SeriesError
 from voxmetry.io.dicom.choose import phase_in
 from voxmetry.io.dicom.elements import Elements
+from voxmetry.io.dicom.find import Progress, find
 from voxmetry.io.dicom.frames import Frame, frames_of, names_of
 from voxmetry.io.dicom.grid import plane_name
 from voxmetry.io.dicom.headers import (
@@ -21,25 +22,23 @@ from voxmetry.io.dicom.headers import (
     sop_class_uid,
     text,
     transfer_syntax_uid,
-    try_header,
-    unreadable,
     whole,
 )
 from voxmetry.io.dicom.kinds import VOLUME_CLASSES, not_an_image, shown, undecodable
 from voxmetry.io.dicom.split import Part, split
 
-_DIRECTORY = "1.2.840.10008.1.3.10"
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
-
-def list_series(path: str | os.PathLike[str]) -> tuple[SeriesInfo, ...]:
+def list_series(path: str | os.PathLike[str], *, progress: Progress | None = None) -> tuple[SeriesInfo, ...]:
     """List the DICOM series at a path from headers alone, with a verdict on each.
 
     Parameters
     ----------
     path
-        A folder, which is searched with all its subfolders, or one DICOM file, which stands for its series as far as it
-        lies in the same folder. Files need no particular name; files that are not DICOM are passed over.
+        A folder, which is searched with all its subfolders; a zip archive, which is not unpacked; a DICOMDIR, which
+        stands for the files that it names; or one DICOM file, which stands for its series as far as it lies in the
+        same folder. Files need no particular name; files that are not DICOM are passed over.
+    progress
+        Called with the number of files that were looked at, and of all.
 
     Returns
     -------
@@ -60,13 +59,13 @@ def list_series(path: str | os.PathLike[str]) -> tuple[SeriesInfo, ...]:
             fix="check the path",
         )
     with lenient():
-        return _list(source)
+        return _list(source, progress)
 
 
-def _list(source: Path) -> tuple[SeriesInfo, ...]:
-    folder = source if source.is_dir() else source.parent
-    headers, damaged = _read_headers(_walk(source) if source.is_dir() else _beside(source), folder)
-    if source.is_file():
+def _list(source: Path, progress: Progress | None) -> tuple[SeriesInfo, ...]:
+    found = find(source, progress)
+    headers, damaged = found.headers, found.damaged
+    if any(header.path == source for header in headers) or damaged == [source]:
         headers, damaged = _with_same_series(headers, damaged, source)
     if not headers and not damaged:
         raise InputError(
@@ -81,9 +80,18 @@ def _list(source: Path) -> tuple[SeriesInfo, ...]:
             damaged.append(header.path)
         else:
             groups.setdefault(key, []).append(header)
-    infos = [info for group in groups.values() for info in describe(group)]
+    infos = [_held_against(info, found.lost) for group in groups.values() for info in describe(group)]
     infos.sort(key=lambda info: (info.number is None, info.number or 0, info.series_uid, info.volume or 0))
     return (*infos, _strays(damaged)) if damaged else tuple(infos)
+
+
+def _held_against(info: SeriesInfo, lost: dict[str, list[str]]) -> SeriesInfo:
+    """Refuse a series of which a DICOMDIR names files that are not there: a lost last slice leaves no gap."""
+    names = lost.get(info.series_uid) if info.series_uid else None
+    if not names or not info.readable:
+        return info
+    reason = f"the DICOMDIR names {len(names)} more files of this series that are not there: {shown(sorted(names))}"
+    return info.model_copy(update={"verdict": "missing", "reason": reason})
 
 
 def _series_key(header: Header) -> tuple[str, ...] | None:
@@ -211,46 +219,6 @@ def _strays(paths: Sequence[Path]) -> SeriesInfo:
         reason=f"damaged, or with neither Series Instance UID nor Modality: {shown(names_of(files))}",
         files=files,
     )
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder, links followed, each folder once, hidden files left out."""
-    seen = set()
-
-    def refuse(error: OSError) -> None:
-        # os.walk passes over what it may not open; the slices inside would be missing without a word.
-        raise unreadable(Path(str(error.filename)).name, error)
-
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        # macOS leaves '._' files beside the real ones, which end in .dcm as well.
-        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
-
-
-def _beside(file: Path) -> list[Path]:
-    return sorted(entry for entry in file.parent.iterdir() if entry.is_file() and not entry.name.startswith("."))
-
-
-def _read_headers(candidates: Iterable[Path], folder: Path) -> tuple[list[Header], list[Path]]:
-    headers, damaged = [], []
-    for path in candidates:
-        name = path.relative_to(folder).as_posix()
-        try:
-            dataset = try_header(path, name)
-        except FormatError:
-            damaged.append(path)
-            continue
-        if dataset is None:
-            if path.suffix.lower() in _DICOM_SUFFIXES:
-                damaged.append(path)
-        elif sop_class_uid(dataset) != _DIRECTORY:
-            headers.append(Header(path, dataset))
-    return headers, damaged
 
 
 def _with_same_series(

@@ -99,7 +99,13 @@ def read_source(series: SeriesInfo | Volume) -> Source:
     slices = slices_of(info)
     with lenient():
         headers = [_header(Path(file), name) for file, name in zip(info.files, slices.names, strict=True)]
-    return Source(tuple(headers), tuple(slices.frames), slices.geometry)
+    if slices.audit.geometry is None:
+        raise SeriesError(
+            found=f"series {info.key}: {info.verdict}: {info.reason}; its volume was resampled between the slices",
+            expected="a regular series, on whose slices a DICOM segmentation lies",
+            fix="write NIfTI, NRRD or MetaImage instead",
+        )
+    return Source(tuple(headers), tuple(slices.frames), slices.audit.geometry)
 
 
 def _stream(path: Path) -> Path | BytesIO:

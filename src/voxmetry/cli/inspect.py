@@ -1,0 +1,83 @@
+"""`voxmetry inspect`: what a folder, an archive or a file holds, and whether and why not it can be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voxmetry.cli import show
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from voxmetry.core.records import SeriesInfo
+
+_WIDTH_OF_FILES = 200
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A DICOM folder, DICOMDIR or zip archive, or an image file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """List what a folder or file holds, and whether and why not it can be read; exit code 1 where nothing can."""
+    from voxmetry import io
+
+    if path.is_dir() or not path.exists() or path.suffix.lower() == ".zip" or path.name.upper() == "DICOMDIR":
+        with show.progress("reading headers", quiet=as_json) as progress:
+            found = io.list_series(path, progress=progress)
+        if as_json:
+            content = {"series": [{"key": info.key, **info.model_dump(mode="json")} for info in found]}
+            typer.echo(json.dumps(content, indent=1, allow_nan=False))
+        else:
+            show_studies(found)
+        raise typer.Exit(0 if any(series.readable for series in found) else 1)
+    show.image(io.read_volume(path), as_json=as_json)
+
+
+def show_studies(rows: Sequence[SeriesInfo]) -> None:
+    """Show a tree of studies, series and volumes; the name that `--series` takes stands with each volume."""
+    from rich.console import Console
+    from rich.tree import Tree
+
+    studies: dict[str | None, dict[str, list[SeriesInfo]]] = {}
+    for row in rows:
+        studies.setdefault(row.study_uid, {}).setdefault(row.series_uid, []).append(row)
+    for uid, series in studies.items():
+        tree = Tree(f"study {uid}" if uid else "study without a UID")
+        for members in sorted(series.values(), key=lambda members: not any(row.readable for row in members)):
+            branch = tree.add(_series_line(members))
+            for row in members:
+                branch.add(_volume_line(row))
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=_WIDTH_OF_FILES)
+        console.print(tree)
+
+
+def _series_line(members: Sequence[SeriesInfo]) -> Text:
+    from rich.text import Text
+
+    row = members[0]
+    number = f"series {row.number}" if row.number is not None else "series"
+    facts = (row.modality or "?", row.description, row.body_part, row.phase and f"{row.phase} phase", row.kernel)
+    return Text("  ".join((number, *(fact for fact in facts if fact))))
+
+
+def _volume_line(row: SeriesInfo) -> Text:
+    from rich.text import Text
+
+    from voxmetry.io.dicom.split import in_words
+
+    spacing = " x ".join(f"{value:.3g}" for value in row.spacing_mm) + " mm" if row.spacing_mm else ""
+    size = f"{row.n_slices} slices" if row.n_slices else f"{row.n_files} files"
+    facts = (in_words(row.differs), size, spacing, row.plane, row.axcodes)
+    line = Text(row.verdict, style="green" if row.readable else "yellow")
+    line.append("  " + "  ".join(fact for fact in facts if fact), style="default")
+    if row.reason:
+        line.append(f"\n{row.reason}", style="default")
+    line.append(f"\n{row.key or '(no series UID)'}", style="dim")
+    return line

@@ -1,0 +1,166 @@
+"""Where the files of a study are: a folder tree, a zip archive, a DICOMDIR, or the folder of one file."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from voxmetry.errors import FormatError, InputError
+from voxmetry.io.dicom.elements import Elements
+from voxmetry.io.dicom.headers import PARSING_ERRORS, Header, sop_class_uid, text, try_header, unreadable
+from voxmetry.io.dicom.opened import archive_at
+
+DIRECTORY = "1.2.840.10008.1.3.10"
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_CHUNK = 64
+_THREADS = 4
+
+Progress = Callable[[int, int], None]
+"""Called with how many files are done, and of how many."""
+
+
+@dataclass
+class Found:
+    """What lies at a path."""
+
+    folder: Path
+    """Names are told relative to it."""
+    headers: list[Header] = field(default_factory=list)
+    damaged: list[Path] = field(default_factory=list)
+    lost: dict[str, list[str]] = field(default_factory=dict)
+    """Files that a DICOMDIR names and that are not there, by series UID."""
+
+
+def find(source: Path, progress: Progress | None = None) -> Found:
+    """Find the DICOM files at a path and read their headers, some at a time.
+
+    Raises
+    ------
+    InputError
+        If a folder or file may not be read, or an archive is damaged, encrypted or beyond the limits.
+    """
+    if source.is_dir():
+        return _read(list(_walk(source)), source, progress)
+    if zipfile.is_zipfile(source):
+        try:
+            names = sorted(archive_at(source).members)
+        except OSError as error:
+            raise InputError(
+                found=f"{source.name} cannot be used: {error}",
+                expected="a zip archive of DICOM files, whole and without a password",
+                fix="unpack it with another tool, and pass the folder",
+            ) from error
+        return _read([source / name for name in names if not _is_hidden(name)], source, progress)
+    header = _try(source, source.name)
+    if header is not None and sop_class_uid(header) == DIRECTORY:
+        return _listed_in(source, header, progress)
+    return _read(_beside(source), source.parent, progress)
+
+
+def _read(paths: Sequence[Path], folder: Path, progress: Progress | None) -> Found:
+    found = Found(folder)
+    directories: list[Header] = []
+    start = len(str(folder)) + 1
+    chunks = [paths[index : index + _CHUNK] for index in range(0, len(paths), _CHUNK)]
+    done = 0
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for chunk, read in zip(chunks, pool.map(lambda chunk: [_header(p, start) for p in chunk], chunks), strict=True):
+            for path, header in zip(chunk, read, strict=True):
+                if header is None:
+                    continue
+                if isinstance(header, bool):
+                    found.damaged.append(path)
+                elif sop_class_uid(header) == DIRECTORY:
+                    directories.append(Header(path, header))
+                else:
+                    found.headers.append(Header(path, header))
+            done += len(chunk)
+            if progress is not None:
+                progress(done, len(paths))
+    there = {str(path).lower() for path in paths}
+    for directory in directories:
+        for series, name in _references(directory.dataset):
+            if str(directory.path.parent / name).lower() not in there:
+                found.lost.setdefault(series, []).append(name)
+    return found
+
+
+def _header(path: Path, start: int) -> Elements | bool | None:
+    """Return a header, None for what is not DICOM, and False for what is damaged or named as DICOM without being it."""
+    try:
+        header = _try(path, Path(str(path)[start:]).as_posix())
+    except FormatError:
+        return False
+    return False if header is None and path.suffix.lower() in _DICOM_SUFFIXES else header
+
+
+def _try(path: Path, name: str) -> Elements | None:
+    return try_header(path, name)
+
+
+def _listed_in(source: Path, directory: Elements, progress: Progress | None) -> Found:
+    """Read the files that a DICOMDIR names, as far as they are there, whatever the case of their names."""
+    there = {str(path.relative_to(source.parent)).lower(): path for path in _walk(source.parent)}
+    references = _references(directory)
+    named = [there[key] for _, name in references if (key := str(Path(name)).lower()) in there]
+    found = _read(list(dict.fromkeys(named)), source.parent, progress)
+    for series, name in references:
+        if str(Path(name)).lower() not in there:
+            found.lost.setdefault(series, []).append(name)
+    return found
+
+
+def _references(directory: Elements) -> list[tuple[str, str]]:
+    """Return series UID and file name, relative to the DICOMDIR, of each file that it names."""
+    references: list[tuple[str, str]] = []
+    series = ""
+    try:
+        records = directory.items("DirectoryRecordSequence")
+    except ValueError:
+        return references
+    for record in records:
+        # Records of a series follow that of the series itself (PS3.10 8.6 leaves the order free; writers keep it).
+        if text(record, "DirectoryRecordType") in ("PATIENT", "STUDY", "SERIES"):
+            series = text(record, "SeriesInstanceUID") or ""
+        try:
+            value = record.get("ReferencedFileID")
+        except PARSING_ERRORS:
+            continue
+        parts = value if isinstance(value, list) else [value] if value else []
+        name = "/".join(str(part).removesuffix(";1").rstrip(".") for part in parts)
+        if name:
+            references.append((series, name))
+    return references
+
+
+def _is_hidden(name: str) -> bool:
+    parts = name.split("/")
+    # macOS adds a folder of its own to archives, with a '._' file for each real one.
+    return parts[-1].startswith(".") or "__MACOSX" in parts
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder, links followed, each folder once, hidden files left out."""
+    seen = set()
+
+    def refuse(error: OSError) -> None:
+        # os.walk passes over what it may not open; the slices inside would be missing without a word.
+        raise unreadable(Path(str(error.filename)).name, error)
+
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        # macOS leaves '._' files beside the real ones, which end in .dcm as well.
+        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _beside(file: Path) -> list[Path]:
+    return sorted(entry for entry in file.parent.iterdir() if entry.is_file() and not entry.name.startswith("."))
