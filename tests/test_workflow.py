@@ -349,7 +349,7 @@ class TestBadInput:
 
 def test_outputs_are_named_once():
     objects = {"seg.dcm", "rtstruct.dcm", "sr.dcm", "report.dcm", "images.zip", "report.pdf"}
-    assert set(OUTPUTS.values()) == FILES | {"comparison.csv"} | objects
+    assert set(OUTPUTS.values()) == FILES | {"comparison.csv", "thumbnail.png"} | objects
 
 
 def test_reading_back_what_was_written(study, model, tmp_path):

@@ -50,6 +50,9 @@ _ROOMS = {
     "Predictor": "nn",
     "write_report": "report",
     "segment_study": "workflow",
+    "cohort": "studies",
+    "plan_cohort": "studies.plan",
+    "RunSettings": "studies.records",
 }
 
 __all__ = ["__version__", *sorted(_ROOMS)]  # noqa: PLE0604
@@ -83,6 +86,8 @@ if TYPE_CHECKING:
     from voxmetry.ops.components import clean
     from voxmetry.ops.resample import resample
     from voxmetry.report import write_report
+    from voxmetry.studies import RunSettings, cohort
+    from voxmetry.studies.plan import plan_cohort
     from voxmetry.workflow import segment_study
 
 

@@ -411,6 +411,8 @@ class StudySettings(Record):
     tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     """Tolerance of the surface Dice against a reference."""
     dicom: DicomOutput = DicomOutput()
+    report: Literal["full", "brief", "none"] = "full"
+    """A report; a thumbnail, and a report only if the study is flagged for review; neither."""
     overwrite: bool = False
     suv: Literal["bw", "lbm", "bsa", "none"] = "bw"
     """What a PET series becomes: SUV by body weight, lean body mass or body surface area, or its stored values."""

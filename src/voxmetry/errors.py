@@ -91,6 +91,16 @@ class OutputExistsError(OutputError):
     exit_code = 2
 
 
+class LockedError(OutputError):
+    """Another run holds the output folder."""
+
+    exit_code = 2
+
+
+class SchedulerError(VoxmetryError):
+    """The cluster cannot be reached, or went away during a run."""
+
+
 class InferenceError(VoxmetryError):
     """The network could not be run, or returned what cannot be used."""
 

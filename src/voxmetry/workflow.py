@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import voxmetry
@@ -23,11 +23,12 @@ from voxmetry.dicom_output import FILES as DICOM_FILES
 from voxmetry.dicom_output import PDF, require_dicom, write_objects
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.flags import flag_input, flag_measurements, flag_source
-from voxmetry.io.atomic import claim_folder, replaced_together, write_text
+from voxmetry.io.atomic import claim_folder, replaced_together, write_bytes, write_text
 from voxmetry.measure import DEFINITIONS, compare, lesions, measure
 from voxmetry.measure.tables import records_csv
 from voxmetry.nn.grids import reorientation
 from voxmetry.ops.components import clean
+from voxmetry.report.thumbnail import render_thumbnail
 
 OUTPUTS = {
     "segmentation": "seg.nii.gz",
@@ -37,6 +38,7 @@ OUTPUTS = {
     **DICOM_FILES,
     "report_pdf": PDF,
     "result": "result.json",
+    "thumbnail": "thumbnail.png",
     "report": "report.html",
 }
 PACKAGES = ("voxmetry", "torch", "monai", "numpy", "nibabel", "SimpleITK", "pydicom", "connected-components-3d", "edt")
@@ -53,6 +55,7 @@ def segment_study(
     reference: Path | str | None = None,
     settings: StudySettings = StudySettings(),  # noqa: B008  (frozen)
     tell: Callable[[str], None] | None = None,
+    gate: AbstractContextManager[object] | None = None,
 ) -> StudyResult:
     """Segment and measure one study, and write everything that is known about it.
 
@@ -72,6 +75,9 @@ def segment_study(
         Which series, which device, whether to overwrite.
     tell
         Called with the name of each step as it begins, for a progress display.
+    gate
+        Held while the network runs: threads that share a loaded model pass a lock, so that one study is in the network
+        while others are read and written.
 
     Returns
     -------
@@ -92,21 +98,22 @@ def segment_study(
         volume = read_input(study, spec, settings)
         truth = read_reference(reference, spec, volume) if reference else None
         require_dicom(volume, settings.dicom)
-    segmentation = run_model(ready, volume, clock)
+    segmentation = run_model(ready, volume, clock, gate)
     with clock.step("measure"):
         measurements = measure(segmentation, volume)
         found = lesions(segmentation, volume, organs=segmentation)
         comparisons = compare_with(truth, segmentation, settings) if truth else ()
+    flags = flag_study(volume, measurements, spec)
     result = StudyResult(
         source=describe(volume, study, spec),
         labels=spec.labels,
         measurements=measurements,
         lesions=found,
         comparisons=comparisons,
-        flags=flag_study(volume, measurements, spec),
+        flags=flags,
         definitions=dict(DEFINITIONS),
         provenance=provenance(ready, settings, clock),
-        files=output_files(spec.labels, compared=truth is not None),
+        files=output_files(spec.labels, settings, flags, compared=truth is not None),
     )
     with clock.step("write"), replaced_together(out, OUTPUTS.values()) as stage:
         objects = write_objects(
@@ -117,11 +124,17 @@ def segment_study(
     return result
 
 
-def output_files(labels: LabelTable, *, compared: bool) -> dict[str, str]:
+def output_files(
+    labels: LabelTable, settings: StudySettings, flags: Sequence[Flag], *, compared: bool
+) -> dict[str, str]:
     """Name the files of a study: lesions only where the model can find some, a comparison only where there is one."""
     left_out = {*DICOM_FILES, "report_pdf"} | (set() if compared else {"comparison"})
     if not any(label.kind == "lesion" for label in labels):
         left_out.add("lesions")
+    if settings.report != "brief":
+        left_out.add("thumbnail")
+    if settings.report == "none" or (settings.report == "brief" and not any(f.severity == "review" for f in flags)):
+        left_out.add("report")
     return {what: name for what, name in OUTPUTS.items() if what not in left_out}
 
 
@@ -140,14 +153,16 @@ def load_any(
     return load_baseline(model)
 
 
-def run_model(ready: nn.Predictor | Baseline, volume: Volume, clock: Clock) -> Segmentation:
-    """Segment on the volume's own grid and clean up, each step under its own name."""
+def run_model(
+    ready: nn.Predictor | Baseline, volume: Volume, clock: Clock, gate: AbstractContextManager[object] | None = None
+) -> Segmentation:
+    """Segment on the volume's own grid and clean up, each step under its own name; the gate is for the network."""
     if isinstance(ready, Baseline):
         with clock.step("segment"):
             return ready.segment(volume)
     with clock.step("preprocess"):
         prepared = ready.prepare(volume)
-    with clock.step("network"):
+    with gate or nullcontext(), clock.step("network"):
         segmentation = ready.run(prepared)
     with clock.step("clean up"):
         return clean(segmentation, ready.spec.clean)
@@ -312,4 +327,8 @@ def write_outputs(
     if result.comparisons:
         write_text(out / OUTPUTS["comparison"], records_csv(result.comparisons, Comparison))
     write_text(out / OUTPUTS["result"], result.model_dump_json(indent=1))
-    report.write_report(result, out / OUTPUTS["report"], volume=volume, segmentation=segmentation, reference=reference)
+    if "thumbnail" in result.files:
+        write_bytes(out / OUTPUTS["thumbnail"], render_thumbnail(volume, segmentation))
+    if "report" in result.files:
+        path = out / OUTPUTS["report"]
+        report.write_report(result, path, volume=volume, segmentation=segmentation, reference=reference)

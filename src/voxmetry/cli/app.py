@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import models, show
+from voxmetry.cli.cohort import cohort_app
 from voxmetry.cli.compare import compare
 from voxmetry.cli.convert import convert
 from voxmetry.cli.data import data_app
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="List and describe the bundled models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(cohort_app, name="cohort")
 app.add_typer(data_app, name="data")
 app.command("train-plan")(train_plan)
 app.command()(evaluate)
@@ -136,6 +138,10 @@ def segment(
     keep_empty_frames: Annotated[
         bool, typer.Option("--keep-empty-frames", help="A frame of each segment on each slice, for some viewers.")
     ] = False,
+    report: Annotated[
+        Literal["full", "brief", "none"] | None,
+        typer.Option(help="A report; a thumbnail, and a report only if flagged; neither."),
+    ] = None,
     suv: Annotated[
         Literal["bw", "lbm", "bsa", "none"] | None, typer.Option(help="What a PET series becomes; bw if not given.")
     ] = None,
@@ -159,6 +165,7 @@ def segment(
         "precision": precision,
         "memory_gb": memory_gb,
         "tolerance_mm": tolerance_mm,
+        "report": report,
         "suv": suv,
         "allow_uneven": allow_uneven or None,
         "resample_tilt": resample_tilt or None,

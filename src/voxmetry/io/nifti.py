@@ -67,6 +67,21 @@ def read_nifti(path: str | os.PathLike[str], *, unit: Unit = "1") -> Volume:
     return Volume(array, geometry, unit)
 
 
+def read_nifti_grid(path: str | os.PathLike[str]) -> tuple[Geometry, np.dtype[Any]]:
+    """Read where an image's voxels lie and how they are stored, from its header alone.
+
+    Raises
+    ------
+    FormatError, InputError, GeometryError
+        As `read_nifti`, as far as the header shows it.
+    """
+    source = Path(path)
+    with _opened(source) as file:
+        header = _header(file, source.name)
+        shape = _shape(header, source.name)
+        return Geometry(affine_of(header, shape, source.name), shape), _dtype(header, source.name)
+
+
 def read_nifti_labels(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Geometry, LabelTable | None]:
     """Read a label map as it is stored: the array (I, J, K), its grid, and the table in its header, if there is one.
 
@@ -128,14 +143,22 @@ def _open_for_writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _read(path: Path) -> tuple[NDArray[Any], Geometry, Any]:
+    with _opened(path) as file:
+        return _read_stream(file, path.name)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    """Open a file, unpacking it where it is packed, and say in words why it cannot be read."""
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             if not packed:
-                return _read_stream(raw, path.name)
+                yield raw
+                return
             with gzip.GzipFile(fileobj=raw) as file:
-                return _read_stream(file, path.name)
+                yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _damaged(path.name, f"its compression is broken ({error})") from error
     except OSError as error:

@@ -50,7 +50,7 @@ def match_files(prediction: str | os.PathLike[str], reference: str | os.PathLike
     InputError
         If a folder is missing, two files in it have the same name but for the suffix, or no name is in both.
     """
-    ours, theirs = _label_maps(Path(prediction), "prediction"), _label_maps(Path(reference), "reference")
+    ours, theirs = label_maps(Path(prediction), "prediction"), label_maps(Path(reference), "reference")
     both = sorted(ours.keys() & theirs.keys())
     if not both:
         raise InputError(
@@ -77,7 +77,14 @@ def case_name(path: Path) -> str:
     return (path.parent if stem == STUDY_FILE and path.parent != Path() else path.parent / stem).as_posix()
 
 
-def _label_maps(folder: Path, which: str) -> dict[str, Path]:
+def label_maps(folder: Path, which: str) -> dict[str, Path]:
+    """Return the label maps below a folder by the names of their cases; `which` says what they are in an error.
+
+    Raises
+    ------
+    InputError
+        If the folder is missing, or two files in it are of one case.
+    """
     if not folder.is_dir():
         raise InputError(
             found=f"the {which} {folder.name or folder} is no folder",

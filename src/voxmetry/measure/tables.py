@@ -48,16 +48,20 @@ def records_csv(rows: Sequence[Record], kind: type[Record]) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns(kind), lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        cells: Row = {}
-        for name, value in _cells(row).items():
-            names = _columns_of(name)
-            if len(names) == 1:
-                cells[name] = " ".join(map(str, value)) if isinstance(value, tuple) else value
-            else:
-                cells |= zip(names, np.ravel(value).tolist(), strict=True)
-        writer.writerow({name: None if value != value else value for name, value in cells.items()})
+    writer.writerows(flat(row) for row in rows)
     return text.getvalue()
+
+
+def flat(row: Record) -> Row:
+    """Return a record as the cells of its `columns`; what is undefined is None."""
+    cells: Row = {}
+    for name, value in _cells(row).items():
+        names = _columns_of(name)
+        if len(names) == 1:
+            cells[name] = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        else:
+            cells |= zip(names, np.ravel(value).tolist(), strict=True)
+    return {name: None if value != value else value for name, value in cells.items()}
 
 
 def comparison_rows(cases: Sequence[CaseComparison]) -> list[Row]:

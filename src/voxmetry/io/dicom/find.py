@@ -44,7 +44,7 @@ def find(source: Path, progress: Progress | None = None) -> Found:
         If a folder or file may not be read, or an archive is damaged, encrypted or beyond the limits.
     """
     if source.is_dir():
-        return _read(list(_walk(source)), source, progress)
+        return find_among(list(_walk(source)), source, progress)
     if zipfile.is_zipfile(source):
         try:
             names = sorted(archive_at(source).members)
@@ -54,14 +54,15 @@ def find(source: Path, progress: Progress | None = None) -> Found:
                 expected="a zip archive of DICOM files, whole and without a password",
                 fix="unpack it with another tool, and pass the folder",
             ) from error
-        return _read([source / name for name in names if not _is_hidden(name)], source, progress)
+        return find_among([source / name for name in names if not _is_hidden(name)], source, progress)
     header = _try(source, source.name)
     if header is not None and sop_class_uid(header) == DIRECTORY:
         return _listed_in(source, header, progress)
-    return _read(_beside(source), source.parent, progress)
+    return find_among(_beside(source), source.parent, progress)
 
 
-def _read(paths: Sequence[Path], folder: Path, progress: Progress | None) -> Found:
+def find_among(paths: Sequence[Path], folder: Path, progress: Progress | None = None) -> Found:
+    """Find the DICOM files among these and read their headers; names are told relative to `folder`."""
     found = Found(folder)
     directories: list[Header] = []
     start = len(str(folder)) + 1
@@ -107,7 +108,7 @@ def _listed_in(source: Path, directory: Elements, progress: Progress | None) -> 
     there = {str(path.relative_to(source.parent)).lower(): path for path in _walk(source.parent)}
     references = _references(directory)
     named = [there[key] for _, name in references if (key := str(Path(name)).lower()) in there]
-    found = _read(list(dict.fromkeys(named)), source.parent, progress)
+    found = find_among(list(dict.fromkeys(named)), source.parent, progress)
     for series, name in references:
         if str(Path(name)).lower() not in there:
             found.lost.setdefault(series, []).append(name)

@@ -13,7 +13,7 @@ from voxmetry.core.records import SeriesInfo, Verdict
 from voxmetry.errors import InputError, SeriesError
 from voxmetry.io.dicom.choose import phase_in
 from voxmetry.io.dicom.elements import Elements
-from voxmetry.io.dicom.find import Progress, find
+from voxmetry.io.dicom.find import Progress, find, find_among
 from voxmetry.io.dicom.frames import Frame, frames_of, names_of
 from voxmetry.io.dicom.grid import plane_name
 from voxmetry.io.dicom.headers import (
@@ -73,6 +73,25 @@ def _list(source: Path, progress: Progress | None) -> tuple[SeriesInfo, ...]:
             expected="at least one DICOM file, with any name",
             fix="check the path; images in NIfTI, NRRD or MetaImage form are given by their file, not their folder",
         )
+    return _grouped(headers, damaged, found.lost)
+
+
+def list_files(files: Sequence[Path], folder: Path) -> tuple[SeriesInfo, ...]:
+    """List the series of these files alone, as `list_series` does for all files of a folder.
+
+    Parameters
+    ----------
+    files
+        They lie below `folder`; those that are not DICOM are passed over.
+    folder
+        What their names in a verdict are relative to.
+    """
+    with lenient():
+        found = find_among(files, folder)
+        return _grouped(found.headers, found.damaged, found.lost)
+
+
+def _grouped(headers: Sequence[Header], damaged: list[Path], lost: dict[str, list[str]]) -> tuple[SeriesInfo, ...]:
     groups: dict[tuple[str, ...], list[Header]] = {}
     for header in headers:
         key = _series_key(header)
@@ -80,7 +99,7 @@ def _list(source: Path, progress: Progress | None) -> tuple[SeriesInfo, ...]:
             damaged.append(header.path)
         else:
             groups.setdefault(key, []).append(header)
-    infos = [_held_against(info, found.lost) for group in groups.values() for info in describe(group)]
+    infos = [_held_against(info, lost) for group in groups.values() for info in describe(group)]
     infos.sort(key=lambda info: (info.number is None, info.number or 0, info.series_uid, info.volume or 0))
     return (*infos, _strays(damaged)) if damaged else tuple(infos)
 

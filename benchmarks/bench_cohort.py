@@ -1,0 +1,314 @@
+"""Throughput and memory of a cohort, two Dask workers against one, and the plan and the record at 100,000 studies.
+
+    python benchmarks/bench_cohort.py ../shared/data/hippocampus-mr --plots docs/pictures
+    python benchmarks/bench_cohort.py ../shared/data/hippocampus-mr --part scale --simulated 1000 10000 100000
+
+Parts: speed (the cohort against the bare network in a loop and against one process a study; resident memory), dask
+(two workers, each on a core of its own, against one), scale (seconds to plan, resume and export by the number of
+studies). Each prints the Markdown table of docs/cohort.md. It needs Linux, and for dask two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+import voxmetry
+from voxmetry import RunSettings, StudySettings, Volume, plan_cohort, read_volume, save
+from voxmetry.io import write_series
+
+MODEL = "hippocampus-mr"
+SRC = Path(voxmetry.__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SRC), "PYTHONWARNINGS": "ignore"}
+
+
+def make_studies(data: Path, folder: Path, n: int) -> None:
+    """Write n studies from real ones, each with noise of its own: in turns as NIfTI and as DICOM."""
+    images = sorted((data / "images").glob("*.nii.gz"))
+    for number in range(n):
+        volume = read_volume(images[number % len(images)])
+        noise = np.random.default_rng(number).normal(0, 0.01 * float(volume.array.max()), volume.geometry.shape)
+        array = np.clip(np.rint(volume.array + noise * (number >= len(images))), 0, 32767).astype(np.int16)
+        twin = Volume(array, volume.geometry)
+        if number % 2:
+            write_series(twin, folder / f"study_{number:05}", modality="MR")
+        else:
+            save(twin, folder / f"study_{number:05}.nii.gz")
+
+
+def run_cohort(source: Path, out: Path, *extra: str) -> float:
+    """Run the verb; return the seconds of the whole call."""
+    line = [
+        sys.executable,
+        "-m",
+        "voxmetry",
+        "cohort",
+        "run",
+        str(source),
+        "-m",
+        MODEL,
+        "-o",
+        str(out),
+        "--json",
+        *extra,
+    ]
+    begin = time.perf_counter()
+    told = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - begin
+    if told.returncode not in (0, 3):
+        raise SystemExit(told.stderr)
+    return seconds
+
+
+def span(out: Path) -> float:
+    """Seconds from the first study's start to the last one's end, to the second."""
+    with contextlib.closing(sqlite3.connect(out / "cohort.sqlite")) as db:
+        sql = "SELECT (julianday(max(finished)) - julianday(min(started))) * 86400 FROM studies"
+        return float(db.execute(sql).fetchone()[0])
+
+
+def memory(out: Path) -> list[float]:
+    """Resident memory of the worker after each study, in the order in which they ended."""
+    with contextlib.closing(sqlite3.connect(out / "cohort.sqlite")) as db:
+        return [row[0] for row in db.execute("SELECT resident_mb FROM studies ORDER BY finished, position")]
+
+
+def bare_network(source: Path, n: int) -> float:
+    """Studies a second of the network alone, in a loop over inputs that are ready in memory."""
+    from voxmetry.nn import Predictor
+
+    predictor = Predictor(MODEL)
+    paths = sorted(source.iterdir())[:n]
+    ready = [predictor.prepare(read_volume(path)) for path in paths]
+    predictor.run(ready[0])
+    begin = time.perf_counter()
+    for prepared in ready:
+        predictor.run(prepared)
+    return n / (time.perf_counter() - begin)
+
+
+def one_process_each(source: Path, folder: Path, n: int) -> float:
+    """Studies a second with a process for each, one after the other."""
+    begin = time.perf_counter()
+    for number, path in enumerate(sorted(source.iterdir())[:n]):
+        words = ["segment", str(path), "-m", MODEL, "-o", str(folder / str(number)), "--report", "brief"]
+        line = [sys.executable, "-m", "voxmetry", *words]
+        subprocess.run(line, env=ENVIRONMENT, capture_output=True, check=False)
+    return n / (time.perf_counter() - begin)
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Cohort, bare network, one process a study: medians over the repeats, in turns."""
+    rates: dict[str, list[float]] = {name: [] for name in ("network", "cohort", "cohort, start to end", "process")}
+    with workplace() as folder:
+        make_studies(arguments.data, folder / "in", arguments.studies)
+        for repeat in range(arguments.repeats):
+            n_bare = min(100, arguments.studies)
+            rates["network"].append(bare_network(folder / "in", n_bare))
+            out = folder / f"out-{repeat}"
+            extra = ("--in-flight", str(arguments.in_flight), "--workers", str(arguments.workers))
+            rates["cohort, start to end"].append(
+                arguments.studies / run_cohort(folder / "in", out, "--report", arguments.report, *extra)
+            )
+            rates["cohort"].append(arguments.studies / span(out))
+            rates["process"].append(one_process_each(folder / "in", folder / f"each-{repeat}", 5))
+        resident = memory(out)
+    middle = {name: statistics.median(values) for name, values in rates.items()}
+    print(f"\n{arguments.studies} studies, {arguments.repeats} repeats, report {arguments.report}\n")
+    print("| what | studies a second | against the bare network | against one process a study |")
+    print("| --- | --- | --- | --- |")
+    for name, rate in middle.items():
+        print(f"| {name} | {rate:.2f} | {rate / middle['network']:.2f} | {rate / middle['process']:.1f} |")
+    tenth = max(1, len(resident) // 10)
+    early, late = statistics.median(resident[tenth : 2 * tenth]), statistics.median(resident[-tenth:])
+    print(f"\nResident memory of the worker: {early:.0f} MB in the second tenth, {late:.0f} MB in the last.")
+    if arguments.plots:
+        plot_memory(resident, arguments.plots / "cohort-memory.svg")
+
+
+def plot_memory(resident: Sequence[float], path: Path) -> None:
+    """Draw resident memory over the run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(resident, linewidth=0.8)
+    axes.set(xlabel="studies done", ylabel="resident memory, MB", ylim=(0, max(resident) * 1.15))
+    figure.savefig(path, metadata={"Date": None})
+
+
+@contextlib.contextmanager
+def cluster(n_workers: int, folder: Path) -> Iterator[str]:
+    """A Dask scheduler, and workers of one thread each on a core of its own."""
+    file = folder / f"scheduler-{n_workers}.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    single = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard"]
+    processes = [subprocess.Popen([*line, "--scheduler-file", str(file)], env=single, **quiet)]
+    while not file.exists():
+        time.sleep(0.05)
+    address = json.loads(file.read_text())["address"]
+    for core in range(n_workers):
+        line = ["taskset", "-c", str(core), sys.executable, "-m", "distributed.cli.dask_worker", address]
+        words = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(folder / "dask")]
+        processes.append(subprocess.Popen([*line, *words], env=single, **quiet))
+    try:
+        yield address
+    finally:
+        for process in reversed(processes):
+            process.kill()
+            process.wait()
+
+
+def dask(arguments: argparse.Namespace) -> None:
+    """Two Dask workers against one: medians over the repeats, in turns."""
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    with workplace() as folder:
+        make_studies(arguments.data, folder / "in", arguments.dask_studies)
+        for repeat in range(arguments.repeats):
+            for n_workers, found in rates.items():
+                out = folder / f"out-{n_workers}-{repeat}"
+                with cluster(n_workers, folder) as address:
+                    run_cohort(folder / "in", out, "--scheduler", address, "--report", "none")
+                # Without the workers' first load of torch: a cluster is up for longer than that.
+                found.append(rate_after(out, 4))
+                (folder / f"scheduler-{n_workers}.json").unlink()
+    one, two = (statistics.median(rates[n]) for n in (1, 2))
+    print(f"\n{arguments.dask_studies} studies, {arguments.repeats} repeats, one thread and one core a worker\n")
+    print("| Dask workers | studies a second | ratio |\n| --- | --- | --- |")
+    print(f"| 1 | {one:.2f} | 1 |\n| 2 | {two:.2f} | {two / one:.2f} |")
+
+
+def rate_after(out: Path, n: int) -> float:
+    """Studies a second, the first n left out, from the steps' own seconds: records end to the second only."""
+    with contextlib.closing(sqlite3.connect(out / "cohort.sqlite")) as db:
+        rows = db.execute("SELECT worker, steps_seconds FROM studies WHERE state = 'done' ORDER BY finished").fetchall()
+    workers: dict[str, list[float]] = {}
+    for worker, seconds in rows:
+        workers.setdefault(worker, []).append(json.loads(seconds)["study"])
+    busy = [statistics.fmean(times[n:]) for times in workers.values() if len(times) > n]
+    wall = span(out)
+    return (len(rows) - len(workers)) / (wall - max(busy)) if wall else float("nan")
+
+
+def scale(arguments: argparse.Namespace) -> None:
+    """Seconds to plan, record, resume and export, by the number of studies."""
+    from voxmetry.studies.export import export_tables
+    from voxmetry.studies.page import write_page
+    from voxmetry.studies.record import CohortRecord
+
+    print("\n| studies | plan | write the record | plan again, all done | export | page | record MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    settings = RunSettings(study=StudySettings(report="none"))
+    for n in arguments.simulated:
+        with workplace() as folder:
+            simulate(folder / "in", n)
+            out = folder / "out"
+            out.mkdir()
+            times = []
+            with timed(times):
+                plan = plan_cohort(folder / "in", out, [MODEL], settings=settings)
+            with timed(times), CohortRecord(out) as record:
+                record.begin("run", settings="{}", host="", pid=0, studies=plan.studies)
+                for study in plan.studies:
+                    record.finished(pretend(study, out), run="run")
+            with timed(times):
+                again = plan_cohort(folder / "in", out, [MODEL], settings=settings)
+            if len(again.of("done")) != n:
+                raise SystemExit("what was done is not found done")
+            with timed(times):
+                export_tables(out)
+            with timed(times):
+                write_page(out)
+            size = (out / "cohort.sqlite").stat().st_size / 1e6
+            print(f"| {n} | " + " | ".join(f"{x:.1f} s" for x in times) + f" | {size:.0f} |", flush=True)
+
+
+def simulate(folder: Path, n: int) -> None:
+    """Write n files that are images by their headers, each with voxels of its own, a hundred a folder."""
+    header = nib.Nifti1Header()
+    header.set_data_shape((35, 51, 35))
+    header.set_data_dtype(np.int16)
+    header.set_sform(np.diag([1.0, 1.0, 1.0, 1.0]), 1)
+    start = header.binaryblock + b"\0" * 4
+    for number in range(n):
+        place = folder / f"{number // 100:05}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number:07}.nii").write_bytes(start + number.to_bytes(64, "little"))
+
+
+def pretend(study: object, out: Path) -> object:
+    """An outcome with two structures, and its one file."""
+    from voxmetry.core.records import Measurement
+    from voxmetry.studies.progress import mark_of
+    from voxmetry.studies.records import Outcome, PlannedStudy
+
+    if not isinstance(study, PlannedStudy):
+        raise TypeError(study)
+    place = f"{study.model}/{study.case}"
+    (out / place).mkdir(parents=True)
+    (out / place / "result.json").write_text(study.case)
+    mark = mark_of(out / place / "result.json")
+    facts = {"kind": "organ", "extent_rl_mm": 9.0, "extent_ap_mm": 9.0, "extent_si_mm": 9.0, "touches_border": False}
+    volume_ml = 1 + hash(study.case) % 1000 / 1000
+    rows = tuple(
+        Measurement(label=name, value=value, n_voxels=9, volume_ml=volume_ml, centroid_ras_mm=(1.0, 2.0, 3.0), **facts)
+        for value, name in enumerate(("anterior", "posterior"), start=1)
+    )
+    files = {f"{place}/result.json": mark} if mark else {}
+    seconds = {"study": 0.5}
+    return Outcome(
+        case=study.case, model=study.model, state="done", place=place, measurements=rows, files=files, seconds=seconds
+    )
+
+
+@contextlib.contextmanager
+def timed(times: list[float]) -> Iterator[None]:
+    """Add the seconds of the block to a list."""
+    begin = time.perf_counter()
+    yield
+    times.append(time.perf_counter() - begin)
+
+
+@contextlib.contextmanager
+def workplace() -> Iterator[Path]:
+    """A folder with `in` inside, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="bench-cohort-") as name:
+        (Path(name) / "in").mkdir()
+        yield Path(name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path, help="folder with images/")
+    parser.add_argument("--part", choices=("speed", "dask", "scale", "all"), default="all")
+    parser.add_argument("--studies", type=int, default=1000)
+    parser.add_argument("--dask-studies", type=int, default=120)
+    parser.add_argument("--simulated", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--in-flight", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--report", choices=("full", "brief", "none"), default="brief")
+    parser.add_argument("--plots", type=Path, help="folder for the plot of the memory")
+    arguments = parser.parse_args()
+    print(f"voxmetry {voxmetry.__version__}, {os.cpu_count()} cores")
+    for name, part in (("speed", speed), ("dask", dask), ("scale", scale)):
+        if arguments.part in (name, "all"):
+            part(arguments)
+
+
+if __name__ == "__main__":
+    main()
