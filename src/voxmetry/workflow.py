@@ -31,6 +31,8 @@ from voxmetry.core.records import (
 )
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
+from voxmetry.dicom_output import FILES as DICOM_FILES
+from voxmetry.dicom_output import PDF, require_dicom, write_objects
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.flags import flag_input, flag_measurements, flag_quality, flag_source, flag_units, predict_dice
 from voxmetry.io.atomic import claim_folder, replaced_together, write_bytes, write_text
@@ -48,6 +50,8 @@ OUTPUTS = {
     "other measurements": "other_measurements.csv",
     "other lesions": "other_lesions.csv",
     "comparison": "comparison.csv",
+    **DICOM_FILES,
+    "report_pdf": PDF,
     "result": "result.json",
     "thumbnail": "thumbnail.png",
     "report": "report.html",
@@ -113,6 +117,7 @@ def segment_study(
         volumes = [read_input(path, item, spec, settings) for path, item in zip(paths, inputs_of(spec), strict=True)]
         volume = volumes[0]
         truth = read_reference(reference, spec, volume) if reference else None
+        require_dicom(volume, settings.dicom)
     segmentation, foretold = run_model(ready, volumes, clock, gate)
     with clock.step("measure"):
         measurements = measure(segmentation, volume)
@@ -134,6 +139,10 @@ def segment_study(
         files=output_files(spec.labels, settings, flags, compared=truth is not None, several=bool(others)),
     )
     with clock.step("write"), replaced_together(out, OUTPUTS.values()) as stage:
+        objects = write_objects(
+            stage, settings.dicom, result, volume=volume, segmentation=segmentation, reference=truth
+        )
+        result = result.model_copy(update={"files": result.files | objects})
         write_outputs(stage, result, volume=volume, segmentation=segmentation, reference=truth)
     return result
 
@@ -142,7 +151,7 @@ def output_files(
     labels: LabelTable, settings: StudySettings, flags: Sequence[Flag], *, compared: bool, several: bool
 ) -> dict[str, str]:
     """Name the files of a study: lesions only where the model can find some, a comparison only where there is one."""
-    left_out = set() if compared else {"comparison"}
+    left_out = {*DICOM_FILES, "report_pdf"} | (set() if compared else {"comparison"})
     if not several:
         left_out |= {"other measurements", "other lesions"}
     if not any(label.kind == "lesion" for label in labels):
@@ -310,7 +319,7 @@ def measure_others(
 
 def read_reference(path: Path | str, spec: ModelSpec | BaselineSpec, volume: Volume) -> Segmentation:
     """Read the reference segmentation and see that it lies on the image's grid."""
-    reference = io.read_segmentation(path, labels=spec.labels)
+    reference = io.read_segmentation(path, labels=spec.labels, image=volume)
     volume.geometry.require_same(reference.geometry, what="the image and the reference")
     return reference
 
