@@ -185,7 +185,7 @@ class TestReference:
         path = tmp_path / "reference.nii.gz"
         save(Segmentation(np.zeros(other.shape, np.uint8), other, models.spec().labels), path)
         monkeypatch.setattr("voxmetry.nn.Predictor.run", stop)
-        with pytest.raises(GeometryError, match="the image and the reference"):
+        with pytest.raises(GeometryError, match=r"reference\.nii\.gz and the image"):
             segment_study(study, tmp_path / "out", model, reference=path)
 
 
@@ -348,7 +348,8 @@ class TestBadInput:
 
 
 def test_outputs_are_named_once():
-    assert set(OUTPUTS.values()) == FILES | {"comparison.csv", "thumbnail.png"}
+    objects = {"seg.dcm", "rtstruct.dcm", "sr.dcm", "report.dcm", "images.zip", "report.pdf"}
+    assert set(OUTPUTS.values()) == FILES | {"comparison.csv", "thumbnail.png"} | objects
 
 
 def test_reading_back_what_was_written(study, model, tmp_path):

@@ -374,6 +374,29 @@ class TrainSettings(Record):
         return self
 
 
+class DicomOutput(Record):
+    """Which DICOM objects are written of a study that is DICOM itself."""
+
+    seg: bool = False
+    """A DICOM segmentation, seg.dcm."""
+    rtstruct: bool = False
+    """An RT structure set, rtstruct.dcm."""
+    sr: bool = False
+    """A structured report of the measurements, sr.dcm, with the segmentation that it refers to."""
+    pdf: bool = False
+    """The report as a PDF file, and inside a DICOM object, report.dcm."""
+    deidentify: bool = False
+    """Whether these objects lose the patient's identity; a copy of the series that they refer to comes with them."""
+    seg_kind: Literal["binary", "labelmap"] = "binary"
+    keep_empty_frames: bool = False
+    """Whether a segment has a frame on each slice, as some viewers need."""
+
+    @property
+    def any_object(self) -> bool:
+        """Whether anything is written."""
+        return self.seg or self.rtstruct or self.sr or self.pdf
+
+
 class StudySettings(Record):
     """How one study is run. The content of a file in `configs/study`; each field is an option of `voxmetry segment`."""
 
@@ -387,6 +410,7 @@ class StudySettings(Record):
     """The most that the process may hold, in 10^9 bytes; None takes what the system has left."""
     tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     """Tolerance of the surface Dice against a reference."""
+    dicom: DicomOutput = DicomOutput()
     report: Literal["full", "brief", "none"] = "full"
     """A report; a thumbnail, and a report only if the study is flagged for review; neither."""
     overwrite: bool = False

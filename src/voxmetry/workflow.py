@@ -19,6 +19,8 @@ from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, Provenance, SourceInfo, StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
+from voxmetry.dicom_output import FILES as DICOM_FILES
+from voxmetry.dicom_output import PDF, require_dicom, write_objects
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.flags import flag_input, flag_measurements, flag_source
 from voxmetry.io.atomic import claim_folder, replaced_together, write_bytes, write_text
@@ -33,6 +35,8 @@ OUTPUTS = {
     "measurements": "measurements.csv",
     "lesions": "lesions.csv",
     "comparison": "comparison.csv",
+    **DICOM_FILES,
+    "report_pdf": PDF,
     "result": "result.json",
     "thumbnail": "thumbnail.png",
     "report": "report.html",
@@ -93,6 +97,7 @@ def segment_study(
     with clock.step("read"):
         volume = read_input(study, spec, settings)
         truth = read_reference(reference, spec, volume) if reference else None
+        require_dicom(volume, settings.dicom)
     segmentation = run_model(ready, volume, clock, gate)
     with clock.step("measure"):
         measurements = measure(segmentation, volume)
@@ -111,6 +116,10 @@ def segment_study(
         files=output_files(spec.labels, settings, flags, compared=truth is not None),
     )
     with clock.step("write"), replaced_together(out, OUTPUTS.values()) as stage:
+        objects = write_objects(
+            stage, settings.dicom, result, volume=volume, segmentation=segmentation, reference=truth
+        )
+        result = result.model_copy(update={"files": result.files | objects})
         write_outputs(stage, result, volume=volume, segmentation=segmentation, reference=truth)
     return result
 
@@ -119,7 +128,7 @@ def output_files(
     labels: LabelTable, settings: StudySettings, flags: Sequence[Flag], *, compared: bool
 ) -> dict[str, str]:
     """Name the files of a study: lesions only where the model can find some, a comparison only where there is one."""
-    left_out = set() if compared else {"comparison"}
+    left_out = {*DICOM_FILES, "report_pdf"} | (set() if compared else {"comparison"})
     if not any(label.kind == "lesion" for label in labels):
         left_out.add("lesions")
     if settings.report != "brief":
@@ -227,7 +236,7 @@ def read_input(study: Path | str, spec: ModelSpec | BaselineSpec, settings: Stud
 
 def read_reference(path: Path | str, spec: ModelSpec | BaselineSpec, volume: Volume) -> Segmentation:
     """Read the reference segmentation and see that it lies on the image's grid."""
-    reference = io.read_segmentation(path, labels=spec.labels)
+    reference = io.read_segmentation(path, labels=spec.labels, image=volume)
     volume.geometry.require_same(reference.geometry, what="the image and the reference")
     return reference
 

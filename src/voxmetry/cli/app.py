@@ -10,6 +10,7 @@ import typer
 from voxmetry.cli import models, show
 from voxmetry.cli.cohort import cohort_app
 from voxmetry.cli.compare import compare
+from voxmetry.cli.convert import convert
 from voxmetry.cli.data import data_app
 from voxmetry.cli.evaluate import evaluate
 from voxmetry.cli.follow_up import follow_up
@@ -56,6 +57,7 @@ def _version(value: bool) -> None:
 
 # The larger verbs have a file each.
 app.command()(measure)
+app.command()(convert)
 app.command()(compare)
 app.command("follow-up")(follow_up)
 app.command()(report)
@@ -119,6 +121,23 @@ def segment(
     tolerance_mm: Annotated[
         float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
     ] = None,
+    dicom_seg: Annotated[bool, typer.Option("--dicom-seg", help="Write a DICOM segmentation, seg.dcm.")] = False,
+    rtstruct: Annotated[bool, typer.Option("--rtstruct", help="Write an RT structure set, rtstruct.dcm.")] = False,
+    sr: Annotated[
+        bool, typer.Option("--sr", help="Write the measurements as a DICOM structured report, sr.dcm, and seg.dcm.")
+    ] = False,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Write report.pdf, and the same as a DICOM object, report.dcm.")
+    ] = False,
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="DICOM objects without the patient, and a copy of the series like it.")
+    ] = False,
+    seg_kind: Annotated[
+        Literal["binary", "labelmap"] | None, typer.Option(help="Kind of the DICOM segmentation.")
+    ] = None,
+    keep_empty_frames: Annotated[
+        bool, typer.Option("--keep-empty-frames", help="A frame of each segment on each slice, for some viewers.")
+    ] = False,
     report: Annotated[
         Literal["full", "brief", "none"] | None,
         typer.Option(help="A report; a thumbnail, and a report only if flagged; neither."),
@@ -139,7 +158,7 @@ def segment(
     from voxmetry.config import StudySettings, load_yaml
     from voxmetry.workflow import segment_study
 
-    given = {
+    given: dict[str, object] = {
         "series": series,
         "modality": modality,
         "device": device,
@@ -153,6 +172,16 @@ def segment(
         "overwrite": overwrite or None,
     }
     settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()
+    objects = {
+        "seg": dicom_seg or None,
+        "rtstruct": rtstruct or None,
+        "sr": sr or None,
+        "pdf": pdf or None,
+        "deidentify": deidentify or None,
+        "seg_kind": seg_kind,
+        "keep_empty_frames": keep_empty_frames or None,
+    }
+    given["dicom"] = settings.dicom.model_copy(update={name: x for name, x in objects.items() if x is not None})
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
     with show.steps() as tell:
         result = segment_study(study, out, model, reference=reference, settings=settings, tell=tell)

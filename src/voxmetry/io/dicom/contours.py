@@ -132,8 +132,12 @@ def trace(mask: NDArray[np.bool_]) -> list[tuple[Float64, list[Float64]]]:
     turn = 1.0 if not areas else np.sign(max(areas, key=abs))
     outlines = [ring for ring, size in zip(rings, areas, strict=True) if size * turn > 0]
     found: list[tuple[Float64, list[Float64]]] = [(outline, []) for outline in outlines]
+    boxes = [(outline.min(axis=0), outline.max(axis=0)) for outline in outlines]
     for hole in (ring for ring, size in zip(rings, areas, strict=True) if size * turn < 0):
-        around = [pair for pair in found if _holds(pair[0], hole[0])]
+        near = [
+            x for x, (low, high) in zip(found, boxes, strict=True) if (low <= hole[0]).all() and (hole[0] <= high).all()
+        ]
+        around = [pair for pair in near if _holds(pair[0], hole[0])]
         min(around, key=lambda pair: abs(area(pair[0])))[1].append(hole)
     return found
 

@@ -79,7 +79,7 @@ def read_series(
     allowed = allowed_verdicts(allow_uneven=allow_uneven, resample_tilt=resample_tilt)
     _check_listed(info, allowed)
     with lenient():
-        slices = _slices_of(info)
+        slices = slices_of(info)
         taken = uptake(slices.headers, suv) if info.modality == "PT" and suv != "none" else None
         array = _read(slices, progress)
     geometry, unit = slices.audit.geometry, _unit(slices.headers[0], slices.frames)
@@ -98,7 +98,7 @@ def read_series(
 
 
 @dataclass(frozen=True)
-class _Slices:
+class Slices:
     """What is to be read: the frames in slice order, and the files that hold them."""
 
     frames: Sequence[Frame]
@@ -118,7 +118,14 @@ def _check_listed(info: SeriesInfo, allowed: frozenset[str]) -> None:
         )
 
 
-def _slices_of(info: SeriesInfo) -> _Slices:
+def slices_of(info: SeriesInfo) -> Slices:
+    """Read the headers of a listed series again, and see that its slices are still those.
+
+    Raises
+    ------
+    SeriesError
+        If they are not.
+    """
     names = names_of(info.files)
     headers = [read_header(Path(file), name) for file, name in zip(info.files, names, strict=True)]
     all_frames: dict[tuple[int, int], Frame] = {}
@@ -134,7 +141,7 @@ def _slices_of(info: SeriesInfo) -> _Slices:
     if audited.verdict not in (info.verdict, "regular") or len(chosen) != info.n_slices:
         raise _changed(info, audited.reason or f"{len(chosen)} slices in place of {info.n_slices}")
     ordered = [chosen[index] for index in audited.order]
-    return _Slices(ordered, headers, info.files, names, audited)
+    return Slices(ordered, headers, info.files, names, audited)
 
 
 def _changed(info: SeriesInfo, now: str) -> SeriesError:
@@ -149,7 +156,7 @@ class _TooWideError(Exception):
     """A value does not fit the type that was tried."""
 
 
-def _read(slices: _Slices, progress: Progress | None) -> NDArray[Any]:
+def _read(slices: Slices, progress: Progress | None) -> NDArray[Any]:
     """Return the rescaled values, shape (K, J, I)."""
     types = _result_types(slices.frames, slices.headers)
     for kind in types[:-1]:
@@ -160,7 +167,7 @@ def _read(slices: _Slices, progress: Progress | None) -> NDArray[Any]:
     return _read_as(slices, types[-1], progress)
 
 
-def _read_as(slices: _Slices, kind: type[np.generic], progress: Progress | None) -> NDArray[Any]:
+def _read_as(slices: Slices, kind: type[np.generic], progress: Progress | None) -> NDArray[Any]:
     first = slices.frames[0].plane
     array: NDArray[Any] | None = None
     places: dict[int, list[tuple[int, int]]] = {}
@@ -195,7 +202,7 @@ def _check_size(header: Elements, name: str) -> None:
         native_place(header, 0, name)
 
 
-def _read_file(slices: _Slices, file: int, places: Sequence[tuple[int, int]], array: NDArray[Any]) -> None:
+def _read_file(slices: Slices, file: int, places: Sequence[tuple[int, int]], array: NDArray[Any]) -> None:
     """Read the frames of one file into their slices."""
     header, name = slices.headers[file], slices.names[file]
     try:

@@ -1,0 +1,66 @@
+"""`voxmetry convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="DICOM series, SEG or RTSTRUCT; NIfTI, NRRD or MHA file; folder of NIfTI masks.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(help="A file by its suffix (.nii.gz, .nrrd, .mha, .dcm), or a new folder for a series.")
+    ],
+    to: Annotated[Literal["seg", "labelmap", "rtstruct"] | None, typer.Option(help="What a .dcm file becomes.")] = None,
+    image: Annotated[Path | None, typer.Option(help="The image that was segmented.")] = None,
+    made_by: Annotated[
+        Literal["automatic", "semiautomatic", "manual"] | None,
+        typer.Option(help="Who made the segmentation, which a .dcm file must say."),
+    ] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(help="NAME/VERSION of the program, where it was not made by hand.")
+    ] = None,
+    series: Annotated[str | None, typer.Option(help="Series Instance UID, where there are several.")] = None,
+    modality: Annotated[
+        Literal["CT", "MR", "PT"] | None, typer.Option(help="What a file without DICOM headers is.")
+    ] = None,
+    overlap: Annotated[
+        Literal["refuse", "first", "last"], typer.Option(help="What a voxel of two structures becomes.")
+    ] = "refuse",
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="A series as a copy without the patient's identity.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Convert an image or a segmentation from one format to another."""
+    import json
+
+    from voxmetry import __version__
+    from voxmetry.io.convert import convert as convert_files
+    from voxmetry.io.dicom.origin import Origin
+
+    name, _, version = (algorithm or "").partition("/")
+    origin = Origin(made_by, name, version, software=__version__) if made_by else None
+    written = convert_files(
+        source,
+        target,
+        to=to,
+        image=image,
+        series=series,
+        modality=modality,
+        origin=origin,
+        overlap=overlap,
+        deidentify=deidentify,
+        overwrite=overwrite,
+    )
+    if as_json:
+        typer.echo(json.dumps({"files": [str(path) for path in written]}, indent=1))
+    elif len(written) == 1:
+        typer.echo(f"  {written[0]}")
+    else:
+        typer.echo(f"  {len(written)} files in {written[0].parent}")

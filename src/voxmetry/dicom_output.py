@@ -1,0 +1,223 @@
+"""A study's results as DICOM objects beside the other files: segmentation, contours, report, PDF, key images."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxmetry.config import DicomOutput
+from voxmetry.core.labels import Label, LabelTable
+from voxmetry.core.records import Lesion, Measurement, StudyResult
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
+from voxmetry.errors import ConfigError, InputError
+from voxmetry.io.atomic import atomic_path
+from voxmetry.io.dicom.deidentify import UidMap, deidentify_files
+from voxmetry.io.dicom.encapsulated import write_encapsulated_pdf
+from voxmetry.io.dicom.origin import Origin, new_uid
+from voxmetry.io.dicom.rtstruct_write import write_rtstruct
+from voxmetry.io.dicom.seg_write import write_seg
+from voxmetry.io.dicom.source import Source, read_source
+from voxmetry.io.dicom.structured_report import write_report_sr
+from voxmetry.measure.lesions import ordered_components
+from voxmetry.ops.boxes import label_boxes
+from voxmetry.report import write_report
+
+FILES = {
+    "dicom_seg": "seg.dcm",
+    "rtstruct": "rtstruct.dcm",
+    "sr": "sr.dcm",
+    "pdf": "report.dcm",
+    "images": "images.zip",
+}
+"""Names of the objects; the last is the de-identified copy of the series that they refer to."""
+PDF = "report.pdf"
+
+
+def require_dicom(volume: Volume, wanted: DicomOutput) -> None:
+    """Refuse DICOM output of an image that has no patient, before any work is spent.
+
+    Raises
+    ------
+    InputError
+        If the image is not from DICOM.
+    ConfigError
+        If de-identification is asked for without anything to de-identify.
+    """
+    if wanted.deidentify and not wanted.any_object:
+        raise ConfigError(
+            found="--deidentify without a DICOM output",
+            expected="at least one of --dicom-seg, --rtstruct, --sr, --pdf; the other results name no patient",
+            fix="add one of them, or leave --deidentify out",
+        )
+    if wanted.any_object:
+        read_source(volume)
+
+
+def write_objects(
+    out: Path,
+    wanted: DicomOutput,
+    result: StudyResult,
+    *,
+    volume: Volume,
+    segmentation: Segmentation,
+    reference: Segmentation | None = None,
+) -> dict[str, str]:
+    """Write the objects that are wanted.
+
+    Parameters
+    ----------
+    out
+        Folder.
+    wanted
+        Which objects.
+    result
+        Measurements, lesions, and the model that made the segmentation.
+    volume, segmentation
+        The image, from DICOM, and what was found in it.
+    reference
+        What it was compared with, for the pictures of the PDF.
+
+    Returns
+    -------
+    dict
+        Names of the files, by what they are. An empty segmentation has neither SEG nor contours nor a report.
+    """
+    if not wanted.any_object:
+        return {}
+    source = read_source(volume)
+    origin = origin_of(result)
+    written: dict[str, str] = {}
+    if np.any(segmentation.array):
+        written |= _segmentation(out, wanted, result, source, origin, segmentation)
+    if wanted.pdf:
+        pdf = out / PDF
+        write_report(result, pdf, volume=volume, segmentation=segmentation, reference=reference)
+        write_encapsulated_pdf(pdf, source, out / FILES["pdf"], origin=origin)
+        written["pdf"] = FILES["pdf"]
+    if wanted.deidentify and written:
+        _deidentify(out, volume, written)
+    return written | ({"report_pdf": PDF} if wanted.pdf else {})
+
+
+def origin_of(result: StudyResult) -> Origin:
+    """Say who made the segmentation: the model, and this version of the software."""
+    made = result.provenance
+    return Origin(
+        "automatic",
+        made.model,
+        made.model_version,
+        serial=made.weights_sha256,
+        software=made.voxmetry_version,
+    )
+
+
+def _segmentation(
+    out: Path,
+    wanted: DicomOutput,
+    result: StudyResult,
+    source: Source,
+    origin: Origin,
+    segmentation: Segmentation,
+) -> dict[str, str]:
+    written: dict[str, str] = {}
+    apart = lesions_apart(segmentation, result.lesions)
+    tracking = {row.id: new_uid() for row in result.lesions}
+    # A report refers to the segments that it measures, so there is none without a segmentation.
+    if wanted.seg or wanted.sr:
+        seg = write_seg(
+            apart,
+            source,
+            out / FILES["dicom_seg"],
+            origin=origin,
+            kind=wanted.seg_kind,
+            keep_empty_frames=wanted.keep_empty_frames,
+            tracking=tracking,
+            description=f"{result.provenance.model} segmentation",
+        )
+        written["dicom_seg"] = FILES["dicom_seg"]
+        if wanted.sr:
+            _report(out, result, segmentation.labels, seg, source, origin, tracking)
+            written["sr"] = FILES["sr"]
+    if wanted.rtstruct:
+        description = f"{result.provenance.model} structures"
+        write_rtstruct(apart, source, out / FILES["rtstruct"], origin=origin, description=description)
+        written["rtstruct"] = FILES["rtstruct"]
+    return written
+
+
+def _report(
+    out: Path,
+    result: StudyResult,
+    labels: LabelTable,
+    seg: Any,
+    source: Source,
+    origin: Origin,
+    tracking: dict[str, str],
+) -> None:
+    apart = {row.label for row in result.lesions}
+    rows: list[Measurement | Lesion] = [row for row in result.measurements if row.label not in apart]
+    rows += result.lesions
+    description = f"{result.provenance.model} measurements"
+    write_report_sr(
+        rows, labels, seg, source, out / FILES["sr"], origin=origin, tracking=tracking, description=description
+    )
+
+
+def lesions_apart(segmentation: Segmentation, lesions: Sequence[Lesion]) -> Segmentation:
+    """Give each measured lesion a value of its own, named by its id, in place of its structure's.
+
+    Parameters
+    ----------
+    segmentation
+        The label map.
+    lesions
+        Its lesions, as `voxmetry.measure.lesions` returned them with its defaults.
+
+    Raises
+    ------
+    InputError
+        If the lesions are not those of this segmentation.
+    """
+    if not lesions:
+        return segmentation
+    array = segmentation.array.astype(np.uint16)
+    labels = [label for label in segmentation.labels if label.name not in {row.label for row in lesions}]
+    value = max(segmentation.labels.values)
+    boxes = label_boxes(segmentation.array)
+    for name in dict.fromkeys(row.label for row in lesions):
+        label = segmentation.labels[name]
+        rows = [row for row in lesions if row.label == name]
+        parts = ordered_components(segmentation, label, boxes[label.value], 26, 0.0)
+        if [int(np.count_nonzero(part.mask)) for part in parts] != [row.n_voxels for row in rows]:
+            raise InputError(
+                found=f"{len(rows)} lesions {name!r} that are not the {len(parts)} of the segmentation",
+                expected="the lesions of this segmentation, largest first",
+                fix="measure them again",
+            )
+        for row, part in zip(rows, parts, strict=True):
+            value += 1
+            array[part.box][part.mask] = value
+            labels.append(Label(**{**label.model_dump(), "value": value, "name": row.id}))
+    table = LabelTable(labels=tuple(labels))
+    return Segmentation(array, segmentation.geometry, table)
+
+
+def _deidentify(out: Path, volume: Volume, written: dict[str, str]) -> None:
+    """Replace the objects by de-identified ones, and put a copy of the series beside them that they refer to."""
+    if volume.source is None:
+        raise InputError(found="an image that is not from DICOM", expected="a DICOM series", fix="pass the series")
+    uids = UidMap()
+    for name in written.values():
+        deidentify_files([out / name], out, uids, pattern=name)
+    with tempfile.TemporaryDirectory(dir=out) as folder, atomic_path(out / FILES["images"]) as archive:
+        copies = deidentify_files(volume.source.files, Path(folder), uids)
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+            for copy in copies:
+                file.write(copy, copy.name)
+    written["images"] = FILES["images"]

@@ -1,0 +1,188 @@
+"""`voxmetry segment` with DICOM objects, and `voxmetry convert`."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pydicom
+import pytest
+
+import phantoms
+from validators import assert_valid
+from voxmetry import Label, LabelTable, Segmentation, StudySettings, read_segmentation, read_volume, save, segment_study
+from voxmetry.cli import run
+from voxmetry.config import DicomOutput
+from voxmetry.demo import FOLDER
+from voxmetry.dicom_output import lesions_apart
+from voxmetry.errors import ConfigError, InputError
+from voxmetry.io import write_series
+from voxmetry.measure import lesions
+
+
+@pytest.fixture(scope="module")
+def hippocampus(tmp_path_factory):
+    """The demo's region as a sagittal series."""
+    folder = tmp_path_factory.mktemp("study") / "mr"
+    write_series(read_volume(FOLDER / "icbm152-hippocampus-right.nii.gz"), folder, modality="MR", plane="sagittal")
+    return folder
+
+
+def test_segment_leaves_objects_that_others_accept(hippocampus, tmp_path):
+    out = tmp_path / "out"
+    code = run(
+        [
+            "segment",
+            str(hippocampus),
+            "-m",
+            "hippocampus-mr",
+            "-o",
+            str(out),
+            "--dicom-seg",
+            "--rtstruct",
+            "--sr",
+            "--pdf",
+        ]
+    )
+    assert code in (0, 3)
+    volume, truth = read_volume(hippocampus), read_segmentation(out / "seg.nii.gz")
+    files = json.loads((out / "result.json").read_text())["files"]
+    assert (files["dicom_seg"], files["rtstruct"], files["sr"]) == ("seg.dcm", "rtstruct.dcm", "sr.dcm")
+    for name in ("seg.dcm", "rtstruct.dcm"):
+        back = read_segmentation(out / name, truth.labels, image=volume)
+        assert np.array_equal(back.array, read_segmentation(out / "seg.nii.gz", image=volume).array)
+    for name in ("seg.dcm", "rtstruct.dcm", "sr.dcm", "report.dcm"):
+        assert_valid(out / name, volume.source.files)
+    pdf = pydicom.dcmread(out / "report.dcm").EncapsulatedDocument
+    assert pdf.rstrip(b"\0") == (out / "report.pdf").read_bytes().rstrip(b"\0")
+    segments = pydicom.dcmread(out / "seg.dcm").SegmentSequence
+    kinds = [x.SegmentedPropertyTypeCodeSequence[0] for x in segments]
+    assert [(x.CodeValue, x.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning) for x in kinds] == [
+        ("5366008", "Anterior"),
+        ("5366008", "Posterior"),
+    ]
+
+
+def test_segment_without_the_patient_brings_the_series_along(hippocampus, tmp_path):
+    wanted = StudySettings(dicom=DicomOutput(seg=True, rtstruct=True, deidentify=True))
+    result = segment_study(hippocampus, tmp_path, "hippocampus-mr", settings=wanted)
+    assert result.files["images"] == "images.zip"
+    with zipfile.ZipFile(tmp_path / "images.zip") as archive:
+        archive.extractall(tmp_path / "images")
+    images = read_volume(tmp_path / "images")
+    assert np.array_equal(images.array, read_volume(hippocampus).array)
+    for name in ("seg.dcm", "rtstruct.dcm"):
+        assert read_segmentation(tmp_path / name, image=images).array.any()
+    assert images.source.series_uid != read_volume(hippocampus).source.series_uid
+
+
+def test_an_image_file_has_no_patient_for_dicom_output(tmp_path):
+    save(read_volume(FOLDER / "icbm152-hippocampus-right.nii.gz"), tmp_path / "mr.nii.gz")
+    with pytest.raises(InputError, match="no patient"):
+        segment_study(
+            tmp_path / "mr.nii.gz",
+            tmp_path / "out",
+            "hippocampus-mr",
+            settings=StudySettings(dicom=DicomOutput(seg=True)),
+        )
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(ConfigError, match="--deidentify without"):
+        segment_study(
+            tmp_path / "mr.nii.gz",
+            tmp_path / "out",
+            "hippocampus-mr",
+            settings=StudySettings(dicom=DicomOutput(deidentify=True)),
+        )
+
+
+def test_each_lesion_becomes_a_segment_of_its_own():
+    grid = phantoms.geometry()
+    array = np.zeros(grid.shape, np.uint8)
+    array[1:4, 1:4, 1:4], array[8:10, 8:10, 6:8], array[6, 14, 9] = 3, 3, 1
+    table = LabelTable(
+        labels=(
+            Label(value=1, name="liver", colour="#111111"),
+            Label(value=3, name="tumour", colour="#222222", kind="lesion"),
+        )
+    )
+    whole = Segmentation(array, grid, table)
+    apart = lesions_apart(whole, lesions(whole))
+    assert apart.labels.names == ("liver", "tumour-1", "tumour-2")
+    assert (apart.mask("tumour-1").sum(), apart.mask("tumour-2").sum(), apart.mask("liver").sum()) == (27, 8, 1)
+    other = Segmentation((array == 1).astype(np.uint8) * 3, grid, table)
+    with pytest.raises(InputError, match="are not the 1 of the segmentation"):
+        lesions_apart(other, lesions(whole))
+
+
+class TestConvert:
+    @pytest.fixture
+    def study(self, tmp_path):
+        volume = phantoms.volume(phantoms.geometry(frame_uid="1.2.3.4"))
+        write_series(volume, tmp_path / "mr", modality="MR")
+        return tmp_path
+
+    def go(self, *words):
+        return run(["convert", *map(str, words)])
+
+    @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+    def test_a_series_to_a_file_and_back(self, study, suffix):
+        path = study / f"image{suffix}"
+        assert self.go(study / "mr", path) == 0
+        assert self.go(path, study / "again", "--modality", "MR") == 0
+        first, again = read_volume(study / "mr"), read_volume(study / "again")
+        assert np.array_equal(first.array, again.array)
+        np.testing.assert_allclose(first.geometry.affine, again.geometry.affine, atol=1e-5)
+
+    @pytest.mark.parametrize("to", ["seg", "labelmap", "rtstruct"])
+    def test_a_label_map_to_dicom_and_back(self, study, to):
+        truth = phantoms.segmentation()
+        save(truth, study / "labels.nii.gz")
+        options = ("--image", study / "mr", "--to", to, "--made-by", "automatic", "--algorithm", "m/1")
+        assert self.go(study / "labels.nii.gz", study / "x.dcm", *options) == 0
+        assert self.go(study / "x.dcm", study / "back.nrrd", "--image", study / "mr") == 0
+        back = read_segmentation(study / "back.nrrd", image=truth.geometry)
+        for name in truth.labels.names:
+            assert np.array_equal(back.mask(name), truth.mask(name))
+
+    def test_names_stay_from_file_to_file(self, study):
+        save(phantoms.segmentation(), study / "labels.nrrd")
+        assert self.go(study / "labels.nrrd", study / "labels.nii.gz") == 0
+        assert read_segmentation(study / "labels.nii.gz").labels == phantoms.segmentation().labels
+
+    def test_a_copy_without_the_patient(self, study):
+        for path in (study / "mr").iterdir():
+            dataset = pydicom.dcmread(path)
+            dataset.PatientName = "Doe^Jane"
+            dataset.save_as(path)
+        assert self.go(study / "mr", study / "clean", "--deidentify") == 0
+        assert np.array_equal(read_volume(study / "clean").array, read_volume(study / "mr").array)
+        assert not any(b"Doe" in path.read_bytes() for path in (study / "clean").iterdir())
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (("mr", "x.dcm"), "without what the .dcm file becomes"),
+            (("mr", "copy"), "a DICOM series for a DICOM series"),
+            (("labels.nii.gz", "folder"), "for a folder of image slices"),
+            (("plain.nii.gz", "folder"), "of modality unknown"),
+            (("mr", "x.png"), "no format to write x.png in"),
+            (("rs.dcm", "x.nii.gz"), "nothing at rs.dcm"),
+            (("mr", "x.dcm", "--to", "seg", "--image", "mr", "--made-by", "manual"), "mr holds 0 DICOM SEG"),
+            (("labels.nii.gz", "x.dcm", "--to", "seg", "--image", "plain.nii.gz", "--made-by", "manual"), "no patient"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, study, monkeypatch, capsys, words, told):
+        monkeypatch.chdir(study)
+        save(phantoms.segmentation(), "labels.nii.gz")
+        save(phantoms.volume(), "plain.nii.gz")
+        before = sorted(study.iterdir())
+        assert self.go(*words) == 1
+        assert told in capsys.readouterr().err
+        assert sorted(study.iterdir()) == before
+
+    def test_an_earlier_file_stays_unless_told(self, study, capsys):
+        assert self.go(study / "mr", study / "a.nii.gz") == 0
+        assert self.go(study / "mr", study / "a.nii.gz") == 2
+        assert "there already" in capsys.readouterr().err
+        assert self.go(study / "mr", study / "a.nii.gz", "--overwrite") == 0
