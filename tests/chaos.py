@@ -188,7 +188,7 @@ def results(out: Path) -> dict[str, bytes]:
             content = path.read_bytes()
             if path.name == "result.json":
                 told = json.loads(content)
-                for name in ("started", "seconds", "peak_memory_mb"):
+                for name in ("started", "seconds", "peak_memory_mb", "plan"):
                     told["provenance"].pop(name)
                 content = json.dumps(told).encode()
             found[str(path.relative_to(out))] = content
