@@ -101,3 +101,18 @@ def test_the_ct_and_pet_of_a_patient_in_one_dicom_folder(real_data, model, tmp_p
     result = segment_study(real_data / "sarcoma-dicom" / "STS_002", tmp_path / "out", model)
     assert (result.source.modality, result.source.unit) == ("CT", "HU")
     assert (result.others[0].source.modality, result.others[0].source.unit) == ("PT", "SUVbw")
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_the_bundled_model_outlines_a_tumour_and_measures_its_uptake(real_data, tmp_path):
+    patient = real_data / "sarcoma" / "STS_019"
+    files = (patient / "CT_image.nii.gz", patient / "PET_image.nii.gz")
+    mask = patient / "CT_mask.nii.gz"
+    settings = StudySettings(unit="SUVbw", device="cpu", report="none")
+    result = segment_study(files, tmp_path / "out", "sarcoma-petct", reference=mask, settings=settings)
+    # The weights saw this patient: how good they are on others is in the model's card.
+    assert result.comparisons[0].dice > 0.6
+    (lesion,) = result.others[0].lesions
+    assert 2 < lesion.suv_peak <= lesion.intensity_max < 30
+    assert [row.label for row in result.predicted_dice] == ["tumour"]

@@ -349,7 +349,8 @@ class TestBadInput:
 
 def test_outputs_are_named_once():
     objects = {"seg.dcm", "rtstruct.dcm", "sr.dcm", "report.dcm", "images.zip", "report.pdf"}
-    assert set(OUTPUTS.values()) == FILES | {"comparison.csv", "thumbnail.png"} | objects
+    others = {"other_measurements.csv", "other_lesions.csv"}
+    assert set(OUTPUTS.values()) == FILES | {"comparison.csv", "thumbnail.png"} | others | objects
 
 
 def test_reading_back_what_was_written(study, model, tmp_path):
