@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, SecondaryCaptureImageStorage
 
 from voxmetry import list_series, read_volume
-from voxmetry.errors import InputError, SeriesError
+from voxmetry.errors import InputError, SeriesError, VoxmetryError
 
 
 def only(path):
@@ -291,3 +291,16 @@ def test_malformed_text_elements_do_not_stop_the_listing(files):
         at = content.index(b"\x20\x00\x11\x00IS") + 8
         file.write_bytes(content[:at] + b"1x" + content[at + 2 :])
     assert only(files[0].parent).number is None
+
+
+def test_a_nul_inside_a_number_is_damage_and_not_padding(files):
+    for path in files:  # in all of them, so that the positions still lie on a line
+        position = pydicom.dcmread(path)["ImagePositionPatient"].value
+        written = "\\".join(x.original_string for x in position).encode()
+        data = path.read_bytes()
+        assert data.count(written) == written.count(b"\\-") == 1
+        # Stripped, the number would be there without its sign.
+        path.write_bytes(data.replace(written, written.replace(b"\\-", b"\\\0")))
+    assert all(not series.readable for series in list_series(files[0].parent))
+    with pytest.raises(VoxmetryError):
+        read_volume(files[0].parent)

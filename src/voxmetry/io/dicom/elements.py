@@ -173,6 +173,9 @@ class Elements:
         if vr == "AT":
             raise DamagedError("a tag where a value belongs")
         text = raw.decode("ascii") if raw.isascii() else pydicom.charset.decode_bytes(raw, list(self.charset), set())
+        if vr in ("DS", "IS") and "\0" in text.rstrip(" \0"):
+            # Only padding at the end may be NUL; inside a number it is a sign of damage that stripping would hide.
+            raise DamagedError("a NUL inside a number")
         if "\\" in text and vr not in _ONE_TEXT:
             return [part.strip(" \0") for part in text.split("\\")]
         return text.strip(" \0") or None
