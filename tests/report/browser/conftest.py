@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,30 +10,6 @@ import numpy as np
 import pytest
 
 from voxmetry import Flag, Geometry, Label, LabelTable, Segmentation, Volume, write_report
-
-# Software rendering of WebGL, so that the viewer runs on a machine without a graphics card.
-ARGUMENTS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
-
-
-def chromium() -> str | None:
-    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="session")
-def playwright() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as started:
-        yield started
-
-
-@pytest.fixture(scope="session")
-def browser(playwright: Any) -> Iterator[Any]:
-    path = chromium()
-    if path is None and not Path(playwright.chromium.executable_path).exists():
-        pytest.skip("no Chromium on this machine")
-    started = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-    yield started
-    started.close()
 
 
 class Seen:
