@@ -9,6 +9,7 @@ import pytest
 
 import notebooks
 
+PICTURE = re.compile(r"base64,[A-Za-z0-9+/=]+")
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/\w[\w.-]*/|[A-Z]:\\")
 each = pytest.mark.parametrize("path", notebooks.NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -52,4 +53,5 @@ def kinds(notebook: nbformat.NotebookNode) -> list[list[object]]:
 def strings(output: nbformat.NotebookNode) -> list[str]:
     """The text of an output, pictures left out."""
     data = output.get("data", {})
-    return [output.get("text", ""), *[data[kind] for kind in data if kind.startswith("text/")]]
+    texts = [output.get("text", ""), *[data[kind] for kind in data if kind.startswith("text/")]]
+    return [PICTURE.sub("", text) for text in texts]

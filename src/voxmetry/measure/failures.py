@@ -83,7 +83,7 @@ class FailureCounter:
     >>> counter = FailureCounter()
     >>> counter.add(Segmentation(found, grid, table), Segmentation(truth, grid, table), [("liver", 1, 1)])
     >>> [(row.side, row.mean_mm) for row in counter.offsets() if row.side == "right"]
-    [('right', 1.0)]
+    [('right', 0.5)]
     """
 
     def __init__(self) -> None:
@@ -184,9 +184,9 @@ def boundary_offsets(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], grid: S
     -------
     dict
         Signed distances in mm by the side of the structure: the patient direction that the voxel lies furthest along,
-        seen from the reference's centroid in units of its extent. Empty if one of the masks is. A distance runs between
-        voxel centres: outside to the reference's nearest voxel, inside to the nearest voxel that is not the
-        reference's, less one step, so that a boundary in its right place is 0.
+        seen from the reference's centroid in units of its extent. Empty if one of the masks is. A distance runs from
+        the centre of a boundary voxel of the prediction to that of the reference's nearest boundary voxel, so that a
+        boundary in its right place is 0.
     """
     import edt
 
