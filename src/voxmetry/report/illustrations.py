@@ -99,21 +99,26 @@ def _keys(labels: Sequence[Label]) -> tuple[Key, ...]:
 
 def _structure(planned: Planned, plan: Plan, result: StudyResult, usual_window: Window, say: Language) -> Illustration:
     m = next(m for m in result.measurements if m.value == planned.value)
-    name = clean(m.label)
     comparison = next((c for c in result.comparisons if c.value == m.value), None)
     caption, numbers = _size(m, comparison, say)
     if planned.panels[0].window != usual_window:
         caption.append(_window(planned.panels[0].window, result, say))
+    return _illustration(planned, m.label, result.labels.by_value(m.value).colour, caption, numbers, plan, say)
+
+
+def _illustration(
+    planned: Planned, title: str, colour: str, caption: list[str], numbers: str, plan: Plan, say: Language
+) -> Illustration:
+    name = clean(title)
+    through = say("through {name} ({numbers})", name=name, numbers=numbers)
     return Illustration(
         id=planned.id,
         kind=planned.kind,
         title=name,
         label=name,
-        colour=result.labels.by_value(m.value).colour,
+        colour=colour,
         caption=" ".join(caption),
-        pictures=_pictures(
-            planned.panels, say("through {name} ({numbers})", name=name, numbers=numbers), say, dashed=plan.compared
-        ),
+        pictures=_pictures(planned.panels, through, say, dashed=plan.compared),
     )
 
 
@@ -140,22 +145,11 @@ def _size(m: Measurement, comparison: Comparison | None, say: Language) -> tuple
 
 def _lesion(planned: Planned, plan: Plan, result: StudyResult, usual_window: Window, say: Language) -> Illustration:
     lesion = next(x for x in result.lesions if x.id == planned.lesion)
-    name = clean(lesion.id)
     numbers = f"{say.millilitres(lesion.volume_ml)} mL"
     caption = [f"{numbers}; {axes_in_words(lesion, say)}."]
     if planned.panels[0].window != usual_window:
         caption.append(_window(planned.panels[0].window, result, say))
-    return Illustration(
-        id=planned.id,
-        kind=planned.kind,
-        title=name,
-        label=name,
-        colour=result.labels.by_value(lesion.value).colour,
-        caption=" ".join(caption),
-        pictures=_pictures(
-            planned.panels, say("through {name} ({numbers})", name=name, numbers=numbers), say, dashed=plan.compared
-        ),
-    )
+    return _illustration(planned, lesion.id, result.labels.by_value(lesion.value).colour, caption, numbers, plan, say)
 
 
 def axes_in_words(lesion: Lesion, say: Language) -> str:
