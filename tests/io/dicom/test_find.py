@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
+import warnings
 import zipfile
 
 import numpy as np
@@ -98,6 +100,11 @@ def media(files, tmp_path, edit):
     for file in files:
         medium.add(file)
     medium.write(tmp_path / "medium")
+    # A FileSet refers to itself and drops its staging folder, with a warning, whenever the collector comes by: here, not in a test.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del medium
+        gc.collect()
     return tmp_path / "medium"
 
 
