@@ -100,7 +100,7 @@ def media(files, tmp_path, edit):
     for file in files:
         medium.add(file)
     medium.write(tmp_path / "medium")
-    # A FileSet refers to itself and drops its staging folder, with a warning, whenever the collector comes by: here, not in a test.
+    # A FileSet refers to itself: its staging folder goes, with a warning, when the collector comes by. Here, not later.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         del medium
