@@ -151,7 +151,9 @@ class TestVerb:
         self.segment(tmp_path, capsys, "--maps", "entropy")
         code, result = self.segment(tmp_path, capsys, "--overwrite")
         assert code in (0, 3)
-        assert not {"entropy.nii", "maps.json"} & ({*result["files"].values()} | {*os.listdir(tmp_path / "out")})
+        assert not {"entropy.nii", "maps.json"} & (
+            {*result["files"].values()} | {path.name for path in (tmp_path / "out").iterdir()}
+        )
 
     def test_an_unknown_one_is_wrong_usage(self, tmp_path, capsys):
         code, said = self.segment(tmp_path, capsys, "--maps", "doubt")
