@@ -12,6 +12,7 @@ from voxmetry.cli import show
 
 if TYPE_CHECKING:
     from voxmetry.config import TrainSettings
+    from voxmetry.train.loop import Watcher
     from voxmetry.train.plan import Plan
 
 MemoryGb = Annotated[float, typer.Option("--memory-gb", help="Memory that training may take, in 10^9 bytes.", min=0.7)]
@@ -52,7 +53,9 @@ def train(
     from voxmetry.train.devices import is_first
     from voxmetry.train.watch import TensorBoard
 
-    watchers = [_draw, TensorBoard()] if tensorboard else [_draw]
+    watchers: list[Watcher] = [_draw]
+    if tensorboard:
+        watchers.append(TensorBoard())
     chosen = choose_device(device)
     if _is_configuration(source):
         settings = load_yaml(source, TrainSettings)
