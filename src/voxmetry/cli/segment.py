@@ -84,7 +84,7 @@ class Writing:
         typer.Option(
             metavar="probabilities|entropy|disagreement",
             help="Write a NIfTI file of this for each voxel, uncompressed; repeat for more. Disagreement is between "
-            "the networks of an ensemble."
+            "the networks of an ensemble.",
         ),
     ] = None
     tolerance_mm: Annotated[
