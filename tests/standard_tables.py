@@ -2,7 +2,7 @@
 
 By itself dicom-validator fetches the standard's text from the network. Here its rules run on the same tables in another
 form: which modules an object has, which attributes a module has at each level of nesting, and their types. What these
-tables do not hold is not checked: the conditions of types 1C and 2C, enumerated values, and the content tree of reports.
+tables do not hold is not checked: the conditions of types 1C and 2C, enumerated values, the content tree of reports.
 """
 
 from __future__ import annotations
