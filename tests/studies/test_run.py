@@ -189,6 +189,42 @@ class TestTrouble:
         run(studies, tmp_path / "whole", tiny)
         assert snapshot(tmp_path / "out") == snapshot(tmp_path / "whole")
 
+    def test_a_disk_that_becomes_read_only_stops_the_run_and_the_next_call_goes_on(
+        self, studies, tiny, tmp_path, threads, monkeypatch
+    ):
+        real = Path.replace
+        left = [3]
+
+        def frozen(self, target):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.EROFS, "Read-only file system")
+            return real(self, target)
+
+        monkeypatch.setattr("voxmetry.studies.publish.Path.replace", frozen)
+        with pytest.raises(OutputError, match="(?i)read-only"):
+            run(studies, tmp_path / "out", tiny)
+        monkeypatch.undo()
+        monkeypatch.setattr("voxmetry.studies.run.make_executor", lambda *_: Threads())
+        run(studies, tmp_path / "out", tiny)
+        assert read_summary(tmp_path / "out").counts["done"] == 4
+        run(studies, tmp_path / "whole", tiny)
+        assert snapshot(tmp_path / "out") == snapshot(tmp_path / "whole")
+
+    def test_a_full_disk_under_the_record_stops_the_run(self, studies, tiny, tmp_path, threads):
+        running = cohort(studies, tmp_path / "out", tiny, settings=CPU)
+        next(running)
+        record = running.gi_yieldfrom.gi_frame.f_locals["record"]
+        pages = record._db.execute("PRAGMA page_count").fetchone()[0]
+        record._db.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(OutputError, match="disk is full"):
+            for _ in range(9):
+                record.begin("x" * 5000, settings="y" * 50_000, host="", pid=0, studies=())
+        record._db.execute("PRAGMA max_page_count = 1000000")
+        running.close()
+        assert run(studies, tmp_path / "out", tiny)
+        assert read_summary(tmp_path / "out").counts["done"] == 4
+
     def test_a_record_that_cannot_be_written_stops_the_run(self, studies, tiny, tmp_path, threads, monkeypatch):
         running = cohort(studies, tmp_path / "out", tiny, settings=CPU)
         next(running)

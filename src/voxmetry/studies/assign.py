@@ -11,7 +11,7 @@ from voxmetry.studies.several import Image, image_of, join, pick
 
 
 def assign(
-    found: Sequence[Candidate], rules: Rules, known: dict[str, KnownModel], *, allowed: frozenset[str]
+    found: Sequence[Candidate], rules: Rules, known: dict[str, KnownModel], *, forgiven: frozenset[str], listed: bool
 ) -> list[PlannedStudy]:
     """Pair each study with each model that takes it; images that make one study together come as one.
 
@@ -21,11 +21,13 @@ def assign(
         What there is.
     rules, known
         Which model takes what.
-    allowed
-        What the audit of a series may say of its slices.
+    forgiven
+        Verdicts on a series that are no reason to refuse it, because that was asked for.
+    listed
+        Whether a manifest says what a study is: then no images are put together but those of one line.
     """
-    usable = [one for one in found if one.fault is None or one.verdict in allowed]
-    single = [one for one in usable if not one.parts and not one.model]
+    usable = [one for one in found if one.fault is None or one.verdict in forgiven]
+    single = [] if listed else [one for one in usable if not one.parts]
     together = {
         rule.model: join(single, known[rule.model].spec)
         for rule in rules.rules

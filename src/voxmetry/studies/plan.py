@@ -82,7 +82,7 @@ def plan_cohort(
         known[name] = load_known_model(name)
     check_names(known)
     found = with_references(found, references) if references else found
-    assigned = assign(found, taken, known, allowed=_allowed(settings))
+    assigned = assign(found, taken, known, forgiven=_forgiven(settings), listed=root.is_file())
     marked = mark_duplicates(assigned)
     before = read_progress(place)
     cores = os.cpu_count() or 1
@@ -166,9 +166,9 @@ def with_references(found: Iterable[Candidate], folder: Path) -> tuple[Candidate
     )
 
 
-def _allowed(settings: RunSettings) -> frozenset[str]:
+def _forgiven(settings: RunSettings) -> frozenset[str]:
     study = settings.study
-    return allowed_verdicts(allow_uneven=study.allow_uneven, resample_tilt=study.resample_tilt)
+    return allowed_verdicts(allow_uneven=study.allow_uneven, resample_tilt=study.resample_tilt) - allowed_verdicts()
 
 
 def with_recipes(
