@@ -124,7 +124,8 @@ def speed(arguments: argparse.Namespace) -> None:
         for repeat in range(arguments.repeats):
             for kind in FORMATS:
                 out = folder / f"out-{kind}-{repeat}"
-                found = {"bare network": bare_network(folder / kind, min(arguments.bare, arguments.format_studies))}
+                n_bare = min(arguments.bare, arguments.format_studies)
+                found = {"bare network": bare_network(folder / kind, n_bare)}
                 seconds = run_cohort(folder / kind, out, *options(arguments))
                 found["cohort"] = rate_after(out, arguments.in_flight * arguments.workers)
                 found["cohort, start to end"] = arguments.format_studies / seconds
