@@ -14,12 +14,12 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 import torch
 
-from voxmetry.config import ModelSpec, Weights
+from voxmetry.config import MapName, ModelSpec, Weights
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InferenceError, VoxmetryError
 from voxmetry.nn.confidence import Confidence
-from voxmetry.nn.maps import MapName, MapWriter, require_maps, with_disagreement
+from voxmetry.nn.maps import MapWriter, require_maps, with_disagreement
 from voxmetry.nn.memory import OutOfMemory, Plan, fallback, out_of_memory, plan_memory
 from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.preprocess import Prepared, normalise, preprocess, require_channels
@@ -69,6 +69,8 @@ class Predictor:
         "auto", "cpu", "cuda", "mps" or "openvino"; a loaded model keeps its own.
     precision
         "auto", "float32", "bf16" or "fp16"; a loaded model keeps its own.
+    execution
+        "eager", "compile" or "graph", see `load_model`; a loaded model keeps its own.
     memory_gb
         The most that this process may hold, in 10^9 bytes of resident memory; None takes what the system has left.
         What a study needs is predicted before it is prepared: it is run within that, or refused with the figure.
@@ -96,10 +98,13 @@ class Predictor:
         *,
         device: str = "auto",
         precision: str = "auto",
+        execution: str = "eager",
         memory_gb: float | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> None:
-        self.model = model if isinstance(model, Model) else load_model(model, device=device, precision=precision)
+        if not isinstance(model, Model):
+            model = load_model(model, device=device, precision=precision, execution=execution)
+        self.model = model
         self._memory_gb = memory_gb
         self._tell = tell or (lambda _: None)
         self.last_plan: Plan | None = None
@@ -143,10 +148,11 @@ class Predictor:
         VoxmetryError
             If the input does not fit the model, memory does not suffice, or the scores are not finite.
         """
-        return clean(self.run(self.prepare(volumes), maps=maps, maps_to=maps_to), self.spec.clean)
+        prepared = self.prepare(volumes, maps=maps)
+        return clean(self.run(prepared, maps=maps, maps_to=maps_to), self.spec.clean)
 
-    def plan(self, volumes: Study) -> Plan:
-        """Say how a study would be run and what memory that takes, without running it.
+    def plan(self, volumes: Study, *, maps: Sequence[MapName] = ()) -> Plan:
+        """Say how a study would be run, and these maps written, and what memory that takes, without running it.
 
         Raises
         ------
@@ -154,12 +160,14 @@ class Predictor:
             If it does not fit; the message says how much is needed.
         """
         model = self.model
-        return plan_memory(_channels(volumes), self.spec, model.cost, model.choice, memory_gb=self._memory_gb)
+        return plan_memory(
+            _channels(volumes), self.spec, model.cost, model.choice, memory_gb=self._memory_gb, maps=bool(maps)
+        )
 
-    def prepare(self, volumes: Study) -> Prepared:
+    def prepare(self, volumes: Study, *, maps: Sequence[MapName] = ()) -> Prepared:
         """See that a study fits into memory; then orient, resample and normalise it."""
         require_channels(_channels(volumes), self.spec)
-        plan = self.plan(volumes)
+        plan = self.plan(volumes, maps=maps)
         return replace(preprocess(_channels(volumes), self.spec), plan=plan)
 
     def run(
@@ -183,7 +191,7 @@ class Predictor:
             self._tell(str(plan))
         with contextlib.suppress(OutOfMemory):
             return self._stream(prepared, how, maps, folder, confidence)
-        smaller = fallback(how)
+        smaller = fallback(how, self.device)
         self._tell(f"out of memory; once more with {smaller}")
         try:
             return self._stream(prepared, smaller, maps, folder, confidence)
