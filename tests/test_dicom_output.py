@@ -158,6 +158,39 @@ class TestConvert:
         for name in truth.labels.names:
             assert np.array_equal(back.mask(name), truth.mask(name))
 
+    @pytest.mark.parametrize("source", ["series", "nii.gz", "nrrd", "mha"])
+    def test_every_image_becomes_every_other(self, study, source):
+        truth = read_volume(study / "mr")
+        held = study / "mr"
+        if source != "series":
+            held = study / f"held.{source}"
+            save(truth, held)
+        for target in ("nii.gz", "nrrd", "mha", *(() if source == "series" else ("folder",))):
+            made = study / ("made" if target == "folder" else f"made.{target}")
+            assert self.go(held, made, "--modality", "MR") == 0, target
+            back = read_volume(made)
+            assert np.array_equal(back.array, truth.array), target
+            np.testing.assert_allclose(back.geometry.affine, truth.geometry.affine, atol=1e-5, err_msg=target)
+
+    @pytest.mark.parametrize("source", ["labels.nii.gz", "labels.nrrd", "labels.mha", "seg", "labelmap", "rtstruct"])
+    def test_every_segmentation_becomes_every_other(self, study, source):
+        image = read_volume(study / "mr")
+        dicom = ("--image", study / "mr", "--made-by", "manual")
+        save(phantoms.segmentation(), study / "first.nrrd")
+        # On the grid of the series, whose axes run the other way.
+        truth = read_segmentation(study / "first.nrrd", image=image)
+        held = study / (source if "." in source else f"{source}.dcm")
+        options = () if "." in source else (*dicom, "--to", source)
+        assert self.go(study / "first.nrrd", held, *options) == 0
+        for target in ("made.nii.gz", "made.nrrd", "made.mha", "seg", "labelmap", "rtstruct"):
+            made = study / (target if "." in target else f"made-{target}.dcm")
+            options = ("--image", study / "mr") if "." in target else (*dicom, "--to", target)
+            assert self.go(held, made, *options) == 0, target
+            back = read_segmentation(made, image=image)
+            assert set(back.labels.names) == set(truth.labels.names), target
+            for name in truth.labels.names:
+                assert np.array_equal(back.mask(name), truth.mask(name)), (target, name)
+
     def test_names_stay_from_file_to_file(self, study):
         save(phantoms.segmentation(), study / "labels.nrrd")
         assert self.go(study / "labels.nrrd", study / "labels.nii.gz") == 0
