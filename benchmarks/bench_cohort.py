@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import statistics
 import subprocess
@@ -42,6 +43,7 @@ FORMATS = ("NIfTI", "DICOM")
 def make_studies(data: Path, folder: Path, n: int, formats: Sequence[str] = FORMATS) -> None:
     """Write n studies from real ones, each with noise of its own, in turns in the formats."""
     images = sorted((data / "images").glob("*.nii.gz"))
+    folder.mkdir(parents=True, exist_ok=True)
     for number in range(n):
         volume = read_volume(images[number % len(images)])
         noise = np.random.default_rng(number).normal(0, 0.01 * float(volume.array.max()), volume.geometry.shape)
@@ -158,8 +160,11 @@ def long(arguments: argparse.Namespace) -> None:
         bare.append(bare_network(folder / "in", arguments.bare))
         resident = memory(out)
         rate = rate_after(out, arguments.in_flight * arguments.workers)
+        if arguments.plots:
+            plot_memory(resident, arguments.plots / "cohort-memory.svg")
+            shoot(out / "cohort.html", arguments.plots / "cohort-desktop.png", folder)
         if arguments.keep:
-            subprocess.run(["cp", "-r", str(out), str(arguments.keep)], check=True)
+            shutil.copytree(out, arguments.keep)
     tenth = max(1, len(resident) // 10)
     tenths = [statistics.median(resident[place * tenth : (place + 1) * tenth]) for place in range(10)]
     print(f"\n{arguments.studies} studies, half of them DICOM, once, in {seconds:.0f} s from start to end:", end=" ")
@@ -168,8 +173,18 @@ def long(arguments: argparse.Namespace) -> None:
     print(
         "Resident memory of the worker by tenths of the run, MB: " + ", ".join(f"{x:.0f}" for x in tenths), flush=True
     )
-    if arguments.plots:
-        plot_memory(resident, arguments.plots / "cohort-memory.svg")
+
+
+def shoot(page: Path, picture: Path, folder: Path) -> None:
+    """Take a picture of a page with headless Chromium, where there is one."""
+    browser = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        print("no Chromium: no picture of the page")
+        return
+    words = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    words += ["--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=1280,1500"]
+    line = [browser, *words, f"--user-data-dir={folder / 'profile'}", f"--screenshot={picture}", page.as_uri()]
+    subprocess.run(line, capture_output=True, check=True)
 
 
 def plot_memory(resident: Sequence[float], path: Path) -> None:

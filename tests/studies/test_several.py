@@ -163,6 +163,16 @@ def test_results_are_those_of_segment_and_another_pet_is_run_again(petct, tmp_pa
     assert len(plan_cohort(tmp_path / "in", tmp_path / "out", [petct], settings=SETTINGS).of("waiting")) == 1
 
 
+def test_a_reference_is_called_as_the_study_is_and_not_as_its_first_image(petct, tmp_path):
+    for name in ("in", "truth"):
+        (tmp_path / name).mkdir()
+    save(ct(0), tmp_path / "in" / "p_ct.nii.gz")
+    save(pet(0), tmp_path / "in" / "p_pet.nii.gz")
+    save(phantoms.segmentation(ct(0).geometry), tmp_path / "truth" / "p.nii.gz")
+    plan = plan_cohort(tmp_path / "in", tmp_path / "out", [petct], references=tmp_path / "truth", settings=SETTINGS)
+    assert [s.candidate.reference for s in plan.of("waiting")] == [str(tmp_path / "truth" / "p.nii.gz")]
+
+
 @pytest.mark.real_data
 def test_the_patients_of_a_data_set_are_planned_from_files_and_from_dicom(real_data, tmp_path):
     dicom = plan_cohort(real_data / "sarcoma-dicom", tmp_path / "out", ["sarcoma-petct"])
