@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.data.meta_obj import get_track_meta
 
 import models
 import phantoms
@@ -12,7 +13,19 @@ from cases import write_cases
 from voxmetry import Segmentation, save
 from voxmetry.config import Augment, TrainSettings, parse_record
 from voxmetry.errors import ConfigError, GeometryError, InputError
-from voxmetry.train.data import CropRoundStructure, augmentation, batches, hold_out, load_case
+from voxmetry.train.data import (
+    PLACES,
+    CropRoundStructure,
+    LabelledCase,
+    ahead,
+    augmentation,
+    batches,
+    cut_out,
+    hold_out,
+    load_case,
+    structure_places,
+    without_history,
+)
 from voxmetry.train.dataset import Case, Channel, DataSet, open_data
 from voxmetry.train.losses import build_loss
 
@@ -91,8 +104,7 @@ class TestBatches:
         return [load_case(case, data, models.spec()) for case in data.cases]
 
     def run(self, cases, epoch):
-        change = augmentation(Augment(), patch=(16, 24, 8))
-        return list(batches(cases, change=change, batch_size=2, seed=5, epoch=epoch))
+        return list(batches(cases, settings(batch_size=2), epoch=epoch))
 
     def test_an_epoch_is_the_same_each_time_and_another_one_differs(self, cases):
         first, again, other = self.run(cases, 3), self.run(cases, 3), self.run(cases, 4)
@@ -107,22 +119,95 @@ class TestBatches:
         assert all(set(np.unique(label)) <= {0, 1, 2} for _, label in found)
 
     def test_image_and_label_move_together(self, cases):
-        still = Augment(
-            low_resolution_probability=0,
-            blur_probability=0,
-            noise_probability=0,
-            bias_field_probability=0,
-            contrast_probability=0,
-            scale_intensity_probability=0,
-            affine_probability=1,
-            flip_axes=(0, 1, 2),
-        )
-        change = augmentation(still, patch=(16, 24, 8))
-        for image, label in batches(cases, change=change, batch_size=2, seed=5, epoch=0):
+        still = {
+            "low_resolution_probability": 0,
+            "blur_probability": 0,
+            "noise_probability": 0,
+            "bias_field_probability": 0,
+            "contrast_probability": 0,
+            "scale_intensity_probability": 0,
+            "affine_probability": 1,
+            "flip_axes": (0, 1, 2),
+        }
+        for image, label in batches(cases, settings(augment=still, batch_size=2), epoch=0):
             for index in (1, 2):
                 inside = image[label == index]
                 if len(inside) > 50:
                     assert inside.mean() > image[label == 0].mean() + 0.8
+
+    def test_the_cases_stay_as_they_are(self, cases):
+        before = [(case.image.copy(), case.label.copy()) for case in cases]
+        for epoch in range(4):
+            self.run(cases, epoch)
+        for case, (image, label) in zip(cases, before, strict=True):
+            assert np.array_equal(case.image, image)
+            assert np.array_equal(case.label, label)
+
+    def test_plain_tensors_come_out_as_those_with_a_history_do(self, cases):
+        change = augmentation(Augment(), patch=(16, 24, 8))
+        parts = {"image": torch.from_numpy(cases[0].image), "label": torch.from_numpy(cases[0].label)}
+        for seed in range(12):
+            with_history = change.set_random_state(seed=seed)(parts)
+            change.set_random_state(seed=seed)
+            with without_history():
+                plain = change(parts)
+            assert type(plain["image"]) is torch.Tensor
+            assert torch.equal(plain["image"], with_history["image"].as_tensor())
+            assert torch.equal(plain["label"], with_history["label"].as_tensor())
+        assert get_track_meta()
+
+
+class TestAhead:
+    def test_keeps_the_order(self):
+        assert list(ahead(iter(range(1, 9)))) == list(range(1, 9))
+
+    def test_an_error_arrives_where_the_item_would(self):
+        def feed():
+            yield 1
+            raise InputError(found="a", expected="b", fix="c")
+
+        found = ahead(feed())
+        assert next(found) == 1
+        with pytest.raises(InputError):
+            next(found)
+
+
+class TestCutOut:
+    def case(self, label):
+        image = np.arange(label.size, dtype=np.float32).reshape(1, *label.shape)
+        grid = phantoms.geometry(shape=label.shape)
+        return LabelledCase("a", image, label[None], grid, {}, structure_places(label[None]))
+
+    def regions(self, label, fraction, size=(8, 8, 4)):
+        case = self.case(label)
+        return [cut_out(case, size, fraction=fraction, rng=np.random.default_rng(seed)) for seed in range(60)]
+
+    def test_rare_structures_are_cut_as_often_as_large_ones(self):
+        label = TestSampling().label()
+        found = [set(np.unique(part)) for _, part in self.regions(label, 1.0)]
+        assert sum(2 in values for values in found) >= 20
+        assert sum(1 in values for values in found) >= 20
+        anywhere = [set(np.unique(part)) for _, part in self.regions(label, 0.0)]
+        assert sum(2 in values for values in anywhere) < 10
+
+    def test_image_and_label_are_the_same_place(self):
+        label = TestSampling().label()
+        for image, part in self.regions(label, 0.5):
+            i, j, k = np.unravel_index(int(image[0, 0, 0, 0]), label.shape)
+            assert image.shape == part.shape == (1, 8, 8, 4)
+            assert np.array_equal(part[0], label[i : i + 8, j : j + 8, k : k + 4])
+
+    def test_a_shorter_axis_is_kept_whole_and_a_case_without_structures_is_cut_anywhere(self):
+        found = self.regions(np.zeros((5, 30, 2), np.uint8), 1.0)
+        assert {part.shape for _, part in found} == {(1, 5, 8, 2)}
+        assert len({float(image[0, 0, 0, 0]) for image, _ in found}) > 10
+
+    def test_a_large_structure_keeps_places_all_over(self):
+        places = structure_places(np.ones((1, 60, 50, 40), np.uint8))
+        assert len(places) <= PLACES
+        spread = np.stack(np.unravel_index(places[:, 1], (60, 50, 40)))
+        assert spread.min(axis=1).tolist() == [0, 0, 0]
+        assert (spread.max(axis=1) > [57, 40, 30]).all()
 
 
 class TestSampling:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import models
+from cases import train_settings as settings
 from cases import write_cases
 from voxmetry import Segmentation, load_model, read_segmentation, read_volume, save, segment
 from voxmetry.cli import run
-from voxmetry.config import TrainSettings, dump_yaml, load_yaml, parse_record
+from voxmetry.config import TrainSettings, dump_yaml, load_yaml
 from voxmetry.errors import ConfigError, FormatError, InferenceError, InputError, OutputError
 from voxmetry.io import atomic
 from voxmetry.train import train
@@ -25,19 +25,6 @@ from voxmetry.train.dataset import open_data
 from voxmetry.train.loop import learning_rate
 
 SRC = Path(__file__).parents[2] / "src"
-
-
-def settings(**change):
-    content = {
-        "model": models.spec().model_dump(mode="json"),
-        "data": "unused",
-        "epochs": 3,
-        "batch_size": 2,
-        "validation_fraction": 0.4,
-        "ema_decay": 0.5,
-        "seed": 7,
-    }
-    return parse_record(content | change, TrainSettings, where="test")
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,10 @@ def train(
     modality: Modality = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
     device: TrainDevice = "auto",
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of prepared cases, which runs may share; in OUT if not given."),
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files to OUT too.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -76,7 +80,7 @@ def train(
     if given:
         settings = parse_record(settings.model_dump() | given, TrainSettings, where="the options")
     run = out or Path("runs") / settings.model.name / ("" if settings.fold is None else f"fold-{settings.fold}")
-    model = train_model(settings, run, data=folder, resume=resume, device=chosen, watchers=watchers)
+    model = train_model(settings, run, data=folder, resume=resume, device=chosen, cache=cache, watchers=watchers)
     if is_first():
         show.trained(model, as_json=as_json)
 

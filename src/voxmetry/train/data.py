@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections import deque
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from monai.data.meta_obj import get_track_meta, set_track_meta
 from monai.transforms import (
     Compose,
     MapTransform,
@@ -31,6 +35,11 @@ from voxmetry.errors import ConfigError, InputError
 from voxmetry.nn.preprocess import preprocess, preprocess_labels
 from voxmetry.train.dataset import Case, Channel, DataSet, naming, patient_folds, read_case
 
+PLACES = 10_000
+"""Voxels of each structure of a case that patches may be centred on."""
+ROOM = 1.4
+"""Times the patch along each axis: what is cut out of an image before it is turned."""
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledCase:
@@ -48,6 +57,8 @@ class LabelledCase:
         The image's own grid, before it was prepared.
     volume_ml
         Volume of each structure on the label's own grid, by name.
+    places
+        (N, 2) int64, class index and flat voxel index: at most `PLACES` voxels of each structure, evenly picked.
     """
 
     name: str
@@ -55,6 +66,7 @@ class LabelledCase:
     label: np.ndarray
     geometry: Geometry
     volume_ml: dict[str, float]
+    places: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
 
 def hold_out(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -101,13 +113,69 @@ def load_case(case: Case, data: DataSet, spec: ModelSpec) -> LabelledCase:
     counts = np.bincount(segmentation.array.ravel(), minlength=max(spec.labels.values) + 1)
     with naming(case.name):
         image = preprocess(volumes, spec).tensor[0].numpy()
+    label = preprocess_labels(segmentation, spec)[None]
     return LabelledCase(
         name=case.name,
         image=image,
-        label=preprocess_labels(segmentation, spec)[None],
+        label=label,
         geometry=volumes[0].geometry,
         volume_ml={item.name: float(counts[item.value]) * segmentation.geometry.voxel_ml for item in spec.labels},
+        places=structure_places(label),
     )
+
+
+def structure_places(label: np.ndarray) -> np.ndarray:
+    """Pick voxels of each structure of a label (1, I, J, K): (N, 2) class index and flat index, at most `PLACES` each.
+
+    Examples
+    --------
+    >>> structure_places(np.array([0, 2, 2, 1], np.uint8).reshape(1, 2, 2, 1)).tolist()
+    [[1, 3], [2, 1], [2, 2]]
+    """
+    inside = np.flatnonzero(label)
+    values = label.ravel()[inside]
+    found = [np.empty((0, 2), np.int64)]
+    for index in np.flatnonzero(np.bincount(values)):
+        all_of_it = inside[values == index]
+        picked = all_of_it[:: max(1, -(-len(all_of_it) // PLACES))]
+        found.append(np.stack([np.full_like(picked, index), picked], axis=1))
+    return np.concatenate(found)
+
+
+def cut_out(
+    case: LabelledCase, size: tuple[int, int, int], *, fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a region out of a case: with a given probability round a voxel of a structure, otherwise anywhere.
+
+    Each structure that the case has is chosen as often as the others, however few its voxels are. A case without any
+    is cut anywhere. Only the region is read where the arrays are mapped into memory.
+
+    Parameters
+    ----------
+    case
+        Image (C, I, J, K) and label (1, I, J, K).
+    size
+        Of the region; along an axis that is shorter the whole axis is kept.
+    fraction
+        Probability.
+    rng
+        Decides, and nothing else does.
+
+    Returns
+    -------
+    image, label
+        Views of the case's arrays.
+    """
+    shape = case.label.shape[1:]
+    room = np.maximum(np.array(shape) - size, 0)
+    start = rng.integers(0, room, endpoint=True)
+    present = np.flatnonzero(np.bincount(case.places[:, 0])) if rng.random() < fraction else []
+    if len(present):
+        inside = case.places[case.places[:, 0] == rng.choice(present), 1]
+        voxel = np.array(np.unravel_index(int(rng.choice(inside)), shape))
+        start = np.clip(voxel - np.array(size) // 2, 0, room)
+    i, j, k = (slice(int(low), int(low) + length) for low, length in zip(start, size, strict=True))
+    return case.image[:, i, j, k], case.label[:, i, j, k]
 
 
 def for_model(data: DataSet, spec: ModelSpec) -> DataSet:
@@ -155,8 +223,8 @@ class CropRoundStructure(RandomizableTransform, MapTransform):
         label = np.asarray(data[self.keys[-1]])[0]
         room = np.maximum(np.array(label.shape) - self.size, 0)
         start = np.array([self.R.randint(0, gap + 1) for gap in room])
-        present = [index for index in np.unique(label) if index > 0] if self._do_transform else []
-        if present:
+        present = np.flatnonzero(np.bincount(label.ravel())[1:]) + 1 if self._do_transform else []
+        if len(present):
             inside = np.flatnonzero(label == present[self.R.randint(len(present))])
             voxel = np.array(np.unravel_index(inside[self.R.randint(len(inside))], label.shape))
             start = np.clip(voxel - np.array(self.size) // 2, 0, room)
@@ -168,22 +236,16 @@ def augmentation(augment: Augment, *, patch: tuple[int, int, int], foreground_fr
     """Build the random changes to a prepared case; the result has the patch's size.
 
     Space first (flip, rotate, scale), then what a scanner would do (blur, low resolution, bias field, noise), then
-    what a display would do (contrast, scale). With a `foreground_fraction` patches are placed by `CropRoundStructure`,
-    first with room for the turn, so that a large image is not turned as a whole.
+    what a display would do (contrast, scale). What goes in is a region with room for the turn, as `batches` cuts it.
     """
     both, image = ["image", "label"], ["image"]
     turn = float(np.deg2rad(augment.rotate_degrees))
-    roomy = (math.ceil(1.4 * patch[0]), math.ceil(1.4 * patch[1]), math.ceil(1.4 * patch[2]))
-    near, crop = (
-        (
-            [CropRoundStructure(both, size=roomy, fraction=foreground_fraction)],
-            CropRoundStructure(both, size=patch, fraction=foreground_fraction),
-        )
+    crop = (
+        CropRoundStructure(both, size=patch, fraction=foreground_fraction)
         if foreground_fraction
-        else ([], RandSpatialCropd(both, roi_size=patch, random_size=False))
+        else RandSpatialCropd(both, roi_size=patch, random_size=False)
     )
     steps: list[object] = [
-        *near,
         SpatialPadd(both, spatial_size=patch),
         *[RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in augment.flip_axes],
         RandAffined(
@@ -218,13 +280,7 @@ def augmentation(augment: Augment, *, patch: tuple[int, int, int], foreground_fr
 
 
 def batches(
-    cases: Sequence[LabelledCase],
-    *,
-    change: Compose,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    share: tuple[int, int] = (0, 1),
+    cases: Sequence[LabelledCase], settings: TrainSettings, *, epoch: int, share: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield the batches of one epoch, each case once, in an order and with changes that follow from seed and epoch.
 
@@ -237,17 +293,44 @@ def batches(
         (B / n, C, *patch) float32 and (B / n, 1, *patch) int64. An incomplete last batch is filled up from the epoch's
         start, so that each step weighs the same.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(cases))
-    order = np.resize(order, -(-len(cases) // batch_size) * batch_size)
+    patch, fraction, size = settings.model.window.patch, settings.foreground_fraction, settings.batch_size
+    roomy = (math.ceil(ROOM * patch[0]), math.ceil(ROOM * patch[1]), math.ceil(ROOM * patch[2]))
+    change = augmentation(settings.augment, patch=patch, foreground_fraction=fraction)
+    order = np.random.default_rng([settings.seed, epoch]).permutation(len(cases))
+    order = np.resize(order, -(-len(cases) // size) * size)
     rank, n = share
-    part = batch_size // n
-    for start in range(rank * part, len(order), batch_size):
+    for start in range(rank * size // n, len(order), size):
         images, labels = [], []
-        for place, index in enumerate(order[start : start + part], start=start):
-            change.set_random_state(seed=int(np.random.SeedSequence([seed, epoch, place]).generate_state(1)[0]))
-            changed = change(
-                {"image": torch.from_numpy(cases[index].image), "label": torch.from_numpy(cases[index].label)}
-            )
-            images.append(torch.as_tensor(changed["image"]).float())
-            labels.append(torch.as_tensor(changed["label"]).long())
+        for place, index in enumerate(order[start : start + size // n], start=start):
+            seeds = np.random.SeedSequence([settings.seed, epoch, place])
+            change.set_random_state(seed=int(seeds.generate_state(1)[0]))
+            parts = cut_out(cases[index], roomy, fraction=fraction, rng=np.random.default_rng(seeds.spawn(1)[0]))
+            image, label = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
+            with without_history():
+                changed = change({"image": image, "label": label})
+            images.append(changed["image"].float())
+            labels.append(changed["label"].long())
         yield torch.stack(images), torch.stack(labels)
+
+
+@contextlib.contextmanager
+def without_history() -> Iterator[None]:
+    """Let MONAI's transforms work on plain tensors: keeping each one's history took as long as the changes."""
+    kept = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(kept)
+
+
+T = TypeVar("T")
+
+
+def ahead(feed: Iterator[T], *, depth: int = 2) -> Iterator[T]:
+    """Yield what `feed` yields, in its order, made by another thread up to `depth` items before it is asked for."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, feed, None) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, feed, None))
+            yield item

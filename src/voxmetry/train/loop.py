@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,11 +25,12 @@ from torch import nn
 
 from voxmetry.config import ModelSpec, TrainSettings
 from voxmetry.errors import InferenceError
-from voxmetry.io.atomic import write_text
+from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.measure.overlap import Overlap
 from voxmetry.nn.unet import split_outputs
 from voxmetry.nn.window import window_scores
-from voxmetry.train.data import LabelledCase, augmentation, batches, hold_out, load_case
+from voxmetry.train.cache import cached_cases, default_cache
+from voxmetry.train.data import LabelledCase, ahead, batches, hold_out
 from voxmetry.train.dataset import open_data, require_structures
 from voxmetry.train.devices import gather, open_fabric
 from voxmetry.train.finish import write_model
@@ -58,6 +60,7 @@ def train(
     data: Path,
     resume: bool = False,
     device: str = "cpu",
+    cache: Path | None = None,
     watchers: Sequence[Watcher] = (),
 ) -> Path:
     """Train a model and write its folder.
@@ -74,6 +77,8 @@ def train(
         Continue from the checkpoint in `out`; without one, start.
     device
         "cpu" or "cuda".
+    cache
+        Folder of prepared cases, which runs may share; None is `cache` beside the folds of a run, or in `out`.
     watchers
         Called after each epoch, in the first process.
 
@@ -99,11 +104,10 @@ def train(
     if resume:
         load_checkpoint(state, out / "checkpoint.pt")
     table: dict[str, dict[str, float]] | None = None
+    store = make_folder(cache or default_cache(settings, out))
     with progress_bars(shown=first) as progress:
-        cases = {
-            case.name: load_case(case, found, settings.model)
-            for case in progress.track(found.cases, description="read and prepare")
-        }
+        track = partial(progress.track, description="read and prepare")
+        cases = cached_cases(found, settings.model, store, fabric=fabric, track=track)
         require_structures([names[1]], {name: case.volume_ml for name, case in cases.items()})
         training, validation = ([cases[name] for name in part] for part in names)
         steps = -(-len(training) // settings.batch_size)
@@ -134,13 +138,7 @@ def run_epoch(
     fabric, began, waited, losses = state.fabric, time.perf_counter(), 0.0, []
     steps = -(-len(cases) // settings.batch_size)
     criterion = build_loss(settings.loss)
-    change = augmentation(
-        settings.augment, patch=settings.model.window.patch, foreground_fraction=settings.foreground_fraction
-    )
-    share = (fabric.global_rank, fabric.world_size)
-    feed = batches(
-        cases, change=change, batch_size=settings.batch_size, seed=settings.seed, epoch=state.epoch, share=share
-    )
+    feed = ahead(batches(cases, settings, epoch=state.epoch, share=(fabric.global_rank, fabric.world_size)))
     for place in range(steps):
         asked = time.perf_counter()
         image, label = next(feed)
@@ -230,7 +228,7 @@ def validate(
     network.eval()
     table = {}
     for case in cases:
-        scores = window_scores(network, torch.from_numpy(case.image[None]).to(device), spec.window)
+        scores = window_scores(network, torch.from_numpy(np.array(case.image[None])).to(device), spec.window)
         found, truth = scores[0].argmax(0).cpu().numpy(), case.label[0]
         table[case.name] = {
             name: Overlap.of_masks(prediction=found == index, reference=truth == index).dice
