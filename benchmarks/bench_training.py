@@ -5,10 +5,10 @@ python benchmarks/bench_training.py DATA|phantoms [--cases 16] [--steps 10] [--r
 DATA is a folder with images/ and labels/, such as the hippocampus cases; `phantoms` makes larger ones: smooth noise of
 160 x 144 x 112 voxels with two ellipsoids. Both sides use the same network, patch, batch and precision, and the same
 kinds of augmentation (ours draws a bias field and a low resolution as well); the recipe is written as
-Project-MONAI/tutorials modules/dynunet_pipeline has it (CacheDataset, dictionary transforms, DataLoader, DiceCELoss, SGD
-with Nesterov momentum). The data pipeline is measured without anything beside it: no thread ahead here, no worker there.
-Training is measured as each is used: one thread ahead here, one worker process there. The two take turns, so that other
-work on the machine meets both. Prints a Markdown table.
+Project-MONAI/tutorials modules/dynunet_pipeline has it (CacheDataset, dictionary transforms, DataLoader, DiceCELoss,
+SGD with Nesterov momentum). The data pipeline is measured without anything beside it: no thread ahead here, no worker
+there. Training is measured as each is used: one thread ahead here, one worker process there. The two take turns, so
+that other work on the machine meets both. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -241,7 +241,8 @@ def _report(rows: dict[str, list[tuple[float, float]]], settings: TrainSettings,
     patch = " x ".join(map(str, settings.model.window.patch))
     print(
         f"Patch {patch}, batch {settings.batch_size}, channels {settings.model.network.channels}, {options.precision}, "
-        f"{options.cases} cases of {Path(options.data).name}, {options.steps} steps x {options.repeats}, {options.threads} thread(s) on "
+        f"{options.cases} cases of {Path(options.data).name}, {options.steps} steps x {options.repeats}, "
+        f"{options.threads} thread(s) on "
         f"{torch.cuda.get_device_name() if options.device == 'cuda' else platform.machine()}; "
         f"Python {sys.version.split()[0]}, torch {torch.__version__}, MONAI {monai.__version__}\n"
     )

@@ -169,8 +169,8 @@ def cut_out(
     shape = case.label.shape[1:]
     room = np.maximum(np.array(shape) - size, 0)
     start = rng.integers(0, room, endpoint=True)
-    present = np.flatnonzero(np.bincount(case.places[:, 0])) if rng.random() < fraction else []
-    if len(present):
+    present = np.flatnonzero(np.bincount(case.places[:, 0]))
+    if rng.random() < fraction and len(present):
         inside = case.places[case.places[:, 0] == rng.choice(present), 1]
         voxel = np.array(np.unravel_index(int(rng.choice(inside)), shape))
         start = np.clip(voxel - np.array(size) // 2, 0, room)
@@ -223,8 +223,8 @@ class CropRoundStructure(RandomizableTransform, MapTransform):
         label = np.asarray(data[self.keys[-1]])[0]
         room = np.maximum(np.array(label.shape) - self.size, 0)
         start = np.array([self.R.randint(0, gap + 1) for gap in room])
-        present = np.flatnonzero(np.bincount(label.ravel())[1:]) + 1 if self._do_transform else []
-        if len(present):
+        present = np.flatnonzero(np.bincount(label.ravel())[1:]) + 1
+        if self._do_transform and len(present):
             inside = np.flatnonzero(label == present[self.R.randint(len(present))])
             voxel = np.array(np.unravel_index(inside[self.R.randint(len(inside))], label.shape))
             start = np.clip(voxel - np.array(self.size) // 2, 0, room)
