@@ -16,7 +16,7 @@ import voxmetry
 from voxmetry import io, nn, report
 from voxmetry.classical import Baseline, BaselineSpec, is_baseline, load_baseline
 from voxmetry.classical.spec import Channel
-from voxmetry.config import InputSpec, ModelSpec, StudySettings
+from voxmetry.config import InputSpec, MapName, ModelSpec, StudySettings
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import (
     Comparison,
@@ -39,6 +39,8 @@ from voxmetry.io.atomic import claim_folder, replaced_together, write_bytes, wri
 from voxmetry.measure import DEFINITIONS, compare, lesions, measure
 from voxmetry.measure.tables import named_records_csv, records_csv
 from voxmetry.nn.grids import reorientation
+from voxmetry.nn.maps import FILES as MAP_FILES
+from voxmetry.nn.maps import require_maps
 from voxmetry.ops.components import clean
 from voxmetry.ops.resample import resample
 from voxmetry.report.thumbnail import render_thumbnail
@@ -50,6 +52,7 @@ OUTPUTS = {
     "other measurements": "other_measurements.csv",
     "other lesions": "other_lesions.csv",
     "comparison": "comparison.csv",
+    **MAP_FILES,
     **DICOM_FILES,
     "report_pdf": PDF,
     "result": "result.json",
@@ -83,7 +86,8 @@ def segment_study(
         DICOM folder with a series of each modality, or one path for each input in the model's order.
     out
         Folder for `seg.nii.gz`, `measurements.csv`, `result.json` and `report.html` (`comparison.csv` with a
-        reference, `lesions.csv` where the model finds lesions). Each appears whole or not at all, the report last.
+        reference, `lesions.csv` where the model finds lesions, NIfTI files of `settings.maps`). Each appears whole
+        or not at all, the report last.
     model
         A predictor or a loaded model (for many studies, load it once), a bundled model's name, a model folder, or a
         baseline's YAML file.
@@ -111,6 +115,7 @@ def segment_study(
     claim_folder(out, OUTPUTS.values(), overwrite=settings.overwrite)
     with clock.step("load model"):
         ready = load_any(model, settings, tell)
+        require_maps_of(ready, settings)
     spec = ready.spec
     with clock.step("read"):
         paths = input_paths(study, spec, settings)
@@ -118,32 +123,33 @@ def segment_study(
         volume = volumes[0]
         truth = read_reference(reference, spec, volume) if reference else None
         require_dicom(volume, settings.dicom)
-    segmentation, foretold = run_model(ready, volumes, clock, gate)
-    with clock.step("measure"):
-        measurements = measure(segmentation, volume)
-        found = lesions(segmentation, volume, organs=segmentation)
-        others = measure_others(volumes, segmentation, spec, paths)
-        comparisons = compare_with(truth, segmentation, settings) if truth else ()
-    flags = (*flag_study(volumes, measurements, spec), *flag_quality(foretold))
-    result = StudyResult(
-        source=describe(volume, paths[0], inputs_of(spec)[0]),
-        labels=spec.labels,
-        measurements=measurements,
-        lesions=found,
-        others=others,
-        comparisons=comparisons,
-        predicted_dice=foretold,
-        flags=flags,
-        definitions=dict(DEFINITIONS),
-        provenance=provenance(ready, settings, clock),
-        files=output_files(spec.labels, settings, flags, compared=truth is not None, several=bool(others)),
-    )
-    with clock.step("write"), replaced_together(out, OUTPUTS.values()) as stage:
-        objects = write_objects(
-            stage, settings.dicom, result, volume=volume, segmentation=segmentation, reference=truth
+    with replaced_together(out, OUTPUTS.values()) as stage:
+        segmentation, foretold = run_model(ready, volumes, clock, gate, maps=settings.maps, maps_to=stage)
+        with clock.step("measure"):
+            measurements = measure(segmentation, volume)
+            found = lesions(segmentation, volume, organs=segmentation)
+            others = measure_others(volumes, segmentation, spec, paths)
+            comparisons = compare_with(truth, segmentation, settings) if truth else ()
+        flags = (*flag_study(volumes, measurements, spec), *flag_quality(foretold))
+        result = StudyResult(
+            source=describe(volume, paths[0], inputs_of(spec)[0]),
+            labels=spec.labels,
+            measurements=measurements,
+            lesions=found,
+            others=others,
+            comparisons=comparisons,
+            predicted_dice=foretold,
+            flags=flags,
+            definitions=dict(DEFINITIONS),
+            provenance=provenance(ready, settings, clock),
+            files=output_files(spec.labels, settings, flags, compared=truth is not None, several=bool(others)),
         )
-        result = result.model_copy(update={"files": result.files | objects})
-        write_outputs(stage, result, volume=volume, segmentation=segmentation, reference=truth)
+        with clock.step("write"):
+            objects = write_objects(
+                stage, settings.dicom, result, volume=volume, segmentation=segmentation, reference=truth
+            )
+            result = result.model_copy(update={"files": result.files | objects})
+            write_outputs(stage, result, volume=volume, segmentation=segmentation, reference=truth)
     return result
 
 
@@ -152,6 +158,7 @@ def output_files(
 ) -> dict[str, str]:
     """Name the files of a study: lesions only where the model can find some, a comparison only where there is one."""
     left_out = {*DICOM_FILES, "report_pdf"} | (set() if compared else {"comparison"})
+    left_out |= {*MAP_FILES} - {*settings.maps, *(["maps"] if settings.maps else [])}
     if not several:
         left_out |= {"other measurements", "other lesions"}
     if not any(label.kind == "lesion" for label in labels):
@@ -178,24 +185,39 @@ def load_any(
     return load_baseline(model)
 
 
+def require_maps_of(ready: nn.Predictor | Baseline, settings: StudySettings) -> None:
+    """Raise `ConfigError` where maps are asked for that the model cannot give."""
+    if isinstance(ready, Baseline) and settings.maps:
+        raise ConfigError(
+            found=f"maps ({', '.join(settings.maps)}) of {ready.spec.name}, which decides by thresholds",
+            expected="a model with a network, whose scores can be written",
+            fix="leave out --maps, or use a model: voxmetry models list",
+        )
+    if isinstance(ready, nn.Predictor):
+        require_maps(settings.maps, ready.spec)
+
+
 def run_model(
     ready: nn.Predictor | Baseline,
     volumes: Sequence[Volume],
     clock: Clock,
     gate: AbstractContextManager[object] | None = None,
+    *,
+    maps: Sequence[MapName] = (),
+    maps_to: Path | None = None,
 ) -> tuple[Segmentation, tuple[PredictedDice, ...]]:
     """Segment on the first volume's own grid and clean up, each step under its own name; foretell the Dice.
 
-    The gate is held while the network runs.
+    The gate is held while the network runs. Maps are written to a folder as it does.
     """
     if isinstance(ready, Baseline):
         with clock.step("segment"):
             return ready.segment(volumes), ()
     with clock.step("preprocess"):
-        prepared = ready.prepare(volumes)
+        prepared = ready.prepare(volumes, maps=maps)
     confidence = nn.Confidence(ready.spec) if ready.spec.quality else None
     with gate or nullcontext(), clock.step("network"):
-        segmentation = ready.run(prepared, confidence=confidence)
+        segmentation = ready.run(prepared, maps=maps, maps_to=maps_to, confidence=confidence)
     with clock.step("clean up"):
         cleaned = clean(segmentation, ready.spec.clean)
     return cleaned, predict_dice(confidence.expected_dice(), ready.spec) if confidence else ()
