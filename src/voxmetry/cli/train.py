@@ -26,6 +26,10 @@ Modality = Annotated[
 Start = Annotated[
     str | None, typer.Option("--from", help="Model to start from: a bundled one's name or a model folder.")
 ]
+Teacher = Annotated[
+    str | None,
+    typer.Option(help="Model whose probabilities are learnt as well, such as an ensemble: a name or a folder."),
+]
 TrainDevice = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
@@ -38,6 +42,7 @@ def train(
         int | None, typer.Option(help="Hold out this part of a cross-validation, counted from 0.", min=0)
     ] = None,
     start: Start = None,
+    teacher: Teacher = None,
     epochs: Epochs = None,
     memory_gb: MemoryGb = 4.0,
     modality: Modality = None,
@@ -76,7 +81,7 @@ def train(
                 source, memory_gb=memory_gb, device=chosen, epochs=epochs, modality=modality, start=start, out=out
             )
         given = {}
-    given = {name: value for name, value in {**given, "fold": fold}.items() if value is not None}
+    given = {name: value for name, value in {**given, "fold": fold, "teacher": teacher}.items() if value is not None}
     if given:
         settings = parse_record(settings.model_dump() | given, TrainSettings, where="the options")
     run = out or Path("runs") / settings.model.name / ("" if settings.fold is None else f"fold-{settings.fold}")

@@ -34,7 +34,7 @@ from voxmetry.train.data import LabelledCase, ahead, batches, hold_out
 from voxmetry.train.dataset import open_data, require_structures
 from voxmetry.train.devices import gather, open_fabric
 from voxmetry.train.finish import write_model
-from voxmetry.train.losses import build_loss
+from voxmetry.train.losses import build_loss, teaching
 from voxmetry.train.state import (
     RunState,
     begin,
@@ -137,7 +137,9 @@ def run_epoch(
     """Show each case to the network once; return the log's row: loss, rate, seconds in all and spent on data."""
     fabric, began, waited, losses = state.fabric, time.perf_counter(), 0.0, []
     steps = -(-len(cases) // settings.batch_size)
-    criterion = build_loss(settings.loss)
+    criterion = build_loss(
+        settings.loss, n_classes=settings.model.n_classes, border_smoothing=settings.border_smoothing
+    )
     feed = ahead(batches(cases, settings, epoch=state.epoch, share=(fabric.global_rank, fabric.world_size)))
     for place in range(steps):
         asked = time.perf_counter()
@@ -174,6 +176,11 @@ def train_step(
     outputs = state.network(image)  # in the precision that the settings ask for
     weighted = split_outputs(outputs, levels=settings.model.network.deep_supervision)
     loss = torch.stack([weight * criterion(output.float(), label) for weight, output in weighted]).sum()
+    if state.teacher is not None:
+        with torch.no_grad(), state.fabric.autocast():
+            taught = state.teacher(image)
+        share = settings.teacher_share
+        loss = (1 - share) * loss + share * teaching(weighted[0][1].float(), taught.float())
     value = loss.item()
     if not math.isfinite(value):
         raise InferenceError(
