@@ -15,8 +15,8 @@ from voxmetry.config import Augment, TrainSettings, parse_record
 from voxmetry.errors import ConfigError, GeometryError, InputError
 from voxmetry.train.data import (
     PLACES,
-    CropRoundStructure,
     LabelledCase,
+    TurnAndCrop,
     ahead,
     augmentation,
     batches,
@@ -24,6 +24,7 @@ from voxmetry.train.data import (
     hold_out,
     load_case,
     structure_places,
+    turn,
     without_history,
 )
 from voxmetry.train.dataset import Case, Channel, DataSet, open_data
@@ -142,8 +143,9 @@ class TestBatches:
             assert np.array_equal(case.image, image)
             assert np.array_equal(case.label, label)
 
-    def test_plain_tensors_come_out_as_those_with_a_history_do(self, cases):
-        change = augmentation(Augment(), patch=(16, 24, 8))
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_plain_tensors_come_out_as_those_with_a_history_do(self, cases, whole):
+        change = augmentation(Augment(), patch=(16, 24, 8), whole=whole)
         parts = {"image": torch.from_numpy(cases[0].image), "label": torch.from_numpy(cases[0].label)}
         for seed in range(12):
             with_history = change.set_random_state(seed=seed)(parts)
@@ -172,34 +174,62 @@ class TestAhead:
 
 
 class TestCutOut:
+    PATCH = (8, 8, 4)
+    AROUND = (2, 2, 1)
+
     def case(self, label):
-        image = np.arange(label.size, dtype=np.float32).reshape(1, *label.shape)
+        image = np.arange(1, label.size + 1, dtype=np.float32).reshape(1, *label.shape)
         grid = phantoms.geometry(shape=label.shape)
         return LabelledCase("a", image, label[None], grid, {}, structure_places(label[None]))
 
-    def regions(self, label, fraction, size=(8, 8, 4)):
+    def regions(self, label, fraction):
         case = self.case(label)
-        return [cut_out(case, size, fraction=fraction, rng=np.random.default_rng(seed)) for seed in range(60)]
+        return [cut_out(case, self.PATCH, fraction=fraction, rng=np.random.default_rng(seed)) for seed in range(60)]
 
-    def test_rare_structures_are_cut_as_often_as_large_ones(self):
-        label = TestSampling().label()
-        found = [set(np.unique(part)) for _, part in self.regions(label, 1.0)]
+    def middle(self, part):
+        i, j, k = (slice(n, n + size) for n, size in zip(self.AROUND, self.PATCH, strict=True))
+        return part[:, i, j, k]
+
+    def label(self):
+        label = np.zeros((40, 30, 20), np.uint8)
+        label[5:25, 5:25, 3:15] = 1
+        label[37, 2, 18] = 2
+        return label
+
+    def test_rare_structures_are_seen_as_often_as_large_ones(self):
+        found = [set(np.unique(self.middle(part))) for _, part in self.regions(self.label(), 1.0)]
         assert sum(2 in values for values in found) >= 20
         assert sum(1 in values for values in found) >= 20
-        anywhere = [set(np.unique(part)) for _, part in self.regions(label, 0.0)]
+        assert all(values & {1, 2} for values in found)
+        anywhere = [set(np.unique(self.middle(part))) for _, part in self.regions(self.label(), 0.0)]
         assert sum(2 in values for values in anywhere) < 10
 
-    def test_image_and_label_are_the_same_place(self):
-        label = TestSampling().label()
+    def test_the_patch_lies_inside_and_its_room_is_what_lies_beside_it(self):
+        label = self.label()
+        whole = np.pad(self.case(label).image[0], [(n, n) for n in self.AROUND], mode="edge")
         for image, part in self.regions(label, 0.5):
-            i, j, k = np.unravel_index(int(image[0, 0, 0, 0]), label.shape)
-            assert image.shape == part.shape == (1, 8, 8, 4)
-            assert np.array_equal(part[0], label[i : i + 8, j : j + 8, k : k + 4])
+            assert image.shape == part.shape == (1, 12, 12, 6)
+            corner = int(self.middle(image)[0, 0, 0, 0]) - 1
+            i, j, k = np.unravel_index(corner, label.shape)
+            assert np.array_equal(image[0], whole[i : i + 12, j : j + 12, k : k + 6])
+            assert np.array_equal(self.middle(part)[0], label[i : i + 8, j : j + 8, k : k + 4])
 
-    def test_a_shorter_axis_is_kept_whole_and_a_case_without_structures_is_cut_anywhere(self):
-        found = self.regions(np.zeros((5, 30, 2), np.uint8), 1.0)
-        assert {part.shape for _, part in found} == {(1, 5, 8, 2)}
-        assert len({float(image[0, 0, 0, 0]) for image, _ in found}) > 10
+    def test_patches_reach_each_edge_of_the_image(self):
+        corners = [int(self.middle(image)[0, 0, 0, 0]) - 1 for image, _ in self.regions(self.label()[:12, :9, :5], 0.0)]
+        starts = np.stack(np.unravel_index(corners, (12, 9, 5)))
+        assert starts.min(axis=1).tolist() == [0, 0, 0]
+        assert starts.max(axis=1).tolist() == [4, 1, 1]
+
+    def test_a_shorter_image_lies_in_the_middle_between_zeros(self):
+        image, label = self.regions(np.ones((5, 30, 2), np.uint8), 1.0)[0]
+        inside = self.middle(label)[0]
+        assert inside.any(axis=(1, 2)).tolist() == [False, True, True, True, True, True, False, False]
+        assert inside.any(axis=(0, 1)).tolist() == [False, True, True, False]
+        assert np.array_equal(self.middle(image)[0] > 0, inside == 1)
+
+    def test_a_case_without_structures_is_cut_anywhere(self):
+        found = self.regions(np.zeros((40, 30, 20), np.uint8), 1.0)
+        assert len({float(image[0, 5, 5, 3]) for image, _ in found}) > 10
 
     def test_a_large_structure_keeps_places_all_over(self):
         places = structure_places(np.ones((1, 60, 50, 40), np.uint8))
@@ -209,39 +239,42 @@ class TestCutOut:
         assert (spread.max(axis=1) > [57, 40, 30]).all()
 
 
-class TestSampling:
-    def crop(self, fraction, label):
-        image = torch.arange(label.size).reshape(1, *label.shape).float()
-        crop = CropRoundStructure(["image", "label"], size=(8, 8, 4), fraction=fraction)
-        for seed in range(60):
-            crop.set_random_state(seed=seed)
-            yield crop({"image": image, "label": torch.from_numpy(label[None])})
+class TestTurnAndCrop:
+    def region(self):
+        image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 24, 34, 12)).astype(np.float32))
+        return {"image": image, "label": (image > 1).to(torch.uint8)}
 
-    def label(self):
-        label = np.zeros((40, 30, 20), np.uint8)
-        label[5:25, 5:25, 3:15] = 1
-        label[37, 2, 18] = 2
-        return label
+    def both(self, augment, seed):
+        """The middle of the turned whole, and what comes out, by the same draws."""
+        keys, patch = ["image", "label"], (16, 24, 8)
+        change = TurnAndCrop(keys, patch=patch, augment=augment)
+        whole = turn(keys, augment, probability=1.0)
+        whole.set_random_state(seed=int(np.random.RandomState(seed).randint(2**31)))
+        with without_history():
+            made = change.set_random_state(seed=seed)(self.region())
+            return whole(self.region()), made
 
-    def test_rare_structures_are_seen_as_often_as_large_ones(self):
-        found = [set(np.unique(part["label"])) for part in self.crop(1.0, self.label())]
-        rare, large = sum(2 in values for values in found), sum(1 in values for values in found)
-        assert rare >= 20
-        assert large >= 20
-        assert all(values & {1, 2} for values in found)
+    def test_is_the_middle_of_the_turned_region(self):
+        for seed in range(5):
+            whole, made = self.both(Augment(affine_probability=1), seed)
+            assert torch.allclose(made["image"], whole["image"][:, 4:20, 5:29, 2:10], atol=1e-4)
+            agree = made["label"] == whole["label"][:, 4:20, 5:29, 2:10]
+            assert float(agree.float().mean()) > 0.999
+            assert not torch.allclose(made["image"], self.region()["image"][:, 4:20, 5:29, 2:10], atol=0.1)
 
-    def test_image_and_label_are_cropped_alike_to_the_size(self):
-        label = self.label()
-        for part in self.crop(0.5, label):
-            assert part["image"].shape == part["label"].shape == (1, 8, 8, 4)
-            first = np.unravel_index(int(part["image"][0, 0, 0, 0]), label.shape)
-            window = label[first[0] : first[0] + 8, first[1] : first[1] + 8, first[2] : first[2] + 4]
-            assert np.array_equal(part["label"][0], window)
+    def test_where_no_turn_is_drawn_the_middle_stays_as_it_is(self):
+        _, made = self.both(Augment(affine_probability=0), 1)
+        assert torch.equal(made["image"], self.region()["image"][:, 4:20, 5:29, 2:10])
+        assert torch.equal(made["label"], self.region()["label"][:, 4:20, 5:29, 2:10])
 
-    def test_a_case_without_a_structure_stays_in(self):
-        parts = list(self.crop(1.0, np.zeros((40, 30, 20), np.uint8)))
-        assert len({int(part["image"].min()) for part in parts}) > 10
 
-    def test_an_image_smaller_than_the_patch_is_kept_whole(self):
-        (part, *_) = self.crop(1.0, np.ones((5, 9, 2), np.uint8))
-        assert part["label"].shape == (1, 5, 8, 2)
+def test_large_images_come_out_with_the_patchs_size_and_the_same_each_time():
+    label = np.zeros((60, 70, 30), np.uint8)
+    label[30:40, 40:60, 10:20] = 1
+    case = TestCutOut().case(label)
+    for fraction in (0, 0.5):
+        chosen = settings(batch_size=2, foreground_fraction=fraction)
+        first, again = (list(batches([case, case], chosen, epoch=0)) for _ in range(2))
+        assert first[0][0].shape == (2, 1, 16, 24, 8)
+        assert torch.equal(first[0][0], again[0][0])
+        assert not torch.equal(first[0][0][0], first[0][0][1])

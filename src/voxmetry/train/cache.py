@@ -8,6 +8,7 @@ Entries hold no name and no path of a case. Any of them may be deleted while no 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-import voxmetry
+from voxmetry import io
 from voxmetry.config import ModelSpec, TrainSettings
 from voxmetry.core.geometry import Geometry
 from voxmetry.io.atomic import make_folder, replaced_together, write_text
@@ -76,15 +77,23 @@ def cached_case(case: Case, data: DataSet, spec: ModelSpec, folder: Path) -> Lab
 def content_key(case: Case, spec: ModelSpec) -> str:
     """Return the name of a case's entry: 64 hexadecimal digits that follow from contents, not from names or times."""
     wanted = spec.model_dump_json(include={"inputs", "orientation", "spacing_mm", "resampling", "labels"})
-    digest = hashlib.sha256(f"{voxmetry.__version__} {wanted}".encode())
-    for code in (grids, preparation):
-        digest.update(Path(str(code.__file__)).read_bytes())
+    digest = hashlib.sha256(code_digest() + wanted.encode())
     for path in (*case.images, case.label):
         for file in _files(path):
             with file.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
         digest.update(b"|")
     return digest.hexdigest()
+
+
+@functools.cache
+def code_digest() -> bytes:
+    """Return the SHA-256 of the code that reads and prepares cases: what an older one made is not served to a newer."""
+    digest = hashlib.sha256()
+    for file in (Path(str(grids.__file__)), Path(str(preparation.__file__)), *_files(Path(io.__file__).parent)):
+        if file.suffix == ".py":
+            digest.update(file.read_bytes())
+    return digest.digest()
 
 
 def _files(path: Path) -> Iterator[Path]:

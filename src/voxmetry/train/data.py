@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from monai.data.meta_obj import get_track_meta, set_track_meta
 from monai.transforms import (
+    CenterSpatialCropd,
     Compose,
     MapTransform,
     RandAdjustContrastd,
@@ -37,8 +38,8 @@ from voxmetry.train.dataset import Case, Channel, DataSet, naming, patient_folds
 
 PLACES = 10_000
 """Voxels of each structure of a case that patches may be centred on."""
-ROOM = 1.4
-"""Times the patch along each axis: what is cut out of an image before it is turned."""
+ROOM = 0.2
+"""Share of a patch's length that is cut out beside it, on both sides, before it is turned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,19 +144,20 @@ def structure_places(label: np.ndarray) -> np.ndarray:
 
 
 def cut_out(
-    case: LabelledCase, size: tuple[int, int, int], *, fraction: float, rng: np.random.Generator
+    case: LabelledCase, patch: tuple[int, int, int], *, fraction: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a region out of a case: with a given probability round a voxel of a structure, otherwise anywhere.
+    """Cut a patch out of a case with room for a turn round it.
 
-    Each structure that the case has is chosen as often as the others, however few its voxels are. A case without any
-    is cut anywhere. Only the region is read where the arrays are mapped into memory.
+    With a given probability the patch is centred on a voxel of a structure, as far as it stays inside the image;
+    otherwise it lies anywhere. Each structure that the case has is chosen as often as the others, however few its
+    voxels are; a case without any is cut anywhere. Only what is cut is read where the arrays are mapped into memory.
 
     Parameters
     ----------
     case
         Image (C, I, J, K) and label (1, I, J, K).
-    size
-        Of the region; along an axis that is shorter the whole axis is kept.
+    patch
+        Voxels along each axis; along an axis that is shorter the image lies in its middle, between zeros.
     fraction
         Probability.
     rng
@@ -164,18 +166,30 @@ def cut_out(
     Returns
     -------
     image, label
-        Views of the case's arrays.
+        Patch and `margin` on both sides of each axis; beyond the image's edge its outermost voxels are repeated.
     """
-    shape = case.label.shape[1:]
-    room = np.maximum(np.array(shape) - size, 0)
+    size, shape = np.array(patch), np.array(case.label.shape[1:])
+    room = np.maximum(shape - size, 0)
     start = rng.integers(0, room, endpoint=True)
     present = np.flatnonzero(np.bincount(case.places[:, 0]))
     if rng.random() < fraction and len(present):
         inside = case.places[case.places[:, 0] == rng.choice(present), 1]
-        voxel = np.array(np.unravel_index(int(rng.choice(inside)), shape))
-        start = np.clip(voxel - np.array(size) // 2, 0, room)
-    i, j, k = (slice(int(low), int(low) + length) for low, length in zip(start, size, strict=True))
-    return case.image[:, i, j, k], case.label[:, i, j, k]
+        voxel = np.array(np.unravel_index(int(rng.choice(inside)), tuple(shape)))
+        start = np.clip(voxel - size // 2, 0, room)
+    around = np.array([margin(length) for length in patch])
+    low, high = np.maximum(start - around, 0), np.minimum(start + size + around, shape)
+    short = np.maximum(size - shape, 0)
+    zeros = [(0, 0), *((int(n) // 2, int(n) - int(n) // 2) for n in short)]
+    before, after = around - (start - low), around - (high - start - np.minimum(size, shape))
+    edges = [(0, 0), *zip(before.tolist(), after.tolist(), strict=True)]
+    i, j, k = (slice(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True))
+    image, label = (np.pad(np.pad(array[:, i, j, k], zeros), edges, mode="edge") for array in (case.image, case.label))
+    return image, label
+
+
+def margin(length: int) -> int:
+    """Return the voxels beside a patch of this length that a turn may bring into it."""
+    return math.ceil(ROOM * length)
 
 
 def for_model(data: DataSet, spec: ModelSpec) -> DataSet:
@@ -196,67 +210,74 @@ def for_model(data: DataSet, spec: ModelSpec) -> DataSet:
     return replace(data, labels=spec.labels, channels=tuple(Channel(item.name, item.modality) for item in spec.inputs))
 
 
-class CropRoundStructure(RandomizableTransform, MapTransform):
-    """Crop a patch: with a given probability round a voxel of a structure, otherwise anywhere.
+class TurnAndCrop(RandomizableTransform, MapTransform):
+    """Turn and scale a region and keep its middle; where no turn is drawn, crop alone.
 
-    Each structure that the case has is chosen as often as the others, however few its voxels are. A case without any
-    is cropped anywhere.
+    Only the middle is interpolated, so the room for the turn costs next to nothing.
 
     Parameters
     ----------
     keys
-        Image and label, (C, I, J, K); the last one holds the class index.
-    size
-        Of the patch; along an axis that is shorter the whole axis is kept.
-    fraction
-        Probability.
+        Image and label, (C, I, J, K).
+    patch
+        What is kept.
+    augment
+        Probability and strength of the turn.
     """
 
-    def __init__(self, keys: Sequence[str], *, size: tuple[int, int, int], fraction: float) -> None:
-        RandomizableTransform.__init__(self, fraction)
+    def __init__(self, keys: Sequence[str], *, patch: tuple[int, int, int], augment: Augment) -> None:
+        RandomizableTransform.__init__(self, augment.affine_probability)
         MapTransform.__init__(self, keys)
-        self.size = size
+        self.turn = turn(keys, augment, probability=1.0, spatial_size=patch)
+        self.crop = CenterSpatialCropd(keys, roi_size=patch)
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> TurnAndCrop:
+        """Seed the draw, and with it that of the turn."""
+        super().set_random_state(seed, state)
+        self.turn.set_random_state(seed=int(self.R.randint(2**31)))
+        return self
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Crop all keys alike."""
+        """Turn all keys alike, or crop them."""
         self.randomize(None)
-        label = np.asarray(data[self.keys[-1]])[0]
-        room = np.maximum(np.array(label.shape) - self.size, 0)
-        start = np.array([self.R.randint(0, gap + 1) for gap in room])
-        present = np.flatnonzero(np.bincount(label.ravel())[1:]) + 1
-        if self._do_transform and len(present):
-            inside = np.flatnonzero(label == present[self.R.randint(len(present))])
-            voxel = np.array(np.unravel_index(inside[self.R.randint(len(inside))], label.shape))
-            start = np.clip(voxel - np.array(self.size) // 2, 0, room)
-        i, j, k = (slice(int(low), int(low) + size) for low, size in zip(start, self.size, strict=True))
-        return {**data, **{key: data[key][:, i, j, k] for key in self.keys}}
+        changed: dict[Hashable, Any] = self.turn(data) if self._do_transform else self.crop(data)
+        return changed
 
 
-def augmentation(augment: Augment, *, patch: tuple[int, int, int], foreground_fraction: float = 0.0) -> Compose:
+def turn(
+    keys: Sequence[str], augment: Augment, *, probability: float, spatial_size: tuple[int, int, int] | None = None
+) -> RandAffined:
+    """Rotate and scale image and label about the middle; `spatial_size` keeps the middle alone."""
+    angle = float(np.deg2rad(augment.rotate_degrees))
+    return RandAffined(
+        keys,
+        prob=probability,
+        spatial_size=spatial_size,
+        rotate_range=(angle, angle, angle),
+        scale_range=(augment.scale, augment.scale, augment.scale),
+        mode=("bilinear", "nearest"),
+        padding_mode="border",
+    )
+
+
+def augmentation(augment: Augment, *, patch: tuple[int, int, int], whole: bool) -> Compose:
     """Build the random changes to a prepared case; the result has the patch's size.
 
     Space first (flip, rotate, scale), then what a scanner would do (blur, low resolution, bias field, noise), then
-    what a display would do (contrast, scale). What goes in is a region with room for the turn, as `batches` cuts it.
+    what a display would do (contrast, scale). `whole` images, which are hardly larger than a patch, are turned and then
+    cropped; else what goes in is what `cut_out` returns.
     """
     both, image = ["image", "label"], ["image"]
-    turn = float(np.deg2rad(augment.rotate_degrees))
-    crop = (
-        CropRoundStructure(both, size=patch, fraction=foreground_fraction)
-        if foreground_fraction
-        else RandSpatialCropd(both, roi_size=patch, random_size=False)
+    place: list[object] = (
+        [turn(both, augment, probability=augment.affine_probability)]
+        if whole
+        else [TurnAndCrop(both, patch=patch, augment=augment)]
     )
     steps: list[object] = [
         SpatialPadd(both, spatial_size=patch),
         *[RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in augment.flip_axes],
-        RandAffined(
-            both,
-            prob=augment.affine_probability,
-            rotate_range=(turn, turn, turn),
-            scale_range=(augment.scale, augment.scale, augment.scale),
-            mode=("bilinear", "nearest"),
-            padding_mode="border",
-        ),
-        crop,
+        *place,
+        RandSpatialCropd(both, roi_size=patch, random_size=False),
         RandGaussianSmoothd(
             image,
             prob=augment.blur_probability,
@@ -293,19 +314,21 @@ def batches(
         (B / n, C, *patch) float32 and (B / n, 1, *patch) int64. An incomplete last batch is filled up from the epoch's
         start, so that each step weighs the same.
     """
-    patch, fraction, size = settings.model.window.patch, settings.foreground_fraction, settings.batch_size
-    roomy = (math.ceil(ROOM * patch[0]), math.ceil(ROOM * patch[1]), math.ceil(ROOM * patch[2]))
-    change = augmentation(settings.augment, patch=patch, foreground_fraction=fraction)
+    patch, fraction, together = settings.model.window.patch, settings.foreground_fraction, settings.batch_size
+    most = [size + 2 * margin(size) for size in patch]
+    whole, region = (augmentation(settings.augment, patch=patch, whole=whole) for whole in (True, False))
     order = np.random.default_rng([settings.seed, epoch]).permutation(len(cases))
-    order = np.resize(order, -(-len(cases) // size) * size)
+    order = np.resize(order, -(-len(cases) // together) * together)
     rank, n = share
-    for start in range(rank * size // n, len(order), size):
+    for start in range(rank * together // n, len(order), together):
         images, labels = [], []
-        for place, index in enumerate(order[start : start + size // n], start=start):
+        for place, index in enumerate(order[start : start + together // n], start=start):
             seeds = np.random.SeedSequence([settings.seed, epoch, place])
-            change.set_random_state(seed=int(seeds.generate_state(1)[0]))
-            parts = cut_out(cases[index], roomy, fraction=fraction, rng=np.random.default_rng(seeds.spawn(1)[0]))
-            image, label = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
+            case, rng = cases[index], np.random.default_rng(seeds.spawn(1)[0])
+            fits = not fraction and all(n <= m for n, m in zip(case.label.shape[1:], most, strict=True))
+            parts = (case.image, case.label) if fits else cut_out(case, patch, fraction=fraction, rng=rng)
+            image, label = (torch.from_numpy(part) for part in parts)
+            change = (whole if fits else region).set_random_state(seed=int(seeds.generate_state(1)[0]))
             with without_history():
                 changed = change({"image": image, "label": label})
             images.append(changed["image"].float())
