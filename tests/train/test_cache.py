@@ -13,7 +13,7 @@ from voxmetry import Volume, read_volume, save
 from voxmetry.config import Normalise
 from voxmetry.errors import OutputError
 from voxmetry.train import cache, train
-from voxmetry.train.cache import cached_case, content_key, default_cache
+from voxmetry.train.cache import cached_case, content_key, default_cache, source_digest
 from voxmetry.train.data import load_case
 from voxmetry.train.dataset import open_data
 
@@ -59,18 +59,19 @@ def test_a_file_that_changed_is_prepared_again_and_one_that_was_renamed_is_not(d
     assert not np.array_equal(get(renamed, tmp_path).image, before.image)
     assert prepared == ["case_1", "other"]
     shutil.copy(data.cases[0].label, data.cases[1].label)
-    assert content_key(renamed.cases[1], models.spec()) not in {path.name for path in (tmp_path / "cache").iterdir()}
+    changed = content_key(source_digest(renamed.cases[1]), models.spec())
+    assert changed not in {path.name for path in (tmp_path / "cache").iterdir()}
 
 
 def test_what_the_model_asks_for_is_part_of_the_key_and_the_rest_is_not(data):
-    case, spec = data.cases[0], models.spec()
+    source, spec = source_digest(data.cases[0]), models.spec()
     window = spec.inputs[0].model_copy(update={"normalise": Normalise(method="window", low=0, high=1)})
     others = {
-        content_key(case, spec.model_copy(update=change))
+        content_key(source, spec.model_copy(update=change))
         for change in ({"spacing_mm": (1.0, 1.0, 2.5)}, {"orientation": "LPS"}, {"inputs": (window,)})
     }
-    assert len(others | {content_key(case, spec)}) == 4
-    assert content_key(case, spec.model_copy(update={"summary": "another"})) == content_key(case, spec)
+    assert len(others | {content_key(source, spec)}) == 4
+    assert content_key(source, spec.model_copy(update={"summary": "another"})) == content_key(source, spec)
 
 
 @pytest.mark.parametrize("damage", ["flip a bit", "cut short", "unfinished", "not JSON"])

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,18 +67,24 @@ def cached_case(case: Case, data: DataSet, spec: ModelSpec, folder: Path) -> Lab
     VoxmetryError
         If the case cannot be used, as in `load_case`, or the entry cannot be written.
     """
-    entry = folder / content_key(case, spec)
+    source = source_digest(case)
+    entry = folder / content_key(source, spec)
     found = read_entry(entry, case.name)
     if found is None:
         write_entry(load_case(case, data, spec), entry)
         found = read_entry(entry, case.name)
-    return found if found is not None else load_case(case, data, spec)
+    return replace(found if found is not None else load_case(case, data, spec), source=source)
 
 
-def content_key(case: Case, spec: ModelSpec) -> str:
-    """Return the name of a case's entry: 64 hexadecimal digits that follow from contents, not from names or times."""
+def content_key(source: str, spec: ModelSpec) -> str:
+    """Return the name of an entry, from the digest of a case's files and all that is done to them."""
     wanted = spec.model_dump_json(include={"inputs", "orientation", "spacing_mm", "resampling", "labels"})
-    digest = hashlib.sha256(code_digest() + wanted.encode())
+    return hashlib.sha256(source.encode() + code_digest() + wanted.encode()).hexdigest()
+
+
+def source_digest(case: Case) -> str:
+    """Return the SHA-256 of a case's images and label: of their contents, whatever the files are called."""
+    digest = hashlib.sha256()
     for path in (*case.images, case.label):
         for file in _files(path):
             with file.open("rb") as opened:

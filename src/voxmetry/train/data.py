@@ -60,6 +60,8 @@ class LabelledCase:
         Volume of each structure on the label's own grid, by name.
     places
         (N, 2) int64, class index and flat voxel index: at most `PLACES` voxels of each structure, evenly picked.
+    source
+        SHA-256 of the files that it was made from; "" where nobody asked.
     """
 
     name: str
@@ -68,6 +70,7 @@ class LabelledCase:
     geometry: Geometry
     volume_ml: dict[str, float]
     places: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    source: str = ""
 
 
 def hold_out(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -100,6 +103,13 @@ def hold_out(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], t
         held_out = {name for name, patient in data.patients.items() if patient in chosen}
     names = sorted(data.patients)
     return tuple(n for n in names if n not in held_out), tuple(n for n in names if n in held_out)
+
+
+def all_folds(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], ...]:
+    """Return what each fold of a cross-validation holds out, or what a single run does."""
+    if settings.fold is None:
+        return (hold_out(data, settings)[1],)
+    return patient_folds(data.cases, n=settings.folds, seed=settings.seed)
 
 
 def load_case(case: Case, data: DataSet, spec: ModelSpec) -> LabelledCase:

@@ -1,8 +1,8 @@
 """The training run, from top to bottom.
 
-A run folder holds `settings.yaml`, `split.json`, `checkpoint.pt` (renewed after each epoch), `log.csv`, and at the end
-`model/`. Batches follow from the seed and the epoch alone and the learning rate from the step alone, so a run that was
-killed continues from its last whole epoch to the weights that it would have had.
+A run folder holds `settings.yaml`, `cases.json`, `split.json`, `checkpoint.pt` (renewed after each epoch), `log.csv`,
+and at the end `model/`. Batches follow from the seed and the epoch alone and the learning rate from the step alone, so
+a run that was killed continues from its last whole epoch to the weights that it would have had.
 
 Under `torchrun` each process goes through these same lines with its share of each batch; the first one alone writes.
 """
@@ -30,7 +30,7 @@ from voxmetry.measure.overlap import Overlap
 from voxmetry.nn.unet import split_outputs
 from voxmetry.nn.window import window_scores
 from voxmetry.train.cache import cached_cases, default_cache
-from voxmetry.train.data import LabelledCase, ahead, batches, hold_out
+from voxmetry.train.data import LabelledCase, ahead, all_folds, batches, hold_out
 from voxmetry.train.dataset import open_data, require_structures
 from voxmetry.train.devices import gather, open_fabric
 from voxmetry.train.finish import write_model
@@ -40,6 +40,7 @@ from voxmetry.train.state import (
     begin,
     load_checkpoint,
     log_row,
+    require_same_cases,
     require_unseen,
     save_checkpoint,
     start_folder,
@@ -99,7 +100,6 @@ def train(
     require_unseen(settings, names[1])
     if first:
         start_folder(settings, out, resume=resume)
-        write_text(out / "split.json", json.dumps(dict(zip(("training", "validation"), names, strict=True)), indent=1))
     state = begin(settings, fabric, tell=Console(stderr=True).print if first else None)
     if resume:
         load_checkpoint(state, out / "checkpoint.pt")
@@ -108,7 +108,10 @@ def train(
     with progress_bars(shown=first) as progress:
         track = partial(progress.track, description="read and prepare")
         cases = cached_cases(found, settings.model, store, fabric=fabric, track=track)
-        require_structures([names[1]], {name: case.volume_ml for name, case in cases.items()})
+        require_structures(all_folds(found, settings), {name: case.volume_ml for name, case in cases.items()})
+        if first:
+            require_same_cases({name: case.source for name, case in cases.items()}, out)
+            write_text(out / "split.json", json.dumps({"training": names[0], "validation": names[1]}, indent=1))
         training, validation = ([cases[name] for name in part] for part in names)
         steps = -(-len(training) // settings.batch_size)
         bar = progress.add_task("train", total=settings.epochs * steps, completed=state.epoch * steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from voxmetry.errors import ConfigError, FormatError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.models import find_model
 from voxmetry.nn.networks import build_network
+from voxmetry.train.dataset import listed
 from voxmetry.train.distill import load_teacher
 from voxmetry.train.finetune import carry_over
 
@@ -100,6 +101,35 @@ def require_unseen(settings: TrainSettings, held_out: Sequence[str]) -> None:
                 fix="use the seed and validation_fraction that the first stage used, or set validation_fraction to 0 "
                 "and evaluate on other data",
             )
+
+
+def require_same_cases(sources: Mapping[str, str], out: Path) -> None:
+    """See that a run goes on with the cases that it began with; note them in `cases.json` where it begins.
+
+    Parameters
+    ----------
+    sources
+        SHA-256 of each case's files, by name.
+    out
+        The run folder.
+
+    Raises
+    ------
+    ConfigError
+        If cases came, went or changed since: what comes out would be neither the old run nor a new one.
+    """
+    path = out / "cases.json"
+    if not path.exists():
+        write_text(path, json.dumps(dict(sources), indent=1))
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = sorted(name for name in {*before, *sources} if before.get(name) != sources.get(name))
+    if changed:
+        raise ConfigError(
+            found=f"cases that came, went or changed since the run began: {listed(changed)}",
+            expected="the cases that it began with",
+            fix="put them back, or start a new run in another folder",
+        )
 
 
 def start_folder(settings: TrainSettings, out: Path, *, resume: bool) -> None:
