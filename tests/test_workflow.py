@@ -67,6 +67,22 @@ class TestOutputs:
         assert np.array_equal(labels.affine, source.affine)
         assert read_segmentation(tmp_path / "out" / "seg.nii.gz").labels.names == ("front", "back")
 
+    def test_a_prior_run_adds_what_changed(self, study, model, tmp_path):
+        segment_study(study, tmp_path / "before", model)
+        result = segment_study(study, tmp_path / "out", model, prior=tmp_path / "before")
+        assert names(tmp_path / "out") == FILES | {"change.json"}
+        change = json.loads((tmp_path / "out" / "change.json").read_text())
+        assert [row["volume_change_ml"] for row in change["structures"]] == [0.0] * len(change["structures"])
+        assert change["structures"]
+        assert result.files["change"] == "change.json"
+        assert "--prior PRIOR" in (tmp_path / "out" / "report.html").read_text()
+
+    def test_a_prior_that_is_no_run_is_refused_before_any_work(self, study, model, tmp_path):
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(InputError, match=r"no readable result\.json"):
+            segment_study(study, tmp_path / "out", model, prior=tmp_path / "empty")
+        assert names(tmp_path / "out") == set()
+
     def test_table_json_and_label_map_say_the_same(self, study, model, tmp_path):
         returned = segment_study(study, tmp_path / "out", model)
         text = (tmp_path / "out" / "result.json").read_text()

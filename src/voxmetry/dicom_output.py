@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from voxmetry.config import DicomOutput
+from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.labels import Label, LabelTable
 from voxmetry.core.records import Lesion, Measurement, StudyResult
 from voxmetry.core.segmentation import Segmentation
@@ -67,6 +68,7 @@ def write_objects(
     volume: Volume,
     segmentation: Segmentation,
     reference: Segmentation | None = None,
+    prior: PriorComparison | None = None,
 ) -> dict[str, str]:
     """Write the objects that are wanted.
 
@@ -82,6 +84,8 @@ def write_objects(
         The image, from DICOM, and what was found in it.
     reference
         What it was compared with, for the pictures of the PDF.
+    prior
+        The study held against an earlier one, for the PDF.
 
     Returns
     -------
@@ -97,7 +101,7 @@ def write_objects(
         written |= _segmentation(out, wanted, result, source, origin, segmentation)
     if wanted.pdf:
         pdf = out / PDF
-        write_report(result, pdf, volume=volume, segmentation=segmentation, reference=reference)
+        write_report(result, pdf, volume=volume, segmentation=segmentation, reference=reference, prior=prior)
         write_encapsulated_pdf(pdf, source, out / FILES["pdf"], origin=origin)
         written["pdf"] = FILES["pdf"]
     if wanted.deidentify and written:

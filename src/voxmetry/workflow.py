@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import voxmetry
 from voxmetry import io, nn, report
 from voxmetry.classical import Baseline, BaselineSpec, is_baseline, load_baseline
 from voxmetry.classical.spec import Channel
 from voxmetry.config import InputSpec, ModelSpec, StudySettings
-from voxmetry.core.labels import LabelTable
+from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.records import (
     Comparison,
     Flag,
@@ -50,6 +50,7 @@ OUTPUTS = {
     "other measurements": "other_measurements.csv",
     "other lesions": "other_lesions.csv",
     "comparison": "comparison.csv",
+    "change": "change.json",
     **DICOM_FILES,
     "report_pdf": PDF,
     "result": "result.json",
@@ -70,6 +71,7 @@ def segment_study(
     model: nn.Predictor | nn.Model | Baseline | str | Path,
     *,
     reference: Path | str | None = None,
+    prior: Path | str | None = None,
     settings: StudySettings = StudySettings(),  # noqa: B008  (frozen)
     tell: Callable[[str], None] | None = None,
     gate: AbstractContextManager[object] | None = None,
@@ -89,6 +91,8 @@ def segment_study(
         baseline's YAML file.
     reference
         A segmentation of the same study on the same grid to compare with.
+    prior
+        The folder of a run on an earlier study of the same patient: `change.json` and the report say what changed.
     settings
         Which series, which device, whether to overwrite.
     tell
@@ -109,6 +113,8 @@ def segment_study(
     """
     clock, out = Clock(tell), Path(out)
     claim_folder(out, OUTPUTS.values(), overwrite=settings.overwrite)
+    if prior is not None:
+        report.read_result(prior)
     with clock.step("load model"):
         ready = load_any(model, settings, tell)
     spec = ready.spec
@@ -136,29 +142,42 @@ def segment_study(
         flags=flags,
         definitions=dict(DEFINITIONS),
         provenance=provenance(ready, settings, clock),
-        files=output_files(spec.labels, settings, flags, compared=truth is not None, several=bool(others)),
     )
+    change = None
+    if prior is not None:
+        with clock.step("compare with prior"):
+            change = report.compare_with_prior(result, prior, segmentation=segmentation, image=volume)
+        result = result.model_copy(update={"flags": (*result.flags, *change.flags)})
+    result = result.model_copy(update={"files": output_files(result, settings, changed=change is not None)})
     with clock.step("write"), replaced_together(out, OUTPUTS.values()) as stage:
-        objects = write_objects(
-            stage, settings.dicom, result, volume=volume, segmentation=segmentation, reference=truth
-        )
+        shown = Shown(volume, segmentation, truth, change)
+        objects = write_objects(stage, settings.dicom, result, **shown._asdict())
         result = result.model_copy(update={"files": result.files | objects})
-        write_outputs(stage, result, volume=volume, segmentation=segmentation, reference=truth)
+        write_outputs(stage, result, shown)
     return result
 
 
-def output_files(
-    labels: LabelTable, settings: StudySettings, flags: Sequence[Flag], *, compared: bool, several: bool
-) -> dict[str, str]:
+class Shown(NamedTuple):
+    """What the report's pictures and words are made of, beside the result."""
+
+    volume: Volume
+    segmentation: Segmentation
+    reference: Segmentation | None
+    prior: PriorComparison | None
+
+
+def output_files(result: StudyResult, settings: StudySettings, *, changed: bool) -> dict[str, str]:
     """Name the files of a study: lesions only where the model can find some, a comparison only where there is one."""
-    left_out = {*DICOM_FILES, "report_pdf"} | (set() if compared else {"comparison"})
-    if not several:
+    left_out = {*DICOM_FILES, "report_pdf"} | (set() if result.comparisons else {"comparison"})
+    if not changed:
+        left_out.add("change")
+    if not result.others:
         left_out |= {"other measurements", "other lesions"}
-    if not any(label.kind == "lesion" for label in labels):
+    if not any(label.kind == "lesion" for label in result.labels):
         left_out |= {"lesions", "other lesions"}
     if settings.report != "brief":
         left_out.add("thumbnail")
-    if settings.report == "none" or (settings.report == "brief" and not any(f.severity == "review" for f in flags)):
+    if settings.report == "none" or (settings.report == "brief" and not result.needs_review):
         left_out.add("report")
     return {what: name for what, name in OUTPUTS.items() if what not in left_out}
 
@@ -403,11 +422,9 @@ def peak_memory_mb() -> float:
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
 
 
-def write_outputs(
-    out: Path, result: StudyResult, *, volume: Volume, segmentation: Segmentation, reference: Segmentation | None
-) -> None:
+def write_outputs(out: Path, result: StudyResult, shown: Shown) -> None:
     """Write all files, each atomically, the report last: it exists only if everything else does."""
-    io.save(segmentation, out / OUTPUTS["segmentation"])
+    io.save(shown.segmentation, out / OUTPUTS["segmentation"])
     write_text(out / OUTPUTS["measurements"], records_csv(result.measurements, Measurement))
     if "lesions" in result.files:
         write_text(out / OUTPUTS["lesions"], records_csv(result.lesions, Lesion))
@@ -417,9 +434,10 @@ def write_outputs(
             write_text(out / OUTPUTS[f"other {what}"], named_records_csv(tables, kind, name="input"))
     if result.comparisons:
         write_text(out / OUTPUTS["comparison"], records_csv(result.comparisons, Comparison))
+    if shown.prior is not None:
+        write_text(out / OUTPUTS["change"], shown.prior.model_dump_json(indent=1))
     write_text(out / OUTPUTS["result"], result.model_dump_json(indent=1))
     if "thumbnail" in result.files:
-        write_bytes(out / OUTPUTS["thumbnail"], render_thumbnail(volume, segmentation))
+        write_bytes(out / OUTPUTS["thumbnail"], render_thumbnail(shown.volume, shown.segmentation))
     if "report" in result.files:
-        path = out / OUTPUTS["report"]
-        report.write_report(result, path, volume=volume, segmentation=segmentation, reference=reference)
+        report.write_report(result, out / OUTPUTS["report"], **shown._asdict())

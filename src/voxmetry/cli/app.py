@@ -111,6 +111,9 @@ def segment(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
     reference: Annotated[Path | None, typer.Option(help="A segmentation to compare with.")] = None,
+    prior: Annotated[
+        Path | None, typer.Option(help="The folder of an earlier study's run: says what changed, with RECIST.")
+    ] = None,
     series: Annotated[str | None, typer.Option(help="Series Instance UID, where there are several.")] = None,
     modality: Annotated[
         Literal["CT", "MR", "PT"] | None, typer.Option(help="What a file without DICOM headers is.")
@@ -197,7 +200,7 @@ def segment(
     given["dicom"] = settings.dicom.model_copy(update={name: x for name, x in objects.items() if x is not None})
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
     with show.steps() as tell:
-        result = segment_study(study, out, model, reference=reference, settings=settings, tell=tell)
+        result = segment_study(study, out, model, reference=reference, prior=prior, settings=settings, tell=tell)
     show.study(result, out, as_json=as_json)
     raise typer.Exit(FLAGGED if result.needs_review else 0)
 

@@ -26,7 +26,13 @@ def report(
 ) -> None:
     """Write the report of an earlier run again: as a PDF, in another language, or against a prior study."""
     from voxmetry.report.again import Wishes, rewrite_report
+    from voxmetry.report.results import CHANGE
 
     wishes = Wishes(pdf=pdf, language=lang, page=page, with_identity=with_identity)
     path = rewrite_report(out, wishes, prior=prior, image=image, reference=reference)
-    typer.echo(json.dumps({"report": str(path)}) if as_json else f"  {path}")
+    files = {"report": path} | ({"change": path.with_name(CHANGE)} if prior is not None else {})
+    if as_json:
+        typer.echo(json.dumps({what: str(file) for what, file in files.items()}))
+        return
+    for file in files.values():
+        typer.echo(f"  {file}")

@@ -351,8 +351,12 @@ def _findings(paper: _Paper, document: ReportDocument) -> None:
         paper.heading(say("Change since the prior study"))
         for sentence in document.change_summary:
             paper.lines(sentence)
+        paper.ln(0.8)
         for table in document.change:
             paper.tabulate(table)
+            paper.ln(1.6)
+        for fact in document.change_notes:
+            paper.lines(f"{fact.term}: {fact.detail}", SMALL_PT, MUTED)
     notes = [flag for flag in document.flags if flag.severity == "note"]
     if notes:
         paper.heading(say("Flags"))

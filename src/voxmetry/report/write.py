@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -27,7 +28,7 @@ def write_report(
     volume: Volume,
     segmentation: Segmentation,
     reference: Segmentation | None = None,
-    prior: StudyResult | None = None,
+    prior: PriorComparison | None = None,
     language: str = "en",
     page: str = "a4",
 ) -> None:
@@ -49,7 +50,7 @@ def write_report(
     reference
         The labels that they were compared with, on the same grid, with the same label values: outlined dashed.
     prior
-        The result of an earlier study of the same patient: volumes are held against it.
+        The study held against an earlier one of the same patient, from `compare_with_prior`.
     language
         "en", "de" or "es".
     page
