@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo test check lint docs bench-inference bench-surface reproduce-sarcoma clean help
+.PHONY: demo test check lint docs bench-inference bench-surface reproduce-hippocampus reproduce-sarcoma clean help
 
 help:
 	@echo "make demo    segment a brain region from DICOM to report, into $(OUT)"
@@ -13,6 +13,7 @@ help:
 	@echo "make docs    the documentation site, into build/docs"
 	@echo "make bench-surface   surface distances against surface-distance and MONAI"
 	@echo "make bench-inference   speed and memory of inference beside MONAI: minutes to an hour"
+	@echo "make reproduce-hippocampus   the cross-validation and the weights of hippocampus-mr; DATA=FOLDER"
 	@echo "make reproduce-sarcoma   the cross-validation and the weights of sarcoma-petct; DATA=FOLDER"
 	@echo "make clean   remove $(VENV) and $(OUT)"
 
@@ -35,16 +36,21 @@ test: $(VENV)/ready
 # Five folds, their evaluation, then the weights that ship, on all cases, with the calibration of the folds. A run that was
 # stopped goes on where it was. DATA holds the data sets of data/README.md.
 FOLDS ?= 0 1 2 3 4
-RUNS ?= runs/sarcoma-petct
-SARCOMA := configs/train/sarcoma-petct.yaml
-reproduce-sarcoma: $(VENV)/ready
+RUNS ?= runs
+define reproduce
 	for fold in $(FOLDS); do \
-	  VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train $(SARCOMA) --fold $$fold -o $(RUNS)/fold-$$fold --resume || exit 1; done
-	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train $(SARCOMA) -o $(RUNS)/all --resume
-	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry evaluate configs/data/sarcoma-petct.yaml -m $(RUNS) -m configs/models/suv41.yaml \
-	  -m configs/models/kmeans.yaml -o $(RUNS)/evaluation --tolerance-mm 3 --overwrite
-	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry calibrate configs/data/sarcoma-petct.yaml -m $(RUNS) -o $(RUNS)/calibration \
-	  --into $(RUNS)/all/model
+	  VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train configs/train/$(1).yaml --fold $$fold -o $(RUNS)/$(1)/fold-$$fold --resume || exit 1; done
+	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train configs/train/$(1).yaml -o $(RUNS)/$(1)/all --resume
+	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry evaluate configs/data/$(1).yaml -m $(RUNS)/$(1) $(2) -o $(RUNS)/$(1)/evaluation --overwrite
+	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry calibrate configs/data/$(1).yaml -m $(RUNS)/$(1) -o $(RUNS)/$(1)/calibration \
+	  --into $(RUNS)/$(1)/all/model
+endef
+
+reproduce-hippocampus: $(VENV)/ready
+	$(call reproduce,hippocampus-mr,)
+
+reproduce-sarcoma: $(VENV)/ready
+	$(call reproduce,sarcoma-petct,-m configs/models/suv41.yaml -m configs/models/kmeans.yaml --tolerance-mm 3)
 
 lint: $(VENV)/ready
 	@echo "== Lint, types, import contracts"

@@ -1,0 +1,51 @@
+"""Options of one verb in groups: a dataclass a group, whose fields become options of the command line."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+
+def grouped(verb: Callable[..., None]) -> Callable[..., None]:
+    """Let a verb take dataclasses of options; typer sees each field as a parameter in the group's place.
+
+    Each field is `Annotated` with its `typer.Option` and has a default.
+    """
+    hints = get_type_hints(verb, include_extras=True)
+    groups: dict[str, type] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(verb).parameters.items():
+        kind = hints[name]
+        if not is_dataclass(kind):
+            parameters.append(
+                parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY),
+            )
+            continue
+        groups[name] = kind  # type: ignore[assignment]
+        inside = get_type_hints(kind, include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=inside[field.name]
+            )
+            for field in fields(kind)
+        ]
+
+    @functools.wraps(verb)
+    def flat(**given: Any) -> None:
+        made = {
+            name: kind(**{field.name: given.pop(field.name) for field in fields(kind)}) for name, kind in groups.items()
+        }
+        verb(**given, **made)
+
+    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return flat
+
+
+def given(group: Any) -> dict[str, Any]:
+    """Return what was set in a group: an option that was left out, or a switch that is off, sets nothing."""
+    values = {field.name: getattr(group, field.name) for field in fields(group)}
+    return {name: value for name, value in values.items() if value is not None and value is not False}

@@ -1,0 +1,129 @@
+"""`voxmetry segment`: the straight path, its options in groups that match the parts of `StudySettings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from voxmetry.cli import show
+from voxmetry.cli.options import given, grouped
+
+FLAGGED = 3
+"""Exit code of a study that is done and asks for a look."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the study is read."""
+
+    series: Annotated[str | None, typer.Option(help="Series Instance UID, where there are several.")] = None
+    modality: Annotated[
+        Literal["CT", "MR", "PT"] | None, typer.Option(help="What a file without DICOM headers is.")
+    ] = None
+    unit: Annotated[Literal["SUVbw"] | None, typer.Option(help="What a PET file without DICOM headers holds.")] = None
+    suv: Annotated[
+        Literal["bw", "lbm", "bsa", "none"] | None, typer.Option(help="What a PET series becomes; bw if not given.")
+    ] = None
+    allow_uneven: Annotated[
+        bool, typer.Option("--allow-uneven", help="Interpolate over missing slices and uneven steps; flagged.")
+    ] = False
+    resample_tilt: Annotated[
+        bool, typer.Option("--resample-tilt", help="Resample a stack that leans (gantry tilt); flagged.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class Running:
+    """How the network is run."""
+
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps", "openvino"] | None,
+        typer.Option(help="Where the network runs; auto picks what there is and suits the model, and says so."),
+    ] = None
+    precision: Annotated[
+        Literal["auto", "float32", "bf16", "fp16"] | None,
+        typer.Option(help="Of the network's products; auto takes the fastest that keeps the answer."),
+    ] = None
+    memory_gb: Annotated[
+        float | None, typer.Option("--memory-gb", help="The most that the process may hold, in 10^9 bytes.", min=1e-6)
+    ] = None
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Which DICOM objects are written; the keys of `DicomOutput`."""
+
+    seg: Annotated[bool, typer.Option("--dicom-seg", help="Write a DICOM segmentation, seg.dcm.")] = False
+    rtstruct: Annotated[bool, typer.Option("--rtstruct", help="Write an RT structure set, rtstruct.dcm.")] = False
+    sr: Annotated[
+        bool, typer.Option("--sr", help="Write the measurements as a DICOM structured report, sr.dcm, and seg.dcm.")
+    ] = False
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Write report.pdf, and the same as a DICOM object, report.dcm.")
+    ] = False
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="DICOM objects without the patient, and a copy of the series like it.")
+    ] = False
+    seg_kind: Annotated[Literal["binary", "labelmap"] | None, typer.Option(help="Kind of the DICOM segmentation.")] = (
+        None
+    )
+    keep_empty_frames: Annotated[
+        bool, typer.Option("--keep-empty-frames", help="A frame of each segment on each slice, for some viewers.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What else is made of the result."""
+
+    tolerance_mm: Annotated[
+        float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
+    ] = None
+    report: Annotated[
+        Literal["full", "brief", "none"] | None,
+        typer.Option(help="A report; a thumbnail, and a report only if flagged; neither."),
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in OUT.")] = False
+
+
+@grouped
+def segment(
+    study: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STUDY...",
+            help="A DICOM folder, or a NIfTI, NRRD or MHA file; for a model of several inputs one for each, in its "
+            "order, or one DICOM folder with all.",
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="A bundled model's name, a model folder or a baseline's YAML file.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
+    reading: Reading,
+    running: Running,
+    objects: Objects,
+    writing: Writing,
+    reference: Annotated[Path | None, typer.Option(help="A segmentation to compare with.")] = None,
+    prior: Annotated[
+        Path | None, typer.Option(help="The folder of an earlier study's run: says what changed, with RECIST.")
+    ] = None,
+    settings_file: Annotated[
+        Path | None, typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Segment and measure a study, and write the label map, the tables and the report."""
+    from voxmetry.config import StudySettings, load_yaml
+    from voxmetry.workflow import segment_study
+
+    settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()
+    dicom = settings.dicom.model_copy(update=given(objects))
+    settings = settings.model_copy(update=given(reading) | given(running) | given(writing) | {"dicom": dicom})
+    with show.steps() as tell:
+        result = segment_study(study, out, model, reference=reference, prior=prior, settings=settings, tell=tell)
+    show.study(result, out, as_json=as_json)
+    raise typer.Exit(FLAGGED if result.needs_review else 0)

@@ -1,0 +1,77 @@
+"""The options of `segment` in their groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from voxmetry.cli import segment as verb
+from voxmetry.cli.options import given, grouped
+from voxmetry.config import DicomOutput, StudySettings
+from voxmetry.core.records import StudyResult
+
+
+def test_each_study_setting_is_an_option_and_each_option_of_a_group_a_setting() -> None:
+    options = {field.name for group in (verb.Reading, verb.Running, verb.Writing) for field in fields(group)}
+    assert options | {"dicom"} == set(StudySettings.model_fields)
+    assert {field.name for field in fields(verb.Objects)} == set(DicomOutput.model_fields)
+
+
+def run_segment(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> StudySettings:
+    """Return the settings that the verb hands on."""
+    taken: list[StudySettings] = []
+
+    def note(*_: object, settings: StudySettings, **__: object) -> StudyResult:
+        taken.append(settings)
+        raise SystemExit(0)
+
+    monkeypatch.setattr("voxmetry.workflow.segment_study", note)
+    app = typer.Typer()
+    app.command()(verb.segment)
+    done = CliRunner().invoke(app, ["study", "-m", "model", "-o", "out", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return taken[0]
+
+
+def test_options_that_are_left_out_leave_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_segment(monkeypatch) == StudySettings()
+
+
+def test_options_win_over_the_settings_file_and_leave_its_other_keys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("device: cpu\ntolerance_mm: 3\nallow_uneven: true\ndicom: {rtstruct: true, seg_kind: labelmap}\n")
+    found = run_segment(
+        monkeypatch, "--settings", str(file), "--tolerance-mm", "2", "--dicom-seg", "--seg-kind", "binary"
+    )
+    wanted = StudySettings(
+        device="cpu", tolerance_mm=2, allow_uneven=True, dicom=DicomOutput(seg=True, rtstruct=True, seg_kind="binary")
+    )
+    assert found == wanted
+
+
+@dataclass(frozen=True)
+class Sizes:
+    wide: Annotated[int | None, typer.Option(help="Width.")] = None
+    flat: Annotated[bool, typer.Option("--flat", help="Whether flat.")] = False
+
+
+def test_a_group_becomes_options_and_comes_back_as_one_value() -> None:
+    taken: list[tuple[str, Sizes]] = []
+
+    @grouped
+    def verb(name: Annotated[str, typer.Argument()], sizes: Sizes) -> None:
+        taken.append((name, sizes))
+
+    app = typer.Typer()
+    app.command()(verb)
+    assert CliRunner().invoke(app, ["box", "--wide", "3"]).exit_code == 0
+    assert CliRunner().invoke(app, ["box", "--flat"]).exit_code == 0
+    assert taken == [("box", Sizes(wide=3)), ("box", Sizes(flat=True))]
+    assert [given(sizes) for _, sizes in taken] == [{"wide": 3}, {"flat": True}]
