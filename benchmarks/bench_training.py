@@ -45,6 +45,7 @@ from torch import nn
 from voxmetry.config import TrainSettings
 from voxmetry.train.data import LabelledCase, augmentation, batches, load_case
 from voxmetry.train.dataset import DataSet, open_data
+from voxmetry.train.devices import open_fabric
 from voxmetry.train.fingerprint import scan
 from voxmetry.train.loop import train_step
 from voxmetry.train.losses import build_loss
@@ -87,7 +88,7 @@ def _ours(settings: TrainSettings, data: DataSet, device: str) -> tuple[Callable
     change = augmentation(
         settings.augment, patch=settings.model.window.patch, foreground_fraction=settings.foreground_fraction
     )
-    state, criterion = begin(settings, device), build_loss(settings.loss)
+    state, criterion = begin(settings, open_fabric(settings, device)), build_loss(settings.loss)
 
     def feed(epoch: int) -> Feed:
         while True:
@@ -95,7 +96,7 @@ def _ours(settings: TrainSettings, data: DataSet, device: str) -> tuple[Callable
             epoch += 1000
 
     def step(image: torch.Tensor, label: torch.Tensor) -> None:
-        train_step(state, settings, criterion, image.to(device), label.to(device), 100)
+        train_step(state, settings, criterion, image, label, 100)
 
     return feed, step
 

@@ -136,11 +136,21 @@ class TestDiskFull:
         assert weights(train(settings(), tmp_path, data=data, resume=True)) == weights(finished)
 
 
+def scalars(folder: Path) -> list[str]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return found.Tags()["scalars"]
+
+
 class TestWithoutConfiguration:
     def test_a_data_set_alone_gives_a_model_that_runs(self, data, tmp_path, capsys):
         out = tmp_path / "run"
         command = ["train", str(data), "-o", str(out), "--epochs", "1", "--memory-gb", "1", "--device", "cpu"]
-        assert run([*command, "--json"]) == 0
+        assert run([*command, "--json", "--tensorboard"]) == 0
+        assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
+        assert set(scalars(out / "tensorboard")) == set((out / "log.csv").read_text().split("\n")[0].split(",")[1:])
         assert "# " in (out / "plan.yaml").read_text(encoding="utf-8")
         model = load_model(out / "model", device="cpu")
         assert model.spec.labels.names == ("front", "back")
@@ -213,6 +223,13 @@ def test_stops_with_words_where_the_loss_is_not_finite(data, tmp_path, monkeypat
     monkeypatch.setattr("voxmetry.train.loop.split_outputs", lambda outputs, **_: [(torch.nan, outputs)])
     with pytest.raises(InferenceError, match="a loss of nan in step 0"):
         train(settings(), tmp_path, data=data)
+
+
+def test_tensorboard_that_is_not_installed_is_told_before_anything_runs(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert run(["train", str(data), "-o", str(tmp_path / "run"), "--tensorboard"]) == 2
+    assert "voxmetry[tensorboard]" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_learning_rate_rises_then_falls():

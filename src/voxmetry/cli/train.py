@@ -12,6 +12,7 @@ from voxmetry.cli import show
 
 if TYPE_CHECKING:
     from voxmetry.config import TrainSettings
+    from voxmetry.train.loop import Watcher
     from voxmetry.train.plan import Plan
 
 MemoryGb = Annotated[float, typer.Option("--memory-gb", help="Memory that training may take, in 10^9 bytes.", min=0.7)]
@@ -42,13 +43,19 @@ def train(
     modality: Modality = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
     device: TrainDevice = "auto",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files to OUT too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a model and write its folder. A data set needs no configuration: it is measured and planned for first."""
     from voxmetry.config import TrainSettings, load_yaml, parse_record
     from voxmetry.nn.runtime import choose_device
     from voxmetry.train import train as train_model
+    from voxmetry.train.devices import is_first
+    from voxmetry.train.watch import TensorBoard
 
+    watchers: list[Watcher] = [_draw]
+    if tensorboard:
+        watchers.append(TensorBoard())
     chosen = choose_device(device)
     if _is_configuration(source):
         settings = load_yaml(source, TrainSettings)
@@ -69,8 +76,23 @@ def train(
     if given:
         settings = parse_record(settings.model_dump() | given, TrainSettings, where="the options")
     run = out or Path("runs") / settings.model.name / ("" if settings.fold is None else f"fold-{settings.fold}")
-    model = train_model(settings, run, data=folder, resume=resume, device=chosen)
-    show.trained(model, as_json=as_json)
+    model = train_model(settings, run, data=folder, resume=resume, device=chosen, watchers=watchers)
+    if is_first():
+        show.trained(model, as_json=as_json)
+
+
+def _draw(run: Path, row: dict[str, float]) -> None:
+    """Draw the curves again where the held-out cases were looked at, and after the first epoch."""
+    if row["epoch"] > 1 and not any(name.startswith("dice_") for name in row):
+        return
+    import io
+
+    from voxmetry.io.atomic import write_bytes
+    from voxmetry.plot import training_curve
+
+    picture = io.BytesIO()
+    training_curve(run).savefig(picture, format="png", dpi=110)
+    write_bytes(run / "training.png", picture.getvalue())
 
 
 def train_plan(
@@ -116,12 +138,13 @@ def _plan(
     quiet: bool = False,
 ) -> Plan:
     from voxmetry.train.dataset import open_data
+    from voxmetry.train.devices import n_processes
     from voxmetry.train.fingerprint import scan
     from voxmetry.train.plan import Budget, make_plan
 
     with show.progress("measuring the data set", quiet=quiet) as progress:
         named, _, fingerprint = scan(open_data(data), progress=progress)
-    budget = Budget(memory_gb, device, epochs, tuple(modality) if modality else None)
+    budget = Budget(memory_gb, device, epochs, tuple(modality) if modality else None, n_processes())
     return make_plan(fingerprint, named, data=str(data), budget=budget)
 
 
@@ -137,11 +160,12 @@ def _planned(
 ) -> TrainSettings:
     """Plan, and leave the plan with its reasons in the run folder."""
     from voxmetry.io.atomic import make_folder, write_text
+    from voxmetry.train.devices import is_first
     from voxmetry.train.finetune import settings_from
 
-    plan = _plan(data, memory_gb=memory_gb, device=device, epochs=epochs, modality=modality)
+    plan = _plan(data, memory_gb=memory_gb, device=device, epochs=epochs, modality=modality, quiet=not is_first())
     run = out or Path("runs") / plan.settings.model.name
-    if not (run / "settings.yaml").exists():
+    if is_first() and not (run / "settings.yaml").exists():
         write_text(make_folder(run) / "plan.yaml", plan.to_yaml())
     return settings_from(plan.settings, start) if start else plan.settings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,17 @@ class Overlap:
     n_prediction: int
     n_reference: int
     n_both: int
+
+    @classmethod
+    def of_masks(cls, *, prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> Self:
+        """Count the voxels of two masks of the same shape.
+
+        Examples
+        --------
+        >>> Overlap.of_masks(prediction=np.array([True, True]), reference=np.array([False, True])).dice
+        0.6666666666666666
+        """
+        return cls(int(prediction.sum()), int(reference.sum()), int((prediction & reference).sum()))
 
     @property
     def dice(self) -> float:

@@ -17,6 +17,7 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import GeometryError, InputError, LabelError, VoxmetryError
 from voxmetry.io import read_segmentation
 from voxmetry.io.files import ITK, NIFTI
+from voxmetry.measure.overlap import Overlap
 from voxmetry.train.dataset import Case, DataSet, naming, read_case
 from voxmetry.train.fingerprint import CaseFacts, case_facts, with_labels
 
@@ -336,9 +337,8 @@ def prediction_of(case: str, folder: Path | None) -> Path | None:
 def _agreement(
     case: str, name: str, source: Literal["rater", "prediction"], label: Segmentation, other: Segmentation
 ) -> Agreement:
-    a, b = label.mask(name), other.mask(name)
-    both = int(a.sum()) + int(b.sum())
-    return Agreement(case=case, structure=name, source=source, dice=2 * int((a & b).sum()) / both if both else math.nan)
+    both = Overlap.of_masks(prediction=other.mask(name), reference=label.mask(name))
+    return Agreement(case=case, structure=name, source=source, dice=both.dice)
 
 
 def disagreements(agreements: Sequence[Agreement]) -> list[Finding]:

@@ -218,23 +218,32 @@ def augmentation(augment: Augment, *, patch: tuple[int, int, int], foreground_fr
 
 
 def batches(
-    cases: Sequence[LabelledCase], *, change: Compose, batch_size: int, seed: int, epoch: int
+    cases: Sequence[LabelledCase],
+    *,
+    change: Compose,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield the batches of one epoch, each case once, in an order and with changes that follow from seed and epoch.
 
-    Nothing else decides them, so an epoch that was interrupted comes out the same when it is run again.
+    Nothing else decides them, so an epoch that was interrupted comes out the same when it is run again. With a `share`
+    of (r, n) only the r-th of n parts of each batch is made; the parts together are the batch that one process makes.
 
     Yields
     ------
     image, label
-        (B, C, *patch) float32 and (B, 1, *patch) int64. An incomplete last batch is filled up from the epoch's start,
-        so that each step weighs the same.
+        (B / n, C, *patch) float32 and (B / n, 1, *patch) int64. An incomplete last batch is filled up from the epoch's
+        start, so that each step weighs the same.
     """
     order = np.random.default_rng([seed, epoch]).permutation(len(cases))
     order = np.resize(order, -(-len(cases) // batch_size) * batch_size)
-    for start in range(0, len(order), batch_size):
+    rank, n = share
+    part = batch_size // n
+    for start in range(rank * part, len(order), batch_size):
         images, labels = [], []
-        for place, index in enumerate(order[start : start + batch_size], start=start):
+        for place, index in enumerate(order[start : start + part], start=start):
             change.set_random_state(seed=int(np.random.SeedSequence([seed, epoch, place]).generate_state(1)[0]))
             changed = change(
                 {"image": torch.from_numpy(cases[index].image), "label": torch.from_numpy(cases[index].label)}

@@ -13,6 +13,7 @@ from voxmetry.config import CleanStep, ModelSpec, Range, TrainingDomain, Weights
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
+from voxmetry.measure.overlap import Overlap
 from voxmetry.models import read_spec
 from voxmetry.nn import Predictor
 from voxmetry.nn.networks import Ensemble, build_network
@@ -199,10 +200,8 @@ def rank(choices: Sequence[Choice]) -> list[Choice]:
 def _dice(found: Segmentation, label: Segmentation, names: Sequence[str]) -> dict[str, float]:
     table = {}
     for name in names:
-        ours = found.mask(name)
         theirs = label.array == (label.labels[name] if name in label.labels.names else found.labels[name]).value
-        both = int(ours.sum()) + int(theirs.sum())
-        table[name] = 2 * int((ours & theirs).sum()) / both if both else float("nan")
+        table[name] = Overlap.of_masks(prediction=found.mask(name), reference=theirs).dice
     return table
 
 

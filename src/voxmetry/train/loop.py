@@ -1,8 +1,10 @@
 """The training run, from top to bottom.
 
 A run folder holds `settings.yaml`, `split.json`, `checkpoint.pt` (renewed after each epoch), `log.csv`, and at the end
-`model/`. Batches follow from the seed and the epoch alone and the learning rate from the step
-alone, so a run that was killed continues from its last whole epoch to the weights that it would have had.
+`model/`. Batches follow from the seed and the epoch alone and the learning rate from the step alone, so a run that was
+killed continues from its last whole epoch to the weights that it would have had.
+
+Under `torchrun` each process goes through these same lines with its share of each batch; the first one alone writes.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,10 +25,12 @@ from torch import nn
 from voxmetry.config import ModelSpec, TrainSettings
 from voxmetry.errors import InferenceError
 from voxmetry.io.atomic import write_text
+from voxmetry.measure.overlap import Overlap
 from voxmetry.nn.unet import split_outputs
 from voxmetry.nn.window import window_scores
 from voxmetry.train.data import LabelledCase, augmentation, batches, hold_out, load_case
 from voxmetry.train.dataset import open_data, require_structures
+from voxmetry.train.devices import gather, open_fabric
 from voxmetry.train.finish import write_model
 from voxmetry.train.losses import build_loss
 from voxmetry.train.state import (
@@ -42,7 +47,19 @@ GRADIENT_CLIP = 12.0
 """Norm that gradients are clipped to; as nnU-Net's (Isensee 2021, doi 10.1038/s41592-020-01008-z)."""
 
 
-def train(settings: TrainSettings, out: Path, *, data: Path, resume: bool = False, device: str = "cpu") -> Path:
+Watcher: TypeAlias = Callable[[Path, dict[str, float]], None]
+"""Called after each epoch with the run folder and the epoch's row of the log, when both it and the checkpoint stand."""
+
+
+def train(
+    settings: TrainSettings,
+    out: Path,
+    *,
+    data: Path,
+    resume: bool = False,
+    device: str = "cpu",
+    watchers: Sequence[Watcher] = (),
+) -> Path:
     """Train a model and write its folder.
 
     Parameters
@@ -57,6 +74,8 @@ def train(settings: TrainSettings, out: Path, *, data: Path, resume: bool = Fals
         Continue from the checkpoint in `out`; without one, start.
     device
         "cpu" or "cuda".
+    watchers
+        Called after each epoch, in the first process.
 
     Returns
     -------
@@ -68,16 +87,19 @@ def train(settings: TrainSettings, out: Path, *, data: Path, resume: bool = Fals
     VoxmetryError
         If a case cannot be used, before the first step; if `out` holds another run; if the loss is no longer finite.
     """
-    start_folder(settings, out, resume=resume)
+    fabric = open_fabric(settings, device)
+    first = fabric.is_global_zero
     found = open_data(data)
     names = hold_out(found, settings)
     require_unseen(settings, names[1])
-    write_text(out / "split.json", json.dumps(dict(zip(("training", "validation"), names, strict=True)), indent=1))
-    state = begin(settings, device, tell=Console(stderr=True).print)
+    if first:
+        start_folder(settings, out, resume=resume)
+        write_text(out / "split.json", json.dumps(dict(zip(("training", "validation"), names, strict=True)), indent=1))
+    state = begin(settings, fabric, tell=Console(stderr=True).print if first else None)
     if resume:
-        load_checkpoint(state, out / "checkpoint.pt", device)
+        load_checkpoint(state, out / "checkpoint.pt")
     table: dict[str, dict[str, float]] | None = None
-    with progress_bars() as progress:
+    with progress_bars(shown=first) as progress:
         cases = {
             case.name: load_case(case, found, settings.model)
             for case in progress.track(found.cases, description="read and prepare")
@@ -87,29 +109,38 @@ def train(settings: TrainSettings, out: Path, *, data: Path, resume: bool = Fals
         steps = -(-len(training) // settings.batch_size)
         bar = progress.add_task("train", total=settings.epochs * steps, completed=state.epoch * steps)
         while state.epoch < settings.epochs:
-            row = run_epoch(state, settings, training, device, lambda: progress.advance(bar))
+            row = run_epoch(state, settings, training, lambda: progress.advance(bar))
             if validation and (state.epoch % settings.validate_every == 0 or state.epoch == settings.epochs):
-                table = validate(state.averaged, validation, settings.model, device)
+                table = validate_together(state, validation, settings.model)
                 row |= {f"dice_{name}": round(mean_dice(table, name), 4) for name in settings.model.labels.names}
-            progress.console.print("  ".join(f"{key} {value:g}" for key, value in row.items()))
-            log_row(row, out / "log.csv")
-            save_checkpoint(state, out / "checkpoint.pt")
+            if first:
+                progress.console.print("  ".join(f"{key} {value:g}" for key, value in row.items()))
+                log_row(row, out / "log.csv")
+                save_checkpoint(state, out / "checkpoint.pt")
+                for watch in watchers:
+                    watch(out, row)
     if table is None:  # resumed after the last epoch, which validates like any that is due
-        table = validate(state.averaged, validation, settings.model, device)
-    return write_model(state.averaged, settings, out, training=training, validation=table)
+        table = validate_together(state, validation, settings.model)
+    if first:
+        write_model(state.averaged, settings, out, training=training, validation=table)
+    fabric.barrier()
+    return out / "model"
 
 
 def run_epoch(
-    state: RunState, settings: TrainSettings, cases: Sequence[LabelledCase], device: str, tick: Callable[[], None]
+    state: RunState, settings: TrainSettings, cases: Sequence[LabelledCase], tick: Callable[[], None]
 ) -> dict[str, float]:
     """Show each case to the network once; return the log's row: loss, rate, seconds in all and spent on data."""
-    began, waited, losses = time.perf_counter(), 0.0, []
+    fabric, began, waited, losses = state.fabric, time.perf_counter(), 0.0, []
     steps = -(-len(cases) // settings.batch_size)
     criterion = build_loss(settings.loss)
     change = augmentation(
         settings.augment, patch=settings.model.window.patch, foreground_fraction=settings.foreground_fraction
     )
-    feed = batches(cases, change=change, batch_size=settings.batch_size, seed=settings.seed, epoch=state.epoch)
+    share = (fabric.global_rank, fabric.world_size)
+    feed = batches(
+        cases, change=change, batch_size=settings.batch_size, seed=settings.seed, epoch=state.epoch, share=share
+    )
     for place in range(steps):
         asked = time.perf_counter()
         image, label = next(feed)
@@ -118,13 +149,13 @@ def run_epoch(
         rate = learning_rate(step, settings.epochs * steps, settings.learning_rate)
         for group in state.optimiser.param_groups:
             group["lr"] = rate
-        losses.append(train_step(state, settings, criterion, image.to(device), label.to(device), step))
+        losses.append(train_step(state, settings, criterion, image, label, step))
         tick()
     state.epoch += 1
     seconds = time.perf_counter() - began
     return {
         "epoch": state.epoch,
-        "loss": round(float(np.mean(losses)), 5),
+        "loss": round(float(fabric.all_reduce(torch.tensor(np.mean(losses)), reduce_op="mean")), 5),
         "learning_rate": round(rate, 8),
         "seconds": round(seconds, 2),
         "seconds_data": round(waited, 2),
@@ -140,9 +171,9 @@ def train_step(
     step: int,
 ) -> float:
     """Move the weights and their average by one step; return the loss."""
+    image, label = state.fabric.to_device((image, label))
     state.network.train()
-    with torch.autocast(image.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        outputs = state.network(image)
+    outputs = state.network(image)  # in the precision that the settings ask for
     weighted = split_outputs(outputs, levels=settings.model.network.deep_supervision)
     loss = torch.stack([weight * criterion(output.float(), label) for weight, output in weighted]).sum()
     value = loss.item()
@@ -153,7 +184,7 @@ def train_step(
             fix="lower learning_rate, or set precision to float32; the last checkpoint is kept",
         )
     state.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    state.fabric.backward(loss)
     nn.utils.clip_grad_norm_(state.network.parameters(), GRADIENT_CLIP)
     state.optimiser.step()
     # A short memory at first, so that the average forgets where the weights began.
@@ -182,6 +213,13 @@ def learning_rate(step: int, total: int, peak: float) -> float:
     return low + (peak - low) * (1 + math.cos(math.pi * share)) / 2
 
 
+def validate_together(state: RunState, cases: Sequence[LabelledCase], spec: ModelSpec) -> dict[str, dict[str, float]]:
+    """Validate the averaged weights, each process its share of the cases; each gets the whole table."""
+    fabric = state.fabric
+    mine = cases[fabric.global_rank :: fabric.world_size]
+    return gather(fabric, validate(state.averaged, mine, spec, str(fabric.device)))
+
+
 def validate(
     network: nn.Module, cases: Sequence[LabelledCase], spec: ModelSpec, device: str
 ) -> dict[str, dict[str, float]]:
@@ -195,15 +233,10 @@ def validate(
         scores = window_scores(network, torch.from_numpy(case.image[None]).to(device), spec.window)
         found, truth = scores[0].argmax(0).cpu().numpy(), case.label[0]
         table[case.name] = {
-            name: dice(found == index, truth == index) for index, name in enumerate(spec.labels.names, start=1)
+            name: Overlap.of_masks(prediction=found == index, reference=truth == index).dice
+            for index, name in enumerate(spec.labels.names, start=1)
         }
     return table
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """Twice the common voxels over the sum of both; nan where both are empty (Dice 1945, doi 10.2307/1932409)."""
-    both = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / both if both else math.nan
 
 
 def mean_dice(table: dict[str, dict[str, float]], name: str) -> float:
@@ -211,7 +244,7 @@ def mean_dice(table: dict[str, dict[str, float]], name: str) -> float:
     return float(np.mean([row[name] for row in table.values()]))
 
 
-def progress_bars() -> Progress:
+def progress_bars(*, shown: bool) -> Progress:
     """Bars with count, time spent and time left, on stderr so that a pipe carries results only."""
     return Progress(
         TextColumn("{task.description}"),
@@ -220,4 +253,5 @@ def progress_bars() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        disable=not shown,
     )

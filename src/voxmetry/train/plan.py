@@ -50,12 +50,15 @@ class Budget:
         None lets the number of steps decide.
     modalities
         Modality of each channel, where neither files nor names say it.
+    processes
+        Processes that share a batch, each with this memory.
     """
 
     memory_gb: float = 4.0
     device: str = "cpu"
     epochs: int | None = None
     modalities: tuple[str, ...] | None = None
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -316,8 +319,9 @@ def _batch(
     batch = 2
     while batch < 4 and memory_gb(patch, strides, channels, batch + 1) <= budget.memory_gb:
         batch += 1
-    reasons["batch_size"] = f"2 to 4, as many as fit into {budget.memory_gb:g} GB"
-    return batch
+    each = f" for each of {budget.processes} processes" if budget.processes > 1 else ""
+    reasons["batch_size"] = f"2 to 4{each}, as many as fit into {budget.memory_gb:g} GB"
+    return batch * budget.processes
 
 
 def _epochs(fingerprint: Fingerprint, batch: int, budget: Budget, reasons: dict[str, str]) -> int:

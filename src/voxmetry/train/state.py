@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,15 +20,20 @@ from voxmetry.models import find_model
 from voxmetry.nn.networks import build_network
 from voxmetry.train.finetune import carry_over
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 
 @dataclass
 class RunState:
-    """All that changes during a run, and so what a checkpoint holds.
+    """All that changes during a run, and so what a checkpoint holds, and the device that it changes on.
 
     Parameters
     ----------
+    fabric
+        The device, precision and processes.
     network
-        The network that the optimiser moves.
+        The network that the optimiser moves; it averages its gradients over the processes.
     averaged
         The exponential moving average of its weights: what is validated and shipped.
     optimiser
@@ -36,13 +42,14 @@ class RunState:
         Number of epochs that are done.
     """
 
+    fabric: Fabric
     network: nn.Module
     averaged: nn.Module
     optimiser: torch.optim.Optimizer
     epoch: int = 0
 
 
-def begin(settings: TrainSettings, device: str, *, tell: Callable[[str], None] | None = None) -> RunState:
+def begin(settings: TrainSettings, fabric: Fabric, *, tell: Callable[[str], None] | None = None) -> RunState:
     """Build the network, its average and the optimiser.
 
     The first weights are what fits of the model that `start_from` names, else the seed decides them; `tell` is told
@@ -55,11 +62,7 @@ def begin(settings: TrainSettings, device: str, *, tell: Callable[[str], None] |
     """
     spec = settings.model
     torch.manual_seed(settings.seed)
-
-    def build() -> nn.Module:
-        return build_network(spec).to(device)
-
-    network, averaged = build(), build()
+    network, averaged = build_network(spec), build_network(spec).to(fabric.device)
     if settings.start_from:
         taken = carry_over(network, spec, settings.start_from)
         if tell is not None:
@@ -67,7 +70,8 @@ def begin(settings: TrainSettings, device: str, *, tell: Callable[[str], None] |
     averaged.load_state_dict(network.state_dict())
     averaged.requires_grad_(requires_grad=False)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    return RunState(network, averaged, optimiser)
+    network, optimiser = fabric.setup(network, optimiser)
+    return RunState(fabric, network, averaged, optimiser)
 
 
 def require_unseen(settings: TrainSettings, held_out: Sequence[str]) -> None:
@@ -131,7 +135,7 @@ def save_checkpoint(state: RunState, path: Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def load_checkpoint(state: RunState, path: Path, device: str) -> None:
+def load_checkpoint(state: RunState, path: Path) -> None:
     """Fill a fresh state from a checkpoint; without one, leave it as it is.
 
     Raises
@@ -142,7 +146,7 @@ def load_checkpoint(state: RunState, path: Path, device: str) -> None:
     if not path.exists():
         return
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location=state.fabric.device, weights_only=True)
         state.network.load_state_dict(content["network"])
         state.averaged.load_state_dict(content["averaged"])
         state.optimiser.load_state_dict(content["optimiser"])

@@ -1,0 +1,74 @@
+"""Where a run computes: device, precision, and how many processes share it, by Lightning Fabric.
+
+One process needs nothing. Several are started by `torchrun`, on one machine or more; each finds its place in the
+environment, and the gradients are averaged over all of them (DDP).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from voxmetry.config import TrainSettings
+from voxmetry.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+PRECISION = {"bf16": "bf16-mixed", "float32": "32-true"}
+
+
+def n_processes() -> int:
+    """Return the number of processes that `torchrun` started for this run; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Say whether this is the process that writes and prints."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def open_fabric(settings: TrainSettings, device: str) -> Fabric:
+    """Return the device, alone or as one of the processes of `torchrun`, which have found each other.
+
+    Parameters
+    ----------
+    settings
+        The run; its batch is shared out evenly.
+    device
+        "cpu" or "cuda".
+
+    Raises
+    ------
+    ConfigError
+        If the batch cannot be shared out evenly.
+    """
+    from lightning_fabric import Fabric
+
+    total, here = n_processes(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if settings.batch_size % total:
+        raise ConfigError(
+            found=f"a batch of {settings.batch_size} cases for {total} processes",
+            expected="as many cases for each process: the batch is that of all processes together",
+            fix=f"set batch_size to {-(-settings.batch_size // total) * total}, or start fewer processes",
+        )
+    fabric = Fabric(
+        accelerator=device,
+        devices=here,
+        num_nodes=total // here,
+        strategy="ddp" if total > 1 else "auto",
+        precision=PRECISION[settings.precision],
+    )
+    fabric.launch()
+    return fabric
+
+
+def gather(fabric: Fabric, table: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Bring the rows of all processes together, sorted by name; each process gets all of them."""
+    if fabric.world_size == 1:
+        return table
+    parts: list[dict[str, dict[str, float]]] = [{} for _ in range(fabric.world_size)]
+    torch.distributed.all_gather_object(parts, table)
+    return dict(sorted(item for part in parts for item in part.items()))
