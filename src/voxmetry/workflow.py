@@ -150,8 +150,10 @@ def segment_study(
         result = result.model_copy(update={"flags": (*result.flags, *change.flags)})
     result = result.model_copy(update={"files": output_files(result, settings, changed=change is not None)})
     with clock.step("write"), replaced_together(out, OUTPUTS.values()) as stage:
-        shown = Shown(volume, segmentation, truth, change)
-        objects = write_objects(stage, settings.dicom, result, **shown._asdict())
+        shown = Shown(volume, segmentation, truth, tuple(volumes[1:]), change)
+        objects = write_objects(
+            stage, settings.dicom, result, volume=volume, segmentation=segmentation, reference=truth, prior=change
+        )
         result = result.model_copy(update={"files": result.files | objects})
         write_outputs(stage, result, shown)
     return result
@@ -163,6 +165,7 @@ class Shown(NamedTuple):
     volume: Volume
     segmentation: Segmentation
     reference: Segmentation | None
+    others: tuple[Volume, ...]
     prior: PriorComparison | None
 
 

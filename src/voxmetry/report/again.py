@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Literal, cast
 
@@ -86,7 +87,7 @@ def rewrite_report(
         material = read_material(out / HTML)
     else:
         volume = _read_image(result, image)
-        material = _drawn(result, out, volume, reference)
+        material = _with_overlay(_drawn(result, out, volume, reference), out)
         identity = read_identity(volume, say) if wishes.with_identity else ()
     change = _change(result, out, prior, volume, material) if prior is not None else None
     document = spell(result, material.plan, say, prior=change)
@@ -109,6 +110,14 @@ def _drawn(result: StudyResult, out: Path, volume: Volume, reference: Path | str
     segmentation = io.read_segmentation(out / SEGMENTATION, labels=result.labels)
     truth = io.read_segmentation(reference, labels=result.labels) if reference is not None else None
     return draw(result, volume, segmentation, truth)
+
+
+def _with_overlay(material: Material, out: Path) -> Material:
+    """Keep the second image of the old report's viewer: the pictures are drawn from the first alone."""
+    old = read_material(out / HTML).scene if (out / HTML).is_file() else None
+    if old is None or old.overlay is None or material.scene is None:
+        return material
+    return dataclasses.replace(material, scene=material.scene.model_copy(update={"overlay": old.overlay}))
 
 
 def _change(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from voxmetry.core.follow_up import PriorComparison
@@ -28,6 +28,7 @@ def write_report(
     volume: Volume,
     segmentation: Segmentation,
     reference: Segmentation | None = None,
+    others: Sequence[Volume] = (),
     prior: PriorComparison | None = None,
     language: str = "en",
     page: str = "a4",
@@ -49,6 +50,8 @@ def write_report(
         The labels that were measured, on the image's grid.
     reference
         The labels that they were compared with, on the same grid, with the same label values: outlined dashed.
+    others
+        The further images of `result.others`, each on its own grid: the viewer shows the first over the image.
     prior
         The study held against an earlier one of the same patient, from `compare_with_prior`.
     language
@@ -67,7 +70,7 @@ def write_report(
     """
     say = load_language(language)
     require_face(path, page)
-    material = draw(result, volume, segmentation, reference)
+    material = draw(result, volume, segmentation, reference, others)
     write_faces(spell(result, material.plan, say, prior=prior), material, [path], page=page)
 
 
