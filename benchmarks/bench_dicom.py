@@ -184,7 +184,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--readers", nargs="*", default=list(READERS))
     parser.add_argument("--skip-jpeg2000", action="store_true")
-    parser.add_argument("--scratch", type=Path, default=None, help="folder for the series; a temporary one otherwise")
+    parser.add_argument("--scratch", type=Path, help="where the series are kept and found again; else they are removed")
+    parser.add_argument("--only-write", action="store_true", help="write the series into --scratch and stop")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--only-slices", type=Path, help=argparse.SUPPRESS)
@@ -199,17 +200,18 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, median of {given.repeats}\n")
     print("| series | reader | version | seconds | times voxmetry | peak MB | peak / volume |")
     print("|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = given.scratch or Path(temporary)
         for compress in (False,) if given.skip_jpeg2000 else (False, True):
-            slices, study = Path(scratch) / f"slices{compress}", Path(scratch) / f"study{compress}"
-            write_series(slices, given.slices, given.size, compress=compress)
-            study.mkdir()
-            for file in slices.iterdir():
-                os.link(file, study / file.name)
-            add_unrelated(study, given.files)
-            compare("JPEG 2000" if compress else "uncompressed", study, slices, given, volume_mb)
-            shutil.rmtree(slices)
-            shutil.rmtree(study)
+            slices, study = scratch / f"slices{compress}", scratch / f"study{compress}"
+            if not study.exists():
+                write_series(slices, given.slices, given.size, compress=compress)
+                study.mkdir()
+                for file in slices.iterdir():
+                    os.link(file, study / file.name)
+                add_unrelated(study, given.files)
+            if not given.only_write:
+                compare("JPEG 2000" if compress else "uncompressed", study, slices, given, volume_mb)
 
 
 def compare(series: str, study: Path, slices: Path, given: argparse.Namespace, volume_mb: float) -> None:

@@ -1,8 +1,13 @@
 """Seconds and peak memory of a whole segmentation, beside MONAI's way and nnU-Net's, each in a process of its own.
 
     python benchmarks/bench_inference.py --data DATA [--size 512 512 300] [--classes 25] [--rows voxmetry monai]
-                                         [--nnunet FOLDER --imported MODEL --nnunet-python PYTHON]
-                                         [--cache FILE] [--plot FILE]
+                                         [--nnunet-python PYTHON] [--repeats 3] [--cap-gb 12] [--cache FILE]
+                                         [--plot FILE]
+
+Rows: `voxmetry` (from file to label map, as the peers do), `voxmetry-float32`, `segment` (the whole of `voxmetry
+segment`, with measurements and report), `monai`; `nnunet` and `voxmetry-nnunet` run one nnU-Net model, made here with
+seeded weights and imported, mirroring off; `nnunet` needs a Python with nnunetv2. A row that takes under a minute is
+run --repeats times, the table has the medians. A row that needs more than --cap-gb is stopped there, and says so.
 
 The image is the abdominal CT of data/README.md (ct-multiorgan), interpolated to voxels of 0.71 x 0.59 x 1.12 mm and cut
 or mirrored to the size asked for, so that the work grows with the size; the network a
@@ -24,10 +29,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import ClassVar
 
 PATCH, SPACING_MM = 96, 1.5
 FULL = (512, 512, 300)
-ROWS = ("voxmetry", "voxmetry-float32", "monai")
+QUICK_S = 60
+"""A longer run is not repeated."""
 
 
 def main() -> None:
@@ -35,10 +42,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("VOXMETRY_TEST_DATA", "../shared/data")))
     parser.add_argument("--size", type=int, nargs=3, default=[512, 512, 300], action="append")
     parser.add_argument("--classes", type=int, nargs="+", default=[25])
-    parser.add_argument("--rows", nargs="+", default=list(ROWS[:1] + ROWS[2:]))
+    parser.add_argument("--rows", nargs="+", default=["voxmetry", "monai"])
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--nnunet", type=Path, help="an nnU-Net v2 model folder, for nnU-Net's own predictor")
-    parser.add_argument("--imported", type=Path, help="the same model after `voxmetry models import`")
+    parser.add_argument("--cap-gb", type=float, help="the most that a row may hold, in 10^9 bytes")
     parser.add_argument("--nnunet-python", type=Path, help="a Python with nnunetv2")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "voxmetry-bench-inference.json")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "voxmetry-bench-inference")
@@ -46,11 +52,12 @@ def main() -> None:
     parser.add_argument("--one", nargs=4, metavar=("ROW", "MODEL", "IMAGE", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(run_row(*options.one)))
+        print(json.dumps(run_row(*options.one, cap_gb=options.cap_gb)))
         return
     sizes = options.size[3:] or [options.size[:3]]
     results = [row for size in sizes for n in options.classes for row in rows_of(options, size, n)]
     print(table(results))
+    print(stages(results))
     if options.plot:
         plot(results, options.plot)
 
@@ -58,23 +65,34 @@ def main() -> None:
 def rows_of(options: argparse.Namespace, size: list[int], n_classes: int) -> list[dict[str, object]]:
     """Run each row for one size and number of classes, or take it from the cache."""
     options.work.mkdir(parents=True, exist_ok=True)
-    image, model = options.work / f"ct-{'x'.join(map(str, size))}.nii.gz", options.work / f"model-{n_classes}"
+    image = options.work / f"ct-{'x'.join(map(str, size))}.nii.gz"
     if not image.exists():
         make_image(options.data, image, size)
-    if not model.exists():
-        make_model(options.data, model, n_classes)
     known = json.loads(options.cache.read_text()) if options.cache.exists() else {}
     found, labels = [], {}
-    for row in [*options.rows, *(["voxmetry-nnunet", "nnunet"] if options.nnunet else [])]:
+    for row in options.rows:
         out = options.work / f"{row}-{n_classes}-{image.name}"
         key = f"{row} {size} {n_classes} {fingerprint()}"
-        if key not in known or not out.exists():
-            known[key] = start(options, row, model, image, out)
+        if key not in known:
+            known[key] = start(options, row, model_of(options, row, n_classes), image, out)
             options.cache.write_text(json.dumps(known, indent=1))
         labels[row] = out
         found.append({"row": row, "size": size, "classes": n_classes} | known[key])
     add_agreement(found, labels)
     return found
+
+
+def model_of(options: argparse.Namespace, row: str, n_classes: int) -> Path:
+    """Make the model of a row, where it is not there yet."""
+    model = options.work / f"model-{n_classes}"
+    if row.endswith("nnunet"):
+        model = options.work / f"nnunet-{n_classes}"
+        if not model.exists():
+            make_nnunet(model, n_classes)
+        return model / ("source" if row == "nnunet" else "imported")
+    if not model.exists():
+        make_model(options.data, model, n_classes)
+    return model
 
 
 def fingerprint() -> str:
@@ -85,28 +103,49 @@ def fingerprint() -> str:
 
 
 def start(options: argparse.Namespace, row: str, model: Path, image: Path, out: Path) -> dict[str, object]:
-    """Run one row in a process of its own, as often as asked, and keep the quickest."""
+    """Run one row in a process of its own, as often as asked, and return the median run by its seconds."""
     python = str(options.nnunet_python) if row == "nnunet" else sys.executable
-    if row.endswith("nnunet"):
-        model = options.nnunet if row == "nnunet" else options.imported
     command = [python, __file__, "--one", row, str(model), str(image), str(out)]
+    command += ["--cap-gb", str(options.cap_gb)] if options.cap_gb else []
     print(f"{row} on {image.name} ...", file=sys.stderr, flush=True)
-    runs = []
-    for _ in range(options.repeats):
+    runs: list[dict[str, object]] = []
+    while len(runs) < options.repeats and not (runs and runs[-1]["seconds"] > QUICK_S):
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         if ran.returncode:
             raise SystemExit(f"{row} failed:\n{ran.stderr[-2000:]}")
         runs.append(json.loads(ran.stdout.splitlines()[-1]))
         print(f"  {runs[-1]}", file=sys.stderr, flush=True)
-    return min(runs, key=lambda run: run["seconds"])
+    return sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2] | {"runs": len(runs)}
 
 
-def run_row(row: str, model: str, image: str, out: str) -> dict[str, object]:
+def run_row(row: str, model: str, image: str, out: str, *, cap_gb: float | None) -> dict[str, object]:
     """Run in this process; return its seconds in all, those in the network, and its peak memory."""
+    if cap_gb:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (int(cap_gb * 1e9), resource.RLIM_INFINITY))
     begin = time.perf_counter()
-    run = {"monai": run_monai, "nnunet": run_nnunet}.get(row, run_voxmetry)
-    stages = run(row, Path(model), Path(image), Path(out))
-    return {"seconds": time.perf_counter() - begin, "peak_gb": peak_gb(), **stages}
+    run = {"monai": run_monai, "nnunet": run_nnunet, "segment": run_segment}.get(row, run_voxmetry)
+    Timed.all.clear()
+    try:
+        result = run(row, Path(model), Path(image), Path(out))
+    except (MemoryError, RuntimeError) as error:
+        if "alloc" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        timed = Timed.all[0]
+        result = {
+            "stopped": True,
+            "network_s": timed.seconds,
+            "windows": timed.windows,
+            "device": "torch cpu in float32",
+        }
+    used = os.times()
+    return {
+        "seconds": time.perf_counter() - begin,
+        "cpu_s": used.user + used.system,
+        "peak_gb": cap_gb if "stopped" in result else peak_gb(),
+        **result,
+    }
 
 
 def peak_gb() -> float:
@@ -118,8 +157,11 @@ def peak_gb() -> float:
 class Timed:
     """A network that adds up its own seconds and counts its windows."""
 
+    all: ClassVar[list[Timed]] = []
+
     def __init__(self, network: object) -> None:
         self.network, self.seconds, self.windows = network, 0.0, 0
+        self.all.append(self)
 
     def __call__(self, patches: object) -> object:
         """Run the network and note the time."""
@@ -160,6 +202,40 @@ def run_voxmetry(row: str, model: Path, image: Path, out: Path) -> dict[str, obj
         "write_s": write,
         "device": str(loaded.choice),
         "predicted_gb": prepared.plan.needed / 1e9,
+        "ring_gb": prepared.plan.parts["ring"] / 1e9,
+    }
+
+
+def run_segment(_row: str, model: Path, image: Path, out: Path) -> dict[str, object]:
+    """Run the whole of `voxmetry segment`: label map, measurements, tables, report."""
+    import dataclasses
+
+    import voxmetry
+    from voxmetry.config import StudySettings
+
+    clock = [time.perf_counter()]
+    loaded = voxmetry.load_model(model)
+    timed = Timed(loaded.members[0])
+    predictor = voxmetry.Predictor(dataclasses.replace(loaded, members=(timed,)))
+    load = time.perf_counter() - clock[0]
+    folder = out.with_name(out.name.removesuffix(".nii.gz"))
+    result = voxmetry.segment_study(image, folder, predictor, settings=StudySettings(overwrite=True))
+    (folder / "seg.nii.gz").replace(out)
+    spent = result.provenance.seconds
+    return {
+        "network_s": timed.seconds,
+        "windows": timed.windows,
+        "load_s": load,
+        "read_s": spent["read"],
+        "prepare_s": spent["preprocess"],
+        "restore_s": spent["network"] - timed.seconds,
+        "measure_s": spent["measure"] + spent["clean up"],
+        "write_s": time.perf_counter()
+        - clock[0]
+        - load
+        - sum(s for step, s in spent.items() if step not in ("write", "total")),
+        "device": str(loaded.choice),
+        "predicted_gb": predictor.last_plan.needed / 1e9,
     }
 
 
@@ -218,9 +294,8 @@ def run_nnunet(_row: str, model: Path, image: Path, out: Path) -> dict[str, obje
     predictor = nnUNetPredictor(
         tile_step_size=0.5, use_mirroring=False, device=torch.device("cpu"), perform_everything_on_device=False
     )
-    predictor.initialize_from_trained_model_folder(
-        str(model), use_folds=("all",) if (model / "fold_all").exists() else (0,)
-    )
+    (folder,) = model.iterdir()
+    predictor.initialize_from_trained_model_folder(str(folder), use_folds=(0,))
     timed = Timed(predictor.network.forward)
     predictor.network.forward = timed
     predictor.predict_from_files_sequential([[str(image)]], [str(out)[: -len(".nii.gz")]])
@@ -313,6 +388,41 @@ def make_model(data: Path, folder: Path, n_classes: int) -> None:
     (folder / "model.yaml").write_text(dump_yaml(finished))
 
 
+def make_nnunet(folder: Path, n_classes: int) -> None:
+    """Write an nnU-Net v2 model folder with seeded weights, of the size of nnU-Net's own plans, and import it."""
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    import nnunet_folders
+    from voxmetry.nn.interop import ImportOptions, import_model
+
+    channels = [32, 64, 128, 256, 320, 320]
+    network = nnunet_folders.architecture(
+        "plain",
+        n_stages=len(channels),
+        features_per_stage=channels,
+        kernel_sizes=[[3, 3, 3]] * len(channels),
+        strides=[[1, 1, 1], *[[2, 2, 2]] * (len(channels) - 1)],
+        n_conv_per_stage=[2] * len(channels),
+        n_conv_per_stage_decoder=[2] * (len(channels) - 1),
+    )
+    how = {
+        "patch_size": [PATCH] * 3,
+        "spacing": [SPACING_MM] * 3,
+        "normalization_schemes": ["CTNormalization"],
+        "architecture": network,
+    }
+    labels = {"background": 0} | {f"s{n}": n for n in range(1, n_classes)}
+    nnunet_folders.CASES["bench"] = {
+        "spacing": (1.0, 1.0, 1.0),
+        "shape": (8, 8, 8),
+        "channels": ["CT"],
+        "labels": labels,
+        "configuration": how,
+    }
+    source = nnunet_folders.write(folder / "source", "bench")
+    (folder / "source" / "image_0000.nii.gz").unlink()
+    import_model(source, folder / "imported", ImportOptions(mirroring=False))
+
+
 def add_agreement(rows: list[dict[str, object]], files: dict[str, Path]) -> None:
     """Hold each label map against the peer's, where that was run: the share of foreground voxels that are equal."""
     import nibabel
@@ -320,7 +430,7 @@ def add_agreement(rows: list[dict[str, object]], files: dict[str, Path]) -> None
 
     for row in rows:
         peer = files.get("nnunet" if str(row["row"]).endswith("nnunet") else "monai")
-        if peer is None:
+        if peer is None or not peer.exists() or "stopped" in row:
             continue
         plain = np.asarray(nibabel.load(peer).dataobj)
         other = np.asarray(nibabel.load(files[str(row["row"])]).dataobj)
@@ -329,7 +439,7 @@ def add_agreement(rows: list[dict[str, object]], files: dict[str, Path]) -> None
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """Spell the rows as Markdown, ratios against the row 'voxmetry' of the same case."""
+    """Spell the rows as Markdown, ratios against the row 'voxmetry' (or 'voxmetry-nnunet') of the same case."""
     import importlib.metadata
 
     packages = ("torch", "monai", "openvino", "numpy")
@@ -337,41 +447,70 @@ def table(rows: list[dict[str, object]]) -> str:
         ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
         + f"; {os.cpu_count()} cores, {platform.machine()}",
         "",
-        "| size | classes | way | s | network s | rest | peak GB | predicted GB | time | memory | same foreground |",
-        "| --- | --: | --- | --: | --: | --: | --: | --: | --: | --: | --: |",
+        "| size | classes | way | s | CPU s | network s | rest | peak GB | predicted GB | time | memory | runs | "
+        "same foreground |",
+        "| --- | --: | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for row in rows:
+        ours = "voxmetry-nnunet" if str(row["row"]).endswith("nnunet") else "voxmetry"
         own = next(
-            (r for r in rows if r["row"] == "voxmetry" and (r["size"], r["classes"]) == (row["size"], row["classes"])),
-            row,
+            (r for r in rows if r["row"] == ours and (r["size"], r["classes"]) == (row["size"], row["classes"])), row
         )
-        rest = 1 - row["network_s"] / row["seconds"]
+        over = "> " if "stopped" in row else ""
+        rest = "" if over else f"{1 - row['network_s'] / row['seconds']:.0%}"
         predicted = f"{row['predicted_gb']:.2f}" if "predicted_gb" in row else ""
         same = f"{row['same_foreground']:.4%}" if "same_foreground" in row else ""
         lines.append(
             f"| {' x '.join(map(str, row['size']))} | {row['classes']} | {row['row']}: {row['device']} | "
-            f"{row['seconds']:.1f} | {row['network_s']:.1f} | {rest:.0%} | {row['peak_gb']:.2f} | {predicted} | "
-            f"{row['seconds'] / own['seconds']:.2f} | {row['peak_gb'] / own['peak_gb']:.2f} | {same} |"
+            f"{over}{row['seconds']:.1f} | {row['cpu_s']:.1f} | {row['network_s']:.1f} | {rest} | "
+            f"{over}{row['peak_gb']:.2f} | {predicted} | {over}{row['seconds'] / own['seconds']:.2f} | "
+            f"{over}{row['peak_gb'] / own['peak_gb']:.2f} | {row['runs']} | {same} |"
         )
+    if any("stopped" in row for row in rows):
+        lines += ["", "A row with > was stopped at the limit of memory: it had not finished."]
+    return "\n".join(lines)
+
+
+def stages(rows: list[dict[str, object]]) -> str:
+    """Spell where the seconds of this engine went, as Markdown."""
+    names = ["load", "read", "prepare", "network", "restore", "measure", "write"]
+    lines = ["", f"| size | classes | way | {' | '.join(f'{name} s' for name in names)} | windows | ring GB |"]
+    lines.append("| --- | --: | --- |" + " --: |" * (len(names) + 2))
+    for row in (row for row in rows if "load_s" in row):
+        spent = " | ".join(f"{row[f'{name}_s']:.2f}" if f"{name}_s" in row else "" for name in names)
+        ring = f"{row['ring_gb']:.2f}" if "ring_gb" in row else ""
+        size = " x ".join(map(str, row["size"]))
+        lines.append(f"| {size} | {row['classes']} | {row['row']} | {spent} | {row['windows']} | {ring} |")
     return "\n".join(lines)
 
 
 def plot(rows: list[dict[str, object]], path: Path) -> None:
-    """Draw seconds and peak memory over the number of voxels, one line a way."""
+    """Draw seconds and peak memory over the number of voxels, one line a way, and memory over classes."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     import numpy as np
 
-    figure, both = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for axes, key, label in zip(both, ("seconds", "peak_gb"), ("seconds", "peak memory, GB"), strict=True):
-        for name in dict.fromkeys(row["row"] for row in rows):
-            points = sorted((np.prod(row["size"]) / 1e6, row[key]) for row in rows if row["row"] == name)
+    figure, (time_axes, memory_axes, class_axes) = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    usual = [row for row in rows if row["classes"] == 25 and "stopped" not in row]
+    for axes, key, label in ((time_axes, "seconds", "seconds"), (memory_axes, "peak_gb", "peak memory, GB")):
+        for name in dict.fromkeys(row["row"] for row in usual):
+            points = sorted((np.prod(row["size"]) / 1e6, row[key]) for row in usual if row["row"] == name)
             axes.plot(*zip(*points, strict=True), "o-", label=name)
-        axes.set(xlabel="million voxels", ylabel=label, ylim=(0, None), xlim=(0, None))
+        axes.set(xlabel="million voxels, 25 classes", ylabel=label)
+    own = [row for row in rows if row["row"] == "voxmetry"]
+    sizes = [row["size"] for row in own]
+    size = max(sizes, key=sizes.count)
+    points = sorted((row["classes"], row["peak_gb"], row["ring_gb"]) for row in own if row["size"] == size)
+    classes, peaks, rings = (np.array(values) for values in zip(*points, strict=True))
+    class_axes.plot(classes, peaks, "o-", label="peak")
+    class_axes.plot(classes, peaks - rings, "o--", label="peak less the ring of scores")
+    class_axes.set(xlabel=f"classes, {' x '.join(map(str, size))} voxels", ylabel="memory, GB")
+    for axes in (time_axes, memory_axes, class_axes):
+        axes.set(ylim=(0, None), xlim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
-    both[0].legend(frameon=False)
+        axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
 

@@ -1,12 +1,15 @@
 """Run nnU-Net's own predictor on the folders of nnunet_folders.py and keep its label maps.
 
-    PYTHON_WITH_NNUNET tests/nnunet_oracle.py OUT.npz [CASE ...]
+    PYTHON_WITH_NNUNET tests/nnunet_oracle.py OUT.npz [--float32] [CASE ...]
 
-`tests/nn/nnunet-2.8.1.npz` was made so, with nnunetv2 2.8.1, dynamic-network-architectures 0.4.4 and torch 2.13.0.
+`tests/nn/nnunet-2.8.1.npz` was made so, with nnunetv2 2.8.1, dynamic-network-architectures 0.4.4 and torch 2.13.0, and
+`tests/nn/nnunet-2.8.1-float32.npz` with `--float32`: nnU-Net's code as it is, but for the type in which it weighs and
+adds the scores of overlapping windows, which is half precision otherwise.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
@@ -32,6 +35,17 @@ def predict(model: Path, images: list[Path], out: Path, *, mirroring: bool) -> n
     return np.asarray(nibabel.load(f"{out}.nii.gz").dataobj)
 
 
+def add_in_float32() -> None:
+    """Let nnU-Net's predictor make its sums and its weights in float32; it names `torch.half` for both."""
+    from nnunetv2.inference import predict_from_raw_data
+
+    original = predict_from_raw_data.compute_gaussian
+    wide = functools.partial(original, dtype=torch.float32)
+    wide.cache_clear = original.cache_clear
+    predict_from_raw_data.compute_gaussian = wide
+    torch.half = torch.float32
+
+
 def main(target: Path, names: list[str]) -> None:
     """Write one compressed array a case."""
     warnings.simplefilter("ignore")
@@ -48,4 +62,7 @@ def main(target: Path, names: list[str]) -> None:
 if __name__ == "__main__":
     for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ.setdefault(key, tempfile.gettempdir())
+    if "--float32" in sys.argv:
+        sys.argv.remove("--float32")
+        add_in_float32()
     main(Path(sys.argv[1]), sys.argv[2:])

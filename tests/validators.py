@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from standard_tables import module_errors
+
 
 def tool(name):
     """The path of a program of the test environment, or a skip that names it."""
@@ -30,7 +32,7 @@ def dciodvfy_errors(path):
 
 
 def assert_valid(path, source_files):
-    """No error that the source did not have already."""
-    inherited = dciodvfy_errors(source_files[0])
-    new = dciodvfy_errors(path) - inherited
-    assert not new, "\n".join(sorted(new))
+    """No error that the source did not have already, by either validator."""
+    for errors_of in (dciodvfy_errors, module_errors):
+        new = errors_of(path) - errors_of(source_files[0])
+        assert not new, "\n".join(sorted(new))

@@ -20,6 +20,8 @@ from voxmetry.core.networks import MonaiNetwork, NnunetNetwork
 from voxmetry.errors import ConfigError
 
 Triple: TypeAlias = tuple[float, float, float]
+MapName: TypeAlias = Literal["probabilities", "entropy", "disagreement"]
+"""What can be written for each voxel beside its label; see `nn.maps`."""
 IntTriple: TypeAlias = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 Spacing: TypeAlias = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
@@ -451,6 +453,8 @@ class StudySettings(Record):
     """The most that the process may hold, in 10^9 bytes; None takes what the system has left."""
     tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     """Tolerance of the surface Dice against a reference."""
+    maps: tuple[MapName, ...] = ()
+    """What is written for each voxel beside its label: probabilities.nii, entropy.nii, disagreement.nii."""
     dicom: DicomOutput = DicomOutput()
     report: Literal["full", "brief", "none"] = "full"
     """A report; a thumbnail, and a report only if the study is flagged for review; neither."""

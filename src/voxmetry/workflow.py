@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import voxmetry
 from voxmetry import io, nn, report
 from voxmetry.classical import Baseline, BaselineSpec, is_baseline, load_baseline
 from voxmetry.classical.spec import Channel
-from voxmetry.config import InputSpec, ModelSpec, StudySettings
+from voxmetry.config import InputSpec, MapName, ModelSpec, StudySettings
 from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.records import (
     Comparison,
@@ -39,6 +39,8 @@ from voxmetry.io.atomic import claim_folder, replaced_together, write_bytes, wri
 from voxmetry.measure import DEFINITIONS, compare, lesions, measure
 from voxmetry.measure.tables import named_records_csv, records_csv
 from voxmetry.nn.grids import reorientation
+from voxmetry.nn.maps import FILES as MAP_FILES
+from voxmetry.nn.maps import require_maps
 from voxmetry.ops.components import clean
 from voxmetry.ops.resample import resample
 from voxmetry.report.thumbnail import render_thumbnail
@@ -51,6 +53,7 @@ OUTPUTS = {
     "other lesions": "other_lesions.csv",
     "comparison": "comparison.csv",
     "change": "change.json",
+    **MAP_FILES,
     **DICOM_FILES,
     "report_pdf": PDF,
     "result": "result.json",
@@ -85,7 +88,8 @@ def segment_study(
         DICOM folder with a series of each modality, or one path for each input in the model's order.
     out
         Folder for `seg.nii.gz`, `measurements.csv`, `result.json` and `report.html` (`comparison.csv` with a
-        reference, `lesions.csv` where the model finds lesions). Each appears whole or not at all, the report last.
+        reference, `lesions.csv` where the model finds lesions, NIfTI files of `settings.maps`). Each appears whole
+        or not at all, the report last.
     model
         A predictor or a loaded model (for many studies, load it once), a bundled model's name, a model folder, or a
         baseline's YAML file.
@@ -117,6 +121,7 @@ def segment_study(
         report.read_result(prior)
     with clock.step("load model"):
         ready = load_any(model, settings, tell)
+        require_maps_of(ready, settings)
     spec = ready.spec
     with clock.step("read"):
         paths = input_paths(study, spec, settings)
@@ -124,39 +129,51 @@ def segment_study(
         volume = volumes[0]
         truth = read_reference(reference, spec, volume) if reference else None
         require_dicom(volume, settings.dicom)
-    segmentation, foretold = run_model(ready, volumes, clock, gate)
-    with clock.step("measure"):
-        measurements = measure(segmentation, volume)
-        found = lesions(segmentation, volume, organs=segmentation)
-        others = measure_others(volumes, segmentation, spec, paths)
-        comparisons = compare_with(truth, segmentation, settings) if truth else ()
-    flags = (*flag_study(volumes, measurements, spec), *flag_quality(foretold))
-    result = StudyResult(
-        source=describe(volume, paths[0], inputs_of(spec)[0]),
-        labels=spec.labels,
-        measurements=measurements,
-        lesions=found,
-        others=others,
-        comparisons=comparisons,
-        predicted_dice=foretold,
-        flags=flags,
-        definitions=dict(DEFINITIONS),
-        provenance=provenance(ready, settings, clock),
-    )
-    change = None
-    if prior is not None:
-        with clock.step("compare with prior"):
-            change = report.compare_with_prior(result, prior, segmentation=segmentation, image=volume)
-        result = result.model_copy(update={"flags": (*result.flags, *change.flags)})
-    result = result.model_copy(update={"files": output_files(result, settings, changed=change is not None)})
-    with clock.step("write"), replaced_together(out, OUTPUTS.values()) as stage:
-        shown = Shown(volume, segmentation, truth, tuple(volumes[1:]), change)
-        objects = write_objects(
-            stage, settings.dicom, result, volume=volume, segmentation=segmentation, reference=truth, prior=change
+    with replaced_together(out, OUTPUTS.values()) as stage:
+        segmentation, foretold = run_model(ready, volumes, clock, gate, maps=settings.maps, maps_to=stage)
+        with clock.step("measure"):
+            measurements = measure(segmentation, volume)
+            found = lesions(segmentation, volume, organs=segmentation)
+            others = measure_others(volumes, segmentation, spec, paths)
+            comparisons = compare_with(truth, segmentation, settings) if truth else ()
+        result = StudyResult(
+            source=describe(volume, paths[0], inputs_of(spec)[0]),
+            labels=spec.labels,
+            measurements=measurements,
+            lesions=found,
+            others=others,
+            comparisons=comparisons,
+            predicted_dice=foretold,
+            flags=(*flag_study(volumes, measurements, spec), *flag_quality(foretold)),
+            definitions=dict(DEFINITIONS),
+            provenance=provenance(ready, settings, clock),
         )
-        result = result.model_copy(update={"files": result.files | objects})
-        write_outputs(stage, result, shown)
+        shown = Shown(
+            volume, segmentation, truth, tuple(volumes[1:]), since(prior, result, segmentation, volume, clock)
+        )
+        result = finished(result, settings, shown.prior)
+        with clock.step("write"):
+            objects = write_objects(stage, settings.dicom, result, **shown.of_image())
+            result = result.model_copy(update={"files": result.files | objects})
+            write_outputs(stage, result, shown)
     return result
+
+
+def since(
+    prior: Path | str | None, result: StudyResult, segmentation: Segmentation, volume: Volume, clock: Clock
+) -> PriorComparison | None:
+    """Hold the result against an earlier run, where one was named."""
+    if prior is None:
+        return None
+    with clock.step("compare with prior"):
+        return report.compare_with_prior(result, prior, segmentation=segmentation, image=volume)
+
+
+def finished(result: StudyResult, settings: StudySettings, change: PriorComparison | None) -> StudyResult:
+    """Add what the comparison with a prior flags, and the names of the files, which follow from all flags."""
+    flags = (*result.flags, *(change.flags if change is not None else ()))
+    result = result.model_copy(update={"flags": flags})
+    return result.model_copy(update={"files": output_files(result, settings, changed=change is not None)})
 
 
 class Shown(NamedTuple):
@@ -168,10 +185,15 @@ class Shown(NamedTuple):
     others: tuple[Volume, ...]
     prior: PriorComparison | None
 
+    def of_image(self) -> dict[str, Any]:
+        """Return all but the further images, which a DICOM object does not show."""
+        return {name: thing for name, thing in self._asdict().items() if name != "others"}
+
 
 def output_files(result: StudyResult, settings: StudySettings, *, changed: bool) -> dict[str, str]:
     """Name the files of a study: lesions only where the model can find some, a comparison only where there is one."""
     left_out = {*DICOM_FILES, "report_pdf"} | (set() if result.comparisons else {"comparison"})
+    left_out |= {*MAP_FILES} - {*settings.maps, *(["maps"] if settings.maps else [])}
     if not changed:
         left_out.add("change")
     if not result.others:
@@ -200,24 +222,39 @@ def load_any(
     return load_baseline(model)
 
 
+def require_maps_of(ready: nn.Predictor | Baseline, settings: StudySettings) -> None:
+    """Raise `ConfigError` where maps are asked for that the model cannot give."""
+    if isinstance(ready, Baseline) and settings.maps:
+        raise ConfigError(
+            found=f"maps ({', '.join(settings.maps)}) of {ready.spec.name}, which decides by thresholds",
+            expected="a model with a network, whose scores can be written",
+            fix="leave out --maps, or use a model: voxmetry models list",
+        )
+    if isinstance(ready, nn.Predictor):
+        require_maps(settings.maps, ready.spec)
+
+
 def run_model(
     ready: nn.Predictor | Baseline,
     volumes: Sequence[Volume],
     clock: Clock,
     gate: AbstractContextManager[object] | None = None,
+    *,
+    maps: Sequence[MapName] = (),
+    maps_to: Path | None = None,
 ) -> tuple[Segmentation, tuple[PredictedDice, ...]]:
     """Segment on the first volume's own grid and clean up, each step under its own name; foretell the Dice.
 
-    The gate is held while the network runs.
+    The gate is held while the network runs. Maps are written to a folder as it does.
     """
     if isinstance(ready, Baseline):
         with clock.step("segment"):
             return ready.segment(volumes), ()
     with clock.step("preprocess"):
-        prepared = ready.prepare(volumes)
+        prepared = ready.prepare(volumes, maps=maps)
     confidence = nn.Confidence(ready.spec) if ready.spec.quality else None
     with gate or nullcontext(), clock.step("network"):
-        segmentation = ready.run(prepared, confidence=confidence)
+        segmentation = ready.run(prepared, maps=maps, maps_to=maps_to, confidence=confidence)
     with clock.step("clean up"):
         cleaned = clean(segmentation, ready.spec.clean)
     return cleaned, predict_dice(confidence.expected_dice(), ready.spec) if confidence else ()

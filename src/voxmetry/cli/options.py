@@ -48,4 +48,4 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
 def given(group: Any) -> dict[str, Any]:
     """Return what was set in a group: an option that was left out, or a switch that is off, sets nothing."""
     values = {field.name: getattr(group, field.name) for field in fields(group)}
-    return {name: value for name, value in values.items() if value is not None and value is not False}
+    return {name: value for name, value in values.items() if value not in (None, False, [])}

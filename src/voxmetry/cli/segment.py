@@ -79,6 +79,14 @@ class Objects:
 class Writing:
     """What else is made of the result."""
 
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="probabilities|entropy|disagreement",
+            help="Write a NIfTI file of this for each voxel, uncompressed; repeat for more. Disagreement is between "
+            "the networks of an ensemble.",
+        ),
+    ] = None
     tolerance_mm: Annotated[
         float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
     ] = None
@@ -117,12 +125,12 @@ def segment(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Segment and measure a study, and write the label map, the tables and the report."""
-    from voxmetry.config import StudySettings, load_yaml
+    from voxmetry.config import StudySettings, load_yaml, parse_record
     from voxmetry.workflow import segment_study
 
     settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()
-    dicom = settings.dicom.model_copy(update=given(objects))
-    settings = settings.model_copy(update=given(reading) | given(running) | given(writing) | {"dicom": dicom})
+    options = given(reading) | given(running) | given(writing) | {"dicom": settings.dicom.model_dump() | given(objects)}
+    settings = parse_record(settings.model_dump() | options, StudySettings, where="options")
     with show.steps() as tell:
         result = segment_study(study, out, model, reference=reference, prior=prior, settings=settings, tell=tell)
     show.study(result, out, as_json=as_json)

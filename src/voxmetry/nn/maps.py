@@ -1,40 +1,41 @@
-"""Probabilities, entropy and disagreement on the study's own grid, written to disk slab by slab as float16.
+"""Probabilities, entropy and disagreement on the study's own grid, written to disk slab by slab in 16 bits.
 
-Each map is a `.npy` file, which `numpy.load(path, mmap_mode="r")` opens without reading it; `maps.json` beside them
-holds the affine, the order of the classes and what each map is. Scores are interpolated, then turned into
-probabilities: with the bounded memory of a slab, whatever the number of classes.
+Each map is an uncompressed NIfTI file, which viewers open and nibabel maps without reading it; `maps.json` beside them
+holds the order of the classes and what each map is. Scores are interpolated, then turned into probabilities: with the
+bounded memory of a slab, whatever the number of classes.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal, TypeAlias
 
-import numpy as np
 import torch
 
-from voxmetry.config import ModelSpec
+from voxmetry.config import MapName, ModelSpec
 from voxmetry.core.geometry import Geometry
 from voxmetry.errors import ConfigError
 from voxmetry.io.atomic import atomic_path, make_folder, write_text
+from voxmetry.io.nifti_mapped import STEPS, MappedNifti
 from voxmetry.nn.grids import reorientation, restoring_positions
 from voxmetry.nn.restore import Axis, reached_rows
 from voxmetry.nn.window import Run, Slab, averaged
 
-MapName: TypeAlias = Literal["probabilities", "entropy", "disagreement"]
+FILES = {name: f"{name}.nii" for name in ("probabilities", "entropy", "disagreement")} | {"maps": "maps.json"}
+"""What may be written, by what it is."""
 
 DEFINITIONS = {
-    "probabilities": "softmax of the interpolated scores (of regions: their logistic function), (n_classes, I, J, K)",
+    "probabilities": "softmax of the interpolated scores (of regions: their logistic function), (I, J, K, n_classes)",
     "entropy": "-sum p ln p over the classes in nats (of regions: the mean over them of their binary entropy)",
     "disagreement": "mutual information between class and member in nats: the entropy of the members' mean "
     "probability less the mean of their entropies, in each window, blended and interpolated as scores are",
 }
 
 BLOCK_VALUES = 8_000_000
-"""Interpolated scores held at once: 32 MB of float32."""
+"""Interpolated scores held at once, 32 MB of float32; those of one slice where that is more."""
 
 
 class MapWriter:
@@ -66,23 +67,26 @@ class MapWriter:
         at, self._box = restoring_positions(grid, oriented, spec)
         self._axes = [Axis.between(*pair) for pair in zip(at, grid.shape, strict=True)]
         self._done = 0
-        self._files: dict[str, Path] = {}
+        self._files: dict[str, MappedNifti] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> MapWriter:
-        n = self._spec.n_classes
-        for name in self._wanted:
-            path = self._stack.enter_context(atomic_path(self._folder / f"{name}.npy"))
-            shape = ((n,) if name == "probabilities" else ()) + self._native.shape
-            # A sparse file of zeros: what a cropped model does not cover stays 0.
-            np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-            self._files[name] = path
+        spec = self._spec
+        # The mean entropy of regions has two outcomes; disagreement is at most the entropy.
+        widest = math.log(2 if spec.regions is not None else spec.n_classes)
+        with ExitStack() as stack:
+            for name in self._wanted:
+                path = stack.enter_context(atomic_path(self._folder / FILES[name]))
+                n, top = (spec.n_classes, 1.0) if name == "probabilities" else (None, widest)
+                # All zeros: what a cropped model does not cover stays 0.
+                self._files[name] = MappedNifti.create(path, self._native, n=n, top=top)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.__exit__(*error)  # type: ignore[arg-type]
         if error[0] is None:
-            write_text(self._folder / "maps.json", json.dumps(self._description(), indent=1))
+            write_text(self._folder / FILES["maps"], json.dumps(self._description(), indent=1))
 
     def feed(self, slab: Slab) -> None:
         """Write all native voxels that this slab reaches."""
@@ -100,20 +104,14 @@ class MapWriter:
         box: list[slice] = [slice(None)] * 3
         box[slab.axis] = rows
         found = maps_of(scores, self._spec, self._wanted)
-        for name, path in self._files.items():
-            file = np.load(path, mmap_mode="r+")
-            leading = [file] if file.ndim == 3 else list(file)
-            for target, values in zip(leading, found[name], strict=True):
-                self._moved.forward(target)[self._box][tuple(box)] = values.cpu().numpy().astype(np.float16)
-            # Closing the map gives the pages back, which would count as this process's memory.
-            file.flush()
-            del file, leading
+        for name, file in self._files.items():
+            stored = (found[name] * (STEPS / file.top)).round_().clamp_(0, STEPS).to(torch.int32).cpu().numpy()
+            for target, values in zip(file.images(), stored, strict=True):
+                self._moved.forward(target)[self._box][tuple(box)] = values
 
     def _description(self) -> dict[str, object]:
         names = ["background", *self._spec.labels.names] if self._spec.regions is None else list(self._spec.regions)
         return {
-            "affine_to_ras_mm": self._native.affine.tolist(),
-            "shape": list(self._native.shape),
             "classes": names,
             "maps": {name: DEFINITIONS[name] for name in self._wanted},
         }

@@ -26,7 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from voxmetry.config import ModelSpec
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InferenceError
-from voxmetry.nn.grids import model_grid
+from voxmetry.nn.grids import model_grid, reorientation
+from voxmetry.nn.maps import BLOCK_VALUES
 from voxmetry.nn.preprocess import RESAMPLE_VALUES
 from voxmetry.nn.restore import CHUNK_VALUES, SLAB_VALUES
 from voxmetry.nn.runtime import Choice
@@ -39,6 +40,9 @@ NETWORK_FACTOR = {
     ("openvino", "bf16"): 0.5,
 }
 """Measured resident memory of a window over the bytes of its tensors; see docs/performance.md."""
+
+MAP_COPIES = 6
+"""Of a block of interpolated scores while maps are made of it, as measured."""
 
 MOST_WINDOWS = 16
 """More at once keep a GPU no busier."""
@@ -129,7 +133,13 @@ def network_cost(network: nn.Module, spec: ModelSpec) -> NetworkCost:
 
 
 def plan_memory(
-    volumes: Sequence[Volume], spec: ModelSpec, cost: NetworkCost, choice: Choice, *, memory_gb: float | None
+    volumes: Sequence[Volume],
+    spec: ModelSpec,
+    cost: NetworkCost,
+    choice: Choice,
+    *,
+    memory_gb: float | None,
+    maps: bool = False,
 ) -> Plan:
     """Choose the quickest way that fits.
 
@@ -143,6 +153,8 @@ def plan_memory(
         Where the network runs.
     memory_gb
         The most that this process may hold in 10^9 bytes; None takes what the system has left for it.
+    maps
+        Whether maps are written as well, see `nn.maps`.
 
     Raises
     ------
@@ -151,7 +163,9 @@ def plan_memory(
     """
     base = resident_bytes()
     limit = int(memory_gb * 1e9) if memory_gb is not None else base + available_bytes()
-    plans = [_plan(volumes, spec, cost, choice, dtype, base, limit) for dtype in (torch.float32, torch.float16)]
+    plans = [
+        _plan(volumes, spec, cost, choice, dtype, base, limit, maps=maps) for dtype in (torch.float32, torch.float16)
+    ]
     for plan in plans:
         if plan.needed <= limit:
             return plan
@@ -197,12 +211,15 @@ def _plan(
     dtype: torch.dtype,
     base: int,
     limit: int,
+    *,
+    maps: bool,
 ) -> Plan:
     device = choice.device
     native = volumes[0].geometry
     grid = model_grid(native, spec)
     padded = [max(pair) for pair in zip(grid.shape, spec.window.patch, strict=True)]
-    axis = smallest_section(tuple(grid.shape))
+    # Maps are files whose last axis runs slowest: slabs along it are written in one piece.
+    axis = reorientation(native, spec.orientation)[0].order.index(2) if maps else smallest_section(tuple(grid.shape))
     section = int(np.prod([size for index, size in enumerate(padded) if index != axis]))
     n_native, n_grid, n_patch = (int(np.prod(shape)) for shape in (native.shape, padded, spec.window.patch))
     ring = section * (spec.window.patch[axis] + 1) * (spec.n_classes * dtype.itemsize + 4)
@@ -224,6 +241,7 @@ def _plan(
         "network": int(network) if on_host else 0,
         "labels": labels,
         "interpolation": int(restoring),
+        "maps": _maps_bytes(native.shape, spec) if maps else 0,
     }
     preparing = {"so far": base, "network input": tensor, "preprocessing": _preparing_bytes(volumes, spec, n_grid)}
     cleaning = {
@@ -234,6 +252,11 @@ def _plan(
     }
     parts = max((running, preparing, cleaning), key=lambda parts: sum(parts.values()))
     return Plan(Streaming(axis, batch, dtype, None if ring_device == device else ring_device), parts, limit)
+
+
+def _maps_bytes(shape: tuple[int, int, int], spec: ModelSpec) -> int:
+    """Return what a block of interpolated scores takes, in the copies from scores to what is stored."""
+    return MAP_COPIES * 4 * max(BLOCK_VALUES, (spec.n_classes + 1) * shape[0] * shape[1])
 
 
 def _preparing_bytes(volumes: Sequence[Volume], spec: ModelSpec, n_grid: int) -> int:

@@ -14,12 +14,12 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 import torch
 
-from voxmetry.config import ModelSpec, Weights
+from voxmetry.config import MapName, ModelSpec, Weights
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InferenceError, VoxmetryError
 from voxmetry.nn.confidence import Confidence
-from voxmetry.nn.maps import MapName, MapWriter, require_maps, with_disagreement
+from voxmetry.nn.maps import MapWriter, require_maps, with_disagreement
 from voxmetry.nn.memory import OutOfMemory, Plan, fallback, out_of_memory, plan_memory
 from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.preprocess import Prepared, normalise, preprocess, require_channels
@@ -143,10 +143,11 @@ class Predictor:
         VoxmetryError
             If the input does not fit the model, memory does not suffice, or the scores are not finite.
         """
-        return clean(self.run(self.prepare(volumes), maps=maps, maps_to=maps_to), self.spec.clean)
+        prepared = self.prepare(volumes, maps=maps)
+        return clean(self.run(prepared, maps=maps, maps_to=maps_to), self.spec.clean)
 
-    def plan(self, volumes: Study) -> Plan:
-        """Say how a study would be run and what memory that takes, without running it.
+    def plan(self, volumes: Study, *, maps: Sequence[MapName] = ()) -> Plan:
+        """Say how a study would be run, and these maps written, and what memory that takes, without running it.
 
         Raises
         ------
@@ -154,12 +155,14 @@ class Predictor:
             If it does not fit; the message says how much is needed.
         """
         model = self.model
-        return plan_memory(_channels(volumes), self.spec, model.cost, model.choice, memory_gb=self._memory_gb)
+        return plan_memory(
+            _channels(volumes), self.spec, model.cost, model.choice, memory_gb=self._memory_gb, maps=bool(maps)
+        )
 
-    def prepare(self, volumes: Study) -> Prepared:
+    def prepare(self, volumes: Study, *, maps: Sequence[MapName] = ()) -> Prepared:
         """See that a study fits into memory; then orient, resample and normalise it."""
         require_channels(_channels(volumes), self.spec)
-        plan = self.plan(volumes)
+        plan = self.plan(volumes, maps=maps)
         return replace(preprocess(_channels(volumes), self.spec), plan=plan)
 
     def run(

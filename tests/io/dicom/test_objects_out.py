@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import subprocess
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from pydicom.sr import _concepts_dict
 from scipy.ndimage import gaussian_filter
 
 import phantoms
+from standard_tables import module_errors
 from validators import assert_valid, dciodvfy_errors, tool
 from voxmetry import Label, LabelTable, Segmentation, Volume, measure, read_segmentation, read_volume
 from voxmetry.core.geometry import Geometry, swap_lps_ras
@@ -89,7 +93,7 @@ OBJECTS = ("seg.dcm", "rtstruct.dcm", "sr.dcm", "pdf.dcm", "key.dcm")
 
 
 class TestAllObjects:
-    def test_dciodvfy_finds_no_error_that_the_source_has_not(self, study, written):
+    def test_the_validators_find_no_error_that_the_source_has_not(self, study, written):
         for name in OBJECTS:
             assert_valid(written / name, study[0].source.files)
 
@@ -98,6 +102,27 @@ class TestAllObjects:
         del dataset.SegmentSequence[0].SegmentLabel
         dataset.save_as(written / "bad.dcm")
         assert dciodvfy_errors(written / "bad.dcm") - dciodvfy_errors(study[0].source.files[0])
+
+    @pytest.mark.parametrize(
+        ("name", "spoil", "told"),
+        [
+            ("seg.dcm", lambda x: delattr(x, "SegmentationType"), "segmentation-image: (0062,0001): TagMissing"),
+            (
+                "seg.dcm",
+                lambda x: delattr(x.SharedFunctionalGroupsSequence[0], "PlaneOrientationSequence"),
+                "(0020,9116): TagMissing",
+            ),
+            ("rtstruct.dcm", lambda x: setattr(x, "StructureSetLabel", ""), "structure-set: (3006,0002): TagEmpty"),
+            ("sr.dcm", lambda x: delattr(x, "CompletionFlag"), "sr-document-general: (0040,A491): TagMissing"),
+            ("pdf.dcm", lambda x: delattr(x, "MIMETypeOfEncapsulatedDocument"), "(0042,0012): TagMissing"),
+            ("key.dcm", lambda x: setattr(x, "EchoTime", "4.9"), "General: (0018,0081): TagUnexpected"),
+        ],
+    )
+    def test_dicom_validator_would_find_one(self, written, name, spoil, told):
+        dataset = pydicom.dcmread(written / name)
+        spoil(dataset)
+        dataset.save_as(written / "bad.dcm")
+        assert any(told in error for error in module_errors(written / "bad.dcm"))
 
     def test_patient_study_and_frame_are_copied_and_the_rest_is_new(self, study, written):
         first = study[1].first
@@ -112,6 +137,18 @@ class TestAllObjects:
         assert first.SeriesInstanceUID not in seen
         for name in ("seg.dcm", "rtstruct.dcm"):
             assert pydicom.dcmread(written / name).FrameOfReferenceUID == first.FrameOfReferenceUID
+
+    def test_each_code_says_what_the_standard_says(self, study, written, tmp_path):
+        volume, source = study
+        seg = pydicom.dcmread(written / "seg.dcm")
+        rows = measure(blobs(volume.geometry), dataclasses.replace(volume, unit="SUVbw"))
+        write_report_sr(rows, TABLE, seg, source, written / "suv.dcm", origin=ORIGIN)
+        for name in (*OBJECTS, "suv.dcm"):
+            for scheme, value, meaning in codes_in(pydicom.dcmread(written / name)):
+                # Not in pydicom's table: languages, millilitre and millimetre in words, a name that TID 1411 shortens.
+                if scheme != "RFC5646" and value not in ("ml", "mm", "276214006"):
+                    known = [words.lower() for _, (words, _) in _of_scheme(_concepts_dict, scheme, value)]
+                    assert meaning.lower() in known, (name, scheme, value, meaning)
 
     def test_without_the_patient_they_still_refer_to_each_other(self, study, written, tmp_path):
         volume, _ = study
@@ -162,7 +199,7 @@ class TestSeg:
         kind = kidney.SegmentedPropertyTypeCodeSequence[0]
         assert (kind.CodeValue, kind.CodingSchemeDesignator) == ("64033007", "SCT")
         assert kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeValue == "7771000"
-        assert kidney.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "123037004"
+        assert kidney.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "91723000"
         assert tumour.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
         assert kidney.SegmentAlgorithmType == "AUTOMATIC"
         assert kidney.SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "phantom-model"
@@ -315,6 +352,46 @@ class TestReport:
         assert group["short axis"] == (pytest.approx(row.short_axis_mm), "mm")
         assert_valid(tmp_path / "sr.dcm", volume.source.files)
 
+    @pytest.mark.parametrize(
+        ("unit", "header", "concept", "ucum"),
+        [
+            ("SUVbw", {}, "126401", "g/ml{SUVbw}"),
+            ("SUVlbm", {}, "126406", "g/ml{SUVlbm(James128)}"),
+            ("SUVlbm", {"SUVType": "LBM"}, "126402", "g/ml{SUVlbm}"),
+            ("SUVbsa", {}, "126403", "cm2/ml{SUVbsa}"),
+            ("Bq/mL", {}, "110821", "Bq/ml"),
+            ("HU", {}, "112031", "[hnsf'U]"),
+            ("1", {"Modality": "PT"}, "110821", "1"),
+            ("1", {"Modality": "CT"}, "112031", "1"),
+        ],
+    )
+    def test_intensities_of_every_unit_have_their_codes(self, study, written, tmp_path, unit, header, concept, ucum):
+        volume, source = study
+        first = copy.copy(source.first)
+        for keyword, value in header.items():
+            setattr(first, keyword, value)
+        source = dataclasses.replace(source, headers=(first, *source.headers[1:]))
+        rows = measure(blobs(volume.geometry), dataclasses.replace(volume, unit=unit))
+        seg = pydicom.dcmread(written / "seg.dcm")
+        write_report_sr(rows, TABLE, seg, source, tmp_path / "unit.dcm", origin=ORIGIN)
+        group = groups_of(pydicom.dcmread(tmp_path / "unit.dcm"))[0]
+        names = {meaning.lower() for _, (meaning, _) in _of_scheme(_concepts_dict, "DCM", concept)}
+        (mean,) = [value for key, value in group.items() if key.endswith(", mean")]
+        assert mean == (pytest.approx(rows[0].intensity_mean, rel=1e-8), ucum)
+        assert any(f"{name}, mean" in group for name in names)
+        if not header:
+            assert_valid(tmp_path / "unit.dcm", volume.source.files)
+            assert _of_scheme(_concepts_dict, "UCUM", ucum)
+
+    def test_intensities_in_a_unit_without_a_code_are_refused_and_not_left_out(self, study, written, tmp_path):
+        volume, source = study
+        rows = [
+            row.model_copy(update={"intensity_unit": "furlongs"}) for row in measure(blobs(volume.geometry), volume)
+        ]
+        seg = pydicom.dcmread(written / "seg.dcm")
+        with pytest.raises(InputError, match="intensities in furlongs"):
+            write_report_sr(rows, TABLE, seg, source, tmp_path / "x.dcm", origin=ORIGIN)
+
     def test_rows_of_another_segmentation_are_refused(self, study, written, tmp_path):
         _, source = study
         other = phantoms.segmentation(phantoms.geometry())
@@ -327,6 +404,21 @@ class TestReport:
                 tmp_path / "x.dcm",
                 origin=ORIGIN,
             )
+
+
+def codes_in(dataset):
+    """Scheme, value and meaning of every code, at every level."""
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                if "CodingSchemeDesignator" in item and item.get("CodeMeaning"):
+                    value = item.get("CodeValue") or item.LongCodeValue
+                    yield item.CodingSchemeDesignator, str(value), item.CodeMeaning
+                yield from codes_in(item)
+
+
+def _of_scheme(table, scheme, code):
+    return [(key, values[code]) for key, values in table.concepts[scheme].items() if code in values]
 
 
 def groups_of(dataset):
@@ -350,7 +442,8 @@ def groups_of(dataset):
                     unit = measured.MeasurementUnitsCodeSequence[0]
                     assert unit.CodingSchemeDesignator == "UCUM"
                     key = ", ".join([words(part), *how]).lower()
-                    group[key] = (float(measured.NumericValue), unit.CodeValue)
+                    # Code Value has room for 16 characters.
+                    group[key] = (float(measured.NumericValue), unit.get("CodeValue") or unit.LongCodeValue)
                 elif part.ValueType == "IMAGE" and "ReferencedSegmentNumber" in part.ReferencedSOPSequence[0]:
                     group["segment"] = part.ReferencedSOPSequence[0].ReferencedSegmentNumber
                 else:

@@ -12,7 +12,7 @@ from voxmetry.core.labels import PALETTE, Code, Label, LabelTable
 from voxmetry.errors import LabelError
 from voxmetry.io.dicom.headers import text, whole
 
-ANATOMY = Code(value="123037004", meaning="Anatomical Structure")
+ANATOMY = Code(value="91723000", meaning="Anatomical Structure")
 ABNORMAL = Code(value="49755003", meaning="Morphologically Abnormal Structure")
 LATERALITY = {
     "left": Code(value="7771000", meaning="Left"),

@@ -12,7 +12,7 @@ from voxmetry.core.records import Lesion, Measurement
 from voxmetry.errors import InputError, LabelError
 from voxmetry.io.atomic import atomic_path
 from voxmetry.io.dicom.codes import ABNORMAL, ANATOMY, LATERALITY
-from voxmetry.io.dicom.headers import lenient
+from voxmetry.io.dicom.headers import lenient, text
 from voxmetry.io.dicom.origin import SERIES_NUMBERS, Origin, new_uid
 from voxmetry.io.dicom.source import Source
 
@@ -29,12 +29,32 @@ _INTENSITY = {
         Code(value="126401", scheme="DCM", meaning="SUVbw"),
         ("g/ml{SUVbw}", "Standardized Uptake Value body weight"),
     ),
+    # The lean body mass that is worked out here is James' with the multiplier 128 (PS3.16, DCM 126415).
+    "SUVlbm": (
+        Code(value="126406", scheme="DCM", meaning="SUVlbm(James128)"),
+        ("g/ml{SUVlbm(James128)}", "Standardized Uptake Value lean body mass (James 128 multiplier)"),
+    ),
+    "SUVbsa": (
+        Code(value="126403", scheme="DCM", meaning="SUVbsa"),
+        ("cm2/ml{SUVbsa}", "Standardized Uptake Value body surface area"),
+    ),
     "Bq/mL": (
-        Code(value="110822", scheme="DCM", meaning="Nuclear Medicine Tomographic Activity"),
+        Code(value="110821", scheme="DCM", meaning="Nuclear Medicine Tomographic Activity"),
         ("Bq/ml", "Becquerels/milliliter"),
     ),
-    "1": (Code(value="110852", scheme="DCM", meaning="MR signal intensity"), ("1", "no units")),
 }
+_NO_UNIT = ("1", "no units")
+_RELATIVE = {
+    "MR": Code(value="110852", scheme="DCM", meaning="MR signal intensity"),
+    "CT": _INTENSITY["HU"][0],
+    "PT": _INTENSITY["Bq/mL"][0],
+}
+"""What values without an absolute meaning are of, by modality."""
+_STORED_LBM = (
+    Code(value="126402", scheme="DCM", meaning="SUVlbm"),
+    ("g/ml{SUVlbm}", "Standardized Uptake Value lean body mass (James)"),
+)
+"""Of a series that is stored as SUV of type LBM: whose formula it is, the scanner knows."""
 _DERIVATIONS = (
     ("intensity_mean", Code(value="373098007", meaning="Mean")),
     ("intensity_sd", Code(value="386136009", meaning="Standard Deviation")),
@@ -180,11 +200,11 @@ def _group(
         finding_type=_coded(label.code or (_LESION if is_lesion else ANATOMY)),
         finding_category=_coded(ABNORMAL if is_lesion else ANATOMY) if modifiers or not label.code else None,
         finding_sites=sites or None,
-        measurements=_measurements(row),
+        measurements=_measurements(row, source),
     )
 
 
-def _measurements(row: Measurement | Lesion) -> list[Any]:
+def _measurements(row: Measurement | Lesion, source: Source) -> list[Any]:
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
@@ -193,13 +213,35 @@ def _measurements(row: Measurement | Lesion) -> list[Any]:
         value = float(getattr(row, field, math.nan))
         if math.isfinite(value):
             found.append(sr.Measurement(getattr(codes.cid218, keyword), _rounded(value), _unit(*unit)))
-    if row.intensity_unit in _INTENSITY:
-        name, unit = _INTENSITY[row.intensity_unit]
+    if row.intensity_unit is not None:
+        name, unit = _intensity(row.intensity_unit, source)
         for field, derivation in _DERIVATIONS:
             value = float(getattr(row, field))
             if math.isfinite(value):
                 found.append(sr.Measurement(_coded(name), _rounded(value), _unit(*unit), derivation=_coded(derivation)))
     return found
+
+
+def _intensity(unit: str, source: Source) -> tuple[Code, tuple[str, str]]:
+    """Return what was measured, and its unit.
+
+    Raises
+    ------
+    InputError
+        If there is no code for the unit: a report that leaves the intensities out without a word would mislead.
+    """
+    if unit == "SUVlbm" and text(source.first, "SUVType") == "LBM":
+        return _STORED_LBM
+    modality = text(source.first, "Modality")
+    if unit == "1" and modality in _RELATIVE:
+        return _RELATIVE[modality], _NO_UNIT
+    if unit not in _INTENSITY:
+        raise InputError(
+            found=f"intensities in {unit}",
+            expected=f"one of {', '.join(_INTENSITY)}, which have codes",
+            fix="leave the structured report out (--sr)",
+        )
+    return _INTENSITY[unit]
 
 
 def _rounded(value: float) -> float:
