@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo test check lint docs bench-inference bench-surface reproduce-hippocampus reproduce-sarcoma clean help
+.PHONY: demo test check lint docs bench-cohort bench-inference bench-surface reproduce-hippocampus reproduce-sarcoma clean help
 
 help:
 	@echo "make demo    segment a brain region from DICOM to report, into $(OUT)"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, import contracts and tests"
 	@echo "make docs    the documentation site, into build/docs"
+	@echo "make bench-cohort   many studies: throughput, memory, Dask workers, 100,000 simulated; DATA=FOLDER"
 	@echo "make bench-surface   surface distances against surface-distance and MONAI"
 	@echo "make bench-inference   speed and memory of inference beside MONAI: minutes to an hour"
 	@echo "make reproduce-hippocampus   the cross-validation and the weights of hippocampus-mr; DATA=FOLDER"
@@ -64,6 +65,11 @@ docs: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	$(BIN)/python -m sphinx -q -W -b html docs build/docs
 	@echo "== Open build/docs/index.html in a browser"
+
+# DATA is the folder of data/README.md; COHORT="--part dask" for one part. The machine should have nothing else to do.
+bench-cohort: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[distributed]"
+	$(BIN)/python benchmarks/bench_cohort.py $(DATA)/hippocampus-mr --plots docs/pictures $(COHORT)
 
 bench-inference: $(VENV)/ready
 	@echo "== Inference beside MONAI, one process a row; minutes to an hour. Tables on standard output"

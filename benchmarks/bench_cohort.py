@@ -1,11 +1,12 @@
 """Throughput and memory of a cohort, two Dask workers against one, and the plan and the record at 100,000 studies.
 
-    python benchmarks/bench_cohort.py ../shared/data/hippocampus-mr --plots docs/pictures
-    python benchmarks/bench_cohort.py ../shared/data/hippocampus-mr --part scale --simulated 1000 10000 100000
+    python benchmarks/bench_cohort.py DATA --plots docs/pictures
+    python benchmarks/bench_cohort.py DATA --part scale --simulated 1000 10000 100000
 
-Parts: speed (the cohort against the bare network in a loop and against one process a study; resident memory), dask
-(two workers, each on a core of its own, against one), scale (seconds to plan, resume and export by the number of
-studies). Each prints the Markdown table of docs/cohort.md. It needs Linux, and for dask two cores.
+DATA is the folder hippocampus-mr of data/README.md. Parts: speed (the cohort against the bare network in a loop and
+against one process a study, for NIfTI and DICOM; resident memory over a long run), dask (two workers, each on a core of
+its own, against one), scale (seconds to plan, resume and export by the number of studies). Each prints the Markdown
+table of docs/cohort.md. It needs Linux, and for dask two cores.
 """
 
 from __future__ import annotations
@@ -35,15 +36,18 @@ SRC = Path(voxmetry.__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SRC), "PYTHONWARNINGS": "ignore"}
 
 
-def make_studies(data: Path, folder: Path, n: int) -> None:
-    """Write n studies from real ones, each with noise of its own: in turns as NIfTI and as DICOM."""
+FORMATS = ("NIfTI", "DICOM")
+
+
+def make_studies(data: Path, folder: Path, n: int, formats: Sequence[str] = FORMATS) -> None:
+    """Write n studies from real ones, each with noise of its own, in turns in the formats."""
     images = sorted((data / "images").glob("*.nii.gz"))
     for number in range(n):
         volume = read_volume(images[number % len(images)])
         noise = np.random.default_rng(number).normal(0, 0.01 * float(volume.array.max()), volume.geometry.shape)
         array = np.clip(np.rint(volume.array + noise * (number >= len(images))), 0, 32767).astype(np.int16)
         twin = Volume(array, volume.geometry)
-        if number % 2:
+        if formats[number % len(formats)] == "DICOM":
             write_series(twin, folder / f"study_{number:05}", modality="MR")
         else:
             save(twin, folder / f"study_{number:05}.nii.gz")
@@ -73,11 +77,12 @@ def run_cohort(source: Path, out: Path, *extra: str) -> float:
     return seconds
 
 
-def span(out: Path) -> float:
-    """Seconds from the first study's start to the last one's end, to the second."""
+def rate_after(out: Path, n: int) -> float:
+    """Studies a second from the end of the n-th to that of the last: without the start of workers and models."""
     with contextlib.closing(sqlite3.connect(out / "cohort.sqlite")) as db:
-        sql = "SELECT (julianday(max(finished)) - julianday(min(started))) * 86400 FROM studies"
-        return float(db.execute(sql).fetchone()[0])
+        sql = "SELECT julianday(finished) * 86400 FROM studies WHERE state = 'done' ORDER BY finished"
+        ends = [row[0] for row in db.execute(sql)]
+    return (len(ends) - n) / (ends[-1] - ends[n - 1])
 
 
 def memory(out: Path) -> list[float]:
@@ -111,30 +116,58 @@ def one_process_each(source: Path, folder: Path, n: int) -> float:
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    """Cohort, bare network, one process a study: medians over the repeats, in turns."""
-    rates: dict[str, list[float]] = {name: [] for name in ("network", "cohort", "cohort, start to end", "process")}
+    """Compare by format, in turns; then one long run of both formats, for the memory."""
+    rates: dict[tuple[str, str], list[float]] = {}
+    with workplace() as folder:
+        for kind in FORMATS:
+            make_studies(arguments.data, folder / kind, arguments.format_studies, (kind,))
+        for repeat in range(arguments.repeats):
+            for kind in FORMATS:
+                out = folder / f"out-{kind}-{repeat}"
+                n_bare = min(arguments.bare, arguments.format_studies)
+                found = {"bare network": bare_network(folder / kind, n_bare)}
+                seconds = run_cohort(folder / kind, out, *options(arguments))
+                found["cohort"] = rate_after(out, arguments.in_flight * arguments.workers)
+                found["cohort, start to end"] = arguments.format_studies / seconds
+                found["one process a study"] = one_process_each(folder / kind, folder / f"each-{kind}-{repeat}", 3)
+                for what, rate in found.items():
+                    rates.setdefault((kind, what), []).append(rate)
+    print(f"\n{arguments.format_studies} studies, {arguments.repeats} repeats, report {arguments.report}\n")
+    print("| studies as | what | studies a second (range) | of the bare network | times one process a study |")
+    print("| --- | --- | --- | --- | --- |", flush=True)
+    middle = {key: statistics.median(values) for key, values in rates.items()}
+    for (kind, what), rate in middle.items():
+        spread = f"{min(rates[kind, what]):.2f} to {max(rates[kind, what]):.2f}"
+        shares = f"{rate / middle[kind, 'bare network']:.2f} | {rate / middle[kind, 'one process a study']:.1f}"
+        print(f"| {kind} | {what} | {rate:.2f} ({spread}) | {shares} |", flush=True)
+
+
+def options(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """How each cohort is run."""
+    flight = ("--in-flight", str(arguments.in_flight), "--workers", str(arguments.workers))
+    return ("--report", arguments.report, *flight)
+
+
+def long(arguments: argparse.Namespace) -> None:
+    """Run many studies of both formats once: throughput beside the bare network before and after, and memory."""
     with workplace() as folder:
         make_studies(arguments.data, folder / "in", arguments.studies)
-        for repeat in range(arguments.repeats):
-            n_bare = min(100, arguments.studies)
-            rates["network"].append(bare_network(folder / "in", n_bare))
-            out = folder / f"out-{repeat}"
-            extra = ("--in-flight", str(arguments.in_flight), "--workers", str(arguments.workers))
-            rates["cohort, start to end"].append(
-                arguments.studies / run_cohort(folder / "in", out, "--report", arguments.report, *extra)
-            )
-            rates["cohort"].append(arguments.studies / span(out))
-            rates["process"].append(one_process_each(folder / "in", folder / f"each-{repeat}", 5))
+        bare = [bare_network(folder / "in", arguments.bare)]
+        out = folder / "out"
+        seconds = run_cohort(folder / "in", out, *options(arguments))
+        bare.append(bare_network(folder / "in", arguments.bare))
         resident = memory(out)
-    middle = {name: statistics.median(values) for name, values in rates.items()}
-    print(f"\n{arguments.studies} studies, {arguments.repeats} repeats, report {arguments.report}\n")
-    print("| what | studies a second | against the bare network | against one process a study |")
-    print("| --- | --- | --- | --- |")
-    for name, rate in middle.items():
-        print(f"| {name} | {rate:.2f} | {rate / middle['network']:.2f} | {rate / middle['process']:.1f} |")
+        rate = rate_after(out, arguments.in_flight * arguments.workers)
+        if arguments.keep:
+            subprocess.run(["cp", "-r", str(out), str(arguments.keep)], check=True)
     tenth = max(1, len(resident) // 10)
-    early, late = statistics.median(resident[tenth : 2 * tenth]), statistics.median(resident[-tenth:])
-    print(f"\nResident memory of the worker: {early:.0f} MB in the second tenth, {late:.0f} MB in the last.")
+    tenths = [statistics.median(resident[place * tenth : (place + 1) * tenth]) for place in range(10)]
+    print(f"\n{arguments.studies} studies, half of them DICOM, once, in {seconds:.0f} s from start to end:", end=" ")
+    network = statistics.fmean(bare)
+    print(f"{rate:.2f} a second; the bare network {bare[0]:.2f} before and {bare[1]:.2f} after ({rate / network:.2f}).")
+    print(
+        "Resident memory of the worker by tenths of the run, MB: " + ", ".join(f"{x:.0f}" for x in tenths), flush=True
+    )
     if arguments.plots:
         plot_memory(resident, arguments.plots / "cohort-memory.svg")
 
@@ -145,8 +178,9 @@ def plot_memory(resident: Sequence[float], path: Path) -> None:
 
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     axes = figure.subplots()
-    axes.plot(resident, linewidth=0.8)
-    axes.set(xlabel="studies done", ylabel="resident memory, MB", ylim=(0, max(resident) * 1.15))
+    axes.plot(resident, linewidth=0.8, color="#0072B2")
+    axes.set(xlabel="studies done", ylabel="resident memory of the worker, MB", ylim=(0, max(resident) * 1.15))
+    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
 
 
@@ -184,24 +218,12 @@ def dask(arguments: argparse.Namespace) -> None:
                 with cluster(n_workers, folder) as address:
                     run_cohort(folder / "in", out, "--scheduler", address, "--report", "none")
                 # Without the workers' first load of torch: a cluster is up for longer than that.
-                found.append(rate_after(out, 4))
+                found.append(rate_after(out, 4 * n_workers))
                 (folder / f"scheduler-{n_workers}.json").unlink()
     one, two = (statistics.median(rates[n]) for n in (1, 2))
     print(f"\n{arguments.dask_studies} studies, {arguments.repeats} repeats, one thread and one core a worker\n")
     print("| Dask workers | studies a second | ratio |\n| --- | --- | --- |")
     print(f"| 1 | {one:.2f} | 1 |\n| 2 | {two:.2f} | {two / one:.2f} |")
-
-
-def rate_after(out: Path, n: int) -> float:
-    """Studies a second, the first n left out, from the steps' own seconds: records end to the second only."""
-    with contextlib.closing(sqlite3.connect(out / "cohort.sqlite")) as db:
-        rows = db.execute("SELECT worker, steps_seconds FROM studies WHERE state = 'done' ORDER BY finished").fetchall()
-    workers: dict[str, list[float]] = {}
-    for worker, seconds in rows:
-        workers.setdefault(worker, []).append(json.loads(seconds)["study"])
-    busy = [statistics.fmean(times[n:]) for times in workers.values() if len(times) > n]
-    wall = span(out)
-    return (len(rows) - len(workers)) / (wall - max(busy)) if wall else float("nan")
 
 
 def scale(arguments: argparse.Namespace) -> None:
@@ -294,8 +316,11 @@ def workplace() -> Iterator[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path, help="folder with images/")
-    parser.add_argument("--part", choices=("speed", "dask", "scale", "all"), default="all")
-    parser.add_argument("--studies", type=int, default=1000)
+    parser.add_argument("--part", choices=("speed", "long", "dask", "scale", "all"), default="all")
+    parser.add_argument("--studies", type=int, default=1000, help="of the long run")
+    parser.add_argument("--format-studies", type=int, default=100, help="of each format, for each repeat")
+    parser.add_argument("--bare", type=int, default=60, help="studies of the bare network's loop")
+    parser.add_argument("--keep", type=Path, help="keep the results of the long run in this folder")
     parser.add_argument("--dask-studies", type=int, default=120)
     parser.add_argument("--simulated", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--repeats", type=int, default=3)
@@ -305,7 +330,7 @@ def main() -> None:
     parser.add_argument("--plots", type=Path, help="folder for the plot of the memory")
     arguments = parser.parse_args()
     print(f"voxmetry {voxmetry.__version__}, {os.cpu_count()} cores")
-    for name, part in (("speed", speed), ("dask", dask), ("scale", scale)):
+    for name, part in (("speed", speed), ("long", long), ("dask", dask), ("scale", scale)):
         if arguments.part in (name, "all"):
             part(arguments)
 

@@ -94,6 +94,12 @@ def n_finished(out: Path) -> int:
         return 0
 
 
+def wait_for(out: Path, n: int) -> None:
+    """Wait until the record calls n studies done or failed."""
+    while n_finished(out) < n:
+        time.sleep(0.02)
+
+
 class Cluster:
     """A Dask scheduler and workers, as processes of their own; a worker that dies is replaced."""
 

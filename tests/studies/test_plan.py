@@ -166,7 +166,7 @@ class TestBids:
     def test_the_nearest_sidecar_wins_and_no_identity_is_kept(self, data_set):
         path = data_set / "sub-01" / "ses-a" / "anat" / "sub-01_ses-a_T1w.nii.gz"
         assert read_sidecar(path, data_set) == {"EchoTime": 0.2, "PatientName": "DOE^JANE", "FlipAngle": 8}
-        kept = bids_sidecar(read_sidecar(path, data_set), inside="x", model="m", sha256="0")
+        kept = bids_sidecar(read_sidecar(path, data_set), inside=["x"], model="m", sha256="0")
         assert kept["EchoTime"] == 0.2
         assert "DOE" not in json.dumps(kept)
 

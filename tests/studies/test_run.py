@@ -14,7 +14,7 @@ from voxmetry import RunSettings, StudySettings, cohort, plan_cohort, save
 from voxmetry.errors import LockedError, OutputError
 from voxmetry.studies.export import COLUMNS, export_tables
 from voxmetry.studies.lock import OWNER, run_lock
-from voxmetry.studies.record import read_faults, read_summary
+from voxmetry.studies.record import CohortRecord, read_faults, read_summary
 
 CPU = RunSettings(study=StudySettings(report="none", device="cpu"))
 BRIEF = CPU.model_copy(update={"study": StudySettings(report="brief", device="cpu")})
@@ -188,6 +188,39 @@ class TestTrouble:
         assert read_summary(tmp_path / "out").counts["done"] == 4
         run(studies, tmp_path / "whole", tiny)
         assert snapshot(tmp_path / "out") == snapshot(tmp_path / "whole")
+
+    def test_a_disk_that_becomes_read_only_stops_the_run_and_the_next_call_goes_on(
+        self, studies, tiny, tmp_path, threads, monkeypatch
+    ):
+        real = Path.replace
+        left = [3]
+
+        def frozen(self, target):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.EROFS, "Read-only file system")
+            return real(self, target)
+
+        monkeypatch.setattr("voxmetry.studies.publish.Path.replace", frozen)
+        with pytest.raises(OutputError, match=r"[Rr]ead-only"):
+            run(studies, tmp_path / "out", tiny)
+        monkeypatch.undo()
+        monkeypatch.setattr("voxmetry.studies.run.make_executor", lambda *_: Threads())
+        run(studies, tmp_path / "out", tiny)
+        assert read_summary(tmp_path / "out").counts["done"] == 4
+        run(studies, tmp_path / "whole", tiny)
+        assert snapshot(tmp_path / "out") == snapshot(tmp_path / "whole")
+
+    def test_a_record_on_a_full_disk_keeps_what_it_has(self, studies, tiny, tmp_path, threads):
+        run(studies, tmp_path / "out", tiny)
+        with CohortRecord(tmp_path / "out") as record:
+            # SQLite's own limit gives the very error of a full disk.
+            record._db.execute(f"PRAGMA max_page_count = {record._db.execute('PRAGMA page_count').fetchone()[0]}")
+            with pytest.raises(OutputError, match="disk is full") as caught:
+                record.begin("again", settings="x" * 100_000, host="", pid=0, studies=())
+        assert "free some space" in caught.value.fix
+        assert read_summary(tmp_path / "out").counts["done"] == 4
+        assert run(studies, tmp_path / "out", tiny) == {}
 
     def test_a_record_that_cannot_be_written_stops_the_run(self, studies, tiny, tmp_path, threads, monkeypatch):
         running = cohort(studies, tmp_path / "out", tiny, settings=CPU)

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from voxmetry.cli import show_cohort
+from voxmetry.cli.cohort_options import (
+    Device,
+    Json,
+    Memory,
+    Models,
+    OnlyFailed,
+    Out,
+    Precision,
+    References,
+    Report,
+    RulesFile,
+    SettingsFile,
+    SkipDone,
+    Source,
+    Suv,
+    Tilt,
+    Tolerance,
+    Uneven,
+    Unit,
+    study_settings,
+)
 
 if TYPE_CHECKING:
     from voxmetry.studies.records import RunSettings
@@ -20,29 +41,7 @@ cohort_app = typer.Typer(
 
 FLAGGED = 3
 
-Source = Annotated[
-    Path, typer.Argument(help="A folder of DICOM and image files, a CSV manifest, or a BIDS data set.", metavar="IN")
-]
-Out = Annotated[
-    Path | None,
-    typer.Option("-o", "--out", help="Folder of the results; for BIDS derivatives/voxmetry if not given."),
-]
 Done = Annotated[Path, typer.Argument(help="The folder that a run wrote to.", metavar="OUT")]
-Models = Annotated[
-    list[str] | None, typer.Option("-m", "--model", help="A bundled model's name or a model folder; repeat for more.")
-]
-RulesFile = Annotated[Path | None, typer.Option("--rules", help="YAML file: which model takes which study.")]
-References = Annotated[Path | None, typer.Option(help="Folder of label maps called as the cases are.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-OnlyFailed = Annotated[bool, typer.Option("--only-failed", help="Only studies that failed or were set aside.")]
-SkipDone = Annotated[
-    bool, typer.Option("--skip-done", help="Believe the record: do not hash the files of done studies.")
-]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda", "openvino"],
-    typer.Option(help="Where the network runs; auto takes CUDA if there is one."),
-]
-Tolerance = Annotated[float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)]
 
 
 @cohort_app.command()
@@ -53,20 +52,46 @@ def plan(
     rules: RulesFile = None,
     references: References = None,
     save: Annotated[Path | None, typer.Option(help="Write the plan to this CSV file.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Load the models and time them here, for a better forecast.")
+    ] = False,
+    settings_file: SettingsFile = None,
+    device: Device = None,
+    precision: Precision = None,
+    memory_gb: Memory = None,
+    unit: Unit = None,
+    suv: Suv = None,
+    allow_uneven: Uneven = False,
+    resample_tilt: Tilt = False,
+    tolerance_mm: Tolerance = None,
     only_failed: OnlyFailed = False,
     skip_done: SkipDone = False,
-    tolerance_mm: Tolerance = 1.0,
     as_json: Json = False,
 ) -> None:
     """List what would run, what was found twice, what is refused and why, and the time and memory foreseen."""
-    from voxmetry.config import StudySettings
     from voxmetry.studies.plan import plan_cohort
     from voxmetry.studies.records import RunSettings
 
-    settings = RunSettings(
-        study=StudySettings(report="brief", tolerance_mm=tolerance_mm), only_failed=only_failed, skip_done=skip_done
+    study = study_settings(
+        settings_file,
+        device=device,
+        precision=precision,
+        memory_gb=memory_gb,
+        unit=unit,
+        suv=suv,
+        allow_uneven=allow_uneven,
+        resample_tilt=resample_tilt,
+        tolerance_mm=tolerance_mm,
     )
-    made = plan_cohort(source, out, model or (), rules=_rules(rules), references=references, settings=settings)
+    made = plan_cohort(
+        source,
+        out,
+        model or (),
+        rules=_rules(rules),
+        references=references,
+        settings=RunSettings(study=study, only_failed=only_failed, skip_done=skip_done),
+        measure=measure,
+    )
     if save:
         from voxmetry.studies.export import save_plan
 
@@ -89,12 +114,16 @@ def run(
         int | None, typer.Option(help="Processes on this machine; one for each CUDA device if not given.", min=1)
     ] = None,
     in_flight: Annotated[int, typer.Option(help="Studies that one process holds at once.", min=1)] = 3,
-    report: Annotated[
-        Literal["full", "brief", "none"],
-        typer.Option(help="A report of each study; thumbnails, and reports of flagged studies alone; neither."),
-    ] = "brief",
-    device: Device = "auto",
-    tolerance_mm: Tolerance = 1.0,
+    report: Report = None,
+    settings_file: SettingsFile = None,
+    device: Device = None,
+    precision: Precision = None,
+    memory_gb: Memory = None,
+    unit: Unit = None,
+    suv: Suv = None,
+    allow_uneven: Uneven = False,
+    resample_tilt: Tilt = False,
+    tolerance_mm: Tolerance = None,
     only_failed: OnlyFailed = False,
     skip_done: SkipDone = False,
     break_lock: Annotated[
@@ -103,11 +132,22 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Segment and measure every study; what is done stays done. Exit code 1 where any study failed."""
-    from voxmetry.config import StudySettings
     from voxmetry.studies.records import RunSettings
 
+    study = study_settings(
+        settings_file,
+        device=device,
+        precision=precision,
+        memory_gb=memory_gb,
+        unit=unit,
+        suv=suv,
+        allow_uneven=allow_uneven,
+        resample_tilt=resample_tilt,
+        tolerance_mm=tolerance_mm,
+        report=report,
+    )
     settings = RunSettings(
-        study=StudySettings(report=report, device=device, tolerance_mm=tolerance_mm),
+        study=study,
         workers=workers,
         in_flight=in_flight,
         scheduler=scheduler,

@@ -41,13 +41,16 @@ def cohort(
     out
         Folder of the results; None takes `derivatives/voxmetry` of a BIDS data set.
     models
-        A bundled model's name or a model folder, or several; each takes every study of its modality.
+        A bundled model's name, a model folder or a baseline's YAML file, or several; each takes every study of its
+        modality. A model of several inputs takes the images that make one study together: DICOM series of one study,
+        files of one folder whose names differ in the word for the input alone, a line of a manifest.
     rules
         Which model takes which study, in place of `models`.
     references
         Folder of label maps called as the cases are, to compare with.
     settings
-        How it is run: processes, a Dask scheduler, reports, failed studies alone.
+        How it is run: processes, a Dask scheduler, failed studies alone; and in its `study` how each study is read and
+        run, as for `segment_study`.
     tell
         Called with a sentence about anything unusual.
     tally

@@ -3,81 +3,83 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from voxmetry.studies.records import Candidate, Fault, PlannedStudy
+from voxmetry.studies.several import Image, image_of
 
 _ENDS = 1 << 16
-_DUPLICATE = "Duplicate"
 
 
 def mark_duplicates(studies: Sequence[PlannedStudy]) -> list[PlannedStudy]:
     """Turn all but the first of what is the same into duplicates, and refuse a name that is taken.
 
-    A DICOM series is known by its UID, a file by its bytes. Of files only those of one size are read: their ends first,
-    all of them where the ends agree.
+    A DICOM series is known by its UID, a file by its bytes, a study of several images by all of them. Of files only
+    those of one size are read: their ends first, all of them where the ends agree.
     """
-    first_of = {**_by_series(studies), **_by_content(studies)}
+    images = {
+        image_of(image): (image, study.case)
+        for study in reversed(studies)
+        if study.state == "waiting"
+        for image in study.candidate.images
+    }
+    series, parted = _by_series(images)
+    same = {**series, **_by_content(images)}
+    first: dict[tuple[object, ...], str] = {}
+    taken: set[tuple[str, str]] = set()
     marked: list[PlannedStudy] = []
-    taken: dict[tuple[str, str], str] = {}
-    listed: dict[tuple[str, str, str], str] = {}
     for study in studies:
-        path, series = study.candidate.path, study.candidate.series or ""
-        first = first_of.get((path, series))
+        mine = [image_of(image) for image in study.candidate.images]
+        known_as = (study.model, *(same.get(image, image) for image in mine))
+        in_parts = next((parted[image] for image in mine if image in parted), None)
         if study.state != "waiting":
             marked.append(study)
-        elif first is not None:
-            state = "duplicate" if first.error == _DUPLICATE else "refused"
-            marked.append(study.model_copy(update={"state": state, "fault": first}))
-        elif (path, series, study.model) in listed:
-            fault = _same(listed[path, series, study.model])
-            marked.append(study.model_copy(update={"state": "duplicate", "fault": fault}))
+        elif in_parts is not None:
+            marked.append(study.model_copy(update={"state": "refused", "fault": in_parts}))
+        elif known_as in first:
+            marked.append(study.model_copy(update={"state": "duplicate", "fault": _same(first[known_as])}))
         elif study.key in taken:
             marked.append(study.model_copy(update={"state": "refused", "fault": _name_taken(study)}))
         else:
-            taken[study.key] = path
-            listed[path, series, study.model] = study.case
+            taken.add(study.key)
+            first[known_as] = study.case
             marked.append(study)
     return marked
 
 
-Marks = dict[tuple[str, str], Fault]
+Images = Mapping[Image, tuple[Candidate, str]]
+"""Each image with the name of the first case that has it, the last image first."""
 
 
-def _by_series(studies: Iterable[PlannedStudy]) -> Marks:
-    groups: dict[str, list[Candidate]] = {}
-    for study in studies:
-        candidate = study.candidate
-        if candidate.series and candidate.fault is None:
-            groups.setdefault(candidate.series, []).append(candidate)
-    marks: Marks = {}
-    for group in groups.values():
-        places = list({candidate.path: candidate for candidate in group}.values())
-        for later in places[1:]:
-            same = later.shape == places[0].shape
-            fault = _same(places[0].case) if same else _parts(places[0].case)
-            marks[later.path, later.series or ""] = fault
-            if not same:
-                marks[places[0].path, places[0].series or ""] = _parts(later.case)
-    return marks
+def _by_series(images: Images) -> tuple[dict[Image, Image], dict[Image, Fault]]:
+    """Return which series are another one again, and which are in parts in several folders."""
+    groups: dict[str, list[Image]] = {}
+    for image, (candidate, _) in images.items():
+        if candidate.series:
+            groups.setdefault(candidate.series, []).insert(0, image)
+    same: dict[Image, Image] = {}
+    parted: dict[Image, Fault] = {}
+    for first, *others in groups.values():
+        for later in others:
+            if images[later][0].shape == images[first][0].shape:
+                same[later] = first
+            else:
+                parted[later] = _parts(images[first][1])
+                parted[first] = _parts(images[later][1])
+    return same, parted
 
 
-def _by_content(studies: Iterable[PlannedStudy]) -> Marks:
-    files = {
-        study.candidate.path: study.candidate.case
-        for study in studies
-        if study.candidate.format in ("NIfTI", "ITK") and study.candidate.fault is None
-    }
-    marks: Marks = {}
-    for group in _of_one_size(files):
+def _by_content(images: Images) -> dict[Image, Image]:
+    paths = [path for (path, _), (candidate, _) in images.items() if candidate.format in ("NIfTI", "ITK")][::-1]
+    same: dict[Image, Image] = {}
+    for group in _of_one_size(paths):
         if len(group) < 2:
             continue
-        for same in _split(group, _ends):
-            for equal in _split(same, _whole) if len(same) > 1 else []:
-                for path in equal[1:]:
-                    marks[path, ""] = _same(files[equal[0]])
-    return marks
+        for alike in _split(group, _ends):
+            for equal in _split(alike, _whole) if len(alike) > 1 else []:
+                same |= {(path, ""): (equal[0], "") for path in equal[1:]}
+    return same
 
 
 def _of_one_size(paths: Iterable[str]) -> Iterable[list[str]]:
@@ -108,7 +110,7 @@ def _whole(path: str) -> str:
 
 def _same(case: str) -> Fault:
     return Fault(
-        error=_DUPLICATE,
+        error="Duplicate",
         found=f"the same image as {case}",
         expected="each image once",
         fix="nothing: it runs once, under the other name",

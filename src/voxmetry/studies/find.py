@@ -159,7 +159,10 @@ def dicom_candidates(
     if not strays:
         return found
     # A damaged file may be the first or last slice of any of them, where no gap would show that it is lost.
-    return tuple(candidate.model_copy(update={"fault": candidate.fault or _beside(strays[0])}) for candidate in found)
+    return tuple(
+        candidate.model_copy(update={"fault": candidate.fault or _beside(strays[0]), "verdict": ""})
+        for candidate in found
+    )
 
 
 def _list_one_folder(folder: Path, files: list[Path]) -> tuple[SeriesInfo, ...]:
@@ -182,6 +185,8 @@ def _series(info: SeriesInfo, folder: Path, case: str, mark: str) -> Candidate:
         case=case,
         path=str(folder),
         series=info.key or None,
+        study_uid=info.study_uid,
+        verdict=info.verdict,
         format="DICOM",
         modality=info.modality,
         description=info.description,

@@ -9,12 +9,19 @@ from collections.abc import Mapping, Sequence
 from voxmetry.config import ModelSpec
 from voxmetry.core.networks import MonaiNetwork
 from voxmetry.studies.records import Candidate, Forecast, PlannedStudy
+from voxmetry.studies.rules import Spec
 
 FLOPS_OF_A_CORE = 2e10
 """Multiplications a second of one processor core, where no run has been timed. A guess within a factor of three."""
 
 WORK_OF_A_VOXEL = 5e4
 """Multiplications for each voxel of a patch, where a network's levels are not known from its specification."""
+
+WORK_OF_A_BASELINES_VOXEL = 2e4
+"""As above, for thresholds, clusters and edges, which know no patch."""
+
+BYTES_OF_A_BASELINES_VOXEL = 40
+"""The image, its smoothed copy and gradient, and the masks of a baseline."""
 
 RESIDENT_MB = 750.0
 """A process that has loaded torch, MONAI and a small model (10^6 bytes)."""
@@ -23,8 +30,10 @@ Rates = Mapping[str, Sequence[tuple[float, float]]]
 """By model: pairs of foreseen work and measured seconds of studies that are done."""
 
 
-def work_of(candidate: Candidate, spec: ModelSpec) -> float:
-    """Return the network's work on a study in multiplications; nan where its size is not known."""
+def work_of(candidate: Candidate, spec: Spec) -> float:
+    """Return the work on a study in multiplications; nan where its size is not known."""
+    if not isinstance(spec, ModelSpec):
+        return math.prod(candidate.shape) * WORK_OF_A_BASELINES_VOXEL if candidate.shape else math.nan
     windows = n_windows(candidate, spec)
     return windows * patch_work(spec) * math.pow(2, len(spec.window.mirror_axes))
 
@@ -59,14 +68,18 @@ def patch_work(spec: ModelSpec) -> float:
     return work
 
 
-def memory_mb(candidate: Candidate, spec: ModelSpec) -> float:
+def memory_mb(candidate: Candidate, spec: Spec) -> float:
     """Return the memory that one study needs in one process, in units of 10^6 bytes; an upper estimate.
 
     The process, the image as stored and as float32, scores of all classes on the model's grid with the blending's
     weights, and the activations of one patch.
     """
+    if candidate.shape is None:
+        return math.nan
+    if not isinstance(spec, ModelSpec):
+        return RESIDENT_MB + math.prod(candidate.shape) * BYTES_OF_A_BASELINES_VOXEL / 1e6
     grid = _model_shape(candidate, spec)
-    if grid is None or candidate.shape is None:
+    if grid is None:
         return math.nan
     native = math.prod(candidate.shape) * (candidate.itemsize + 4 + 2)
     scores = math.prod(grid) * 4 * (2 * spec.n_classes + 1 + len(spec.inputs))
@@ -93,17 +106,25 @@ def seconds_of(work: float, rates: Sequence[tuple[float, float]], *, cores: int)
     return work / (FLOPS_OF_A_CORE * cores)
 
 
-def forecast(studies: Sequence[PlannedStudy], *, measured: bool, cores: int) -> Forecast:
-    """Add up what is foreseen for the studies that would run."""
+def forecast(studies: Sequence[PlannedStudy], *, basis: str, cores: int) -> Forecast:
+    """Add up what is foreseen for the studies that would run.
+
+    Parameters
+    ----------
+    studies
+        Those that would run.
+    basis
+        What the seconds are taken from; empty where nothing was measured.
+    cores
+        Of this machine.
+    """
     seconds = [study.seconds_foreseen for study in studies]
     known = [x for x in seconds if not math.isnan(x)]
     memory = [study.memory_mb_foreseen for study in studies if not math.isnan(study.memory_mb_foreseen)]
     missing = len(seconds) - len(known)
-    basis = (
-        "the rate of the studies that this folder's record holds"
-        if measured
-        else f"the number of the network's operations and an assumed speed of {cores} processor cores; "
-        "the first studies that are done give a better one"
+    basis = basis or (
+        f"the number of the network's operations and an assumed speed of {cores} processor cores; "
+        "--measure times the network here, and the first studies that are done give the run's own rate"
     )
     if missing:
         basis += f"; {missing} studies of unknown size are taken for average ones"

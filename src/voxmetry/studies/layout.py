@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import voxmetry
@@ -75,10 +75,10 @@ def bids_place(model: str, candidate: Candidate) -> tuple[str, str]:
     return place, stem
 
 
-def bids_sidecar(source: Mapping[str, object], *, inside: str, model: str, sha256: str) -> dict[str, object]:
+def bids_sidecar(source: Mapping[str, object], *, inside: Sequence[str], model: str, sha256: str) -> dict[str, object]:
     """Return the sidecar of a segmentation: what it was made from and how, and what is kept of the source's sidecar."""
     return {
-        "Sources": [f"bids:raw:{inside}"],
+        "Sources": [f"bids:raw:{path}" for path in inside],
         "SpatialReference": "orig",
         "GeneratedBy": [{"Name": "voxmetry", "Version": voxmetry.__version__, "Model": model, "WeightsSHA256": sha256}],
         **{name: source[name] for name in KEPT if name in source},

@@ -13,13 +13,16 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import voxmetry
 from voxmetry import errors
 from voxmetry.errors import InferenceError, VoxmetryError
 from voxmetry.studies.executor import Again, Event, Finished, Lost
 from voxmetry.studies.records import Outcome, RunSettings, Task
+
+Loading: TypeAlias = tuple[str, str, str, float | None, str]
+"""Path, device, precision, memory in 10^9 bytes and checksum of a model."""
 
 
 class _Process:
@@ -87,12 +90,12 @@ class LocalWorkers:
     settings
         How many processes, and how many studies each holds at once.
     models
-        Path, device, precision and checksum of the models, which each process loads before its first study.
+        What each process loads before its first study.
     """
 
     max_starts: int | None = None
 
-    def __init__(self, settings: RunSettings, models: Sequence[tuple[str, str, str, str]]) -> None:
+    def __init__(self, settings: RunSettings, models: Sequence[Loading]) -> None:
         self._settings = settings
         self._models = models
         self._messages: queue.Queue[Any] = queue.Queue()

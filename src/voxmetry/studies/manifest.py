@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from voxmetry.errors import ConfigError, VoxmetryError
 from voxmetry.io.files import ITK, NIFTI, suffix_of
 from voxmetry.studies.find import Known, case_of, dicom_candidates, fault, image_candidate
 from voxmetry.studies.records import Candidate, Fault
+from voxmetry.studies.several import combine
 
-COLUMNS = ("study", "case", "model", "modality", "series", "reference", "patient")
+FURTHER = ("study_2", "study_3", "study_4")
+COLUMNS = ("study", *FURTHER, "case", "model", "modality", "series", "reference", "patient")
 
 
 def read_manifest(path: Path, *, known: Known | None = None) -> tuple[Candidate, ...]:
@@ -22,7 +24,9 @@ def read_manifest(path: Path, *, known: Known | None = None) -> tuple[Candidate,
     path
         CSV in UTF-8 with a head. `study` is the path of a file or a DICOM folder, from the manifest's own folder where
         it is relative. Further columns, each optional: `case` (its name in the results), `model`, `modality` (CT, MR or
-        PT), `series` (Series Instance UID), `reference` (a label map), `patient` (cases of one patient share it).
+        PT), `series` (Series Instance UID), `reference` (a label map), `patient` (cases of one patient share it), and
+        `study_2` to `study_4` for models of several inputs, in the model's order. A folder with several series serves
+        each model with those of its modalities.
     known
         What an earlier run found.
 
@@ -79,10 +83,31 @@ def _candidate(row: dict[str, str], folder: Path, known: Known | None, number: i
             fix="mend the line",
         )
         return Candidate(case=case or f"line-{number}", path="", fault=problem)
+    paths = [study, *(folder / cells[name] for name in FURTHER if cells[name])]
+    if len(paths) > 1:
+        return _several(paths, case, cells).model_copy(update=given)
     found = _look(study, case, cells["series"], known)
     if cells["modality"] and found.format != "DICOM":
         given["modality"] = cells["modality"].upper()
     return found.model_copy(update=given)
+
+
+def _several(paths: Sequence[Path], case: str, cells: Mapping[str, str]) -> Candidate:
+    """Look at the images of one study; the first that cannot be used speaks for all."""
+    if cells["modality"] or cells["series"]:
+        problem = Fault(
+            error="ConfigError",
+            found=f"one series or modality for {len(paths)} images",
+            expected="neither in a line with several images",
+            fix="leave modality and series empty, and name the folder or file of each image",
+        )
+        return Candidate(case=case, path=str(paths[0]), fault=problem)
+    parts = [_look(path, case, "", None) for path in paths]
+    for part in parts:
+        if part.fault is not None or part.loose:
+            fault = part.fault or _named_twice(len(part.parts))
+            return part.model_copy(update={"parts": (), "loose": False, "fault": fault})
+    return combine(parts, case)
 
 
 def _look(study: Path, case: str, series: str, known: Known | None) -> Candidate:
@@ -102,6 +127,8 @@ def _look(study: Path, case: str, series: str, known: Known | None) -> Candidate
         return taken[0]
     if len(infos) == 1:
         return infos[0]
+    if len(taken) > 1 and not series:
+        return combine(taken, case, loose=True)
     return base.model_copy(update={"fault": _unclear(study, len(taken), len(infos))})
 
 
@@ -118,6 +145,15 @@ def _gone(study: Path, error: OSError) -> Fault:
         found=f"{study.name} cannot be read: {error.strerror or type(error).__name__}",
         expected="a file or folder that exists and may be read",
         fix="check the path in the manifest",
+    )
+
+
+def _named_twice(n: int) -> Fault:
+    return Fault(
+        error="SeriesError",
+        found=f"a folder with {n} series, in a line with further images",
+        expected="the folder alone, of which a model takes the series of its modalities, or a folder for each image",
+        fix="leave study_2 and the following empty",
     )
 
 

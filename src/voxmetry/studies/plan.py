@@ -5,41 +5,29 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import voxmetry
-from voxmetry.config import ModelSpec
 from voxmetry.errors import ConfigError, InputError
+from voxmetry.io.dicom.choose import allowed_verdicts
 from voxmetry.io.files import suffix_of
-from voxmetry.models import find_model, read_spec
+from voxmetry.studies.assign import assign
 from voxmetry.studies.bids import find_bids, is_bids
 from voxmetry.studies.duplicates import mark_duplicates
 from voxmetry.studies.find import Known, find_studies, fingerprint
 from voxmetry.studies.forecast import forecast, memory_mb, seconds_of, work_of
+from voxmetry.studies.known import KnownModel, check_names, load_known_model
 from voxmetry.studies.manifest import read_manifest
-from voxmetry.studies.progress import Progress, progress_of
+from voxmetry.studies.progress import progress_of
+from voxmetry.studies.rates import basis_of, measured_rates, rates_of
 from voxmetry.studies.record import read_known, read_progress
 from voxmetry.studies.records import Candidate, CohortPlan, PlannedStudy, RunSettings
-from voxmetry.studies.rules import Rule, Rules, fits, no_model, rules_for
+from voxmetry.studies.rules import Rules, rules_for
 
 Tell = Callable[[str], None]
 
-_NO_NUMBERS = {"device", "report", "overwrite", "series", "modality"}
+_NO_NUMBERS = {"device", "memory_gb", "report", "overwrite", "series", "modality"}
 """Settings that decide on no number, or that each study has of its own."""
-
-
-@dataclass(frozen=True)
-class KnownModel:
-    """A model without its weights: enough to plan."""
-
-    path: str
-    """What `load_model` takes."""
-    spec: ModelSpec
-    sha256: str
-    """Of its weights."""
-    digest: str
-    """SHA-256 of model.yaml, which names the weights' own."""
 
 
 def plan_cohort(
@@ -50,6 +38,7 @@ def plan_cohort(
     rules: Rules | None = None,
     references: Path | None = None,
     settings: RunSettings = RunSettings(),  # noqa: B008  (frozen)
+    measure: bool = False,
     tell: Tell | None = None,
 ) -> CohortPlan:
     """List what a run would do. Nothing is written.
@@ -61,13 +50,15 @@ def plan_cohort(
     out
         Folder of the results; None takes `derivatives/voxmetry` of a BIDS data set.
     models
-        Bundled models' names or model folders; each takes every study of its modality.
+        Bundled models' names, model folders or baselines' YAML files; each takes every study of its modalities.
     rules
         Which model takes which study, in place of `models`.
     references
         Folder of label maps that are called as the cases are.
     settings
         What decides on the numbers, and whether to run failed studies alone.
+    measure
+        Load each model and time it here on one patch, for a better forecast.
     tell
         Called with a word on how far it is.
 
@@ -89,13 +80,13 @@ def plan_cohort(
     found = find(root, place, bids=bids, known=read_known(place), tell=tell)
     for name in sorted({c.model for c in found if c.model} - set(known)):
         known[name] = load_known_model(name)
-    _check_names(known)
+    check_names(known)
     found = with_references(found, references) if references else found
-    assigned = assign(found, taken, known)
+    assigned = assign(found, taken, known, forgiven=_forgiven(settings), listed=root.is_file())
     marked = mark_duplicates(assigned)
     before = read_progress(place)
     cores = os.cpu_count() or 1
-    rates = rates_of(before, marked, known)
+    rates = measured_rates(known, settings) if measure else rates_of(before, marked, known)
     studies = [
         _foreseen(
             progress_of(study, before.get(study.key), place, settings), known, rates.get(study.model, ()), cores=cores
@@ -108,7 +99,7 @@ def plan_cohort(
         layout="bids" if bids else "folders",
         models=tuple(model.path for model in known.values()),
         studies=tuple(studies),
-        forecast=forecast(to_run, measured=bool(rates), cores=cores),
+        forecast=forecast(to_run, basis=basis_of(rates, measured=measure), cores=cores),
     )
 
 
@@ -162,40 +153,6 @@ def find(root: Path, out: Path, *, bids: bool, known: Known, tell: Tell | None) 
     return find_studies(root, leave_out=out, known=known, tell=count)
 
 
-def load_known_model(name: str) -> KnownModel:
-    """Read a model's specification, and the checksum that its weights must have.
-
-    Raises
-    ------
-    ModelError, ConfigError
-        If it cannot be used.
-    """
-    folder = find_model(name)
-    spec = read_spec(name)
-    if len(spec.inputs) != 1 or spec.weights is None:
-        raise ConfigError(
-            found=f"{spec.name} takes {len(spec.inputs)} inputs"
-            + ("" if spec.weights else ", and its model.yaml names no weights"),
-            expected="a trained model with one input",
-            fix="use another model",
-        )
-    digest = hashlib.sha256((folder / "model.yaml").read_bytes()).hexdigest()
-    # A bundled model is known by its name on every machine; another one by its path, which workers must share.
-    bundled = folder.parent == find_model("hippocampus-mr").parent
-    return KnownModel(folder.name if bundled else str(folder.absolute()), spec, spec.weights.sha256, digest)
-
-
-def _check_names(known: dict[str, KnownModel]) -> None:
-    names = [model.spec.name for model in known.values()]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(
-            found=f"two models are called {twice[0]}",
-            expected="models of different names: their results lie in folders of their names",
-            fix="change the name in one model.yaml, or leave one out",
-        )
-
-
 def with_references(found: Iterable[Candidate], folder: Path) -> tuple[Candidate, ...]:
     """Give each study the label map of its name, where there is one."""
     from voxmetry.measure.files import label_maps
@@ -209,29 +166,9 @@ def with_references(found: Iterable[Candidate], folder: Path) -> tuple[Candidate
     )
 
 
-def assign(found: Iterable[Candidate], rules: Rules, known: dict[str, KnownModel]) -> list[PlannedStudy]:
-    """Pair each study with each model that takes it."""
-    planned = []
-    for candidate in found:
-        if candidate.fault is not None:
-            planned.append(PlannedStudy(case=candidate.case, model="", state="refused", candidate=candidate))
-            continue
-        mine = (Rule(model=candidate.model),) if candidate.model else rules.rules
-        verdicts = {rule.model: fits(rule, known[rule.model].spec, candidate) for rule in mine}
-        taken = list(dict.fromkeys(rule.model for rule in mine if not fits(rule, known[rule.model].spec, candidate)))
-        if not taken:
-            fault = no_model([(known[name].spec.name, why) for name, why in verdicts.items()])
-            planned.append(
-                PlannedStudy(case=candidate.case, model="", state="refused", fault=fault, candidate=candidate)
-            )
-        planned += [
-            PlannedStudy(case=candidate.case, model=known[name].spec.name, state="waiting", candidate=candidate)
-            for name in taken
-        ]
-    return [
-        study if study.fault or not study.candidate.fault else study.model_copy(update={"fault": study.candidate.fault})
-        for study in planned
-    ]
+def _forgiven(settings: RunSettings) -> frozenset[str]:
+    study = settings.study
+    return allowed_verdicts(allow_uneven=study.allow_uneven, resample_tilt=study.resample_tilt) - allowed_verdicts()
 
 
 def with_recipes(
@@ -256,20 +193,6 @@ def _reference_mark(path: str) -> str:
         return fingerprint([Path(path)])
     except OSError:
         return "missing"
-
-
-def rates_of(
-    before: dict[tuple[str, str], Progress], studies: Iterable[PlannedStudy], known: dict[str, KnownModel]
-) -> dict[str, list[tuple[float, float]]]:
-    """Return, by model, work and seconds of what the record holds as done."""
-    specs = {model.spec.name: model.spec for model in known.values()}
-    rates: dict[str, list[tuple[float, float]]] = {}
-    for study in studies:
-        progress = before.get(study.key)
-        if progress and progress.state == "done" and progress.seconds > 0 and study.model in specs:
-            pair = (work_of(study.candidate, specs[study.model]), progress.seconds)
-            rates.setdefault(study.model, []).append(pair)
-    return rates
 
 
 def _foreseen(

@@ -18,7 +18,10 @@ class Progress:
     recipe: str
     files: Mapping[str, FileMark]
     seconds: float
-    """Of the study itself; 0 where it is not known."""
+    """Of the study itself; 0 where it is not known. Several are under way at once."""
+    run: str
+    span: tuple[str, str]
+    """When it was started and finished, as ISO 8601."""
     fault_json: str | None
 
 

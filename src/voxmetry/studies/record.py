@@ -115,13 +115,14 @@ class CohortRecord:
         found: dict[str, dict[str, Candidate]] = {}
         for study in studies:
             # What a manifest or a file's name says about a study is read anew each time; the headers are not.
-            candidate = study.candidate.model_copy(
-                update={"reference": None, "patient": None, "model": None, "entities": {}}
-                | ({} if study.candidate.format == "DICOM" else {"modality": None})
-            )
-            if candidate.fingerprint:
-                key = f"{candidate.path}|{candidate.fingerprint}"
-                found.setdefault(key, {})[candidate.series or ""] = candidate
+            for image in study.candidate.images:
+                candidate = image.model_copy(
+                    update={"reference": None, "patient": None, "model": None, "entities": {}}
+                    | ({} if image.format == "DICOM" else {"modality": None})
+                )
+                if candidate.fingerprint:
+                    key = f"{candidate.path}|{candidate.fingerprint}"
+                    found.setdefault(key, {})[candidate.series or ""] = candidate
         self._db.executemany(
             "INSERT OR REPLACE INTO sources VALUES (?, ?)",
             ((key, _candidates_json(group.values())) for key, group in found.items()),
@@ -153,7 +154,7 @@ class CohortRecord:
             "resident_mb": outcome.resident_mb,
             "worker": outcome.worker,
             "device": outcome.device,
-            "started": outcome.started,
+            "started": outcome.started or None,
             "finished": _now(),
             "n_starts": outcome.n_starts,
             "place": outcome.place,
@@ -208,7 +209,7 @@ def _candidates_json(candidates: Iterable[Candidate]) -> str:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 @contextlib.contextmanager
@@ -278,14 +279,16 @@ def read_progress(out: Path) -> dict[tuple[str, str], Progress]:
     if not (out / NAME).is_file():
         return {}
     with reading(out) as db:
-        rows = db.execute('SELECT "case", model, state, recipe, files, steps_seconds, fault FROM studies').fetchall()
+        rows = db.execute(
+            'SELECT "case", model, state, recipe, files, seconds, run, started, finished, fault FROM studies'
+        ).fetchall()
     return {(row["case"], row["model"]): _progress(row) for row in rows}
 
 
 def _progress(row: Any) -> Progress:
     files = {name: FileMark(**mark) for name, mark in json.loads(row["files"] or "{}").items()}
-    seconds = json.loads(row["steps_seconds"] or "{}").get("study", 0.0)
-    return Progress(row["state"], row["recipe"], files, seconds, row["fault"])
+    span = (row["started"] or "", row["finished"] or "")
+    return Progress(row["state"], row["recipe"], files, row["seconds"] or 0.0, row["run"] or "", span, row["fault"])
 
 
 def read_known(out: Path) -> dict[str, tuple[Candidate, ...]]:

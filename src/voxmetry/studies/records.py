@@ -32,8 +32,13 @@ class Candidate(Record):
     """File, or folder of DICOM files."""
     series: str | None = None
     """Series Instance UID, where the path is a folder."""
+    study_uid: str | None = None
+    """Study Instance UID of a DICOM series."""
+    verdict: str = ""
+    """What the audit of a DICOM series says of its slices; 'uneven', 'missing' and 'tilted' are read when asked for."""
     format: Literal["DICOM", "NIfTI", "ITK", "unknown"] = "unknown"
     modality: str | None = None
+    """CT, MR or PT; of several images all of theirs, joined by +."""
     description: str = ""
     body_part: str = ""
     shape: tuple[int, int, int] | None = None
@@ -51,6 +56,15 @@ class Candidate(Record):
     """BIDS entities, in the order of the file's name, with 'suffix' and 'datatype'."""
     fault: Fault | None = None
     """Why it cannot be run, where the headers say so already."""
+    parts: tuple[Candidate, ...] = ()
+    """Its images, where it has several, such as CT and PET; what stands above is then the first one's."""
+    loose: bool = False
+    """Whether the parts are all series of a folder, of which a model takes those of its modalities."""
+
+    @property
+    def images(self) -> tuple[Candidate, ...]:
+        """Its images, one or several."""
+        return self.parts or (self,)
 
 
 class PlannedStudy(Record):
@@ -133,7 +147,8 @@ class Task(Record):
     """Name of the model, for people."""
     model_path: str
     """What `load_model` takes."""
-    study: str
+    study: tuple[str, ...]
+    """Path of the image, or of each input of the model in its order."""
     reference: str | None
     settings: StudySettings
     root: str

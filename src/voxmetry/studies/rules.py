@@ -6,20 +6,26 @@ import fnmatch
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator
 
 from voxmetry.config import ModelSpec, StudySettings, load_yaml
 from voxmetry.core.base import Record
 from voxmetry.studies.records import Candidate, Fault
+from voxmetry.studies.several import inputs_in_words, inputs_of
+
+if TYPE_CHECKING:
+    from voxmetry.classical.spec import BaselineSpec
+
+Spec: TypeAlias = "ModelSpec | BaselineSpec"
 
 
 class Rule(Record):
     """A model and the studies that it takes: those for which everything that is given here is true."""
 
     model: str
-    """A bundled model's name or a model folder."""
+    """A bundled model's name, a model folder or a baseline's YAML file."""
     modality: Literal["CT", "MR", "PT"] | None = None
     """Of a study whose modality is known; None takes that of the model."""
     case: str | None = None
@@ -63,15 +69,20 @@ def rules_for(models: Sequence[str]) -> Rules:
     return Rules(rules=tuple(Rule(model=model) for model in models))
 
 
-def fits(rule: Rule, spec: ModelSpec, candidate: Candidate) -> str:
+def fits(rule: Rule, spec: Spec, candidate: Candidate) -> str:
     """Return why a rule does not take a study; empty where it does.
 
     A study whose modality is not known, as of a NIfTI file without more, is taken for what the model expects: its
     values are looked at when it is read.
     """
-    wanted = rule.modality or spec.inputs[0].modality
-    if candidate.modality is not None and candidate.modality != wanted:
-        return f"modality {candidate.modality}, not {wanted}"
+    images = candidate.images
+    if len(images) != len(spec.inputs) or candidate.loose:
+        one = len(images) == 1
+        return f"{len(images)} {'image' if one else 'images'}; it takes {inputs_in_words(spec)}"
+    for image, item in zip(images, inputs_of(spec), strict=True):
+        wanted = (rule.modality if len(images) == 1 else None) or item.modality
+        if image.modality is not None and image.modality != wanted:
+            return f"modality {image.modality}, not {wanted}"
     if rule.case is not None and not fnmatch.fnmatchcase(candidate.case, rule.case):
         return f"its name does not fit {rule.case}"
     for what, pattern, text in (
@@ -98,7 +109,7 @@ def no_model(refusals: Sequence[tuple[str, str]]) -> Fault:
 
 def settings_of(candidate: Candidate, settings: StudySettings) -> StudySettings:
     """Return the settings for one study: its own series, and its modality where a file does not say it."""
-    change: dict[str, object] = {"overwrite": True, "series": candidate.series}
+    change: dict[str, object] = {"overwrite": True, "series": None if candidate.parts else candidate.series}
     if candidate.format != "DICOM" and candidate.modality in ("CT", "MR", "PT"):
         change["modality"] = candidate.modality
     return settings.model_copy(update=change)

@@ -16,9 +16,9 @@ from voxmetry.errors import VoxmetryError
 from voxmetry.io.atomic import make_folder
 from voxmetry.studies.bids import read_sidecar
 from voxmetry.studies.executor import Executor, Finished, Lost
+from voxmetry.studies.known import KnownModel, load_known_model
 from voxmetry.studies.layout import WORK, bids_place, bids_sidecar, folders_place, write_bids_description
 from voxmetry.studies.lock import run_lock
-from voxmetry.studies.plan import KnownModel, load_known_model
 from voxmetry.studies.publish import sweep
 from voxmetry.studies.record import CohortRecord
 from voxmetry.studies.records import CohortPlan, Outcome, PlannedStudy, RunSettings, Task
@@ -188,7 +188,8 @@ def make_executor(settings: RunSettings, tasks: Sequence[Task]) -> Executor:
     from voxmetry.studies.local import LocalWorkers
 
     models = dict.fromkeys(
-        (task.model_path, task.settings.device, task.settings.precision, task.weights_sha256) for task in tasks
+        (task.model_path, task.settings.device, task.settings.precision, task.settings.memory_gb, task.weights_sha256)
+        for task in tasks
     )
     return LocalWorkers(settings, list(models))
 
@@ -202,9 +203,8 @@ def task_of(
     if plan.layout == "bids":
         place, stem = bids_place(study.model, candidate)
         if source is not None:
-            path = Path(candidate.path)
-            inside = path.relative_to(source.absolute()).as_posix()
-            known = read_sidecar(path, source.absolute())
+            inside = [Path(image.path).relative_to(source.absolute()).as_posix() for image in candidate.images]
+            known = read_sidecar(Path(candidate.path), source.absolute())
             sidecar = bids_sidecar(known, inside=inside, model=study.model, sha256=model.sha256)
     else:
         place = folders_place(study.model, study.case)
@@ -212,7 +212,7 @@ def task_of(
         case=study.case,
         model=study.model,
         model_path=model.path,
-        study=candidate.path,
+        study=tuple(image.path for image in candidate.images),
         reference=candidate.reference,
         settings=settings_of(candidate, settings.study),
         root=plan.out,

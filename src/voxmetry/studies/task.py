@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import voxmetry
+from voxmetry.config import StudySettings
+from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import StudyResult
 from voxmetry.errors import (
     ConfigError,
@@ -27,6 +29,7 @@ from voxmetry.studies.publish import Claim, publish, staging
 from voxmetry.studies.records import Fault, Outcome, Task
 
 if TYPE_CHECKING:
+    from voxmetry.classical import Baseline
     from voxmetry.nn import Predictor
 
 STOPPING = (OutputError, ModelError, ConfigError, MissingExtraError)
@@ -36,10 +39,13 @@ _LOADING = threading.Lock()
 
 
 @functools.lru_cache(maxsize=4)
-def _load(path: str, device: str, precision: str, sha256: str) -> tuple[Predictor, threading.Lock]:
-    from voxmetry.nn import Predictor
+def _load(
+    path: str, device: str, precision: str, memory_gb: float | None, sha256: str
+) -> tuple[Predictor | Baseline, threading.Lock]:
+    from voxmetry.workflow import load_any
 
-    model = Predictor(path, device=device, precision=precision)
+    settings = StudySettings.model_validate({"device": device, "precision": precision, "memory_gb": memory_gb})
+    model = load_any(path, settings)
     if model.weights.sha256 != sha256:
         raise ModelError(
             found=f"the model {model.spec.name} of this worker has other weights than the plan's",
@@ -50,10 +56,12 @@ def _load(path: str, device: str, precision: str, sha256: str) -> tuple[Predicto
     return model, threading.Lock()
 
 
-def load_once(path: str, device: str, precision: str, sha256: str) -> tuple[Predictor, threading.Lock]:
+def load_once(
+    path: str, device: str, precision: str, memory_gb: float | None, sha256: str
+) -> tuple[Predictor | Baseline, threading.Lock]:
     """Return a model that is loaded once in this process, and the lock of its network."""
     with _LOADING:
-        return _load(path, device, precision, sha256)
+        return _load(path, device, precision, memory_gb, sha256)
 
 
 def run_task(task: Task) -> Outcome:
@@ -94,7 +102,8 @@ def run_task(task: Task) -> Outcome:
 def _segment(task: Task, claim: Claim) -> Outcome:
     from voxmetry.workflow import segment_study
 
-    model, gate = load_once(task.model_path, task.settings.device, task.settings.precision, task.weights_sha256)
+    how = task.settings
+    model, gate = load_once(task.model_path, how.device, how.precision, how.memory_gb, task.weights_sha256)
     with staging(task) as folder:
         result = segment_study(
             task.study,
@@ -105,16 +114,14 @@ def _segment(task: Task, claim: Claim) -> Outcome:
             gate=gate,
         )
         if task.sidecar is not None:
-            _write_sidecar(folder, task)
+            _write_sidecar(folder, task, model.spec.labels)
         files = publish(folder, task, claim)
     return _done(task, result).model_copy(update={"files": files})
 
 
-def _write_sidecar(folder: Path, task: Task) -> None:
+def _write_sidecar(folder: Path, task: Task, labels: LabelTable) -> None:
     """Lay the BIDS sidecar and the table of labels beside the segmentation."""
-    from voxmetry.models import read_spec
-
-    rows = [f"{label.value}\t{label.name}\t{label.colour}" for label in read_spec(task.model_path).labels]
+    rows = [f"{label.value}\t{label.name}\t{label.colour}" for label in labels]
     write_text(folder / "dseg.tsv", "\n".join(["index\tname\tcolor", *rows]) + "\n")
     write_text(folder / "dseg.json", json.dumps(task.sidecar, indent=1) + "\n")
 
