@@ -163,7 +163,8 @@ class PriorComparison(Record):
     """A study held against an earlier one of the same patient: the content of `change.json`."""
 
     schema_version: Annotated[int, Field(ge=1, le=FOLLOW_UP_VERSION)] = FOLLOW_UP_VERSION
-    voxmetry_version: str = ""
+    voxmetry_version: str
+    """Of the run that was held against the prior."""
     prior: Provenance
     """How the earlier result came to be."""
     structures: tuple[StructureChange, ...]

@@ -38,7 +38,15 @@ _STATUS = {
 def change_tables(result: StudyResult, prior: PriorComparison, say: Language = ENGLISH) -> tuple[Table, ...]:
     """One row a structure, and where lesions were matched one row a lesion."""
     tables = (_structure_table(result, prior, say), _lesion_table(result, prior.follow_up, say))
-    return tuple(table for table in tables if table is not None)
+    return tuple(_told(table) for table in tables if table is not None)
+
+
+def _told(table: Table) -> Table:
+    """Leave the last column, the remarks, out where there is none."""
+    if any(row.cells[-1].text for row in table.rows):
+        return table
+    rows = tuple(row.model_copy(update={"cells": row.cells[:-1]}) for row in table.rows)
+    return table.model_copy(update={"columns": table.columns[:-1], "rows": rows})
 
 
 def change_summary(result: StudyResult, prior: PriorComparison, say: Language = ENGLISH) -> tuple[str, ...]:
@@ -74,7 +82,8 @@ def change_notes(prior: PriorComparison, say: Language = ENGLISH) -> tuple[Fact,
     else:
         moved = f"{how.kind}, {decimals(how.shift_mm, 1)} mm, {decimals(how.rotation_degrees, 1)}°"
         notes.append(_note(say("Registration"), f"{moved}; {how.reason}", say))
-    notes += [_note(say("Caveat"), text, say) for text in found.response.caveats]
+    if found.response.caveats:
+        notes.append(_note(say("Caveats"), "; ".join(found.response.caveats), say))
     return tuple(notes)
 
 

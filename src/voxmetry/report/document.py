@@ -161,7 +161,10 @@ def other_tables(result: StudyResult, say: Language = ENGLISH) -> tuple[Table, .
 
 
 def _title(result: StudyResult, say: Language) -> str:
-    return say(_TITLES.get(result.source.modality or "", _TITLE), model=clean(result.provenance.model))
+    model = clean(result.provenance.model)
+    if result.source.modality == "CT" and any(other.source.modality == "PT" for other in result.others):
+        return say("Segmentation of a PET/CT study with {model}", model=model)
+    return say(_TITLES.get(result.source.modality or "", _TITLE), model=model)
 
 
 _TITLE = "Segmentation of an image with {model}"

@@ -15,7 +15,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-import voxmetry
 from voxmetry.core.follow_up import FollowUp, PriorComparison, StructureChange
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import Flag, Measurement, SourceInfo, StudyResult
@@ -69,7 +68,7 @@ def compare_with_prior(
         message = "The prior is a run on the same series: a change is one of the model or of its version."
         flags = (*flags, Flag(code="same_series", severity="review", message=message))
     return PriorComparison(
-        voxmetry_version=voxmetry.__version__,
+        voxmetry_version=result.provenance.voxmetry_version,
         prior=earlier.provenance,
         structures=_structures(result, earlier),
         follow_up=followed,
