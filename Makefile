@@ -4,7 +4,8 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo test check lint docs bench-cohort bench-inference bench-surface reproduce-hippocampus reproduce-sarcoma clean help
+.PHONY: demo test check lint docs bench-cohort bench-inference bench-gpu bench-surface reproduce-hippocampus \
+  reproduce-sarcoma clean help
 
 help:
 	@echo "make demo    segment a brain region from DICOM to report, into $(OUT)"
@@ -14,6 +15,7 @@ help:
 	@echo "make bench-cohort   many studies: throughput, memory, Dask workers, 100,000 simulated; DATA=FOLDER"
 	@echo "make bench-surface   surface distances against surface-distance and MONAI"
 	@echo "make bench-inference   speed and memory of inference beside MONAI: minutes to an hour"
+	@echo "make bench-gpu   the network and a whole study on a GPU: one minute"
 	@echo "make reproduce-hippocampus   the cross-validation and the weights of hippocampus-mr; DATA=FOLDER"
 	@echo "make reproduce-sarcoma   the cross-validation and the weights of sarcoma-petct; DATA=FOLDER"
 	@echo "make clean   remove $(VENV) and $(OUT)"
@@ -71,12 +73,23 @@ bench-cohort: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[distributed]"
 	$(BIN)/python benchmarks/bench_cohort.py $(DATA)/hippocampus-mr --plots docs/pictures $(COHORT)
 
+# NNUNET_PYTHON is a Python with nnunetv2, for the rows of its own predictor. Results are kept until the code changes.
 bench-inference: $(VENV)/ready
 	@echo "== Inference beside MONAI, one process a row; minutes to an hour. Tables on standard output"
-	$(BIN)/python benchmarks/bench_inference.py --size 512 512 300 --classes 25 --rows voxmetry voxmetry-float32 monai
-	$(BIN)/python benchmarks/bench_inference.py --size 512 512 600 --classes 105 --rows voxmetry
-	$(BIN)/python benchmarks/bench_inference.py --size 256 256 150 --size 384 384 225 --size 512 512 300 \
-	  --size 512 512 450 --size 512 512 600 --classes 25 --rows voxmetry --plot docs/pictures/inference.png
+	$(BENCH) --repeats 3 --size 256 256 150 --size 384 384 225 --rows voxmetry voxmetry-float32 segment monai
+	$(BENCH) --size 512 512 300 --rows voxmetry voxmetry-float32 segment monai
+	$(BENCH) --size 512 512 600 --classes 105 --rows voxmetry
+	$(if $(NNUNET_PYTHON),$(BENCH) --repeats 3 --size 256 256 150 --rows voxmetry-nnunet nnunet \
+	  --nnunet-python $(NNUNET_PYTHON))
+	$(BENCH) --size 384 384 225 --classes 5 25 50 105 --rows voxmetry
+	$(BENCH) --size 256 256 150 --size 384 384 225 --size 512 512 300 --size 512 512 450 --size 512 512 600 \
+	  --rows voxmetry
+	$(BENCH) --only-known --plot docs/pictures/inference.png
+BENCH = $(BIN)/python benchmarks/bench_inference.py $(if $(DATA),--data $(DATA)) $(if $(CAP_GB),--cap-gb $(CAP_GB))
+
+bench-gpu: $(VENV)/ready
+	@echo "== The network against the roofline of its convolutions, and a study of 105 classes. Needs CUDA, and no data"
+	$(BIN)/python benchmarks/bench_gpu.py
 
 check: lint test
 

@@ -24,12 +24,16 @@ import itertools
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import torch
 
 PATCH, SPACING_MM = 96, 1.5
 FULL = (512, 512, 300)
@@ -49,13 +53,17 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "voxmetry-bench-inference.json")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "voxmetry-bench-inference")
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--only-known", action="store_true", help="run nothing: show all that is in --cache")
     parser.add_argument("--one", nargs=4, metavar=("ROW", "MODEL", "IMAGE", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(run_row(*options.one, cap_gb=options.cap_gb)))
         return
     sizes = options.size[3:] or [options.size[:3]]
-    results = [row for size in sizes for n in options.classes for row in rows_of(options, size, n)]
+    if options.only_known:
+        results = known_rows(options)
+    else:
+        results = [row for size in sizes for n in options.classes for row in rows_of(options, size, n)]
     print(table(results))
     print(stages(results))
     if options.plot:
@@ -80,6 +88,22 @@ def rows_of(options: argparse.Namespace, size: list[int], n_classes: int) -> lis
         found.append({"row": row, "size": size, "classes": n_classes} | known[key])
     add_agreement(found, labels)
     return found
+
+
+def known_rows(options: argparse.Namespace) -> list[dict[str, object]]:
+    """Return all results of this code and machine from the cache, case by case."""
+    cases: dict[tuple[int, ...], list[dict[str, object]]] = {}
+    for key, row in json.loads(options.cache.read_text()).items():
+        name, i, j, k, classes, made = re.fullmatch(r"(\S+) \[(\d+), (\d+), (\d+)\] (\d+) (.*)", key).groups()
+        if made == fingerprint():
+            size = [int(i), int(j), int(k)]
+            cases.setdefault((*size, int(classes)), []).append(
+                {"row": name, "size": size, "classes": int(classes)} | row
+            )
+    for (*size, classes), rows in cases.items():
+        image = f"ct-{'x'.join(map(str, size))}.nii.gz"
+        add_agreement(rows, {str(row["row"]): options.work / f"{row['row']}-{classes}-{image}" for row in rows})
+    return [row for case in sorted(cases) for row in cases[case]]
 
 
 def model_of(options: argparse.Namespace, row: str, n_classes: int) -> Path:
@@ -324,9 +348,40 @@ def make_image(data: Path, path: Path, size: list[int]) -> None:
 
 
 def make_model(data: Path, folder: Path, n_classes: int) -> None:
-    """Write a model whose last layer is fitted by ridge regression to the label map that comes with the CT."""
+    """Write a model whose last layer is fitted to the label map that comes with the CT."""
     import nibabel
     import numpy as np
+    import torch
+
+    labels = np.asarray(nibabel.load(data / "ct-multiorgan" / "example_seg.nii.gz").dataobj).astype(int)
+    image = np.asarray(nibabel.load(data / "ct-multiorgan" / "example_ct_sm.nii.gz").dataobj, dtype=np.float32)
+    kept = np.argsort(-np.bincount(labels[labels > 0]))[: n_classes - 1]
+    classes = np.zeros(labels.max() + 1, int)
+    classes[kept] = np.arange(1, len(kept) + 1)
+    crop = (slice(13, 109), slice(2, 98), slice(0, 30))
+    # At half its spacing: the network sees 1.5 mm voxels.
+    patch = torch.from_numpy(image[crop])[None, None, 24:72, 24:72, :].repeat_interleave(2, 2)
+    patch = patch.repeat_interleave(2, 3).repeat_interleave(2, 4)
+    patch = torch.nn.functional.pad(patch.clip(-1000, 1000) / 400, (0, 36, 0, 0, 0, 0), mode="replicate")
+    truth = torch.from_numpy(classes[labels[crop][24:72, 24:72]])
+    truth = truth.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    write_fitted(folder, patch, truth, n_classes)
+
+
+def write_fitted(folder: Path, patch: torch.Tensor, truth: torch.Tensor, n_classes: int) -> None:
+    """Write a model with seeded weights and a last layer that is fitted by ridge regression.
+
+    Parameters
+    ----------
+    folder
+        A new folder.
+    patch
+        (1, 1, 96, 96, 96) network input.
+    truth
+        (96, 96, n) classes of its first n slices along k.
+    n_classes
+        With the background.
+    """
     import torch
 
     from voxmetry.config import ModelSpec, Weights, dump_yaml, parse_record
@@ -356,27 +411,15 @@ def make_model(data: Path, folder: Path, n_classes: int) -> None:
     }
     spec = parse_record(content, ModelSpec, where="benchmark")
     network = build_network(spec)
-    labels = np.asarray(nibabel.load(data / "ct-multiorgan" / "example_seg.nii.gz").dataobj).astype(int)
-    image = np.asarray(nibabel.load(data / "ct-multiorgan" / "example_ct_sm.nii.gz").dataobj, dtype=np.float32)
-    kept = np.argsort(-np.bincount(labels[labels > 0]))[: n_classes - 1]
-    classes = np.zeros(labels.max() + 1, int)
-    classes[kept] = np.arange(1, len(kept) + 1)
-    crop = (slice(13, 109), slice(2, 98), slice(0, 30))
-    # At half its spacing: the network sees 1.5 mm voxels.
-    patch = torch.from_numpy(image[crop])[None, None, 24:72, 24:72, :].repeat_interleave(2, 2)
-    patch = patch.repeat_interleave(2, 3).repeat_interleave(2, 4)
-    patch = torch.nn.functional.pad(patch.clip(-1000, 1000) / 400, (0, 36, 0, 0, 0, 0), mode="replicate")
-    truth = torch.from_numpy(classes[labels[crop][24:72, 24:72]])
-    truth = truth.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2).reshape(-1)
     seen = []
     head = network.output_block.conv.conv
     hook = head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
     with torch.inference_mode():
         network(patch)
         hook.remove()
-        features = seen[0][0, :, :, :, :60].reshape(32, -1).T.double()
+        features = seen[0][0, :, :, :, : truth.shape[2]].reshape(32, -1).T.double()
         features = torch.cat([features, torch.ones(len(features), 1)], dim=1)
-        wanted = torch.nn.functional.one_hot(truth, n_classes).double()
+        wanted = torch.nn.functional.one_hot(truth.reshape(-1), n_classes).double()
         gram = features.T @ features + 1e-3 * len(features) * torch.eye(33)
         weights = torch.linalg.solve(gram, features.T @ wanted).float() * 10
         head.weight.copy_(weights[:32].T.reshape(head.weight.shape))

@@ -449,6 +449,8 @@ class StudySettings(Record):
     """What a PET file without DICOM headers holds; None leaves it open, and no SUV is named."""
     device: Literal["auto", "cpu", "cuda", "mps", "openvino"] = "auto"
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    execution: Literal["eager", "compile", "graph"] = "eager"
+    """How torch runs the network: operation by operation, compiled, or as a CUDA graph."""
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     """The most that the process may hold, in 10^9 bytes; None takes what the system has left."""
     tolerance_mm: Annotated[float, Field(gt=0)] = 1.0

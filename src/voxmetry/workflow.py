@@ -217,7 +217,12 @@ def load_any(
         return model
     if isinstance(model, nn.Model) or not is_baseline(model):
         return nn.Predictor(
-            model, device=settings.device, precision=settings.precision, memory_gb=settings.memory_gb, tell=tell
+            model,
+            device=settings.device,
+            precision=settings.precision,
+            execution=settings.execution,
+            memory_gb=settings.memory_gb,
+            tell=tell,
         )
     return load_baseline(model)
 

@@ -47,6 +47,10 @@ class Running:
         Literal["auto", "float32", "bf16", "fp16"] | None,
         typer.Option(help="Of the network's products; auto takes the fastest that keeps the answer."),
     ] = None
+    execution: Annotated[
+        Literal["eager", "compile", "graph"] | None,
+        typer.Option(help="How torch runs it: by operations, compiled (CPU, CUDA), or as a CUDA graph."),
+    ] = None
     memory_gb: Annotated[
         float | None, typer.Option("--memory-gb", help="The most that the process may hold, in 10^9 bytes.", min=1e-6)
     ] = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import os
 import sys
 import weakref
@@ -45,7 +46,8 @@ MAP_COPIES = 6
 """Of a block of interpolated scores while maps are made of it, as measured."""
 
 MOST_WINDOWS = 16
-"""More at once keep a GPU no busier."""
+BUSY_GFLOP = 1000.0
+"""A batch of this many operations keeps a GPU busy; more windows at once take memory for nothing."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +180,14 @@ def plan_memory(
     )
 
 
-def fallback(how: Streaming) -> Streaming:
-    """Return the way to run when memory runs out all the same: one window at once, a ring of half the size on the host.
+def fallback(how: Streaming, device: str) -> Streaming:
+    """Return the way to run when memory runs out all the same.
 
-    The same labels, but for voxels where two classes are within the rounding of float16.
+    On a GPU one window at once, and the ring on the host: the same labels. Where it was so already, or on the host, a
+    ring of half the size: the same labels but where two classes are within the rounding of float16.
     """
+    if device in ("cuda", "mps") and (how.batch > 1 or how.device is None):
+        return Streaming(how.axis, 1, how.dtype, "cpu")
     return Streaming(how.axis, 1, torch.float16, "cpu")
 
 
@@ -276,7 +281,8 @@ def _fit_device(cost: NetworkCost, ring: int, tensor: int, device: str) -> tuple
     free = torch.cuda.mem_get_info()[0] * 0.85 - tensor
     place = "cuda" if ring + cost.live_bytes < free else "cpu"
     room = free - (ring if place == "cuda" else 0)
-    return int(min(MOST_WINDOWS, max(1, room // cost.live_bytes))), place
+    enough = math.ceil(BUSY_GFLOP / max(cost.gflop, 1e-9))
+    return int(min(MOST_WINDOWS, enough, max(1, room // cost.live_bytes))), place
 
 
 def resident_bytes() -> int:

@@ -50,7 +50,7 @@ class Model:
         return self.choice.tensor_device
 
 
-def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto") -> Model:
+def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto", execution: str = "eager") -> Model:
     """Load a model and check its weights.
 
     Parameters
@@ -63,13 +63,15 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
     precision
         "auto" (the fastest that the device computes and that keeps the answer, see docs/performance.md), "float32",
         "bf16" or "fp16".
+    execution
+        "eager", "compile" (torch's compiler: CPU and CUDA) or "graph" (a CUDA graph).
 
     Raises
     ------
     ModelError
         If the folder, the specification or the weights cannot be used, or the checksum differs.
     ConfigError
-        If model.yaml has an unknown, missing or unusable key, or the device lacks the precision.
+        If model.yaml has an unknown, missing or unusable key, or the device lacks the precision or the execution.
     InferenceError
         If the device is not there.
     """
@@ -85,5 +87,5 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
     load_into(network, folder / spec.weights.file, sha256=spec.weights.sha256)
     networks = list(network.members) if isinstance(network, Ensemble) else [network]
     cost = network_cost(networks[0], spec)
-    choice = choose_runtime(device, precision, gflop=cost.gflop)
+    choice = choose_runtime(device, precision, gflop=cost.gflop, execution=execution)
     return Model(spec, spec.weights, tuple(build_runtime(one, spec, choice) for one in networks), choice, cost)

@@ -69,6 +69,8 @@ class Predictor:
         "auto", "cpu", "cuda", "mps" or "openvino"; a loaded model keeps its own.
     precision
         "auto", "float32", "bf16" or "fp16"; a loaded model keeps its own.
+    execution
+        "eager", "compile" or "graph", see `load_model`; a loaded model keeps its own.
     memory_gb
         The most that this process may hold, in 10^9 bytes of resident memory; None takes what the system has left.
         What a study needs is predicted before it is prepared: it is run within that, or refused with the figure.
@@ -96,10 +98,13 @@ class Predictor:
         *,
         device: str = "auto",
         precision: str = "auto",
+        execution: str = "eager",
         memory_gb: float | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> None:
-        self.model = model if isinstance(model, Model) else load_model(model, device=device, precision=precision)
+        if not isinstance(model, Model):
+            model = load_model(model, device=device, precision=precision, execution=execution)
+        self.model = model
         self._memory_gb = memory_gb
         self._tell = tell or (lambda _: None)
         self.last_plan: Plan | None = None
@@ -186,7 +191,7 @@ class Predictor:
             self._tell(str(plan))
         with contextlib.suppress(OutOfMemory):
             return self._stream(prepared, how, maps, folder, confidence)
-        smaller = fallback(how)
+        smaller = fallback(how, self.device)
         self._tell(f"out of memory; once more with {smaller}")
         try:
             return self._stream(prepared, smaller, maps, folder, confidence)

@@ -14,6 +14,7 @@ from torch import nn
 
 from voxmetry.config import ModelSpec
 from voxmetry.errors import ConfigError, InferenceError
+from voxmetry.nn.execution import Compiled, Graph, Run, require_execution
 from voxmetry.nn.openvino import OpenVinoRuntime, openvino_has_bf16
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "openvino")
@@ -43,11 +44,14 @@ class Choice:
         "float32", "bf16" or "fp16": of the network's products. Scores are blended in float32 all the same.
     why
         In words.
+    execution
+        "eager", "compile" or "graph": see `nn.execution`.
     """
 
     device: str
     precision: str
     why: str
+    execution: str = "eager"
 
     @property
     def tensor_device(self) -> str:
@@ -55,16 +59,19 @@ class Choice:
         return "cpu" if self.device == "openvino" else self.device
 
     def __str__(self) -> str:
-        return f"{self.device} in {self.precision} ({self.why})"
+        how = "" if self.execution == "eager" else f" by {self.execution}"
+        return f"{self.device} in {self.precision}{how} ({self.why})"
 
 
-def choose_runtime(device: str = "auto", precision: str = "auto", *, gflop: float = 0.0) -> Choice:
+def choose_runtime(
+    device: str = "auto", precision: str = "auto", *, gflop: float = 0.0, execution: str = "eager"
+) -> Choice:
     """Turn "auto" into what there is and what suits a network of `gflop` 10^9 operations a window.
 
     Raises
     ------
     ConfigError
-        If a name is unknown, or the device has no such precision.
+        If a name is unknown, or the device has no such precision or way of execution.
     InferenceError
         If the device is not there.
 
@@ -86,7 +93,8 @@ def choose_runtime(device: str = "auto", precision: str = "auto", *, gflop: floa
             expected="float32 or bf16, which CPUs multiply",
             fix="use --precision bf16, or auto",
         )
-    return Choice(device, _best_precision(device) if precision == "auto" else precision, why)
+    require_execution(execution, device)
+    return Choice(device, _best_precision(device) if precision == "auto" else precision, why, execution)
 
 
 def choose_device(requested: str) -> str:
@@ -152,16 +160,26 @@ class TorchRuntime:
             # Tensor cores read channels last; the conversion costs less than what it saves.
             self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self._choice = choice
+        self._forward: Run = Compiled(self.network) if choice.execution == "compile" else self.network
+        self._run: Run = Graph(self._cast) if choice.execution == "graph" else self._cast
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
-        """Run one batch."""
-        choice = self._choice
-        if choice.device == "cuda":
+        """Run one batch; the result holds until the next call."""
+        if self._choice.device == "cuda":
             patches = patches.contiguous(memory_format=torch.channels_last_3d)
-        if choice.precision == "float32":
-            return self.network(patches)
-        with torch.autocast(choice.device, dtype=DTYPES[choice.precision]):
-            return self.network(patches)
+        return self._run(patches)
+
+    def by_layers(self, patches: torch.Tensor) -> torch.Tensor:
+        """Run one batch operation by operation, whatever the choice, so that hooks on layers see it."""
+        return self.network(patches)
+
+    def _cast(self, patches: torch.Tensor) -> torch.Tensor:
+        if self._choice.precision == "float32":
+            return self._forward(patches)
+        # A graph records the casts of weights; kept from an earlier call they would be missing in it.
+        kept = self._choice.execution != "graph"
+        with torch.autocast(self._choice.device, dtype=DTYPES[self._choice.precision], cache_enabled=kept):
+            return self._forward(patches)
 
 
 def first_layer_not_finite(members: Sequence[Runtime], patch: torch.Tensor) -> str:
@@ -181,7 +199,7 @@ def first_layer_not_finite(members: Sequence[Runtime], patch: torch.Tensor) -> s
         layers = [(name, layer) for name, layer in member.network.named_modules() if not list(layer.children())]
         handles = [layer.register_forward_hook(look(name)) for name, layer in layers]
         try:
-            member(patch)
+            member.by_layers(patch)
         finally:
             for handle in handles:
                 handle.remove()
