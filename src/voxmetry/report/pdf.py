@@ -367,9 +367,9 @@ def _findings(paper: _Paper, document: ReportDocument) -> None:
 
 def _pictures(paper: _Paper, document: ReportDocument, material: Material, kinds: Sequence[str], most: int) -> None:
     chosen = [item for kind in kinds for item in document.illustrations if item.kind == kind]
-    lesions = [item.label for item in chosen if item.kind == "lesion"]
     # A structure of one lesion is that lesion: its pictures would be the same again.
-    chosen = [item for item in chosen if item.kind != "structure" or lesions.count(item.label) != 1]
+    lesions = [item.title.rpartition("-")[0] for item in chosen if item.kind == "lesion"]
+    chosen = [item for item in chosen if item.kind != "structure" or lesions.count(item.title) != 1]
     for illustration in chosen[:most]:
         paper.pictures(illustration, material)
     if len(chosen) > most:
