@@ -69,7 +69,7 @@ def sarcoma(data: Path, root: Path) -> Path:
 def save(png: bytes, path: Path) -> None:
     """Write a picture with a palette, which makes it smaller in the repository."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(256, kmeans=1, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 @contextmanager

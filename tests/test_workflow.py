@@ -28,6 +28,7 @@ from voxmetry.errors import (
 )
 from voxmetry.io import write_series
 from voxmetry.measure import lesions
+from voxmetry.nn.maps import FILES as MAP_FILES
 from voxmetry.workflow import OUTPUTS
 
 FILES = {"seg.nii.gz", "measurements.csv", "lesions.csv", "result.json", "report.html"}
@@ -366,7 +367,8 @@ class TestBadInput:
 def test_outputs_are_named_once():
     objects = {"seg.dcm", "rtstruct.dcm", "sr.dcm", "report.dcm", "images.zip", "report.pdf"}
     others = {"other_measurements.csv", "other_lesions.csv"}
-    assert set(OUTPUTS.values()) == FILES | {"comparison.csv", "thumbnail.png"} | others | objects
+    chosen = {"comparison.csv", "change.json", "thumbnail.png", *MAP_FILES.values()}
+    assert set(OUTPUTS.values()) == FILES | chosen | others | objects
 
 
 def test_reading_back_what_was_written(study, model, tmp_path):

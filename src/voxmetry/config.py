@@ -214,6 +214,14 @@ class CleanStep(Record):
     """Treat the named labels as one structure: what belongs to the union's largest component stays."""
 
 
+class Landmarks(Record):
+    """Ranges of three percentiles of the values of the training images, as `image_flags.landmarks` finds them."""
+
+    p05: Range
+    p50: Range
+    p95: Range
+
+
 class TrainingDomain(Record):
     """What the model has seen. An input outside is segmented all the same, and flagged."""
 
@@ -223,6 +231,8 @@ class TrainingDomain(Record):
     """Extent of the image along the model's axes (its orientation), voxel edges included."""
     volume_ml: dict[str, Range] = Field(default_factory=dict)
     """Volume seen per structure, widened by the margin that the model card states."""
+    intensity: dict[str, Landmarks] = Field(default_factory=dict)
+    """Values seen per input; written by `voxmetry calibrate`."""
 
 
 def predicted_dice(intercept: float, slope: float, expected_dice: float) -> float:

@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
 from voxmetry import nn
-from voxmetry.config import ModelSpec, Quality, dump_yaml, load_yaml, parse_record, predicted_dice
+from voxmetry.config import Landmarks, ModelSpec, Quality, dump_yaml, load_yaml, parse_record, predicted_dice
 from voxmetry.core.base import Number, Record
 from voxmetry.errors import InputError
 from voxmetry.evaluation import Entry
+from voxmetry.image_flags import landmarks, landmarks_seen
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.measure.overlap import overlaps
 from voxmetry.measure.tables import records_csv
@@ -77,6 +79,8 @@ class CalibrationReport(Record):
 
     data: str
     structures: tuple[Calibration, ...]
+    intensity: dict[str, Landmarks] = Field(default_factory=dict)
+    """Values of the images by input, against which a new image is held."""
     rows: tuple[Foretold, ...]
 
 
@@ -102,6 +106,7 @@ def calibrate(entry: Entry, data: DataSet, *, progress: Callable[[int, int], Non
         If a case cannot be read; the message names it.
     """
     rows: list[tuple[str, str, float, float]] = []
+    seen: dict[str, list[tuple[float, float, float]]] = {}
     total = sum(len(names) for _, names in entry.folds)
     for model, names in entry.folds:
         if not isinstance(model, (nn.Model, nn.Predictor)):
@@ -114,6 +119,8 @@ def calibrate(entry: Entry, data: DataSet, *, progress: Callable[[int, int], Non
         labelled = for_model(data, predictor.spec)
         for case in labelled.select(names).cases:
             volumes, reference = read_case(case, labelled)
+            for volume, item in zip(volumes, predictor.spec.inputs, strict=True):
+                seen.setdefault(item.name, []).append(landmarks(volume))
             confidence = Confidence(predictor.spec)
             found = clean(predictor.run(predictor.prepare(volumes), confidence=confidence), predictor.spec.clean)
             expected = confidence.expected_dice()
@@ -131,6 +138,7 @@ def calibrate(entry: Entry, data: DataSet, *, progress: Callable[[int, int], Non
     return CalibrationReport(
         data=data.name,
         structures=tuple(part for part, _ in parts),
+        intensity=landmarks_seen(seen),
         rows=tuple(row for _, told in parts for row in told),
     )
 
@@ -208,7 +216,8 @@ def write_calibration(result: CalibrationReport, out: Path, *, into: Path | None
     out
         Folder; files of these names are replaced.
     into
-        A model folder: `quality` of its model.yaml becomes what was fitted, and its card gets the figures and the plot.
+        A model folder: `quality` and `training_domain.intensity` of its model.yaml become what was found, and its card
+        gets the figures and the plot.
 
     Raises
     ------
@@ -231,7 +240,10 @@ def write_calibration(result: CalibrationReport, out: Path, *, into: Path | None
     path, card = into / "model.yaml", into / "MODEL_CARD.md"
     spec = load_yaml(path, ModelSpec)
     fitted = {row.label: row.quality.model_dump() for row in result.structures if row.quality is not None}
-    spec = parse_record(spec.model_dump(mode="json") | {"quality": fitted}, ModelSpec, where=str(path.name))
+    seen = {name: row.model_dump() for name, row in result.intensity.items()}
+    domain = spec.training_domain.model_dump(mode="json") | {"intensity": seen}
+    changed = {"quality": fitted, "training_domain": domain}
+    spec = parse_record(spec.model_dump(mode="json") | changed, ModelSpec, where=str(path.name))
     write_text(path, dump_yaml(spec))
     write_bytes(into / PLOT, picture.getvalue())
     write_text(card, with_section(card.read_text(encoding="utf-8") if card.is_file() else "", card_section(result)))

@@ -16,7 +16,7 @@ import voxmetry
 from voxmetry import io, nn, report
 from voxmetry.classical import Baseline, BaselineSpec, is_baseline, load_baseline
 from voxmetry.classical.spec import Channel
-from voxmetry.config import InputSpec, MapName, ModelSpec, StudySettings
+from voxmetry.config import InputSpec, MapName, ModelSpec, StudySettings, TrainingDomain
 from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.records import (
     Comparison,
@@ -34,7 +34,17 @@ from voxmetry.core.volume import Volume
 from voxmetry.dicom_output import FILES as DICOM_FILES
 from voxmetry.dicom_output import PDF, require_dicom, write_objects
 from voxmetry.errors import ConfigError, InputError
-from voxmetry.flags import flag_input, flag_measurements, flag_quality, flag_source, flag_units, predict_dice
+from voxmetry.flags import (
+    flag_asymmetry,
+    flag_input,
+    flag_islands,
+    flag_measurements,
+    flag_quality,
+    flag_source,
+    flag_units,
+    predict_dice,
+)
+from voxmetry.image_flags import flag_image
 from voxmetry.io.atomic import claim_folder, replaced_together, write_bytes, write_text
 from voxmetry.measure import DEFINITIONS, compare, lesions, measure
 from voxmetry.measure.tables import named_records_csv, records_csv
@@ -144,7 +154,7 @@ def segment_study(
             others=others,
             comparisons=comparisons,
             predicted_dice=foretold,
-            flags=(*flag_study(volumes, measurements, spec), *flag_quality(foretold)),
+            flags=(*flag_study(volumes, measurements, spec), *flag_islands(segmentation), *flag_quality(foretold)),
             definitions=dict(DEFINITIONS),
             provenance=provenance(ready, settings, clock),
         )
@@ -399,12 +409,17 @@ def flag_study(
     volumes: Sequence[Volume], measurements: Sequence[Measurement], spec: ModelSpec | BaselineSpec
 ) -> tuple[Flag, ...]:
     """Collect what a person should know: about the images first, then about each structure."""
-    units = flag_units([volume.unit for volume in volumes], [(item.name, item.modality) for item in spec.inputs])
+    domain = spec.training_domain if isinstance(spec, ModelSpec) else TrainingDomain()
+    inputs = inputs_of(spec)
+    named = zip(volumes, inputs, strict=True)
+    images = [flag for volume, item in named for flag in flag_image(volume, item.name, domain)]
+    units = flag_units([volume.unit for volume in volumes], [(item.name, item.modality) for item in inputs])
+    structures = (*flag_measurements(measurements, spec), *flag_asymmetry(measurements, spec.labels))
     if isinstance(spec, BaselineSpec):
-        return (*units, *flag_measurements(measurements, spec))
+        return (*images, *units, *structures)
     _, oriented = reorientation(volumes[0].geometry, spec.orientation)
     sources = [flag for volume in volumes for flag in flag_source(volume.source)]
-    return (*sources, *units, *flag_input(oriented, spec), *flag_measurements(measurements, spec))
+    return (*sources, *images, *units, *flag_input(oriented, spec), *structures)
 
 
 def describe(volume: Volume, path: Path, item: Input) -> SourceInfo:
