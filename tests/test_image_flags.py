@@ -30,8 +30,8 @@ def changed(volume: Volume, place: object, value: object) -> Volume:
     return Volume(array, volume.geometry, volume.unit)
 
 
-def codes(volume: Volume, domain: TrainingDomain = WHOLE) -> list[str]:
-    return [flag.code for flag in flag_image(volume, "ct", domain)]
+def codes(volume: Volume, domain: TrainingDomain = WHOLE, modality: str = "CT") -> list[str]:
+    return [flag.code for flag in flag_image(volume, "ct", modality, domain)]
 
 
 def test_an_ordinary_image_has_no_flag():
@@ -40,7 +40,7 @@ def test_an_ordinary_image_has_no_flag():
 
 @pytest.mark.parametrize("at", [slice(7, 9), slice(1, 2), slice(22, 23)])
 def test_blank_slices_between_others(at):
-    flags = flag_image(changed(ct(), np.s_[:, :, at], -1000), "ct", WHOLE)
+    flags = flag_image(changed(ct(), np.s_[:, :, at], -1000), "ct", "CT", WHOLE)
     assert [flag.code for flag in flags] == ["blank_slices"]
     assert flags[0].message.startswith(f"{at.stop - at.start} of the 24 slices of ct from inferior to superior")
 
@@ -63,7 +63,7 @@ def test_metal():
 def test_a_body_that_reaches_the_sides_of_a_whole_section():
     grid = Geometry(GRID.affine, (30, 50, 24))
     volume = Volume(ct().array[15:45], grid, "HU")
-    flags = flag_image(volume, "ct", WHOLE)
+    flags = flag_image(volume, "ct", "CT", WHOLE)
     assert [flag.code for flag in flags] == ["body_cut_off"]
     assert "(R, L)" in flags[0].message or "(L, R)" in flags[0].message
     assert codes(volume, REGION) == []
@@ -81,23 +81,28 @@ def test_values_that_cannot_be_what_they_are_said_to_be():
 
 def test_values_unlike_those_of_the_training():
     scans = [Volume(ct().array + shift, GRID, "HU") for shift in (-20, 0, 30)]
-    seen = landmarks_seen({"ct": [landmarks(scan) for scan in scans]})
+    seen = landmarks_seen({"ct": [landmarks(scan, "CT") for scan in scans]})
     domain = TrainingDomain(intensity=seen)
     assert codes(ct(), domain) == []
     half = Volume((ct().array / 2).astype(np.int16), GRID, "HU")
-    flags = flag_image(half, "ct", domain)
+    flags = flag_image(half, "ct", "CT", domain)
     assert [flag.code for flag in flags] == ["intensity_out_of_domain"]
     assert "in HU" in flags[0].message
 
 
-def test_of_values_without_a_unit_only_their_proportions_count():
+def test_of_mr_only_proportions_count_and_of_pet_the_values():
     image = np.random.default_rng(1).gamma(3, 50, GRID.shape).astype(np.float32)
-    seen = landmarks_seen({"t1": [landmarks(Volume(image, GRID))]})
+    seen = landmarks_seen({"t1": [landmarks(Volume(image, GRID), "MR")]})
     domain = TrainingDomain(intensity=seen)
-    assert flag_image(Volume(image * 37, GRID), "t1", domain) == ()
-    assert [f.code for f in flag_image(Volume(np.sqrt(image), GRID), "t1", domain)] == ["intensity_out_of_domain"]
+    assert flag_image(Volume(image * 37, GRID), "t1", "MR", domain) == ()
+    assert [f.code for f in flag_image(Volume(np.sqrt(image), GRID), "t1", "MR", domain)] == ["intensity_out_of_domain"]
+    suv = landmarks_seen({"pet": [landmarks(Volume(image / 20, GRID, "1"), "PT")]})
+    domain = TrainingDomain(intensity=suv)
+    assert flag_image(Volume(image / 20, GRID, "SUVbw"), "pet", "PT", domain) == ()
+    assert [f.code for f in flag_image(Volume(image * 50, GRID), "pet", "PT", domain)] == ["intensity_out_of_domain"]
+    domain = TrainingDomain(intensity=seen)
     # An input that the model has no landmarks of is not judged.
-    assert flag_image(Volume(np.sqrt(image), GRID), "t2", domain) == ()
+    assert flag_image(Volume(np.sqrt(image), GRID), "t2", "MR", domain) == ()
 
 
 def blocks(left: int, right: int) -> tuple[Segmentation, tuple]:
@@ -140,9 +145,9 @@ class TestRealImages:
             volume = read_volume(case / f"{name}_image.nii.gz", modality=modality, unit=unit)
             assert codes(volume, REGION) == [], name
         paths = sorted((real_data / "hippocampus-mr" / "images").iterdir())[:12]
-        seen = landmarks_seen({"ct": [landmarks(read_volume(path, modality="MR")) for path in paths]})
+        seen = landmarks_seen({"ct": [landmarks(read_volume(path, modality="MR"), "MR") for path in paths]})
         for path in paths:
-            assert codes(read_volume(path, modality="MR"), TrainingDomain(intensity=seen)) == [], path.name
+            assert codes(read_volume(path, modality="MR"), TrainingDomain(intensity=seen), "MR") == [], path.name
 
     def test_a_slice_that_was_lost_in_a_real_image(self, real_data):
         path = real_data / "ct-multiorgan" / "example_ct_sm.nii.gz"

@@ -29,7 +29,7 @@ SUV_RANGE = (0.2, 300.0)
 _AXES = {"L": "left to right", "P": "posterior to anterior", "I": "inferior to superior"}
 
 
-def flag_image(volume: Volume, name: str, domain: TrainingDomain) -> tuple[Flag, ...]:
+def flag_image(volume: Volume, name: str, modality: str, domain: TrainingDomain) -> tuple[Flag, ...]:
     """Look for what makes an image unfit, or unlike what a model was trained on.
 
     Parameters
@@ -38,6 +38,8 @@ def flag_image(volume: Volume, name: str, domain: TrainingDomain) -> tuple[Flag,
         The image, (I, J, K).
     name
         The model's name for this input.
+    modality
+        What the model takes it for: "CT", "MR" or "PT".
     domain
         What the model has seen; what is not known there is not flagged.
     """
@@ -45,27 +47,27 @@ def flag_image(volume: Volume, name: str, domain: TrainingDomain) -> tuple[Flag,
     if volume.unit == "HU":
         found += [*_metal(volume), *_cut_body(volume, domain)]
     seen = domain.intensity.get(name)
-    return (*found, *(_unlike(volume, name, seen) if seen is not None else ()))
+    return (*found, *(_unlike(volume, name, modality, seen) if seen is not None else ()))
 
 
-def landmarks(volume: Volume) -> tuple[float, float, float]:
+def landmarks(volume: Volume, modality: str) -> tuple[float, float, float]:
     """Return the 5th, 50th and 95th percentile of an image's values that are not exactly 0.
 
-    HU and SUV as they are; values without a unit, as of MR, in parts of their own 95th percentile. nan for an image
-    that holds nothing but 0, or whose 95th percentile is not above 0 where it is divided by.
+    Of CT and PET as they are, by which a file in another unit stands out; of MR, which has no unit, in parts of their
+    own 95th percentile. nan for an image that holds nothing but 0, or of MR whose 95th percentile is not above 0.
 
     Examples
     --------
     >>> from voxmetry import Geometry
     >>> grid = Geometry(np.eye(4), (10, 10, 10))
-    >>> landmarks(Volume(np.arange(1000, dtype=np.float32).reshape(10, 10, 10), grid, "HU"))
+    >>> landmarks(Volume(np.arange(1000, dtype=np.float32).reshape(10, 10, 10), grid, "HU"), "CT")
     (50.95, 500.0, 949.05)
     """
     values = volume.array[volume.array != 0]
     if not values.size:
         return (np.nan, np.nan, np.nan)
     low, middle, high = (round(float(x), 4) for x in np.percentile(values, LANDMARKS))
-    if volume.unit in ("HU", "SUVbw"):
+    if modality in ("CT", "PT"):
         return (low, middle, high)
     return (low / high, middle / high, 1.0) if high > 0 else (np.nan, np.nan, np.nan)
 
@@ -154,15 +156,17 @@ def _cut_body(volume: Volume, domain: TrainingDomain) -> Iterator[Flag]:
 _OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "S": "I", "I": "S"}
 
 
-def _unlike(volume: Volume, name: str, seen: Landmarks) -> Iterator[Flag]:
+def _unlike(volume: Volume, name: str, modality: str, seen: Landmarks) -> Iterator[Flag]:
     outside = []
-    for percent, value, span in zip(LANDMARKS, landmarks(volume), (seen.p05, seen.p50, seen.p95), strict=True):
+    for percent, value, span in zip(
+        LANDMARKS, landmarks(volume, modality), (seen.p05, seen.p50, seen.p95), strict=True
+    ):
         room = LANDMARK_MARGIN * max(span.high - span.low, 0.05 * abs(span.high))
         # What holds one value has no landmarks, and is flagged for that.
         if math.isfinite(value) and not span.low - room <= value <= span.high + room:
             outside.append(f"{percent}th percentile {value:.3g} (seen: {span.low:.3g} to {span.high:.3g})")
     if outside:
-        kind = {"HU": "HU", "SUVbw": "SUV"}.get(volume.unit, "parts of the 95th percentile")
+        kind = {"CT": "HU", "PT": "SUV"}.get(modality, "parts of the 95th percentile")
         yield _review(
             "intensity_out_of_domain",
             f"The values of {name} are unlike those of the training images, in {kind}: {', '.join(outside)}.",

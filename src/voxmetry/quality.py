@@ -120,7 +120,7 @@ def calibrate(entry: Entry, data: DataSet, *, progress: Callable[[int, int], Non
         for case in labelled.select(names).cases:
             volumes, reference = read_case(case, labelled)
             for volume, item in zip(volumes, predictor.spec.inputs, strict=True):
-                seen.setdefault(item.name, []).append(landmarks(volume))
+                seen.setdefault(item.name, []).append(landmarks(volume, item.modality))
             confidence = Confidence(predictor.spec)
             found = clean(predictor.run(predictor.prepare(volumes), confidence=confidence), predictor.spec.clean)
             expected = confidence.expected_dice()

@@ -412,7 +412,7 @@ def flag_study(
     domain = spec.training_domain if isinstance(spec, ModelSpec) else TrainingDomain()
     inputs = inputs_of(spec)
     named = zip(volumes, inputs, strict=True)
-    images = [flag for volume, item in named for flag in flag_image(volume, item.name, domain)]
+    images = [flag for volume, item in named for flag in flag_image(volume, item.name, item.modality, domain)]
     units = flag_units([volume.unit for volume in volumes], [(item.name, item.modality) for item in inputs])
     structures = (*flag_measurements(measurements, spec), *flag_asymmetry(measurements, spec.labels))
     if isinstance(spec, BaselineSpec):
