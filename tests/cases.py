@@ -9,6 +9,21 @@ import numpy as np
 import models
 import phantoms
 from voxmetry import Geometry, Segmentation, Volume, save
+from voxmetry.config import TrainSettings, parse_record
+
+
+def train_settings(**change: object) -> TrainSettings:
+    """Settings of a run of seconds on the cases of `write_cases`."""
+    content = {
+        "model": models.spec().model_dump(mode="json"),
+        "data": "unused",
+        "epochs": 3,
+        "batch_size": 2,
+        "validation_fraction": 0.4,
+        "ema_decay": 0.5,
+        "seed": 7,
+    }
+    return parse_record(content | change, TrainSettings, where="test")
 
 
 def write_cases(folder: Path, count: int = 5, *, seed: int = 0) -> Path:

@@ -386,6 +386,10 @@ class TrainSettings(Record):
     start_from: str | None = None
     """Model folder or bundled model whose weights the run starts from; its network must be the same. None starts from
     random weights."""
+    teacher: str | None = None
+    """Model folder or bundled model, such as an ensemble of folds, whose probabilities the network learns as well."""
+    teacher_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Weight of the teacher's probabilities in the loss; the labels have the rest. Not used without a teacher."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the patients that is held out; 0 trains on all. Not used where `fold` is given."""
     folds: Annotated[int, Field(ge=2)] = 5
@@ -402,6 +406,9 @@ class TrainSettings(Record):
     loss: Literal["dice_ce", "dice_focal", "tversky"] = "dice_ce"
     """Dice and cross-entropy; Dice and focal loss; or Tversky and cross-entropy, where a missed voxel weighs more than
     an invented one, for structures of few voxels."""
+    border_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the truth that a voxel beside another structure gives away to it: for borders that are drawn along a
+    slice. 0 keeps labels as they are."""
     foreground_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the patches that are centred on a structure, each structure of the case as often as the others, so that
     rare ones are seen. The rest is placed anywhere; cases without a structure stay in."""
@@ -436,6 +443,8 @@ class DicomOutput(Record):
     """A structured report of the measurements, sr.dcm, with the segmentation that it refers to."""
     pdf: bool = False
     """The report as a PDF file, and inside a DICOM object, report.dcm."""
+    key_images: bool = False
+    """The report's pictures with their words as Secondary Capture images, key_image_01.dcm and on."""
     deidentify: bool = False
     """Whether these objects lose the patient's identity; a copy of the series that they refer to comes with them."""
     seg_kind: Literal["binary", "labelmap"] = "binary"
@@ -445,7 +454,7 @@ class DicomOutput(Record):
     @property
     def any_object(self) -> bool:
         """Whether anything is written."""
-        return self.seg or self.rtstruct or self.sr or self.pdf
+        return self.seg or self.rtstruct or self.sr or self.pdf or self.key_images
 
 
 class StudySettings(Record):

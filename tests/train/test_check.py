@@ -10,7 +10,7 @@ from cases import write_cases
 from voxmetry import Geometry, Segmentation, Volume, read_segmentation, read_volume, save
 from voxmetry.cli import run
 from voxmetry.errors import InputError
-from voxmetry.train.check import check_data, robust_z, thumbnail
+from voxmetry.train.check import agreement_lines, check_data, robust_z, thumbnail
 from voxmetry.train.dataset import open_data
 
 
@@ -148,6 +148,11 @@ class TestAgreement:
         assert (row.case, row.code, row.structure) == ("case_2", "raters", "back")
         assert (found.agreements[0].case, found.agreements[0].dice) == ("case_2", pytest.approx(0.4))
         assert len(found.agreements) == 12
+        back, front = agreement_lines(found.agreements)
+        assert back == "back, two raters: mean Dice 0.900 over 6; lowest case_2 0.400, " + ", ".join(
+            f"case_{n} 1.000" for n in (0, 1, 4, 5)
+        )
+        assert front.startswith("front, two raters: mean Dice 1.000 over 6")
 
     def test_labels_that_the_predictions_disagree_with(self, folder, tmp_path):
         shutil.copytree(folder / "labels", tmp_path / "predictions")

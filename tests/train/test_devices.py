@@ -10,31 +10,19 @@ import torch
 from safetensors.torch import load_file
 
 import models
+from cases import train_settings as settings
 from cases import write_cases
-from voxmetry.config import Augment, TrainSettings, dump_yaml, parse_record
+from voxmetry.config import dump_yaml
 from voxmetry.errors import ConfigError
 from voxmetry.nn.networks import build_network
 from voxmetry.train import train
-from voxmetry.train.data import augmentation, batches, hold_out, load_case
+from voxmetry.train.data import batches, hold_out, load_case
 from voxmetry.train.dataset import open_data
 from voxmetry.train.devices import open_fabric
 from voxmetry.train.loop import GRADIENT_CLIP, learning_rate
 from voxmetry.train.losses import build_loss
 
 SRC, TESTS = Path(__file__).parents[2] / "src", Path(__file__).parents[1]
-
-
-def settings(**change):
-    content = {
-        "model": models.spec().model_dump(mode="json"),
-        "data": "unused",
-        "epochs": 2,
-        "batch_size": 2,
-        "validation_fraction": 0.4,
-        "ema_decay": 0.5,
-        "seed": 7,
-    }
-    return parse_record(content | change, TrainSettings, where="test")
 
 
 def plain_training(chosen, data):
@@ -46,11 +34,10 @@ def plain_training(chosen, data):
     network, averaged = build_network(chosen.model), build_network(chosen.model)
     averaged.load_state_dict(network.state_dict())
     optimiser = torch.optim.AdamW(network.parameters(), lr=1.0, weight_decay=chosen.weight_decay)
-    change, criterion = augmentation(chosen.augment, patch=chosen.model.window.patch), build_loss(chosen.loss)
+    criterion = build_loss(chosen.loss)
     steps, step = math.ceil(len(cases) / chosen.batch_size), 0
     for epoch in range(chosen.epochs):
-        feed = batches(cases, change=change, batch_size=chosen.batch_size, seed=chosen.seed, epoch=epoch)
-        for image, label in feed:
+        for image, label in batches(cases, chosen, epoch=epoch):
             optimiser.param_groups[0]["lr"] = learning_rate(step, chosen.epochs * steps, chosen.learning_rate)
             with torch.autocast("cpu", torch.bfloat16, enabled=chosen.precision == "bf16"):
                 output = network(image)
@@ -68,7 +55,7 @@ def plain_training(chosen, data):
 
 @pytest.mark.parametrize("precision", ["bf16", "float32"])
 def test_one_process_gives_the_weights_of_a_loop_in_torch_alone(precision, tmp_path):
-    data, chosen = write_cases(tmp_path / "data"), settings(precision=precision)
+    data, chosen = write_cases(tmp_path / "data"), settings(precision=precision, epochs=2)
     train(chosen, tmp_path / "run", data=data)
     made = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["averaged"]
     wanted = plain_training(chosen, data)
@@ -78,10 +65,9 @@ def test_one_process_gives_the_weights_of_a_loop_in_torch_alone(precision, tmp_p
 def test_the_shares_of_a_batch_are_together_the_batch_of_one_process(tmp_path):
     data = open_data(write_cases(tmp_path))
     cases = [load_case(case, data, models.spec()) for case in data.cases]
-    change = augmentation(Augment(), patch=(16, 24, 8))
 
     def images(**share):
-        return [image for image, _ in batches(cases, change=change, batch_size=4, seed=5, epoch=1, **share)]
+        return [image for image, _ in batches(cases, settings(batch_size=4), epoch=1, **share)]
 
     parts = zip(images(share=(0, 2)), images(share=(1, 2)), strict=True)
     assert all(torch.equal(torch.cat(pair), whole) for pair, whole in zip(parts, images(), strict=True))
@@ -120,7 +106,7 @@ def test_two_processes_end_with_equal_weights_and_the_first_alone_writes(tmp_pat
     data, notes = write_cases(tmp_path / "data"), tmp_path / "notes"
     notes.mkdir()
     config, script = tmp_path / "train.yaml", tmp_path / "record.py"
-    config.write_text(dump_yaml(settings()), encoding="utf-8")
+    config.write_text(dump_yaml(settings(epochs=2)), encoding="utf-8")
     script.write_text(RECORDING, encoding="utf-8")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": f"{SRC}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"}
@@ -134,9 +120,9 @@ def test_two_processes_end_with_equal_weights_and_the_first_alone_writes(tmp_pat
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((notes / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first["weights"] == second["weights"]
-    assert second["written"] == []
+    assert set(second["written"]) == {"entry.json"}, "its share of the prepared cases, and nothing else"
     assert {"checkpoint.pt", "log.csv", "model.yaml", "validation.csv"} <= set(first["written"])
-    alone = train(settings(), tmp_path / "alone", data=data)
+    alone = train(settings(epochs=2), tmp_path / "alone", data=data)
     both = load_file(tmp_path / "both" / "model" / "weights.safetensors")
     # The Dice of a batch is not the mean of its halves' Dice, so the steps are nearly the same, not quite.
     for name, tensor in load_file(alone / "weights.safetensors").items():

@@ -8,12 +8,13 @@ import models
 from cases import write_cases
 from voxmetry import load_model, read_volume, segment
 from voxmetry.cli import run
+from voxmetry.config import CleanStep
 from voxmetry.errors import ConfigError
 from voxmetry.models import read_spec
 from voxmetry.nn.networks import build_network
 from voxmetry.nn.weights import load_into
 from voxmetry.train.dataset import open_data
-from voxmetry.train.ensemble import Choice, candidates, choose_clean, fold_models, rank, write_ensemble
+from voxmetry.train.ensemble import Choice, candidates, choose_clean, fold_models, rank, write_clean, write_ensemble
 
 
 @pytest.fixture
@@ -96,8 +97,22 @@ def test_recipes_are_judged_on_the_cases_that_each_fold_held_out(folds, folder, 
 
 
 def test_the_verb_writes_the_chosen_clean_up(folds, folder, tmp_path, capsys):
-    assert run(["ensemble", str(folds), "-o", str(tmp_path / "made"), "--data", str(folder), "--json"]) == 0
+    other = models.write(tmp_path / "all" / "model", clean=[{"step": "drop_small", "min_volume_ml": 0.5}])
+    command = ["ensemble", str(folds), "-o", str(tmp_path / "made"), "--clean-into", str(other), "--json"]
+    assert run(command) == 2
+    assert "add --data" in capsys.readouterr().err
+    assert run([*command, "--data", str(folder)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert len(told["choices"]) == 7
     steps = candidates(["front", "back"])[told["choices"][0]["clean"]]
     assert read_spec(tmp_path / "made").clean == steps
+    assert read_spec(other).clean == steps
+    assert load_model(other, device="cpu").spec.weights is not None
+
+
+def test_a_clean_up_of_structures_that_a_model_lacks_is_refused(tmp_path):
+    other = models.write(tmp_path / "model")
+    before = (other / "model.yaml").read_bytes()
+    with pytest.raises(ConfigError, match="spleen"):
+        write_clean(other, [CleanStep(step="largest", labels=("spleen",))])
+    assert (other / "model.yaml").read_bytes() == before

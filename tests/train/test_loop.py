@@ -9,14 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-import models
+from cases import train_settings as settings
 from cases import write_cases
-from voxmetry import Segmentation, load_model, read_segmentation, read_volume, save, segment
+from voxmetry import Segmentation, Volume, load_model, read_segmentation, read_volume, save, segment
 from voxmetry.cli import run
-from voxmetry.config import TrainSettings, dump_yaml, load_yaml, parse_record
+from voxmetry.config import TrainSettings, dump_yaml, load_yaml
 from voxmetry.errors import ConfigError, FormatError, InferenceError, InputError, OutputError
 from voxmetry.io import atomic
 from voxmetry.train import train
@@ -25,19 +26,6 @@ from voxmetry.train.dataset import open_data
 from voxmetry.train.loop import learning_rate
 
 SRC = Path(__file__).parents[2] / "src"
-
-
-def settings(**change):
-    content = {
-        "model": models.spec().model_dump(mode="json"),
-        "data": "unused",
-        "epochs": 3,
-        "batch_size": 2,
-        "validation_fraction": 0.4,
-        "ema_decay": 0.5,
-        "seed": 7,
-    }
-    return parse_record(content | change, TrainSettings, where="test")
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +93,17 @@ class TestResume:
             train(settings(), finished.parent, data=data)
         with pytest.raises(ConfigError, match="other settings"):
             train(settings(epochs=4), finished.parent, data=data, resume=True)
+
+    def test_cases_that_changed_since_the_run_began_are_told(self, data, tmp_path):
+        copy = tmp_path / "copy"
+        shutil.copytree(data, copy)
+        train(settings(epochs=1), tmp_path / "run", data=copy)
+        shutil.copy(copy / "labels" / "case_2.nii.gz", copy / "labels" / "case_2b.nii.gz")
+        shutil.copy(copy / "images" / "case_2.nii.gz", copy / "images" / "case_2b.nii.gz")
+        volume = read_volume(copy / "images" / "case_1.nii.gz")
+        save(Volume(volume.array + np.float32(1), volume.geometry), copy / "images" / "case_1.nii.gz")
+        with pytest.raises(ConfigError, match="changed since the run began: case_1, case_2b"):
+            train(settings(epochs=1), tmp_path / "run", data=copy, resume=True)
 
     def test_a_damaged_checkpoint_is_told_and_kept(self, data, tmp_path):
         train(settings(epochs=1), tmp_path, data=data)
@@ -190,6 +189,20 @@ class TestBadData:
                 save(Segmentation(array, label.geometry, label.labels), path)
         with pytest.raises(InputError, match=r"back in no training case.*case_"):
             train(settings(), tmp_path / "run", data=copy)
+        assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+    def test_a_structure_that_another_fold_would_lack_is_told_when_the_first_one_starts(self, data, tmp_path):
+        copy = tmp_path / "copy"
+        shutil.copytree(data, copy)
+        last = hold_out(open_data(copy), settings(folds=5, fold=4))[1]
+        for path in sorted((copy / "labels").iterdir()):
+            if path.name.split(".")[0] not in last:
+                label = read_segmentation(path)
+                save(Segmentation(np.where(label.array == 7, 0, label.array), label.geometry, label.labels), path)
+        with pytest.raises(
+            InputError, match=f"back in no training case of fold 4; only in the held-out case {last[0]}"
+        ):
+            train(settings(folds=5, fold=0), tmp_path / "run", data=copy)
         assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
     def test_a_damaged_file_is_told_with_its_case_before_the_first_step(self, data, tmp_path):

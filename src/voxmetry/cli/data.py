@@ -30,7 +30,7 @@ def check(
 ) -> None:
     """Find mismatched grids, odd labels, duplicates and outliers; exit code 1 with errors, 3 with things to review."""
     from voxmetry.io.atomic import make_folder, write_text
-    from voxmetry.train.check import check_data
+    from voxmetry.train.check import agreement_lines, check_data
     from voxmetry.train.dataset import open_data
 
     opened = open_data(data)
@@ -47,6 +47,8 @@ def check(
         typer.echo(found.model_dump_json(indent=1))
     else:
         show.data_check(found)
+        for line in agreement_lines(found.agreements):
+            typer.echo(line)
         show.files(files)
     severities = {row.severity for row in found.findings}
     raise typer.Exit(1 if "error" in severities else FLAGGED if "review" in severities else 0)

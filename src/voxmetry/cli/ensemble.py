@@ -17,15 +17,28 @@ def ensemble(
     data: Annotated[
         Path | None, typer.Option(help="The data set, to choose the clean-up on the cases that each fold held out.")
     ] = None,
+    clean_into: Annotated[
+        Path | None,
+        typer.Option(help="Model folder whose clean-up is set to the chosen one too, such as that of all cases."),
+    ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda", "openvino"], typer.Option(help="Where networks run.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Write the folds of a run as one model, whose scores are averaged; with --data, with the best clean-up."""
+    from voxmetry.errors import ConfigError
     from voxmetry.train.dataset import open_data
-    from voxmetry.train.ensemble import choose_clean, write_ensemble
+    from voxmetry.train.ensemble import choose_clean, write_clean, write_ensemble
 
+    if clean_into is not None and data is None:
+        raise ConfigError(
+            found="--clean-into without --data",
+            expected="the data set on whose held-out cases the clean-up is chosen",
+            fix="add --data DATASET",
+        )
     choices = choose_clean(run, open_data(data), device=device) if data is not None else []
     folder = write_ensemble(run, out, steps=choices[0].steps if choices else None)
+    if clean_into is not None:
+        write_clean(clean_into, choices[0].steps)
     if as_json:
         rows = [{"clean": choice.name, "dice": choice.dice} for choice in choices]
         typer.echo(json.dumps({"model": str(folder), "choices": rows}, indent=1))

@@ -26,6 +26,10 @@ Modality = Annotated[
 Start = Annotated[
     str | None, typer.Option("--from", help="Model to start from: a bundled one's name or a model folder.")
 ]
+Teacher = Annotated[
+    str | None,
+    typer.Option(help="Model whose probabilities are learnt as well, such as an ensemble: a name or a folder."),
+]
 TrainDevice = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
@@ -38,11 +42,16 @@ def train(
         int | None, typer.Option(help="Hold out this part of a cross-validation, counted from 0.", min=0)
     ] = None,
     start: Start = None,
+    teacher: Teacher = None,
     epochs: Epochs = None,
     memory_gb: MemoryGb = 4.0,
     modality: Modality = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
     device: TrainDevice = "auto",
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of prepared cases, which runs may share; in OUT if not given."),
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files to OUT too.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -72,11 +81,11 @@ def train(
                 source, memory_gb=memory_gb, device=chosen, epochs=epochs, modality=modality, start=start, out=out
             )
         given = {}
-    given = {name: value for name, value in {**given, "fold": fold}.items() if value is not None}
+    given = {name: value for name, value in {**given, "fold": fold, "teacher": teacher}.items() if value is not None}
     if given:
         settings = parse_record(settings.model_dump() | given, TrainSettings, where="the options")
     run = out or Path("runs") / settings.model.name / ("" if settings.fold is None else f"fold-{settings.fold}")
-    model = train_model(settings, run, data=folder, resume=resume, device=chosen, watchers=watchers)
+    model = train_model(settings, run, data=folder, resume=resume, device=chosen, cache=cache, watchers=watchers)
     if is_first():
         show.trained(model, as_json=as_json)
 

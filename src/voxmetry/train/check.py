@@ -31,6 +31,8 @@ NEAR = 0.999
 """Correlation of two images, both shrunk to `THUMBNAIL` cells, from which they count as nearly the same."""
 THUMBNAIL = (12, 12, 12)
 LOW_AGREEMENT = 0.7
+LISTED = 5
+"""Cases that a line on agreement names."""
 LEAST_CASES = 5
 """Fewer cases have no outliers."""
 
@@ -339,6 +341,20 @@ def _agreement(
 ) -> Agreement:
     both = Overlap.of_masks(prediction=other.mask(name), reference=label.mask(name))
     return Agreement(case=case, structure=name, source=source, dice=both.dice)
+
+
+def agreement_lines(agreements: Sequence[Agreement]) -> list[str]:
+    """Say for each structure how far raters, or label and prediction, agree, and in which cases least."""
+    lines = []
+    for source, structure in dict.fromkeys((row.source, row.structure) for row in agreements):
+        rows = [row for row in agreements if (row.source, row.structure) == (source, structure)]
+        known = sorted((row for row in rows if math.isfinite(row.dice)), key=lambda row: row.dice)
+        if known:
+            who = "two raters" if source == "rater" else "label and prediction"
+            lowest = ", ".join(f"{row.case} {row.dice:.3f}" for row in known[:LISTED])
+            mean = float(np.mean([row.dice for row in known]))
+            lines.append(f"{structure}, {who}: mean Dice {mean:.3f} over {len(known)}; lowest {lowest}")
+    return lines
 
 
 def disagreements(agreements: Sequence[Agreement]) -> list[Finding]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections import deque
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from monai.data.meta_obj import get_track_meta, set_track_meta
 from monai.transforms import (
+    CenterSpatialCropd,
     Compose,
     MapTransform,
     RandAdjustContrastd,
@@ -31,6 +36,11 @@ from voxmetry.errors import ConfigError, InputError
 from voxmetry.nn.preprocess import preprocess, preprocess_labels
 from voxmetry.train.dataset import Case, Channel, DataSet, naming, patient_folds, read_case
 
+PLACES = 10_000
+"""Voxels of each structure of a case that patches may be centred on."""
+ROOM = 0.2
+"""Share of a patch's length that is cut out beside it, on both sides, before it is turned."""
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledCase:
@@ -48,6 +58,10 @@ class LabelledCase:
         The image's own grid, before it was prepared.
     volume_ml
         Volume of each structure on the label's own grid, by name.
+    places
+        (N, 2) int64, class index and flat voxel index: at most `PLACES` voxels of each structure, evenly picked.
+    source
+        SHA-256 of the files that it was made from; "" where nobody asked.
     """
 
     name: str
@@ -55,6 +69,8 @@ class LabelledCase:
     label: np.ndarray
     geometry: Geometry
     volume_ml: dict[str, float]
+    places: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    source: str = ""
 
 
 def hold_out(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -89,6 +105,13 @@ def hold_out(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], t
     return tuple(n for n in names if n not in held_out), tuple(n for n in names if n in held_out)
 
 
+def all_folds(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], ...]:
+    """Return what each fold of a cross-validation holds out, or what a single run does."""
+    if settings.fold is None:
+        return (hold_out(data, settings)[1],)
+    return patient_folds(data.cases, n=settings.folds, seed=settings.seed)
+
+
 def load_case(case: Case, data: DataSet, spec: ModelSpec) -> LabelledCase:
     """Read, check and prepare one case.
 
@@ -101,13 +124,82 @@ def load_case(case: Case, data: DataSet, spec: ModelSpec) -> LabelledCase:
     counts = np.bincount(segmentation.array.ravel(), minlength=max(spec.labels.values) + 1)
     with naming(case.name):
         image = preprocess(volumes, spec).tensor[0].numpy()
+    label = preprocess_labels(segmentation, spec)[None]
     return LabelledCase(
         name=case.name,
         image=image,
-        label=preprocess_labels(segmentation, spec)[None],
+        label=label,
         geometry=volumes[0].geometry,
         volume_ml={item.name: float(counts[item.value]) * segmentation.geometry.voxel_ml for item in spec.labels},
+        places=structure_places(label),
     )
+
+
+def structure_places(label: np.ndarray) -> np.ndarray:
+    """Pick voxels of each structure of a label (1, I, J, K): (N, 2) class index and flat index, at most `PLACES` each.
+
+    Examples
+    --------
+    >>> structure_places(np.array([0, 2, 2, 1], np.uint8).reshape(1, 2, 2, 1)).tolist()
+    [[1, 3], [2, 1], [2, 2]]
+    """
+    inside = np.flatnonzero(label)
+    values = label.ravel()[inside]
+    found = [np.empty((0, 2), np.int64)]
+    for index in np.flatnonzero(np.bincount(values)):
+        all_of_it = inside[values == index]
+        picked = all_of_it[:: max(1, -(-len(all_of_it) // PLACES))]
+        found.append(np.stack([np.full_like(picked, index), picked], axis=1))
+    return np.concatenate(found)
+
+
+def cut_out(
+    case: LabelledCase, patch: tuple[int, int, int], *, fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a patch out of a case with room for a turn round it.
+
+    With a given probability the patch is centred on a voxel of a structure, as far as it stays inside the image;
+    otherwise it lies anywhere. Each structure that the case has is chosen as often as the others, however few its
+    voxels are; a case without any is cut anywhere. Only what is cut is read where the arrays are mapped into memory.
+
+    Parameters
+    ----------
+    case
+        Image (C, I, J, K) and label (1, I, J, K).
+    patch
+        Voxels along each axis; along an axis that is shorter the image lies in its middle, between zeros.
+    fraction
+        Probability.
+    rng
+        Decides, and nothing else does.
+
+    Returns
+    -------
+    image, label
+        Patch and `margin` on both sides of each axis; beyond the image's edge its outermost voxels are repeated.
+    """
+    size, shape = np.array(patch), np.array(case.label.shape[1:])
+    room = np.maximum(shape - size, 0)
+    start = rng.integers(0, room, endpoint=True)
+    present = np.flatnonzero(np.bincount(case.places[:, 0]))
+    if rng.random() < fraction and len(present):
+        inside = case.places[case.places[:, 0] == rng.choice(present), 1]
+        voxel = np.array(np.unravel_index(int(rng.choice(inside)), tuple(shape)))
+        start = np.clip(voxel - size // 2, 0, room)
+    around = np.array([margin(length) for length in patch])
+    low, high = np.maximum(start - around, 0), np.minimum(start + size + around, shape)
+    short = np.maximum(size - shape, 0)
+    zeros = [(0, 0), *((int(n) // 2, int(n) - int(n) // 2) for n in short)]
+    before, after = around - (start - low), around - (high - start - np.minimum(size, shape))
+    edges = [(0, 0), *zip(before.tolist(), after.tolist(), strict=True)]
+    i, j, k = (slice(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True))
+    image, label = (np.pad(np.pad(array[:, i, j, k], zeros), edges, mode="edge") for array in (case.image, case.label))
+    return image, label
+
+
+def margin(length: int) -> int:
+    """Return the voxels beside a patch of this length that a turn may bring into it."""
+    return math.ceil(ROOM * length)
 
 
 def for_model(data: DataSet, spec: ModelSpec) -> DataSet:
@@ -128,73 +220,74 @@ def for_model(data: DataSet, spec: ModelSpec) -> DataSet:
     return replace(data, labels=spec.labels, channels=tuple(Channel(item.name, item.modality) for item in spec.inputs))
 
 
-class CropRoundStructure(RandomizableTransform, MapTransform):
-    """Crop a patch: with a given probability round a voxel of a structure, otherwise anywhere.
+class TurnAndCrop(RandomizableTransform, MapTransform):
+    """Turn and scale a region and keep its middle; where no turn is drawn, crop alone.
 
-    Each structure that the case has is chosen as often as the others, however few its voxels are. A case without any
-    is cropped anywhere.
+    Only the middle is interpolated, so the room for the turn costs next to nothing.
 
     Parameters
     ----------
     keys
-        Image and label, (C, I, J, K); the last one holds the class index.
-    size
-        Of the patch; along an axis that is shorter the whole axis is kept.
-    fraction
-        Probability.
+        Image and label, (C, I, J, K).
+    patch
+        What is kept.
+    augment
+        Probability and strength of the turn.
     """
 
-    def __init__(self, keys: Sequence[str], *, size: tuple[int, int, int], fraction: float) -> None:
-        RandomizableTransform.__init__(self, fraction)
+    def __init__(self, keys: Sequence[str], *, patch: tuple[int, int, int], augment: Augment) -> None:
+        RandomizableTransform.__init__(self, augment.affine_probability)
         MapTransform.__init__(self, keys)
-        self.size = size
+        self.turn = turn(keys, augment, probability=1.0, spatial_size=patch)
+        self.crop = CenterSpatialCropd(keys, roi_size=patch)
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> TurnAndCrop:
+        """Seed the draw, and with it that of the turn."""
+        super().set_random_state(seed, state)
+        self.turn.set_random_state(seed=int(self.R.randint(2**31)))
+        return self
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Crop all keys alike."""
+        """Turn all keys alike, or crop them."""
         self.randomize(None)
-        label = np.asarray(data[self.keys[-1]])[0]
-        room = np.maximum(np.array(label.shape) - self.size, 0)
-        start = np.array([self.R.randint(0, gap + 1) for gap in room])
-        present = [index for index in np.unique(label) if index > 0] if self._do_transform else []
-        if present:
-            inside = np.flatnonzero(label == present[self.R.randint(len(present))])
-            voxel = np.array(np.unravel_index(inside[self.R.randint(len(inside))], label.shape))
-            start = np.clip(voxel - np.array(self.size) // 2, 0, room)
-        i, j, k = (slice(int(low), int(low) + size) for low, size in zip(start, self.size, strict=True))
-        return {**data, **{key: data[key][:, i, j, k] for key in self.keys}}
+        changed: dict[Hashable, Any] = self.turn(data) if self._do_transform else self.crop(data)
+        return changed
 
 
-def augmentation(augment: Augment, *, patch: tuple[int, int, int], foreground_fraction: float = 0.0) -> Compose:
+def turn(
+    keys: Sequence[str], augment: Augment, *, probability: float, spatial_size: tuple[int, int, int] | None = None
+) -> RandAffined:
+    """Rotate and scale image and label about the middle; `spatial_size` keeps the middle alone."""
+    angle = float(np.deg2rad(augment.rotate_degrees))
+    return RandAffined(
+        keys,
+        prob=probability,
+        spatial_size=spatial_size,
+        rotate_range=(angle, angle, angle),
+        scale_range=(augment.scale, augment.scale, augment.scale),
+        mode=("bilinear", "nearest"),
+        padding_mode="border",
+    )
+
+
+def augmentation(augment: Augment, *, patch: tuple[int, int, int], whole: bool) -> Compose:
     """Build the random changes to a prepared case; the result has the patch's size.
 
     Space first (flip, rotate, scale), then what a scanner would do (blur, low resolution, bias field, noise), then
-    what a display would do (contrast, scale). With a `foreground_fraction` patches are placed by `CropRoundStructure`,
-    first with room for the turn, so that a large image is not turned as a whole.
+    what a display would do (contrast, scale). `whole` images, which are hardly larger than a patch, are turned and then
+    cropped; else what goes in is what `cut_out` returns.
     """
     both, image = ["image", "label"], ["image"]
-    turn = float(np.deg2rad(augment.rotate_degrees))
-    roomy = (math.ceil(1.4 * patch[0]), math.ceil(1.4 * patch[1]), math.ceil(1.4 * patch[2]))
-    near, crop = (
-        (
-            [CropRoundStructure(both, size=roomy, fraction=foreground_fraction)],
-            CropRoundStructure(both, size=patch, fraction=foreground_fraction),
-        )
-        if foreground_fraction
-        else ([], RandSpatialCropd(both, roi_size=patch, random_size=False))
+    place: list[object] = (
+        [turn(both, augment, probability=augment.affine_probability)]
+        if whole
+        else [TurnAndCrop(both, patch=patch, augment=augment)]
     )
     steps: list[object] = [
-        *near,
         SpatialPadd(both, spatial_size=patch),
         *[RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in augment.flip_axes],
-        RandAffined(
-            both,
-            prob=augment.affine_probability,
-            rotate_range=(turn, turn, turn),
-            scale_range=(augment.scale, augment.scale, augment.scale),
-            mode=("bilinear", "nearest"),
-            padding_mode="border",
-        ),
-        crop,
+        *place,
+        RandSpatialCropd(both, roi_size=patch, random_size=False),
         RandGaussianSmoothd(
             image,
             prob=augment.blur_probability,
@@ -218,13 +311,7 @@ def augmentation(augment: Augment, *, patch: tuple[int, int, int], foreground_fr
 
 
 def batches(
-    cases: Sequence[LabelledCase],
-    *,
-    change: Compose,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    share: tuple[int, int] = (0, 1),
+    cases: Sequence[LabelledCase], settings: TrainSettings, *, epoch: int, share: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield the batches of one epoch, each case once, in an order and with changes that follow from seed and epoch.
 
@@ -237,17 +324,46 @@ def batches(
         (B / n, C, *patch) float32 and (B / n, 1, *patch) int64. An incomplete last batch is filled up from the epoch's
         start, so that each step weighs the same.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(cases))
-    order = np.resize(order, -(-len(cases) // batch_size) * batch_size)
+    patch, fraction, together = settings.model.window.patch, settings.foreground_fraction, settings.batch_size
+    most = [size + 2 * margin(size) for size in patch]
+    whole, region = (augmentation(settings.augment, patch=patch, whole=whole) for whole in (True, False))
+    order = np.random.default_rng([settings.seed, epoch]).permutation(len(cases))
+    order = np.resize(order, -(-len(cases) // together) * together)
     rank, n = share
-    part = batch_size // n
-    for start in range(rank * part, len(order), batch_size):
+    for start in range(rank * together // n, len(order), together):
         images, labels = [], []
-        for place, index in enumerate(order[start : start + part], start=start):
-            change.set_random_state(seed=int(np.random.SeedSequence([seed, epoch, place]).generate_state(1)[0]))
-            changed = change(
-                {"image": torch.from_numpy(cases[index].image), "label": torch.from_numpy(cases[index].label)}
-            )
-            images.append(torch.as_tensor(changed["image"]).float())
-            labels.append(torch.as_tensor(changed["label"]).long())
+        for place, index in enumerate(order[start : start + together // n], start=start):
+            seeds = np.random.SeedSequence([settings.seed, epoch, place])
+            case, rng = cases[index], np.random.default_rng(seeds.spawn(1)[0])
+            fits = not fraction and all(n <= m for n, m in zip(case.label.shape[1:], most, strict=True))
+            parts = (case.image, case.label) if fits else cut_out(case, patch, fraction=fraction, rng=rng)
+            image, label = (torch.from_numpy(part) for part in parts)
+            change = (whole if fits else region).set_random_state(seed=int(seeds.generate_state(1)[0]))
+            with without_history():
+                changed = change({"image": image, "label": label})
+            images.append(changed["image"].float())
+            labels.append(changed["label"].long())
         yield torch.stack(images), torch.stack(labels)
+
+
+@contextlib.contextmanager
+def without_history() -> Iterator[None]:
+    """Let MONAI's transforms work on plain tensors: keeping each one's history took as long as the changes."""
+    kept = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(kept)
+
+
+T = TypeVar("T")
+
+
+def ahead(feed: Iterator[T], *, depth: int = 2) -> Iterator[T]:
+    """Yield what `feed` yields, in its order, made by another thread up to `depth` items before it is asked for."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, feed, None) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, feed, None))
+            yield item

@@ -253,7 +253,8 @@ def require_structures(folds: Sequence[Sequence[str]], volumes_ml: Mapping[str, 
         if absent:
             holders = sorted(case for case, row in volumes_ml.items() if any(row.get(name, 0) > 0 for name in absent))
             raise InputError(
-                found=f"{listed(absent)} in no training case of fold {number}"
+                found=f"{listed(absent)} in no training case"
+                + (f" of fold {number}" if len(folds) > 1 else "")
                 + (f"; only in the held-out case {listed(holders)}" if holders else ""),
                 expected="each structure in at least one training case of each fold",
                 fix="add cases that have it, ask for fewer folds or another seed, or take it out of the labels",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from voxmetry.config import CleanStep, ModelSpec, Range, TrainingDomain, Weights, dump_yaml
+from voxmetry.config import CleanStep, ModelSpec, Range, TrainingDomain, Weights, dump_yaml, parse_record
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
@@ -123,6 +123,20 @@ def write_ensemble(run: Path, out: Path, *, steps: Sequence[CleanStep] | None = 
     )
     write_text(out / "model.yaml", dump_yaml(finished))
     return out
+
+
+def write_clean(folder: Path, steps: Sequence[CleanStep]) -> None:
+    """Write a clean-up recipe into the `model.yaml` of a model folder.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe names structures that the model does not have.
+    """
+    spec = read_spec(folder)
+    clean_up = [step.model_dump(mode="json") for step in steps]
+    changed = spec.model_dump(mode="json", exclude_none=True) | {"clean": clean_up}
+    write_text(folder / "model.yaml", dump_yaml(parse_record(changed, ModelSpec, where=f"the clean-up of {spec.name}")))
 
 
 def choose_clean(

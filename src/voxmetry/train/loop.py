@@ -1,8 +1,8 @@
 """The training run, from top to bottom.
 
-A run folder holds `settings.yaml`, `split.json`, `checkpoint.pt` (renewed after each epoch), `log.csv`, and at the end
-`model/`. Batches follow from the seed and the epoch alone and the learning rate from the step alone, so a run that was
-killed continues from its last whole epoch to the weights that it would have had.
+A run folder holds `settings.yaml`, `cases.json`, `split.json`, `checkpoint.pt` (renewed after each epoch), `log.csv`,
+and at the end `model/`. Batches follow from the seed and the epoch alone and the learning rate from the step alone, so
+a run that was killed continues from its last whole epoch to the weights that it would have had.
 
 Under `torchrun` each process goes through these same lines with its share of each batch; the first one alone writes.
 """
@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,20 +25,22 @@ from torch import nn
 
 from voxmetry.config import ModelSpec, TrainSettings
 from voxmetry.errors import InferenceError
-from voxmetry.io.atomic import write_text
+from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.measure.overlap import Overlap
 from voxmetry.nn.unet import split_outputs
 from voxmetry.nn.window import window_scores
-from voxmetry.train.data import LabelledCase, augmentation, batches, hold_out, load_case
+from voxmetry.train.cache import cached_cases, default_cache
+from voxmetry.train.data import LabelledCase, ahead, all_folds, batches, hold_out
 from voxmetry.train.dataset import open_data, require_structures
 from voxmetry.train.devices import gather, open_fabric
 from voxmetry.train.finish import write_model
-from voxmetry.train.losses import build_loss
+from voxmetry.train.losses import build_loss, teaching
 from voxmetry.train.state import (
     RunState,
     begin,
     load_checkpoint,
     log_row,
+    require_same_cases,
     require_unseen,
     save_checkpoint,
     start_folder,
@@ -58,6 +61,7 @@ def train(
     data: Path,
     resume: bool = False,
     device: str = "cpu",
+    cache: Path | None = None,
     watchers: Sequence[Watcher] = (),
 ) -> Path:
     """Train a model and write its folder.
@@ -74,6 +78,8 @@ def train(
         Continue from the checkpoint in `out`; without one, start.
     device
         "cpu" or "cuda".
+    cache
+        Folder of prepared cases, which runs may share; None is `cache` beside the folds of a run, or in `out`.
     watchers
         Called after each epoch, in the first process.
 
@@ -94,17 +100,18 @@ def train(
     require_unseen(settings, names[1])
     if first:
         start_folder(settings, out, resume=resume)
-        write_text(out / "split.json", json.dumps(dict(zip(("training", "validation"), names, strict=True)), indent=1))
     state = begin(settings, fabric, tell=Console(stderr=True).print if first else None)
     if resume:
         load_checkpoint(state, out / "checkpoint.pt")
     table: dict[str, dict[str, float]] | None = None
+    store = make_folder(cache or default_cache(settings, out))
     with progress_bars(shown=first) as progress:
-        cases = {
-            case.name: load_case(case, found, settings.model)
-            for case in progress.track(found.cases, description="read and prepare")
-        }
-        require_structures([names[1]], {name: case.volume_ml for name, case in cases.items()})
+        track = partial(progress.track, description="read and prepare")
+        cases = cached_cases(found, settings.model, store, fabric=fabric, track=track)
+        require_structures(all_folds(found, settings), {name: case.volume_ml for name, case in cases.items()})
+        if first:
+            require_same_cases({name: case.source for name, case in cases.items()}, out)
+            write_text(out / "split.json", json.dumps({"training": names[0], "validation": names[1]}, indent=1))
         training, validation = ([cases[name] for name in part] for part in names)
         steps = -(-len(training) // settings.batch_size)
         bar = progress.add_task("train", total=settings.epochs * steps, completed=state.epoch * steps)
@@ -133,14 +140,10 @@ def run_epoch(
     """Show each case to the network once; return the log's row: loss, rate, seconds in all and spent on data."""
     fabric, began, waited, losses = state.fabric, time.perf_counter(), 0.0, []
     steps = -(-len(cases) // settings.batch_size)
-    criterion = build_loss(settings.loss)
-    change = augmentation(
-        settings.augment, patch=settings.model.window.patch, foreground_fraction=settings.foreground_fraction
+    criterion = build_loss(
+        settings.loss, n_classes=settings.model.n_classes, border_smoothing=settings.border_smoothing
     )
-    share = (fabric.global_rank, fabric.world_size)
-    feed = batches(
-        cases, change=change, batch_size=settings.batch_size, seed=settings.seed, epoch=state.epoch, share=share
-    )
+    feed = ahead(batches(cases, settings, epoch=state.epoch, share=(fabric.global_rank, fabric.world_size)))
     for place in range(steps):
         asked = time.perf_counter()
         image, label = next(feed)
@@ -176,6 +179,11 @@ def train_step(
     outputs = state.network(image)  # in the precision that the settings ask for
     weighted = split_outputs(outputs, levels=settings.model.network.deep_supervision)
     loss = torch.stack([weight * criterion(output.float(), label) for weight, output in weighted]).sum()
+    if state.teacher is not None:
+        with torch.no_grad(), state.fabric.autocast():
+            taught = state.teacher(image)
+        share = settings.teacher_share
+        loss = (1 - share) * loss + share * teaching(weighted[0][1].float(), taught.float())
     value = loss.item()
     if not math.isfinite(value):
         raise InferenceError(
@@ -230,7 +238,7 @@ def validate(
     network.eval()
     table = {}
     for case in cases:
-        scores = window_scores(network, torch.from_numpy(case.image[None]).to(device), spec.window)
+        scores = window_scores(network, torch.from_numpy(np.array(case.image[None])).to(device), spec.window)
         found, truth = scores[0].argmax(0).cpu().numpy(), case.label[0]
         table[case.name] = {
             name: Overlap.of_masks(prediction=found == index, reference=truth == index).dice

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ from voxmetry.errors import ConfigError, FormatError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.models import find_model
 from voxmetry.nn.networks import build_network
+from voxmetry.train.dataset import listed
+from voxmetry.train.distill import load_teacher
 from voxmetry.train.finetune import carry_over
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class RunState:
         AdamW over `network`.
     epoch
         Number of epochs that are done.
+    teacher
+        The network whose probabilities are learnt as well; it does not change and is in no checkpoint.
     """
 
     fabric: Fabric
@@ -47,6 +51,7 @@ class RunState:
     averaged: nn.Module
     optimiser: torch.optim.Optimizer
     epoch: int = 0
+    teacher: nn.Module | None = None
 
 
 def begin(settings: TrainSettings, fabric: Fabric, *, tell: Callable[[str], None] | None = None) -> RunState:
@@ -58,7 +63,9 @@ def begin(settings: TrainSettings, fabric: Fabric, *, tell: Callable[[str], None
     Raises
     ------
     ModelError
-        If that model is missing or damaged, or nothing of it fits.
+        If that model or the teacher is missing or damaged, or nothing of it fits.
+    ConfigError
+        If the teacher is for other inputs, grids or labels.
     """
     spec = settings.model
     torch.manual_seed(settings.seed)
@@ -71,27 +78,57 @@ def begin(settings: TrainSettings, fabric: Fabric, *, tell: Callable[[str], None
     averaged.requires_grad_(requires_grad=False)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     network, optimiser = fabric.setup(network, optimiser)
-    return RunState(fabric, network, averaged, optimiser)
+    teacher = load_teacher(settings.teacher, spec).to(fabric.device) if settings.teacher else None
+    return RunState(fabric, network, averaged, optimiser, teacher=teacher)
 
 
 def require_unseen(settings: TrainSettings, held_out: Sequence[str]) -> None:
-    """See that the model to start from was not trained on a case that is held out now.
+    """See that neither the model to start from nor the teacher was trained on a case that is held out now.
 
     Raises
     ------
     ConfigError
         If it was, by the names in its `split.json`: its Dice on that case would say nothing.
     """
-    if not settings.start_from:
+    for name in filter(None, (settings.start_from, settings.teacher)):
+        path = find_model(name) / "split.json"
+        seen = set(json.loads(path.read_text(encoding="utf-8"))["training"]) if path.is_file() else set()
+        leaked = sorted(seen & set(held_out))
+        if leaked:
+            raise ConfigError(
+                found=f"{len(leaked)} held-out cases that {name} was trained on: {', '.join(leaked[:5])}",
+                expected="held-out cases that no earlier stage has seen",
+                fix="use the seed and validation_fraction that the first stage used, or set validation_fraction to 0 "
+                "and evaluate on other data",
+            )
+
+
+def require_same_cases(sources: Mapping[str, str], out: Path) -> None:
+    """See that a run goes on with the cases that it began with; note them in `cases.json` where it begins.
+
+    Parameters
+    ----------
+    sources
+        SHA-256 of each case's files, by name.
+    out
+        The run folder.
+
+    Raises
+    ------
+    ConfigError
+        If cases came, went or changed since: what comes out would be neither the old run nor a new one.
+    """
+    path = out / "cases.json"
+    if not path.exists():
+        write_text(path, json.dumps(dict(sources), indent=1))
         return
-    path = find_model(settings.start_from) / "split.json"
-    seen = set(json.loads(path.read_text(encoding="utf-8"))["training"]) if path.is_file() else set()
-    leaked = sorted(seen & set(held_out))
-    if leaked:
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = sorted(name for name in {*before, *sources} if before.get(name) != sources.get(name))
+    if changed:
         raise ConfigError(
-            found=f"{len(leaked)} held-out cases that {settings.start_from} was trained on: {', '.join(leaked[:5])}",
-            expected="held-out cases that no earlier stage has seen",
-            fix="use the seed and validation_fraction that the first stage used",
+            found=f"cases that came, went or changed since the run began: {listed(changed)}",
+            expected="the cases that it began with",
+            fix="put them back, or start a new run in another folder",
         )
 
 
