@@ -29,8 +29,8 @@ from voxmetry.io.dicom.structured_report import write_report_sr
 from voxmetry.measure.lesions import ordered_components
 from voxmetry.ops.boxes import label_boxes
 from voxmetry.report import write_report
-from voxmetry.report.again import read_result
 from voxmetry.report.key_images import MOST_SHEETS, render_key_images
+from voxmetry.report.results import read_result
 
 KEY_IMAGES = {f"key_image_{n:02}": f"key_image_{n:02}.dcm" for n in range(1, MOST_SHEETS + 1)}
 """Names of the key images, as many as there can be."""
