@@ -16,6 +16,7 @@ import models
 import phantoms
 from voxmetry import Segmentation, StudyResult, Volume, load_model, read_segmentation, read_volume, save, segment_study
 from voxmetry.config import StudySettings
+from voxmetry.dicom_output import KEY_IMAGES
 from voxmetry.errors import (
     FormatError,
     GeometryError,
@@ -365,7 +366,7 @@ class TestBadInput:
 
 
 def test_outputs_are_named_once():
-    objects = {"seg.dcm", "rtstruct.dcm", "sr.dcm", "report.dcm", "images.zip", "report.pdf"}
+    objects = {"seg.dcm", "rtstruct.dcm", "sr.dcm", "report.dcm", "images.zip", "report.pdf", *KEY_IMAGES.values()}
     others = {"other_measurements.csv", "other_lesions.csv"}
     chosen = {"comparison.csv", "change.json", "thumbnail.png", *MAP_FILES.values()}
     assert set(OUTPUTS.values()) == FILES | chosen | others | objects
