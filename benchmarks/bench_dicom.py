@@ -4,8 +4,9 @@
 
 writes a 512 x 512 CT with pydicom, uncompressed and as JPEG 2000, and unrelated files until the folder holds as many
 as asked for. Each reader runs in a process of its own, so that the peak memory is its own; the seconds leave out the
-start of Python and the imports, but for dcm2niix, which is a program, they are those of the whole program. A reader
-that is not installed is left out.
+start of Python and the imports, but for dcm2niix, which is a program, they are those of the whole program. Beside the
+median and the least of the seconds stand those of the processors: what else runs on the machine moves these least. A
+reader that is not installed is left out.
 
 What a reader is given: voxmetry, SimpleITK and dcm2niix find the slices in the folder by themselves. MONAI's readers
 and dicom2nifti take every file of their folder for a slice, so they get a folder of the slices alone.
@@ -130,19 +131,17 @@ def one(reader: str, folder: Path, slices: Path) -> None:
     function, modules = FUNCTIONS[reader]
     for module in modules.split():
         importlib.import_module(module)
-    idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resource.getrusage(resource.RUSAGE_SELF)
     begin = time.perf_counter()
     shape = function(folder, slices)
     seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(
-        json.dumps(
-            {"seconds": seconds, "peak_mb": peak * 1024 / 1e6, "idle_mb": idle * 1024 / 1e6, "shape": list(shape)}
-        )
-    )
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    found = {"seconds": seconds, "processor": processor, "peak_mb": after.ru_maxrss * 1024 / 1e6, "shape": list(shape)}
+    print(json.dumps(found))
 
 
-def run(reader: str, folder: Path, slices: Path) -> dict[str, object] | None:
+def run(reader: str, folder: Path, slices: Path) -> dict[str, float] | None:
     """Run one reader in a process of its own; None where it is absent or fails."""
     if reader == "dcm2niix":
         return run_dcm2niix(folder)
@@ -154,7 +153,7 @@ def run(reader: str, folder: Path, slices: Path) -> dict[str, object] | None:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def run_dcm2niix(folder: Path) -> dict[str, object] | None:
+def run_dcm2niix(folder: Path) -> dict[str, float] | None:
     program = shutil.which("dcm2niix", path=str(Path(sys.executable).parent)) or shutil.which("dcm2niix")
     if program is None:
         return None
@@ -166,10 +165,15 @@ def run_dcm2niix(folder: Path) -> dict[str, object] | None:
         seconds = time.perf_counter() - begin
         if status or not list(Path(out).glob("*.nii")):
             return None
-    return {"seconds": seconds, "peak_mb": usage.ru_maxrss * 1024 / 1e6, "idle_mb": 0.0, "shape": []}
+    processor = usage.ru_utime + usage.ru_stime
+    return {"seconds": seconds, "processor": processor, "peak_mb": usage.ru_maxrss * 1024 / 1e6, "shape": []}
 
 
 def version(reader: str) -> str:
+    if reader == "voxmetry":
+        import voxmetry
+
+        return voxmetry.__version__
     name = DISTRIBUTIONS.get(reader, "monai" if reader.startswith("MONAI") else reader)
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(name)
@@ -198,8 +202,8 @@ def main() -> None:
         f"{given.slices} slices of {given.size} x {given.size} among {given.files} files, {volume_mb:.0f} MB as int16; "
     )
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, median of {given.repeats}\n")
-    print("| series | reader | version | seconds | times voxmetry | peak MB | peak / volume |")
-    print("|---|---|---|---|---|---|---|")
+    print("| series | reader | version | seconds | least | processor seconds | peak MB | peak / volume |")
+    print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         scratch = given.scratch or Path(temporary)
         for compress in (False,) if given.skip_jpeg2000 else (False, True):
@@ -216,27 +220,29 @@ def main() -> None:
 
 def compare(series: str, study: Path, slices: Path, given: argparse.Namespace, volume_mb: float) -> None:
     """Run the readers in turn, as often as asked for, and print a row for each."""
-    runs: dict[str, list[dict[str, object]]] = {reader: [] for reader in given.readers}
+    runs: dict[str, list[dict[str, float]]] = {reader: [] for reader in given.readers}
     for _ in range(given.repeats):
         for reader in given.readers:
             result = run(reader, study, slices)
             if result is not None:
                 runs[reader].append(result)
-    own = statistics.median(float(r["seconds"]) for r in runs["voxmetry"]) if runs.get("voxmetry") else float("nan")  # type: ignore[arg-type]
     for reader, results in runs.items():
         if not results:
-            print(f"| {series} | {reader} | {version(reader)} | not run | | | |")
+            print(f"| {series} | {reader} | {version(reader)} | not run | | | | |")
             continue
-        seconds = statistics.median(float(r["seconds"]) for r in results)  # type: ignore[arg-type]
-        peak = statistics.median(float(r["peak_mb"]) for r in results)  # type: ignore[arg-type]
+
+        def middle(what: str, results: list[dict[str, float]] = results) -> float:
+            return statistics.median(float(result[what]) for result in results)
+
         row = (
             series,
             reader,
             version(reader),
-            f"{seconds:.2f}",
-            f"{seconds / own:.2f}",
-            f"{peak:.0f}",
-            f"{peak / volume_mb:.2f}",
+            f"{middle('seconds'):.2f}",
+            f"{min(float(result['seconds']) for result in results):.2f}",
+            f"{middle('processor'):.2f}",
+            f"{middle('peak_mb'):.0f}",
+            f"{middle('peak_mb') / volume_mb:.2f}",
         )
         print("| " + " | ".join(row) + " |", flush=True)
 

@@ -422,6 +422,8 @@ class DicomOutput(Record):
     """A structured report of the measurements, sr.dcm, with the segmentation that it refers to."""
     pdf: bool = False
     """The report as a PDF file, and inside a DICOM object, report.dcm."""
+    key_images: bool = False
+    """The report's pictures with their words as Secondary Capture images, key_image_01.dcm and on."""
     deidentify: bool = False
     """Whether these objects lose the patient's identity; a copy of the series that they refer to comes with them."""
     seg_kind: Literal["binary", "labelmap"] = "binary"
@@ -431,7 +433,7 @@ class DicomOutput(Record):
     @property
     def any_object(self) -> bool:
         """Whether anything is written."""
-        return self.seg or self.rtstruct or self.sr or self.pdf
+        return self.seg or self.rtstruct or self.sr or self.pdf or self.key_images
 
 
 class StudySettings(Record):

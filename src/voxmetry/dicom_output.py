@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from voxmetry.config import DicomOutput
+from voxmetry import io
+from voxmetry.config import DicomOutput, StudySettings
 from voxmetry.core.labels import Label, LabelTable
 from voxmetry.core.records import Lesion, Measurement, StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
-from voxmetry.io.atomic import atomic_path
+from voxmetry.io.atomic import atomic_path, replaced_together
 from voxmetry.io.dicom.deidentify import UidMap, deidentify_files
-from voxmetry.io.dicom.encapsulated import write_encapsulated_pdf
+from voxmetry.io.dicom.encapsulated import write_encapsulated_pdf, write_secondary_capture
 from voxmetry.io.dicom.origin import Origin, new_uid
 from voxmetry.io.dicom.rtstruct_write import write_rtstruct
 from voxmetry.io.dicom.seg_write import write_seg
@@ -27,12 +28,17 @@ from voxmetry.io.dicom.structured_report import write_report_sr
 from voxmetry.measure.lesions import ordered_components
 from voxmetry.ops.boxes import label_boxes
 from voxmetry.report import write_report
+from voxmetry.report.again import read_result
+from voxmetry.report.key_images import MOST_SHEETS, render_key_images
 
+KEY_IMAGES = {f"key_image_{n:02}": f"key_image_{n:02}.dcm" for n in range(1, MOST_SHEETS + 1)}
+"""Names of the key images, as many as there can be."""
 FILES = {
     "dicom_seg": "seg.dcm",
     "rtstruct": "rtstruct.dcm",
     "sr": "sr.dcm",
     "pdf": "report.dcm",
+    **KEY_IMAGES,
     "images": "images.zip",
 }
 """Names of the objects; the last is the de-identified copy of the series that they refer to."""
@@ -52,7 +58,7 @@ def require_dicom(volume: Volume, wanted: DicomOutput) -> None:
     if wanted.deidentify and not wanted.any_object:
         raise ConfigError(
             found="--deidentify without a DICOM output",
-            expected="at least one of --dicom-seg, --rtstruct, --sr, --pdf; the other results name no patient",
+            expected="at least one of --dicom-seg, --rtstruct, --sr, --pdf, --key-images; nothing else names a patient",
             fix="add one of them, or leave --deidentify out",
         )
     if wanted.any_object:
@@ -100,9 +106,89 @@ def write_objects(
         write_report(result, pdf, volume=volume, segmentation=segmentation, reference=reference)
         write_encapsulated_pdf(pdf, source, out / FILES["pdf"], origin=origin)
         written["pdf"] = FILES["pdf"]
+    if wanted.key_images:
+        written |= write_key_images(out, result, source, volume, segmentation, reference)
     if wanted.deidentify and written:
         _deidentify(out, volume, written)
     return written | ({"report_pdf": PDF} if wanted.pdf else {})
+
+
+def write_key_images(
+    out: Path,
+    result: StudyResult,
+    source: Source,
+    volume: Volume,
+    segmentation: Segmentation,
+    reference: Segmentation | None = None,
+) -> dict[str, str]:
+    """Write the report's pictures as one series of Secondary Capture images, and return their names.
+
+    Parameters
+    ----------
+    out
+        Folder.
+    result
+        What was measured.
+    source
+        Headers of the series.
+    volume, segmentation, reference
+        The image, what was found in it, and what that was compared with.
+    """
+    series, written = new_uid(), {}
+    sheets = render_key_images(result, volume, segmentation, reference)
+    for number, ((what, name), (_, picture)) in enumerate(zip(KEY_IMAGES.items(), sheets, strict=False), start=1):
+        write_secondary_capture(
+            picture,
+            source,
+            out / name,
+            origin=origin_of(result),
+            number=number,
+            series_uid=series,
+            description=f"{result.provenance.model} key images",
+        )
+        written[what] = name
+    return written
+
+
+def write_key_images_again(out: Path, image: Path, *, reference: Path | None = None) -> tuple[Path, ...]:
+    """Write the key images of an earlier run beside its results.
+
+    Parameters
+    ----------
+    out
+        The folder of the run. Its key images are replaced.
+    image
+        The DICOM study that was segmented; it is read as the run did.
+    reference
+        The label map that the run was compared with.
+
+    Returns
+    -------
+    tuple of Path
+        The files.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no run, or the image is not from DICOM.
+    GeometryError
+        If it is another image.
+    """
+    result = read_result(out)
+    settings = StudySettings.model_validate(result.provenance.settings)
+    volume = io.read_volume(
+        image,
+        series=settings.series or result.source.series_uid,
+        suv=settings.suv,
+        allow_uneven=settings.allow_uneven,
+        resample_tilt=settings.resample_tilt,
+    )
+    source = read_source(volume)
+    segmentation = io.read_segmentation(out / "seg.nii.gz", labels=result.labels)
+    truth = io.read_segmentation(reference, labels=result.labels, image=volume) if reference is not None else None
+    with replaced_together(out, KEY_IMAGES.values()) as stage:
+        names = write_key_images(stage, result, source, volume, segmentation, truth)
+    return tuple(out / name for name in names.values())
 
 
 def origin_of(result: StudyResult) -> Origin:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from voxmetry.errors import InputError
+
 
 def report(
     out: Annotated[Path, typer.Argument(help="The folder of a run: its result.json and report.html.")],
@@ -22,11 +24,25 @@ def report(
     with_identity: Annotated[
         bool, typer.Option("--with-identity", help="Name the patient, from the headers of --image.")
     ] = False,
+    key_images: Annotated[
+        bool, typer.Option("--key-images", help="Write the pictures as DICOM images instead; needs --image, in DICOM.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
-    """Write the report of an earlier run again: as a PDF, in another language, or against a prior study."""
+    """Write the report of an earlier run again: as a PDF, in another language, against a prior study, as images."""
+    from voxmetry.dicom_output import write_key_images_again
     from voxmetry.report.again import Wishes, rewrite_report
 
+    if key_images:
+        if image is None:
+            raise InputError(
+                found="--key-images without the image",
+                expected="the DICOM study, whose patient and study the images repeat",
+                fix="pass the study with --image",
+            )
+        paths = [str(path) for path in write_key_images_again(out, image, reference=reference)]
+        typer.echo(json.dumps({"key_images": paths}) if as_json else "\n".join(f"  {path}" for path in paths))
+        return
     wishes = Wishes(pdf=pdf, language=lang, page=page, with_identity=with_identity)
     path = rewrite_report(out, wishes, prior=prior, image=image, reference=reference)
     typer.echo(json.dumps({"report": str(path)}) if as_json else f"  {path}")

@@ -68,6 +68,9 @@ class Objects:
     pdf: Annotated[
         bool, typer.Option("--pdf", help="Write report.pdf, and the same as a DICOM object, report.dcm.")
     ] = False
+    key_images: Annotated[
+        bool, typer.Option("--key-images", help="Write the report's pictures as DICOM images, key_image_01.dcm and on.")
+    ] = False
     deidentify: Annotated[
         bool, typer.Option("--deidentify", help="DICOM objects without the patient, and a copy of the series like it.")
     ] = False

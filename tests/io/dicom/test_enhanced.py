@@ -5,58 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
-from pydicom.uid import EnhancedMRImageStorage
 
+from frames import enhance
 from voxmetry import list_series, read_volume
 from voxmetry.errors import SeriesError
 from voxmetry.io import read_series
-
-
-def item(sequence: str, **elements) -> Dataset:
-    """One functional group: a data set with one sequence of one item."""
-    inner, outer = Dataset(), Dataset()
-    for keyword, value in elements.items():
-        setattr(inner, keyword, value)
-    setattr(outer, sequence, Sequence([inner]))
-    return outer
-
-
-def merge(*groups: Dataset) -> Dataset:
-    merged = Dataset()
-    for group in groups:
-        merged.update(group)
-    return merged
-
-
-def enhance(files, path, *, order=(3, 0, 10, 1, 2, 9, 4, 8, 5, 7, 6), shared_spacing=True, slopes=None, notes=None):
-    """Put classic slices into one enhanced file, frames in this order."""
-    slices = [pydicom.dcmread(files[index]) for index in order]
-    dataset = pydicom.dcmread(files[0])
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
-        delattr(dataset, keyword)
-    del dataset.SpacingBetweenSlices
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
-    dataset.NumberOfFrames = len(slices)
-    measures = item("PixelMeasuresSequence", PixelSpacing=slices[0].PixelSpacing, SliceThickness=2.6)
-    turned = item("PlaneOrientationSequence", ImageOrientationPatient=slices[0].ImageOrientationPatient)
-    dataset.SharedFunctionalGroupsSequence = Sequence([merge(turned, measures) if shared_spacing else turned])
-    groups = []
-    for index, one in enumerate(slices):
-        group = item("PlanePositionSequence", ImagePositionPatient=one.ImagePositionPatient)
-        parts = [group] if shared_spacing else [group, measures]
-        if slopes:
-            scale = {"RescaleSlope": str(slopes[index]), "RescaleIntercept": "1", "RescaleType": "US"}
-            parts.append(item("PixelValueTransformationSequence", **scale))
-        if notes:
-            parts.append(item("MREchoSequence", EffectiveEchoTime=notes[index]))
-        groups.append(merge(*parts))
-    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
-    dataset.PixelData = b"".join(one.PixelData for one in slices)
-    path.parent.mkdir()
-    dataset.save_as(path)
-    return path
 
 
 @pytest.mark.parametrize("shared_spacing", [True, False])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import importlib.resources
-import io
 import shutil
 import subprocess
 import sys
@@ -12,9 +9,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
 
+from frames import mosaics
 from voxmetry import list_series
 from voxmetry.io import read_series
 
@@ -96,18 +93,7 @@ def test_equals_dcm2niix(real_data, tmp_path, folder):
 
 def test_siemens_mosaics_equal_dcm2niix(tmp_path):
     """Two diffusion volumes of 48 slices, each in one picture, which nibabel brings along for its own tests."""
-    data = Path(str(importlib.resources.files("nibabel"))) / "nicom" / "tests" / "data"
-    sources = [data / f"siemens_dwi_{b}.dcm.gz" for b in (0, 1000)]
-    if not all(source.is_file() for source in sources):
-        pytest.skip("this nibabel came without its test data")
-    study = tmp_path / "study"
-    study.mkdir()
-    for source in sources:
-        dataset = pydicom.dcmread(io.BytesIO(gzip.decompress(source.read_bytes())))
-        # Their pixels are blank: numbers of their own show where each tile goes.
-        pixels = np.random.default_rng(len(source.name)).integers(0, 4000, (dataset.Rows, dataset.Columns))
-        dataset.PixelData = pixels.astype("<u2").tobytes()
-        dataset.save_as(study / source.stem)
+    study = mosaics(tmp_path / "study")
     assert_same_volumes(study, tmp_path / "nifti", 2)
     first, second = list_series(study)
     assert (first.n_slices, first.n_files, first.rows, first.columns) == (48, 1, 128, 128)

@@ -304,3 +304,19 @@ def test_a_nul_inside_a_number_is_damage_and_not_padding(files):
     damaged = data.replace(written, written.replace(b"\\-", b"\\\0"))
     with pytest.raises(DamagedError, match="NUL"):
         parse(damaged, whole=True).get("ImagePositionPatient")
+
+
+def test_a_character_set_that_swallows_what_follows_is_damage(files, edit):
+    edit(files[3], SpecificCharacterSet="ISO_IR 100")
+    data = files[3].read_bytes()
+    at = data.index(b"\x08\x00\x05\x00CS") + 6
+    length = int.from_bytes(data[at : at + 2], "little")
+    following = at + 2 + length
+    swallowed = 8 + int.from_bytes(data[following + 6 : following + 8], "little")
+    lying = data[:at] + (length + swallowed).to_bytes(2, "little") + data[at + 2 :]
+    with pytest.raises(DamagedError, match="NUL inside Specific Character Set"):
+        parse(lying, whole=True)
+    files[3].write_bytes(lying)
+    verdicts = {info.verdict: info for info in list_series(files[0].parent)}
+    assert "unreadable" in verdicts
+    assert "0004.dcm" in verdicts["unreadable"].reason

@@ -132,10 +132,9 @@ def _why_not(
 
 def _against(info: SeriesInfo, rules: SeriesRules) -> str:
     """Say which rule a series breaks; empty where it breaks none. What a header leaves open breaks no rule."""
-    words = f"{info.description} {info.protocol}"
-    if rules.description and not any(re.search(pattern, words, re.IGNORECASE) for pattern in rules.description):
+    if rules.description and not any(_is_found(pattern, info) for pattern in rules.description):
         return f"its description matches none of {', '.join(rules.description)}"
-    unwanted = [pattern for pattern in rules.not_description if re.search(pattern, words, re.IGNORECASE)]
+    unwanted = [pattern for pattern in rules.not_description if _is_found(pattern, info)]
     if unwanted:
         return f"its description matches {unwanted[0]}, which is not wanted"
     if rules.body_part and info.body_part and info.body_part.upper() not in {part.upper() for part in rules.body_part}:
@@ -148,6 +147,11 @@ def _against(info: SeriesInfo, rules: SeriesRules) -> str:
     if rules.plane and info.plane and info.plane.removeprefix("oblique ") not in rules.plane:
         return f"{info.plane} slices, not {' or '.join(rules.plane)}"
     return ""
+
+
+def _is_found(pattern: str, info: SeriesInfo) -> bool:
+    """Whether a pattern is found in the description or in the protocol, each by itself: `^` and `$` are its ends."""
+    return any(re.search(pattern, words, re.IGNORECASE) for words in (info.description, info.protocol))
 
 
 def _line(info: SeriesInfo, why: str) -> str:

@@ -22,6 +22,7 @@ DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 PIXEL_DATA: Final = 0x7FE00010
+_CHARSET: Final = 0x00080005
 _DEEPEST = 16
 _MOST_INFLATED = 1 << 31
 
@@ -144,7 +145,7 @@ class Elements:
     def charset(self) -> tuple[str, ...]:
         """Python's names of the character sets of the text in here."""
         if self._charset is None:
-            place = self._places.get(0x00080005)
+            place = self._places.get(_CHARSET)
             names = self._data[place[1] : place[1] + place[2]].decode("ascii", "replace") if place else ""
             parts = [part.strip(" \0") for part in names.split("\\")]
             try:
@@ -198,6 +199,13 @@ def _dictionary_vr(keyword: str) -> str:
     return _VRS[keyword]
 
 
+def _check_charset(data: bytes, places: dict[int, tuple[bytes, int, int]]) -> None:
+    """Refuse a Specific Character Set with a NUL inside: its length lies, and elements that follow are hidden in it."""
+    place = places.get(_CHARSET)
+    if place is not None and b"\0" in data[place[1] : place[1] + place[2]].rstrip(b" \0"):
+        raise DamagedError("a NUL inside Specific Character Set")
+
+
 def parse(data: bytes, *, whole: bool) -> Elements:
     """Find the elements of a file up to its pixels.
 
@@ -229,6 +237,7 @@ def parse(data: bytes, *, whole: bool) -> Elements:
         if whole:
             raise DamagedError("it is cut off, or a length in it is wrong") from None
         raise MoreNeededError(error.end) from None
+    _check_charset(data, places)
     # The bytes of the pixels need not be kept for as long as the header is.
     kept = data if place is None or place[1] >= len(data) else data[: place[1]]
     elements = Elements(kept, places, encoding)

@@ -18,7 +18,9 @@ from voxmetry.io.dicom.elements import Elements
 from voxmetry.io.dicom.grid import Plane
 from voxmetry.io.dicom.headers import number, numbers, seconds, text, whole
 from voxmetry.io.dicom.mosaic import is_mosaic, tiles_of
+from voxmetry.io.dicom.real_world import RealWorld, real_world_of
 
+_REAL_WORLD = "RealWorldValueMappingSequence"
 _NOTES = {
     "AcquisitionNumber": "Acquisition Number",
     "TemporalPositionIdentifier": "Temporal Position",
@@ -74,6 +76,8 @@ class Frame:
     """When it was acquired, in seconds after midnight of some day; None where the header does not say."""
     rescaled: bool = True
     """Whether the header holds a slope and an intercept."""
+    real_world: tuple[RealWorld, ...] = ()
+    """What its stored values stand for, as far as the header says it."""
 
 
 def frames_of(dataset: Elements, name: str, file: int = 0) -> list[Frame]:
@@ -125,6 +129,10 @@ class _Groups:
             self._found[sequence] = own[0] if own else self._shared.item(sequence) if self._shared else {}
         return self._found[sequence]
 
+    def items(self, sequence: str) -> list[Elements]:
+        own = self._own.items(sequence) if self._own is not None else []
+        return own or (self._shared.items(sequence) if self._shared else [])
+
 
 def _classic(dataset: Elements, name: str, file: int) -> Frame:
     plane = Plane(
@@ -138,7 +146,15 @@ def _classic(dataset: Elements, name: str, file: int) -> Frame:
         uid=text(dataset, "SOPInstanceUID"),
         notes=_notes(dataset),
     )
-    return Frame(plane, file, 0, *_rescale(dataset, name), _time(dataset), _is_rescaled(dataset))
+    real_world = _real_world(dataset, name)
+    return Frame(plane, file, 0, *_rescale(dataset, name), _time(dataset), _is_rescaled(dataset), real_world)
+
+
+def _real_world(holder: Any, name: str) -> tuple[RealWorld, ...]:
+    try:
+        return real_world_of(holder.items(_REAL_WORLD))
+    except ValueError as error:
+        raise _refusal(f"the Real World Value Mapping of {name} cannot be parsed: {error}", name) from error
 
 
 def _mosaic(dataset: Elements, name: str, file: int) -> list[Frame]:
@@ -193,7 +209,8 @@ def _enhanced(dataset: Elements, groups: _Groups, name: str, file: int, index: i
         notes={what: value for what, value in notes.items() if value},
     )
     time_s = seconds(text(content, "FrameAcquisitionDateTime"))
-    return Frame(plane, file, index, *_rescale(values, label), time_s, _is_rescaled(values))
+    real_world = _real_world(groups, label)
+    return Frame(plane, file, index, *_rescale(values, label), time_s, _is_rescaled(values), real_world)
 
 
 def _notes(dataset: Elements) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -24,6 +24,7 @@ from voxmetry.io.dicom.grid import Audit, audit
 from voxmetry.io.dicom.headers import lenient, read_header, text, transfer_syntax_uid, unreadable, whole
 from voxmetry.io.dicom.mosaic import is_mosaic, tiles_of
 from voxmetry.io.dicom.opened import Opened, opened
+from voxmetry.io.dicom.real_world import RealWorld, check_range, named, only_mappings, suv_mappings, unit_of
 from voxmetry.io.dicom.regrid import regrid
 from voxmetry.io.dicom.sanity import check_values
 from voxmetry.io.dicom.suv import uptake
@@ -40,6 +41,7 @@ def read_series(
     suv: Suv = "bw",
     allow_uneven: bool = False,
     resample_tilt: bool = False,
+    real_world: bool = False,
     progress: Progress | None = None,
 ) -> Volume:
     """Read one series, or one volume of a series that mixes several.
@@ -55,6 +57,10 @@ def read_series(
         Read a series of verdict 'uneven' or 'missing' too, interpolated onto a regular grid.
     resample_tilt
         Read a series of verdict 'tilted' too, its slices shifted onto a grid at right angles.
+    real_world
+        Map stored values by the Real World Value Mapping of each slice, such as that of an ADC map, in place of the
+        rescaling and of SUV. Without it a mapping is named in the volume's `source.processing`, and taken for SUV
+        only, where a PET series does not say what SUV needs and maps to it.
     progress
         Called with the number of files that are read, and of all.
 
@@ -80,15 +86,15 @@ def read_series(
     _check_listed(info, allowed)
     with lenient():
         slices = slices_of(info)
-        taken = uptake(slices.headers, suv) if info.modality == "PT" and suv != "none" else None
-        array = _read(slices, progress)
-    geometry, unit = slices.audit.geometry, _unit(slices.headers[0], slices.frames)
-    if taken is not None:
-        unit = _SUV_UNITS[taken.kind]
-        info = info.model_copy(update={"processing": (*info.processing, f"{unit} {taken.how}")})
-        if taken.factor != 1:
-            array = array.astype(np.float32, copy=False)
-            array *= np.float32(taken.factor)
+        meaning = _meaning(info, slices, suv, real_world=real_world)
+        array = _read(meaning.slices, progress)
+    geometry, unit = slices.audit.geometry, meaning.unit
+    info = info.model_copy(update={"processing": (*info.processing, *meaning.how)})
+    if meaning.mappings:
+        check_range(array, meaning.mappings, f"series {info.key}")
+    if meaning.factor != 1:
+        array = array.astype(np.float32, copy=False)
+        array *= np.float32(meaning.factor)
     check_values(array, info, unit)
     if geometry is None:
         planes = [frame.plane for frame in slices.frames]
@@ -106,6 +112,47 @@ class Slices:
     files: Sequence[str]
     names: Sequence[str]
     audit: Audit
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    """How stored values become what they stand for: by each slice's slope and intercept, and a factor for all."""
+
+    slices: Slices
+    unit: Unit
+    factor: float = 1.0
+    how: tuple[str, ...] = ()
+    mappings: Sequence[RealWorld] = ()
+
+
+def _meaning(info: SeriesInfo, slices: Slices, suv: Suv, *, real_world: bool) -> _Meaning:
+    """Find out what the values stand for; raises as `read_series`."""
+    told = [frame.real_world for frame in slices.frames]
+    if real_world:
+        mappings = only_mappings(told, f"series {info.key}")
+        how = f"real-world values in {mappings[0].words}"
+        return _Meaning(_mapped(slices, mappings), unit_of(mappings), how=(how,), mappings=mappings)
+    if info.modality == "PT" and suv != "none":
+        try:
+            taken = uptake(slices.headers, suv)
+        except SeriesError:
+            found = suv_mappings(told, suv)
+            if found is None:
+                raise
+            how = f"{_SUV_UNITS[suv]} from stored values by the Real World Value Mapping"
+            return _Meaning(_mapped(slices, found), _SUV_UNITS[suv], how=(how,), mappings=found)
+        unit = _SUV_UNITS[taken.kind]
+        return _Meaning(slices, unit, taken.factor, (f"{unit} {taken.how}",))
+    others = named(told, [(frame.slope, frame.intercept) for frame in slices.frames])
+    return _Meaning(slices, _unit(slices.headers[0], slices.frames), how=others)
+
+
+def _mapped(slices: Slices, mappings: Sequence[RealWorld]) -> Slices:
+    frames = [
+        replace(frame, slope=each.slope or 0.0, intercept=each.intercept or 0.0)
+        for frame, each in zip(slices.frames, mappings, strict=True)
+    ]
+    return replace(slices, frames=frames)
 
 
 def _check_listed(info: SeriesInfo, allowed: frozenset[str]) -> None:

@@ -25,6 +25,8 @@ from voxmetry.io.dicom.origin import SERIES_NUMBERS, Origin, keep_encoded, new_u
 from voxmetry.io.dicom.source import Source
 from voxmetry.io.lattice import find_move
 
+_CLASSIC = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4", "PT": "1.2.840.10008.5.1.4.1.1.128"}
+_OF_FRAMES = ("NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 _LESION = Code(value="52988006", meaning="Lesion")
 _ITEM = struct.Struct("<HHI")
 _SEQUENCE = struct.Struct("<HH2sHI")
@@ -188,15 +190,27 @@ def _skeleton(source: Source, segments: Sequence[Any], kind: str, origin: Origin
 def _one_slice(source: Source) -> Any:
     """Return the first header as that of a classic slice, which is all that highdicom needs to see here."""
     import pydicom
+    from pydicom.datadict import tag_for_keyword
 
-    header = pydicom.Dataset(source.first)
-    header.file_meta = source.first.file_meta
-    for keyword in ("NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
-        if keyword in header:
-            delattr(header, keyword)
     plane = source.frames[0].plane
-    header.ImagePositionPatient, header.ImageOrientationPatient = list(plane.position), list(plane.orientation)
-    header.PixelSpacing = list(plane.pixel_spacing)
+    columns, rows, _ = source.geometry.shape
+    classic = {
+        # By the class highdicom tells whether to look for functional groups.
+        "SOPClassUID": _CLASSIC.get(source.first.get("Modality", ""), source.first.SOPClassUID),
+        "ImagePositionPatient": list(plane.position),
+        "ImageOrientationPatient": list(plane.orientation),
+        "PixelSpacing": list(plane.pixel_spacing),
+        "SliceThickness": plane.thickness_mm or source.geometry.spacing_mm[2],
+        "Rows": rows,
+        "Columns": columns,
+    }
+    header = pydicom.Dataset()
+    # Elements are shared with the source, and setting a value would change it there: what differs is left out first.
+    left_out = {tag_for_keyword(keyword) for keyword in (*classic, *_OF_FRAMES)}
+    header.update({tag: source.first.get_item(tag) for tag in source.first.keys() - left_out})
+    for keyword, value in classic.items():
+        setattr(header, keyword, value)
+    header.file_meta = source.first.file_meta
     return header
 
 
