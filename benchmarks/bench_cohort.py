@@ -3,10 +3,11 @@
     python benchmarks/bench_cohort.py DATA --plots docs/pictures
     python benchmarks/bench_cohort.py DATA --part scale --simulated 1000 10000 100000
 
-DATA is the folder hippocampus-mr of data/README.md. Parts: speed (the cohort against the bare network in a loop and
-against one process a study, for NIfTI and DICOM; resident memory over a long run), dask (two workers, each on a core of
-its own, against one), scale (seconds to plan, resume and export by the number of studies). Each prints the Markdown
-table of docs/cohort.md. It needs Linux, and for dask two cores.
+DATA is the folder hippocampus-mr of data/README.md. Parts: processor (processor time of a study and the network's
+share), speed (the cohort against the bare network in a loop and against one process a study, for NIfTI and DICOM), long
+(the same over many studies once, with resident memory and a picture of the cohort's page), dask (two workers, each on a
+core of its own, against one), scale (seconds to plan, resume and export by the number of studies). Each prints its part
+of docs/cohort.md. It needs Linux, and for dask two cores.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import statistics
 import subprocess
@@ -28,7 +30,7 @@ import nibabel as nib
 import numpy as np
 
 import voxmetry
-from voxmetry import RunSettings, StudySettings, Volume, plan_cohort, read_volume, save
+from voxmetry import RunSettings, StudySettings, Volume, plan_cohort, read_volume, save, segment_study
 from voxmetry.io import write_series
 
 MODEL = "hippocampus-mr"
@@ -42,6 +44,7 @@ FORMATS = ("NIfTI", "DICOM")
 def make_studies(data: Path, folder: Path, n: int, formats: Sequence[str] = FORMATS) -> None:
     """Write n studies from real ones, each with noise of its own, in turns in the formats."""
     images = sorted((data / "images").glob("*.nii.gz"))
+    folder.mkdir(parents=True, exist_ok=True)
     for number in range(n):
         volume = read_volume(images[number % len(images)])
         noise = np.random.default_rng(number).normal(0, 0.01 * float(volume.array.max()), volume.geometry.shape)
@@ -115,6 +118,41 @@ def one_process_each(source: Path, folder: Path, n: int) -> float:
     return n / (time.perf_counter() - begin)
 
 
+def processor(arguments: argparse.Namespace) -> None:
+    """Processor time of a study, and the network's share: other programs disturb it less than they do the clock."""
+    import torch
+
+    from voxmetry.nn import Predictor
+
+    torch.set_num_threads(1)
+    settings = StudySettings(report=arguments.report, device="cpu", overwrite=True)
+    spent = [0.0]
+    network = Predictor.run
+
+    def timed_run(*given: object, **named: object) -> object:
+        begin = time.process_time()
+        made = network(*given, **named)
+        spent[0] += time.process_time() - begin
+        return made
+
+    Predictor.run = timed_run
+    print("\n| studies as | all | the network | everything else |\n| --- | --- | --- | --- |")
+    with workplace() as folder:
+        for kind in FORMATS:
+            make_studies(arguments.data, folder / kind, 9, (kind,))
+            model = Predictor(MODEL, device="cpu")
+            first, *paths = sorted((folder / kind).iterdir())
+            segment_study(first, folder / "out", model, settings=settings)
+            spent[0], begin = 0.0, time.process_time()
+            for path in paths:
+                segment_study(path, folder / "out", model, settings=settings)
+            both = (time.process_time() - begin) / len(paths)
+            alone = spent[0] / len(paths)
+            rest = f"{alone:.2f} s ({alone / both:.0%}) | {both - alone:.3f} s"
+            print(f"| {kind} | {both:.2f} s | {rest} |", flush=True)
+    Predictor.run = network
+
+
 def speed(arguments: argparse.Namespace) -> None:
     """Compare by format, in turns; then one long run of both formats, for the memory."""
     rates: dict[tuple[str, str], list[float]] = {}
@@ -158,8 +196,11 @@ def long(arguments: argparse.Namespace) -> None:
         bare.append(bare_network(folder / "in", arguments.bare))
         resident = memory(out)
         rate = rate_after(out, arguments.in_flight * arguments.workers)
+        if arguments.plots:
+            plot_memory(resident, arguments.plots / "cohort-memory.svg")
+            shoot(out / "cohort.html", arguments.plots / "cohort-desktop.png", folder)
         if arguments.keep:
-            subprocess.run(["cp", "-r", str(out), str(arguments.keep)], check=True)
+            shutil.copytree(out, arguments.keep)
     tenth = max(1, len(resident) // 10)
     tenths = [statistics.median(resident[place * tenth : (place + 1) * tenth]) for place in range(10)]
     print(f"\n{arguments.studies} studies, half of them DICOM, once, in {seconds:.0f} s from start to end:", end=" ")
@@ -168,8 +209,18 @@ def long(arguments: argparse.Namespace) -> None:
     print(
         "Resident memory of the worker by tenths of the run, MB: " + ", ".join(f"{x:.0f}" for x in tenths), flush=True
     )
-    if arguments.plots:
-        plot_memory(resident, arguments.plots / "cohort-memory.svg")
+
+
+def shoot(page: Path, picture: Path, folder: Path) -> None:
+    """Take a picture of a page with headless Chromium, where there is one."""
+    browser = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        print("no Chromium: no picture of the page")
+        return
+    words = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    words += ["--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=1280,1500"]
+    line = [browser, *words, f"--user-data-dir={folder / 'profile'}", f"--screenshot={picture}", page.as_uri()]
+    subprocess.run(line, capture_output=True, check=True)
 
 
 def plot_memory(resident: Sequence[float], path: Path) -> None:
@@ -316,7 +367,7 @@ def workplace() -> Iterator[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path, help="folder with images/")
-    parser.add_argument("--part", choices=("speed", "long", "dask", "scale", "all"), default="all")
+    parser.add_argument("--part", choices=("processor", "speed", "long", "dask", "scale", "all"), default="all")
     parser.add_argument("--studies", type=int, default=1000, help="of the long run")
     parser.add_argument("--format-studies", type=int, default=100, help="of each format, for each repeat")
     parser.add_argument("--bare", type=int, default=60, help="studies of the bare network's loop")
@@ -330,7 +381,8 @@ def main() -> None:
     parser.add_argument("--plots", type=Path, help="folder for the plot of the memory")
     arguments = parser.parse_args()
     print(f"voxmetry {voxmetry.__version__}, {os.cpu_count()} cores")
-    for name, part in (("speed", speed), ("long", long), ("dask", dask), ("scale", scale)):
+    parts = (("processor", processor), ("speed", speed), ("long", long), ("dask", dask), ("scale", scale))
+    for name, part in parts:
         if arguments.part in (name, "all"):
             part(arguments)
 

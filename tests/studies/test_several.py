@@ -1,5 +1,6 @@
 """Studies of several images: put together from a tree, a BIDS data set or a manifest, and run."""
 
+import csv
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import models
 import phantoms
 from voxmetry import Geometry, RunSettings, StudySettings, Volume, cohort, plan_cohort, save, segment_study
 from voxmetry.io import write_series
+from voxmetry.studies.export import export_tables
 
 INPUTS = [
     {"name": "ct", "modality": "CT", "normalise": {"method": "window", "low": -200, "high": 300}},
@@ -151,9 +153,24 @@ def test_results_are_those_of_segment_and_another_pet_is_run_again(petct, tmp_pa
     place = tmp_path / "out" / "tiny-petct" / "p"
     assert (place / "seg.nii.gz").read_bytes() == (tmp_path / "one" / "seg.nii.gz").read_bytes()
     assert json.loads((place / "result.json").read_text())["others"][0]["source"]["unit"] == "SUVbw"
+    rows = list(csv.DictReader(export_tables(tmp_path / "out")[0].read_text().splitlines()))
+    suv = {row["label"]: float(row["intensity_max"]) for row in rows if row["level"] == "other structure"}
+    assert {row["input"] for row in rows if row["level"].startswith("other")} == {"pet"}
+    assert suv == {one.label: one.intensity_max for one in outcome.others[0].measurements}
+    assert {row["intensity_unit"] for row in rows if row["level"] == "other structure"} == {"SUVbw"}
     assert plan_cohort(tmp_path / "in", tmp_path / "out", [petct], settings=SETTINGS).of("waiting") == ()
     save(pet(1), files[1])
     assert len(plan_cohort(tmp_path / "in", tmp_path / "out", [petct], settings=SETTINGS).of("waiting")) == 1
+
+
+def test_a_reference_is_called_as_the_study_is_and_not_as_its_first_image(petct, tmp_path):
+    for name in ("in", "truth"):
+        (tmp_path / name).mkdir()
+    save(ct(0), tmp_path / "in" / "p_ct.nii.gz")
+    save(pet(0), tmp_path / "in" / "p_pet.nii.gz")
+    save(phantoms.segmentation(ct(0).geometry), tmp_path / "truth" / "p.nii.gz")
+    plan = plan_cohort(tmp_path / "in", tmp_path / "out", [petct], references=tmp_path / "truth", settings=SETTINGS)
+    assert [s.candidate.reference for s in plan.of("waiting")] == [str(tmp_path / "truth" / "p.nii.gz")]
 
 
 @pytest.mark.real_data

@@ -9,26 +9,21 @@ import typer
 
 from voxmetry.cli import show_cohort
 from voxmetry.cli.cohort_options import (
-    Device,
     Json,
-    Memory,
     Models,
     OnlyFailed,
     Out,
-    Precision,
+    Reading,
     References,
-    Report,
     RulesFile,
     SettingsFile,
     SkipDone,
     Source,
-    Suv,
-    Tilt,
-    Tolerance,
-    Uneven,
-    Unit,
+    Writing,
     study_settings,
 )
+from voxmetry.cli.options import grouped
+from voxmetry.cli.segment import Running
 
 if TYPE_CHECKING:
     from voxmetry.studies.records import RunSettings
@@ -45,6 +40,7 @@ Done = Annotated[Path, typer.Argument(help="The folder that a run wrote to.", me
 
 
 @cohort_app.command()
+@grouped
 def plan(
     source: Source,
     out: Out = None,
@@ -56,14 +52,10 @@ def plan(
         bool, typer.Option("--measure", help="Load the models and time them here, for a better forecast.")
     ] = False,
     settings_file: SettingsFile = None,
-    device: Device = None,
-    precision: Precision = None,
-    memory_gb: Memory = None,
-    unit: Unit = None,
-    suv: Suv = None,
-    allow_uneven: Uneven = False,
-    resample_tilt: Tilt = False,
-    tolerance_mm: Tolerance = None,
+    *,
+    reading: Reading,
+    running: Running,
+    writing: Writing,
     only_failed: OnlyFailed = False,
     skip_done: SkipDone = False,
     as_json: Json = False,
@@ -72,17 +64,7 @@ def plan(
     from voxmetry.studies.plan import plan_cohort
     from voxmetry.studies.records import RunSettings
 
-    study = study_settings(
-        settings_file,
-        device=device,
-        precision=precision,
-        memory_gb=memory_gb,
-        unit=unit,
-        suv=suv,
-        allow_uneven=allow_uneven,
-        resample_tilt=resample_tilt,
-        tolerance_mm=tolerance_mm,
-    )
+    study = study_settings(settings_file, reading, running, writing)
     made = plan_cohort(
         source,
         out,
@@ -101,6 +83,7 @@ def plan(
 
 
 @cohort_app.command()
+@grouped
 def run(
     source: Source,
     out: Out = None,
@@ -114,16 +97,11 @@ def run(
         int | None, typer.Option(help="Processes on this machine; one for each CUDA device if not given.", min=1)
     ] = None,
     in_flight: Annotated[int, typer.Option(help="Studies that one process holds at once.", min=1)] = 3,
-    report: Report = None,
     settings_file: SettingsFile = None,
-    device: Device = None,
-    precision: Precision = None,
-    memory_gb: Memory = None,
-    unit: Unit = None,
-    suv: Suv = None,
-    allow_uneven: Uneven = False,
-    resample_tilt: Tilt = False,
-    tolerance_mm: Tolerance = None,
+    *,
+    reading: Reading,
+    running: Running,
+    writing: Writing,
     only_failed: OnlyFailed = False,
     skip_done: SkipDone = False,
     break_lock: Annotated[
@@ -134,18 +112,7 @@ def run(
     """Segment and measure every study; what is done stays done. Exit code 1 where any study failed."""
     from voxmetry.studies.records import RunSettings
 
-    study = study_settings(
-        settings_file,
-        device=device,
-        precision=precision,
-        memory_gb=memory_gb,
-        unit=unit,
-        suv=suv,
-        allow_uneven=allow_uneven,
-        resample_tilt=resample_tilt,
-        tolerance_mm=tolerance_mm,
-        report=report,
-    )
+    study = study_settings(settings_file, reading, running, writing)
     settings = RunSettings(
         study=study,
         workers=workers,

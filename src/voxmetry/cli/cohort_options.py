@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from voxmetry.cli.options import given
+from voxmetry.cli.segment import Running
 
 if TYPE_CHECKING:
     from voxmetry.config import StudySettings
@@ -33,37 +37,38 @@ SkipDone = Annotated[
 SettingsFile = Annotated[
     Path | None, typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
 ]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda", "mps", "openvino"] | None,
-    typer.Option(help="Where the network runs; auto picks what there is and suits the model."),
-]
-Precision = Annotated[
-    Literal["auto", "float32", "bf16", "fp16"] | None,
-    typer.Option(help="Of the network's products; auto takes the fastest that keeps the answer."),
-]
-Memory = Annotated[
-    float | None, typer.Option("--memory-gb", help="The most that each process may hold, in 10^9 bytes.", min=1e-6)
-]
-Tolerance = Annotated[
-    float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice; 1 if not given.", min=1e-6)
-]
-Unit = Annotated[Literal["SUVbw"] | None, typer.Option(help="What PET files without DICOM headers hold.")]
-Suv = Annotated[
-    Literal["bw", "lbm", "bsa", "none"] | None, typer.Option(help="What a PET series becomes; bw if not given.")
-]
-Uneven = Annotated[
-    bool, typer.Option("--allow-uneven", help="Interpolate over missing slices and uneven steps; flagged.")
-]
-Tilt = Annotated[bool, typer.Option("--resample-tilt", help="Resample stacks that lean (gantry tilt); flagged.")]
-Report = Annotated[
-    Literal["full", "brief", "none"] | None,
-    typer.Option(
-        help="A report of each study; thumbnails, and reports of flagged studies alone; neither. brief if not given."
-    ),
-]
 
 
-def study_settings(file: Path | None, **given: object) -> StudySettings:
+@dataclass(frozen=True)
+class Reading:
+    """How each study is read: what is said of all of them at once."""
+
+    unit: Annotated[Literal["SUVbw"] | None, typer.Option(help="What PET files without DICOM headers hold.")] = None
+    suv: Annotated[
+        Literal["bw", "lbm", "bsa", "none"] | None, typer.Option(help="What a PET series becomes; bw if not given.")
+    ] = None
+    allow_uneven: Annotated[
+        bool, typer.Option("--allow-uneven", help="Interpolate over missing slices and uneven steps; flagged.")
+    ] = False
+    resample_tilt: Annotated[
+        bool, typer.Option("--resample-tilt", help="Resample stacks that lean (gantry tilt); flagged.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What is made of each result."""
+
+    report: Annotated[
+        Literal["full", "brief", "none"] | None,
+        typer.Option(help="A report of each study; a thumbnail, and a report only if flagged (default); neither."),
+    ] = None
+    tolerance_mm: Annotated[
+        float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice; 1 if not given.", min=1e-6)
+    ] = None
+
+
+def study_settings(file: Path | None, *groups: Reading | Running | Writing) -> StudySettings:
     """Return the settings of each study: those of a file, else short reports, and what is given here above both.
 
     Raises
@@ -71,7 +76,7 @@ def study_settings(file: Path | None, **given: object) -> StudySettings:
     ConfigError
         If the file cannot be used, or names one series or modality for all studies.
     """
-    from voxmetry.config import StudySettings, load_yaml
+    from voxmetry.config import StudySettings, load_yaml, parse_record
     from voxmetry.errors import ConfigError
 
     settings = load_yaml(file, StudySettings) if file else StudySettings(report="brief")
@@ -81,5 +86,5 @@ def study_settings(file: Path | None, **given: object) -> StudySettings:
             expected="study settings that fit each study of a cohort",
             fix="leave series and modality out; a manifest has columns for them, and a rule has its modality",
         )
-    # A flag that is not given is no wish.
-    return settings.model_copy(update={name: value for name, value in given.items() if value not in (None, False)})
+    options = {name: value for group in groups for name, value in given(group).items()}
+    return parse_record(settings.model_dump() | options, StudySettings, where="options")

@@ -33,7 +33,7 @@ _COMPARED = tuple(
 _OF_LESIONS = tuple(name for name in columns(Lesion) if name not in (*_MEASURED, "id", "reason"))
 COLUMNS = (
     *(name.strip('"') for name in _STUDY),
-    *("level", "lesion"),
+    *("level", "input", "lesion"),
     *_MEASURED,
     *_COMPARED,
     *_OF_LESIONS,
@@ -42,6 +42,9 @@ COLUMNS = (
 """The columns of both tables. Units are in the names; what is undefined is empty."""
 
 _BATCH = 20_000
+
+_BEHIND = 1 << 20
+"""More than any label value: rows of further inputs come after those of the first."""
 
 
 def export_tables(out: Path, *, parquet: bool | None = None) -> tuple[Path, ...]:
@@ -58,7 +61,9 @@ def export_tables(out: Path, *, parquet: bool | None = None) -> tuple[Path, ...]
     -------
     tuple of Path
         The files. Each has one row a study, model and structure or lesion (`level` tells them apart); a study without
-        a structure, because it failed or is not done yet, is one row with its state.
+        a structure, because it failed or is not done yet, is one row with its state. What was measured on a further
+        image of a model with several inputs, such as SUV on the PET, is on rows of the levels 'other structure' and
+        'other lesion', with the name of the input.
 
     Raises
     ------
@@ -101,13 +106,19 @@ def batches(db: sqlite3.Connection) -> Iterator[list[Sequence[Any]]]:
     shared = ", ".join(f'l."{name}"' if name in columns(Lesion) else "NULL" for name in _MEASURED)
     alone = ", ".join(f'l."{name}"' for name in _OF_LESIONS)
     cursor = db.execute(
-        f"SELECT {study}, iif(m.label IS NULL, 'study', 'structure'), NULL, {measured}, {compared}, "
+        f"SELECT {study}, iif(m.label IS NULL, 'study', 'structure'), NULL, NULL, {measured}, {compared}, "
         f"{_nulls(_OF_LESIONS)}, {reason}, s.position AS position, m.value AS place, -1e300 AS size FROM studies s "
         'LEFT JOIN measurements m ON m."case" = s."case" AND m.model = s.model AND s.state = \'done\' '
         'LEFT JOIN comparisons c ON c."case" = m."case" AND c.model = m.model AND c.label = m.label '
-        f"UNION ALL SELECT {study}, 'lesion', l.id, {shared}, {_nulls(_COMPARED)}, {alone}, nullif(l.reason, ''), "
-        "s.position, l.value, -l.volume_ml FROM studies s "
+        f"UNION ALL SELECT {study}, 'lesion', NULL, l.id, {shared}, {_nulls(_COMPARED)}, {alone}, "
+        "nullif(l.reason, ''), s.position, l.value, -l.volume_ml FROM studies s "
         'JOIN lesions l ON l."case" = s."case" AND l.model = s.model AND s.state = \'done\' '
+        f"UNION ALL SELECT {study}, 'other structure', m.input, NULL, {measured}, {_nulls(_COMPARED)}, "
+        f"{_nulls(_OF_LESIONS)}, nullif(m.reason, ''), s.position, m.value + {_BEHIND}, -1e300 FROM studies s "
+        'JOIN other_measurements m ON m."case" = s."case" AND m.model = s.model AND s.state = \'done\' '
+        f"UNION ALL SELECT {study}, 'other lesion', l.input, l.id, {shared}, {_nulls(_COMPARED)}, {alone}, "
+        f"nullif(l.reason, ''), s.position, l.value + {_BEHIND}, -l.volume_ml FROM studies s "
+        'JOIN other_lesions l ON l."case" = s."case" AND l.model = s.model AND s.state = \'done\' '
         "ORDER BY position, 2, place, size"
     )
     while batch := cursor.fetchmany(_BATCH):

@@ -81,9 +81,8 @@ def plan_cohort(
     for name in sorted({c.model for c in found if c.model} - set(known)):
         known[name] = load_known_model(name)
     check_names(known)
-    found = with_references(found, references) if references else found
     assigned = assign(found, taken, known, forgiven=_forgiven(settings), listed=root.is_file())
-    marked = mark_duplicates(assigned)
+    marked = mark_duplicates(with_references(assigned, references) if references else assigned)
     before = read_progress(place)
     cores = os.cpu_count() or 1
     rates = measured_rates(known, settings) if measure else rates_of(before, marked, known)
@@ -153,17 +152,19 @@ def find(root: Path, out: Path, *, bids: bool, known: Known, tell: Tell | None) 
     return find_studies(root, leave_out=out, known=known, tell=count)
 
 
-def with_references(found: Iterable[Candidate], folder: Path) -> tuple[Candidate, ...]:
+def with_references(studies: Iterable[PlannedStudy], folder: Path) -> list[PlannedStudy]:
     """Give each study the label map of its name, where there is one."""
     from voxmetry.measure.files import label_maps
 
     maps = label_maps(folder, "reference")
-    return tuple(
-        candidate.model_copy(update={"reference": str(maps[candidate.case].absolute())})
-        if candidate.reference is None and candidate.case in maps
-        else candidate
-        for candidate in found
-    )
+    given: list[PlannedStudy] = []
+    for study in studies:
+        if study.candidate.reference is None and study.case in maps:
+            update = {"reference": str(maps[study.case].absolute())}
+            given.append(study.model_copy(update={"candidate": study.candidate.model_copy(update=update)}))
+        else:
+            given.append(study)
+    return given
 
 
 def _forgiven(settings: RunSettings) -> frozenset[str]:

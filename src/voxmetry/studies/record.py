@@ -40,12 +40,14 @@ _OTHERS = (
 )
 
 
-def _table(name: str, kind: type[Record]) -> str:
+def _table(name: str, kind: type[Record], *, of_input: bool = False) -> str:
     types = {int: "INTEGER", bool: "INTEGER", str: "TEXT"}
     annotations = {key: field.annotation for key, field in kind.model_fields.items()}
     spelled = ", ".join(f'"{c}" {types.get(annotations.get(c), "")}' for c in columns(kind))  # type: ignore[arg-type]
     key = "id" if kind is Lesion else "label"
-    return f'CREATE TABLE IF NOT EXISTS {name} ("case" TEXT, model TEXT, {spelled}, PRIMARY KEY ("case", model, {key}))'
+    first = '"case" TEXT, model TEXT' + (", input TEXT" if of_input else "")
+    known_by = '"case", model' + (", input" if of_input else "")
+    return f"CREATE TABLE IF NOT EXISTS {name} ({first}, {spelled}, PRIMARY KEY ({known_by}, {key}))"
 
 
 class CohortRecord:
@@ -64,6 +66,8 @@ class CohortRecord:
                 self._db.execute(_STUDIES)
                 self._db.execute(_table("measurements", Measurement))
                 self._db.execute(_table("lesions", Lesion))
+                self._db.execute(_table("other_measurements", Measurement, of_input=True))
+                self._db.execute(_table("other_lesions", Lesion, of_input=True))
                 self._db.execute(_table("comparisons", Comparison))
                 for statement in _OTHERS:
                     self._db.execute(statement)
@@ -164,22 +168,30 @@ class CohortRecord:
         }
         sets = ", ".join(f"{name} = :{name}" for name in row)
         done = "n_done = n_done + 1" if outcome.state == "done" else "n_done = n_done"
-        key = {"key_case": outcome.case, "key_model": outcome.model}
+        named = {"key_case": outcome.case, "key_model": outcome.model}
         with _telling(self.path), self._all_or_nothing():
             self._db.execute(
-                f'UPDATE studies SET {sets}, {done} WHERE "case" = :key_case AND model = :key_model', row | key
+                f'UPDATE studies SET {sets}, {done} WHERE "case" = :key_case AND model = :key_model', row | named
             )
-            self._replace("measurements", Measurement, outcome, outcome.measurements)
-            self._replace("lesions", Lesion, outcome, outcome.lesions)
-            self._replace("comparisons", Comparison, outcome, outcome.comparisons)
+            key = outcome.key
+            self._replace("measurements", Measurement, key, ((key, row) for row in outcome.measurements))
+            self._replace("lesions", Lesion, key, ((key, row) for row in outcome.lesions))
+            self._replace("comparisons", Comparison, key, ((key, row) for row in outcome.comparisons))
+            others = [((*key, other.name), other) for other in outcome.others]
+            measured = [(first, one) for first, other in others for one in other.measurements]
+            self._replace("other_measurements", Measurement, key, measured)
+            lesions = [(first, one) for first, other in others for one in other.lesions]
+            self._replace("other_lesions", Lesion, key, lesions)
 
-    def _replace(self, table: str, kind: type[Record], outcome: Outcome, rows: Iterable[Record]) -> None:
-        self._db.execute(f'DELETE FROM {table} WHERE "case" = ? AND model = ?', outcome.key)
+    def _replace(
+        self, table: str, kind: type[Record], key: tuple[str, str], rows: Iterable[tuple[tuple[str, ...], Record]]
+    ) -> None:
+        """Put rows, each with what stands before its own columns, in the place of those of a study."""
+        self._db.execute(f'DELETE FROM {table} WHERE "case" = ? AND model = ?', key)
         names = columns(kind)
-        marks = ", ".join("?" * (len(names) + 2))
-        self._db.executemany(
-            f"INSERT INTO {table} VALUES ({marks})", ((*outcome.key, *map(flat(row).get, names)) for row in rows)
-        )
+        made = [(*first, *map(flat(row).get, names)) for first, row in rows]
+        if made:
+            self._db.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(made[0]))})", made)
 
     def end(self, run: str, how: str) -> None:
         """Say how a run ended."""

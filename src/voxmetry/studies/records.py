@@ -8,7 +8,7 @@ from pydantic import Field
 
 from voxmetry.config import StudySettings
 from voxmetry.core.base import Number, Record
-from voxmetry.core.records import Comparison, Flag, Lesion, Measurement
+from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, OtherInput
 
 State: TypeAlias = Literal["waiting", "running", "done", "failed", "set aside", "refused", "duplicate"]
 """'refused' and 'duplicate' are found while planning; 'set aside' is a study that took its worker down twice."""
@@ -192,6 +192,8 @@ class Outcome(Record):
     """By their path inside OUT."""
     measurements: tuple[Measurement, ...] = ()
     lesions: tuple[Lesion, ...] = ()
+    others: tuple[OtherInput, ...] = ()
+    """What was measured on each further image of a model with several inputs."""
     comparisons: tuple[Comparison, ...] = ()
     flags: tuple[Flag, ...] = ()
     seconds: dict[str, float] = Field(default_factory=dict)

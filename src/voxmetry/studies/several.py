@@ -6,6 +6,7 @@ import hashlib
 import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,10 +128,10 @@ def _case(parts: Sequence[Candidate], key: tuple[str, ...]) -> str:
 
 def _named_apart(joined: dict[Image, Candidate]) -> dict[Image, Candidate]:
     """Add the end of a hash to the names of several DICOM studies in one folder."""
-    names = [study.case for study in joined.values()]
+    times = Counter(study.case for study in joined.values())
     apart = {}
     for image, study in joined.items():
-        if names.count(study.case) > 1 and study.study_uid:
+        if times[study.case] > 1 and study.study_uid:
             tail = hashlib.sha256(study.study_uid.encode()).hexdigest()[:6]
             apart[image] = study.model_copy(update={"case": f"{study.case}/study-{tail}"})
         else:

@@ -135,6 +135,7 @@ def _done(task: Task, result: StudyResult) -> Outcome:
         place=task.place,
         measurements=result.measurements,
         lesions=result.lesions,
+        others=result.others,
         comparisons=result.comparisons,
         flags=result.flags,
         seconds=made.seconds,
