@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--readers", nargs="*", default=list(READERS))
-    parser.add_argument("--skip-jpeg2000", action="store_true")
+    parser.add_argument("--only", choices=("uncompressed", "JPEG 2000"), help="one of the two series")
     parser.add_argument("--scratch", type=Path, help="where the series are kept and found again; else they are removed")
     parser.add_argument("--only-write", action="store_true", help="write the series into --scratch and stop")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -206,7 +206,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         scratch = given.scratch or Path(temporary)
-        for compress in (False,) if given.skip_jpeg2000 else (False, True):
+        for compress in {"uncompressed": (False,), "JPEG 2000": (True,)}.get(given.only, (False, True)):
             slices, study = scratch / f"slices{compress}", scratch / f"study{compress}"
             if not study.exists():
                 write_series(slices, given.slices, given.size, compress=compress)

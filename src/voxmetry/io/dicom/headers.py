@@ -78,7 +78,7 @@ def read_header(path: Path, name: str) -> Elements:
     return header
 
 
-def try_header(path: Path, name: str) -> Elements | None:
+def try_header(path: str | Path, name: str) -> Elements | None:
     """Find the elements of one file; None where it does not begin as DICOM does. Raises as `read_header`."""
     try:
         with opened(path) as file:

@@ -125,7 +125,7 @@ class _Archive:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Opened]:
+def opened(path: str | Path) -> Iterator[Opened]:
     """Open a file, or a member of the archive that it lies below.
 
     Raises
@@ -136,7 +136,7 @@ def opened(path: Path) -> Iterator[Opened]:
     try:
         descriptor = os.open(path, _READ_ONLY)
     except NotADirectoryError:
-        archive, member = _member_of(path)
+        archive, member = _member_of(Path(path))
         yield _InArchive(archive, member)
         return
     try:
