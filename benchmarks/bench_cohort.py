@@ -56,6 +56,11 @@ def make_studies(data: Path, folder: Path, n: int, formats: Sequence[str] = FORM
             save(twin, folder / f"study_{number:05}.nii.gz")
 
 
+def tell(words: str) -> None:
+    """Say how far it is, beside the tables."""
+    print(words, file=sys.stderr, flush=True)
+
+
 def run_cohort(source: Path, out: Path, *extra: str) -> float:
     """Run the verb; return the seconds of the whole call."""
     line = [
@@ -170,6 +175,7 @@ def speed(arguments: argparse.Namespace) -> None:
                 found["one process a study"] = one_process_each(folder / kind, folder / f"each-{kind}-{repeat}", 3)
                 for what, rate in found.items():
                     rates.setdefault((kind, what), []).append(rate)
+                    tell(f"repeat {repeat + 1}: {kind}: {what}: {rate:.2f} a second")
     print(f"\n{arguments.format_studies} studies, {arguments.repeats} repeats, report {arguments.report}\n")
     print("| studies as | what | studies a second (range) | of the bare network | times one process a study |")
     print("| --- | --- | --- | --- | --- |", flush=True)
@@ -270,6 +276,7 @@ def dask(arguments: argparse.Namespace) -> None:
                     run_cohort(folder / "in", out, "--scheduler", address, "--report", "none")
                 # Without the workers' first load of torch: a cluster is up for longer than that.
                 found.append(rate_after(out, 4 * n_workers))
+                tell(f"repeat {repeat + 1}: {n_workers} workers: {found[-1]:.2f} a second")
                 (folder / f"scheduler-{n_workers}.json").unlink()
     one, two = (statistics.median(rates[n]) for n in (1, 2))
     print(f"\n{arguments.dask_studies} studies, {arguments.repeats} repeats, one thread and one core a worker\n")

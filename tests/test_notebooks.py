@@ -15,7 +15,12 @@ each = pytest.mark.parametrize("path", notebooks.NOTEBOOKS, ids=lambda path: pat
 
 
 def test_there_are_notebooks():
-    assert [path.name for path in notebooks.NOTEBOOKS] == ["01_segment.ipynb", "02_measure_and_compare.ipynb"]
+    assert [path.name for path in notebooks.NOTEBOOKS] == [
+        "01_segment.ipynb",
+        "02_measure_and_compare.ipynb",
+        "03_train.ipynb",
+        "04_cohort.ipynb",
+    ]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from voxmetry.config import ModelSpec, Quality, TrainSettings, dump_yaml, load_y
 from voxmetry.errors import InputError
 from voxmetry.evaluation import Entry, open_entry
 from voxmetry.flags import flag_quality, predict_dice
-from voxmetry.quality import _calibrate_one, calibrate, write_calibration
+from voxmetry.quality import CalibrationReport, _calibrate_one, calibrate, card_section, with_section, write_calibration
 from voxmetry.train import train
 from voxmetry.train.dataset import open_data
 
@@ -32,6 +32,8 @@ class TestFit:
         assert (found.n_worst, found.n_worst_flagged) == (4, 4)
         assert found.mean_absolute_error < 0.01
         assert len(told) == 40
+        assert "true Dice 0.99, mean error 0.005" in str(found)
+        assert str(found).endswith("8 cases: 4 of the 4 in the worst tenth")
 
     def test_no_case_is_foretold_by_a_line_that_saw_it(self):
         base = rows(12, noise=0.0)
@@ -49,12 +51,36 @@ class TestFit:
     def test_with_few_cases_no_line_is_fitted(self):
         found, told = _calibrate_one("liver", rows(9))
         assert found.quality is None
+        assert "too few" in str(found)
         assert math.isnan(found.spearman)
         assert all(math.isnan(row.predicted_dice) for row in told)
 
     def test_a_case_without_the_structure_is_left_out(self):
         found, _ = _calibrate_one("liver", [*rows(12), ("none", "liver", math.nan, 0.0)])
         assert found.n == 12
+
+
+class TestCard:
+    def report(self, n):
+        found, told = _calibrate_one("liver", rows(n))
+        return CalibrationReport(data="livers", structures=(found,), rows=tuple(told))
+
+    def test_the_section_has_the_figures_and_the_plot(self):
+        section = card_section(self.report(40))
+        assert "| liver | 40 | 0.99 | 0.005 |" in section
+        assert "(8) | 4 of 4 |" in section
+        assert "(calibration.png)" in section
+        assert "| liver | 9 | not fitted |" in card_section(self.report(9))
+
+    def test_a_second_calibration_takes_the_place_of_the_first(self):
+        first, second = card_section(self.report(40)), card_section(self.report(20))
+        once = with_section("# a model\n\nWords.\n", first)
+        assert once.startswith("# a model\n\nWords.\n\n## Predicted Dice\n\n")
+        twice = with_section(once + "\n## After\n", second)
+        assert first not in twice
+        assert second in twice
+        assert twice.endswith("## After\n")
+        assert twice.count("## Predicted Dice") == 1
 
 
 def test_a_low_predicted_dice_asks_for_a_look():
@@ -89,7 +115,12 @@ class TestCalibrate:
         data = open_data(folder)
         result = calibrate(open_entry(model, data, device="cpu"), data)
         files = write_calibration(result, tmp_path / "out", into=model)
-        assert [path.name for path in files] == ["calibration.json", "calibration.csv", "calibration.png", "model.yaml"]
+        names = ["calibration.json", "calibration.csv", "calibration.png"]
+        assert [path.name for path in files] == [*names, "model.yaml", "calibration.png", "MODEL_CARD.md"]
+        assert (model / "calibration.png").read_bytes() == (tmp_path / "out" / "calibration.png").read_bytes()
+        card = (model / "MODEL_CARD.md").read_text()
+        assert card.startswith("# ")
+        assert card_section(result) in card
         spec = load_yaml(model / "model.yaml", ModelSpec)
         assert {row.label for row in result.structures if row.quality} == set(spec.quality)
         if not spec.quality:

@@ -16,6 +16,7 @@ import models
 import phantoms
 from voxmetry import Segmentation, StudyResult, Volume, load_model, read_segmentation, read_volume, save, segment_study
 from voxmetry.config import StudySettings
+from voxmetry.dicom_output import KEY_IMAGES
 from voxmetry.errors import (
     FormatError,
     GeometryError,
@@ -28,6 +29,7 @@ from voxmetry.errors import (
 )
 from voxmetry.io import write_series
 from voxmetry.measure import lesions
+from voxmetry.nn.maps import FILES as MAP_FILES
 from voxmetry.workflow import OUTPUTS
 
 FILES = {"seg.nii.gz", "measurements.csv", "lesions.csv", "result.json", "report.html"}
@@ -66,6 +68,22 @@ class TestOutputs:
         assert labels.shape == source.shape
         assert np.array_equal(labels.affine, source.affine)
         assert read_segmentation(tmp_path / "out" / "seg.nii.gz").labels.names == ("front", "back")
+
+    def test_a_prior_run_adds_what_changed(self, study, model, tmp_path):
+        segment_study(study, tmp_path / "before", model)
+        result = segment_study(study, tmp_path / "out", model, prior=tmp_path / "before")
+        assert names(tmp_path / "out") == FILES | {"change.json"}
+        change = json.loads((tmp_path / "out" / "change.json").read_text())
+        assert [row["volume_change_ml"] for row in change["structures"]] == [0.0] * len(change["structures"])
+        assert change["structures"]
+        assert result.files["change"] == "change.json"
+        assert "--prior PRIOR" in (tmp_path / "out" / "report.html").read_text()
+
+    def test_a_prior_that_is_no_run_is_refused_before_any_work(self, study, model, tmp_path):
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(InputError, match=r"no readable result\.json"):
+            segment_study(study, tmp_path / "out", model, prior=tmp_path / "empty")
+        assert names(tmp_path / "out") == set()
 
     def test_table_json_and_label_map_say_the_same(self, study, model, tmp_path):
         returned = segment_study(study, tmp_path / "out", model)
@@ -348,9 +366,10 @@ class TestBadInput:
 
 
 def test_outputs_are_named_once():
-    objects = {"seg.dcm", "rtstruct.dcm", "sr.dcm", "report.dcm", "images.zip", "report.pdf"}
+    objects = {"seg.dcm", "rtstruct.dcm", "sr.dcm", "report.dcm", "images.zip", "report.pdf", *KEY_IMAGES.values()}
     others = {"other_measurements.csv", "other_lesions.csv"}
-    assert set(OUTPUTS.values()) == FILES | {"comparison.csv", "thumbnail.png"} | others | objects
+    chosen = {"comparison.csv", "change.json", "thumbnail.png", *MAP_FILES.values()}
+    assert set(OUTPUTS.values()) == FILES | chosen | others | objects
 
 
 def test_reading_back_what_was_written(study, model, tmp_path):

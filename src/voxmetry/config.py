@@ -214,6 +214,14 @@ class CleanStep(Record):
     """Treat the named labels as one structure: what belongs to the union's largest component stays."""
 
 
+class Landmarks(Record):
+    """Ranges of three percentiles of the values of the training images, as `image_flags.landmarks` finds them."""
+
+    p05: Range
+    p50: Range
+    p95: Range
+
+
 class TrainingDomain(Record):
     """What the model has seen. An input outside is segmented all the same, and flagged."""
 
@@ -223,12 +231,25 @@ class TrainingDomain(Record):
     """Extent of the image along the model's axes (its orientation), voxel edges included."""
     volume_ml: dict[str, Range] = Field(default_factory=dict)
     """Volume seen per structure, widened by the margin that the model card states."""
+    intensity: dict[str, Landmarks] = Field(default_factory=dict)
+    """Values seen per input; written by `voxmetry calibrate`."""
+
+
+def predicted_dice(intercept: float, slope: float, expected_dice: float) -> float:
+    """Return intercept + slope x expected Dice, kept within 0 and 1.
+
+    Examples
+    --------
+    >>> predicted_dice(-1.0, 2.0, 0.95), predicted_dice(0.5, 1.0, 0.9)
+    (0.9, 1.0)
+    """
+    return min(1.0, max(0.0, round(intercept + slope * expected_dice, 6)))
 
 
 class Quality(Record):
     """How the Dice of one structure is foretold, fitted on cases that the network had not seen.
 
-    Predicted Dice = intercept + slope x expected Dice (`nn.confidence`), kept within 0 and 1.
+    From the expected Dice of `nn.confidence` by `predicted_dice`.
     """
 
     intercept: float
@@ -247,7 +268,7 @@ class Quality(Record):
         >>> Quality(intercept=-1.0, slope=2.0, review_below=0.8, error=0.02, n_cases=40).predict(0.95)
         0.9
         """
-        return min(1.0, max(0.0, round(self.intercept + self.slope * expected_dice, 6)))
+        return predicted_dice(self.intercept, self.slope, expected_dice)
 
 
 class Weights(Record):

@@ -12,6 +12,7 @@ import numpy as np
 
 from voxmetry import io
 from voxmetry.config import DicomOutput, StudySettings
+from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.labels import Label, LabelTable
 from voxmetry.core.records import Lesion, Measurement, StudyResult
 from voxmetry.core.segmentation import Segmentation
@@ -28,8 +29,8 @@ from voxmetry.io.dicom.structured_report import write_report_sr
 from voxmetry.measure.lesions import ordered_components
 from voxmetry.ops.boxes import label_boxes
 from voxmetry.report import write_report
-from voxmetry.report.again import read_result
 from voxmetry.report.key_images import MOST_SHEETS, render_key_images
+from voxmetry.report.results import read_result
 
 KEY_IMAGES = {f"key_image_{n:02}": f"key_image_{n:02}.dcm" for n in range(1, MOST_SHEETS + 1)}
 """Names of the key images, as many as there can be."""
@@ -73,6 +74,7 @@ def write_objects(
     volume: Volume,
     segmentation: Segmentation,
     reference: Segmentation | None = None,
+    prior: PriorComparison | None = None,
 ) -> dict[str, str]:
     """Write the objects that are wanted.
 
@@ -88,6 +90,8 @@ def write_objects(
         The image, from DICOM, and what was found in it.
     reference
         What it was compared with, for the pictures of the PDF.
+    prior
+        The study held against an earlier one, for the PDF.
 
     Returns
     -------
@@ -103,7 +107,7 @@ def write_objects(
         written |= _segmentation(out, wanted, result, source, origin, segmentation)
     if wanted.pdf:
         pdf = out / PDF
-        write_report(result, pdf, volume=volume, segmentation=segmentation, reference=reference)
+        write_report(result, pdf, volume=volume, segmentation=segmentation, reference=reference, prior=prior)
         write_encapsulated_pdf(pdf, source, out / FILES["pdf"], origin=origin)
         written["pdf"] = FILES["pdf"]
     if wanted.key_images:

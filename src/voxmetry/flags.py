@@ -8,10 +8,21 @@ from collections.abc import Mapping, Sequence
 from voxmetry.classical.spec import BaselineSpec
 from voxmetry.config import ModelSpec
 from voxmetry.core.geometry import Geometry
+from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Flag, Measurement, PredictedDice, SeriesInfo
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.ops.boxes import label_boxes
+from voxmetry.ops.components import components
+from voxmetry.report.tables import pairs
 
 SPACING_MARGIN = 0.05
 """A spacing within a twentieth of what was seen in training counts as seen."""
+
+ASYMMETRY_SHARE = 0.5
+"""A structure below this share of its partner on the other side is flagged."""
+
+ISLANDS_SHARE = 0.1
+"""Share of an organ that may lie apart from its largest part."""
 
 FIELD_MARGIN = 0.15
 """A field of view within this share of what was seen in training counts as seen."""
@@ -91,6 +102,39 @@ def flag_measurements(measurements: Sequence[Measurement], spec: ModelSpec | Bas
                     f"{row.label} has {row.volume_ml:.2f} mL; {spec.name} expects {span.low:g} to {span.high:g} mL.",
                 )
             )
+    return tuple(flags)
+
+
+def flag_asymmetry(measurements: Sequence[Measurement], labels: LabelTable) -> tuple[Flag, ...]:
+    """Flag the smaller one of each pair of a left and a right structure of which one is less than half of the other.
+
+    A pair that is cut off at the border is flagged for that alone.
+    """
+    flags = []
+    for _, left, right in pairs(measurements, labels):
+        small, large = sorted((left, right), key=lambda row: row.volume_ml)
+        cut = small.touches_border or large.touches_border
+        if not cut and small.volume_ml < ASYMMETRY_SHARE * large.volume_ml:
+            message = (
+                f"{small.label} has {small.volume_ml:.2f} mL, {large.label} {large.volume_ml:.2f} mL: less than half. "
+                "One of them may be wrong."
+            )
+            flags.append(_review("asymmetry", small, message))
+    return tuple(flags)
+
+
+def flag_islands(segmentation: Segmentation) -> tuple[Flag, ...]:
+    """Note each organ of which more than a tenth lies apart from its largest part; lesions may be many."""
+    boxes = label_boxes(segmentation.array)
+    flags = []
+    for label in segmentation.labels:
+        if label.kind == "lesion" or label.value not in boxes:
+            continue
+        _, sizes = components(segmentation.array[boxes[label.value]] == label.value, 26)
+        apart = 1 - float(sizes.max()) / float(sizes.sum())
+        if apart > ISLANDS_SHARE:
+            message = f"{label.name} is in {len(sizes)} parts: {apart:.0%} of it lies apart from the largest."
+            flags.append(Flag(code="islands", severity="note", message=message, label=label.name))
     return tuple(flags)
 
 

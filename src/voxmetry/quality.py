@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
 from voxmetry import nn
-from voxmetry.config import ModelSpec, Quality, dump_yaml, load_yaml, parse_record
+from voxmetry.config import Landmarks, ModelSpec, Quality, dump_yaml, load_yaml, parse_record, predicted_dice
 from voxmetry.core.base import Number, Record
 from voxmetry.errors import InputError
 from voxmetry.evaluation import Entry
+from voxmetry.image_flags import landmarks, landmarks_seen
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.measure.overlap import overlaps
 from voxmetry.measure.tables import records_csv
@@ -55,10 +57,21 @@ class Calibration(Record):
     spearman: Number
     """Rank correlation of predicted and true Dice."""
     mean_absolute_error: Number
+    n_flagged: int
+    """Cases in the fifth with the lowest predicted Dice."""
     n_worst: int
     """Cases in the worst tenth."""
     n_worst_flagged: int
-    """Of these, how many are among the fifth of cases with the lowest predicted Dice."""
+    """Of these, how many are flagged."""
+
+    def __str__(self) -> str:
+        if self.quality is None:
+            return f"{self.label}: {self.n} cases, too few or too alike to fit a line (at least {FEWEST})"
+        return (
+            f"{self.label}: {self.n} cases. Rank correlation of predicted and true Dice {self.spearman:.2f}, mean "
+            f"error {self.mean_absolute_error:.3f}. Flagged below {self.quality.review_below:.2f}, {self.n_flagged} "
+            f"cases: {self.n_worst_flagged} of the {self.n_worst} in the worst tenth"
+        )
 
 
 class CalibrationReport(Record):
@@ -66,6 +79,8 @@ class CalibrationReport(Record):
 
     data: str
     structures: tuple[Calibration, ...]
+    intensity: dict[str, Landmarks] = Field(default_factory=dict)
+    """Values of the images by input, against which a new image is held."""
     rows: tuple[Foretold, ...]
 
 
@@ -91,6 +106,7 @@ def calibrate(entry: Entry, data: DataSet, *, progress: Callable[[int, int], Non
         If a case cannot be read; the message names it.
     """
     rows: list[tuple[str, str, float, float]] = []
+    seen: dict[str, list[tuple[float, float, float]]] = {}
     total = sum(len(names) for _, names in entry.folds)
     for model, names in entry.folds:
         if not isinstance(model, (nn.Model, nn.Predictor)):
@@ -103,6 +119,8 @@ def calibrate(entry: Entry, data: DataSet, *, progress: Callable[[int, int], Non
         labelled = for_model(data, predictor.spec)
         for case in labelled.select(names).cases:
             volumes, reference = read_case(case, labelled)
+            for volume, item in zip(volumes, predictor.spec.inputs, strict=True):
+                seen.setdefault(item.name, []).append(landmarks(volume, item.modality))
             confidence = Confidence(predictor.spec)
             found = clean(predictor.run(predictor.prepare(volumes), confidence=confidence), predictor.spec.clean)
             expected = confidence.expected_dice()
@@ -120,6 +138,7 @@ def calibrate(entry: Entry, data: DataSet, *, progress: Callable[[int, int], Non
     return CalibrationReport(
         data=data.name,
         structures=tuple(part for part, _ in parts),
+        intensity=landmarks_seen(seen),
         rows=tuple(row for _, told in parts for row in told),
     )
 
@@ -136,7 +155,7 @@ def _calibrate_one(label: str, rows: Sequence[tuple[str, str, float, float]]) ->
     if enough:
         for place in range(n):
             others = np.arange(n) != place
-            told[place] = _predict(*_fit(x[others], y[others]), float(x[place]))
+            told[place] = predicted_dice(*_fit(x[others], y[others]), float(x[place]))
     foretold = [
         Foretold(case=row[0], label=label, expected_dice=row[2], predicted_dice=float(t), dice=row[3])
         for row, t in zip(known, told, strict=True)
@@ -148,6 +167,7 @@ def _calibrate_one(label: str, rows: Sequence[tuple[str, str, float, float]]) ->
             quality=None,
             spearman=math.nan,
             mean_absolute_error=math.nan,
+            n_flagged=0,
             n_worst=0,
             n_worst_flagged=0,
         )
@@ -170,6 +190,7 @@ def _calibrate_one(label: str, rows: Sequence[tuple[str, str, float, float]]) ->
             quality=quality,
             spearman=float(spearmanr(told, y).statistic) if np.ptp(told) > 0 and np.ptp(y) > 0 else math.nan,
             mean_absolute_error=error,
+            n_flagged=len(flagged),
             n_worst=len(worst),
             n_worst_flagged=len(set(worst.tolist()) & set(flagged.tolist())),
         ),
@@ -185,10 +206,6 @@ def _fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(found.intercept), float(found.slope)
 
 
-def _predict(intercept: float, slope: float, x: float) -> float:
-    return Quality(intercept=intercept, slope=slope, review_below=0.0, error=0.0, n_cases=1).predict(x)
-
-
 def write_calibration(result: CalibrationReport, out: Path, *, into: Path | None = None) -> tuple[Path, ...]:
     """Write `calibration.json`, `.csv` and `.png` into `out`, and the fitted lines into a model folder.
 
@@ -199,7 +216,8 @@ def write_calibration(result: CalibrationReport, out: Path, *, into: Path | None
     out
         Folder; files of these names are replaced.
     into
-        A model folder: `quality` of its model.yaml becomes what was fitted.
+        A model folder: `quality` and `training_domain.intensity` of its model.yaml become what was found, and its card
+        gets the figures and the plot.
 
     Raises
     ------
@@ -209,7 +227,7 @@ def write_calibration(result: CalibrationReport, out: Path, *, into: Path | None
         If a file cannot be written.
     """
     folder = make_folder(out)
-    files = (folder / "calibration.json", folder / "calibration.csv", folder / "calibration.png")
+    files = [folder / "calibration.json", folder / "calibration.csv", folder / PLOT]
     write_text(files[0], result.model_dump_json(indent=1))
     write_text(files[1], records_csv(result.rows, Foretold))
     picture = io.BytesIO()
@@ -218,10 +236,56 @@ def write_calibration(result: CalibrationReport, out: Path, *, into: Path | None
     )
     write_bytes(files[2], picture.getvalue())
     if into is None:
-        return files
-    path = into / "model.yaml"
+        return tuple(files)
+    path, card = into / "model.yaml", into / "MODEL_CARD.md"
     spec = load_yaml(path, ModelSpec)
     fitted = {row.label: row.quality.model_dump() for row in result.structures if row.quality is not None}
-    spec = parse_record(spec.model_dump(mode="json") | {"quality": fitted}, ModelSpec, where=str(path.name))
+    seen = {name: row.model_dump() for name, row in result.intensity.items()}
+    domain = spec.training_domain.model_dump(mode="json") | {"intensity": seen}
+    changed = {"quality": fitted, "training_domain": domain}
+    spec = parse_record(spec.model_dump(mode="json") | changed, ModelSpec, where=str(path.name))
     write_text(path, dump_yaml(spec))
-    return (*files, path)
+    write_bytes(into / PLOT, picture.getvalue())
+    write_text(card, with_section(card.read_text(encoding="utf-8") if card.is_file() else "", card_section(result)))
+    return (*files, path, into / PLOT, card)
+
+
+PLOT = "calibration.png"
+_HEADING = "## Predicted Dice"
+_BEGIN, _END = "<!-- written by voxmetry calibrate -->", "<!-- end of what voxmetry calibrate wrote -->"
+
+
+def card_section(result: CalibrationReport) -> str:
+    """Return the lines of a model card about a calibration, in Markdown."""
+    rows = []
+    for row in result.structures:
+        if row.quality is None:
+            rows.append(f"| {row.label} | {row.n} | not fitted | | | |")
+            continue
+        rows.append(
+            f"| {row.label} | {row.n} | {row.spearman:.2f} | {row.mean_absolute_error:.3f} "
+            f"| {row.quality.review_below:.2f} ({row.n_flagged}) | {row.n_worst_flagged} of {row.n_worst} |"
+        )
+    lines = [
+        _BEGIN,
+        f"A line from the network's own certainty to its Dice, on {result.data}, each case by a network and by a line "
+        "that had not seen it:",
+        "",
+        "| structure | cases | rank correlation of predicted and true Dice | mean error | flagged below (cases) "
+        "| of the worst tenth flagged |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *rows,
+        "",
+        f"![True Dice of each case over the predicted one]({PLOT})",
+        _END,
+    ]
+    return "\n".join(lines)
+
+
+def with_section(card: str, section: str) -> str:
+    """Return a model card with the section of a calibration in place of an earlier one, or at its end."""
+    before, begun, rest = card.partition(_BEGIN)
+    _, ended, after = rest.partition(_END)
+    if begun and ended:
+        return before + section + after
+    return f"{card.rstrip()}\n\n{_HEADING}\n\n{section}\n".lstrip()

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import voxmetry
 from voxmetry import io, nn, report
 from voxmetry.classical import Baseline, BaselineSpec, is_baseline, load_baseline
 from voxmetry.classical.spec import Channel
-from voxmetry.config import InputSpec, MapName, ModelSpec, StudySettings
-from voxmetry.core.labels import LabelTable
+from voxmetry.config import InputSpec, MapName, ModelSpec, StudySettings, TrainingDomain
+from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.records import (
     Comparison,
     Flag,
@@ -34,7 +34,17 @@ from voxmetry.core.volume import Volume
 from voxmetry.dicom_output import FILES as DICOM_FILES
 from voxmetry.dicom_output import PDF, require_dicom, write_objects
 from voxmetry.errors import ConfigError, InputError
-from voxmetry.flags import flag_input, flag_measurements, flag_quality, flag_source, flag_units, predict_dice
+from voxmetry.flags import (
+    flag_asymmetry,
+    flag_input,
+    flag_islands,
+    flag_measurements,
+    flag_quality,
+    flag_source,
+    flag_units,
+    predict_dice,
+)
+from voxmetry.image_flags import flag_image
 from voxmetry.io.atomic import claim_folder, replaced_together, write_bytes, write_text
 from voxmetry.measure import DEFINITIONS, compare, lesions, measure
 from voxmetry.measure.tables import named_records_csv, records_csv
@@ -52,6 +62,7 @@ OUTPUTS = {
     "other measurements": "other_measurements.csv",
     "other lesions": "other_lesions.csv",
     "comparison": "comparison.csv",
+    "change": "change.json",
     **MAP_FILES,
     **DICOM_FILES,
     "report_pdf": PDF,
@@ -73,6 +84,7 @@ def segment_study(
     model: nn.Predictor | nn.Model | Baseline | str | Path,
     *,
     reference: Path | str | None = None,
+    prior: Path | str | None = None,
     settings: StudySettings = StudySettings(),  # noqa: B008  (frozen)
     tell: Callable[[str], None] | None = None,
     gate: AbstractContextManager[object] | None = None,
@@ -93,6 +105,8 @@ def segment_study(
         baseline's YAML file.
     reference
         A segmentation of the same study on the same grid to compare with.
+    prior
+        The folder of a run on an earlier study of the same patient: `change.json` and the report say what changed.
     settings
         Which series, which device, whether to overwrite.
     tell
@@ -113,6 +127,8 @@ def segment_study(
     """
     clock, out = Clock(tell), Path(out)
     claim_folder(out, OUTPUTS.values(), overwrite=settings.overwrite)
+    if prior is not None:
+        report.read_result(prior)
     with clock.step("load model"):
         ready = load_any(model, settings, tell)
         require_maps_of(ready, settings)
@@ -130,7 +146,6 @@ def segment_study(
             found = lesions(segmentation, volume, organs=segmentation)
             others = measure_others(volumes, segmentation, spec, paths)
             comparisons = compare_with(truth, segmentation, settings) if truth else ()
-        flags = (*flag_study(volumes, measurements, spec), *flag_quality(foretold))
         result = StudyResult(
             source=describe(volume, paths[0], inputs_of(spec)[0]),
             labels=spec.labels,
@@ -139,33 +154,65 @@ def segment_study(
             others=others,
             comparisons=comparisons,
             predicted_dice=foretold,
-            flags=flags,
+            flags=(*flag_study(volumes, measurements, spec), *flag_islands(segmentation), *flag_quality(foretold)),
             definitions=dict(DEFINITIONS),
             provenance=provenance(ready, settings, clock),
-            files=output_files(spec.labels, settings, flags, compared=truth is not None, several=bool(others)),
         )
+        shown = Shown(
+            volume, segmentation, truth, tuple(volumes[1:]), since(prior, result, segmentation, volume, clock)
+        )
+        result = finished(result, settings, shown.prior)
         with clock.step("write"):
-            objects = write_objects(
-                stage, settings.dicom, result, volume=volume, segmentation=segmentation, reference=truth
-            )
+            objects = write_objects(stage, settings.dicom, result, **shown.of_image())
             result = result.model_copy(update={"files": result.files | objects})
-            write_outputs(stage, result, volume=volume, segmentation=segmentation, reference=truth)
+            write_outputs(stage, result, shown)
     return result
 
 
-def output_files(
-    labels: LabelTable, settings: StudySettings, flags: Sequence[Flag], *, compared: bool, several: bool
-) -> dict[str, str]:
+def since(
+    prior: Path | str | None, result: StudyResult, segmentation: Segmentation, volume: Volume, clock: Clock
+) -> PriorComparison | None:
+    """Hold the result against an earlier run, where one was named."""
+    if prior is None:
+        return None
+    with clock.step("compare with prior"):
+        return report.compare_with_prior(result, prior, segmentation=segmentation, image=volume)
+
+
+def finished(result: StudyResult, settings: StudySettings, change: PriorComparison | None) -> StudyResult:
+    """Add what the comparison with a prior flags, and the names of the files, which follow from all flags."""
+    flags = (*result.flags, *(change.flags if change is not None else ()))
+    result = result.model_copy(update={"flags": flags})
+    return result.model_copy(update={"files": output_files(result, settings, changed=change is not None)})
+
+
+class Shown(NamedTuple):
+    """What the report's pictures and words are made of, beside the result."""
+
+    volume: Volume
+    segmentation: Segmentation
+    reference: Segmentation | None
+    others: tuple[Volume, ...]
+    prior: PriorComparison | None
+
+    def of_image(self) -> dict[str, Any]:
+        """Return all but the further images, which a DICOM object does not show."""
+        return {name: thing for name, thing in self._asdict().items() if name != "others"}
+
+
+def output_files(result: StudyResult, settings: StudySettings, *, changed: bool) -> dict[str, str]:
     """Name the files of a study: lesions only where the model can find some, a comparison only where there is one."""
-    left_out = {*DICOM_FILES, "report_pdf"} | (set() if compared else {"comparison"})
+    left_out = {*DICOM_FILES, "report_pdf"} | (set() if result.comparisons else {"comparison"})
     left_out |= {*MAP_FILES} - {*settings.maps, *(["maps"] if settings.maps else [])}
-    if not several:
+    if not changed:
+        left_out.add("change")
+    if not result.others:
         left_out |= {"other measurements", "other lesions"}
-    if not any(label.kind == "lesion" for label in labels):
+    if not any(label.kind == "lesion" for label in result.labels):
         left_out |= {"lesions", "other lesions"}
     if settings.report != "brief":
         left_out.add("thumbnail")
-    if settings.report == "none" or (settings.report == "brief" and not any(f.severity == "review" for f in flags)):
+    if settings.report == "none" or (settings.report == "brief" and not result.needs_review):
         left_out.add("report")
     return {what: name for what, name in OUTPUTS.items() if what not in left_out}
 
@@ -362,12 +409,17 @@ def flag_study(
     volumes: Sequence[Volume], measurements: Sequence[Measurement], spec: ModelSpec | BaselineSpec
 ) -> tuple[Flag, ...]:
     """Collect what a person should know: about the images first, then about each structure."""
-    units = flag_units([volume.unit for volume in volumes], [(item.name, item.modality) for item in spec.inputs])
+    domain = spec.training_domain if isinstance(spec, ModelSpec) else TrainingDomain()
+    inputs = inputs_of(spec)
+    named = zip(volumes, inputs, strict=True)
+    images = [flag for volume, item in named for flag in flag_image(volume, item.name, item.modality, domain)]
+    units = flag_units([volume.unit for volume in volumes], [(item.name, item.modality) for item in inputs])
+    structures = (*flag_measurements(measurements, spec), *flag_asymmetry(measurements, spec.labels))
     if isinstance(spec, BaselineSpec):
-        return (*units, *flag_measurements(measurements, spec))
+        return (*images, *units, *structures)
     _, oriented = reorientation(volumes[0].geometry, spec.orientation)
     sources = [flag for volume in volumes for flag in flag_source(volume.source)]
-    return (*sources, *units, *flag_input(oriented, spec), *flag_measurements(measurements, spec))
+    return (*sources, *images, *units, *flag_input(oriented, spec), *structures)
 
 
 def describe(volume: Volume, path: Path, item: Input) -> SourceInfo:
@@ -430,11 +482,9 @@ def peak_memory_mb() -> float:
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
 
 
-def write_outputs(
-    out: Path, result: StudyResult, *, volume: Volume, segmentation: Segmentation, reference: Segmentation | None
-) -> None:
+def write_outputs(out: Path, result: StudyResult, shown: Shown) -> None:
     """Write all files, each atomically, the report last: it exists only if everything else does."""
-    io.save(segmentation, out / OUTPUTS["segmentation"])
+    io.save(shown.segmentation, out / OUTPUTS["segmentation"])
     write_text(out / OUTPUTS["measurements"], records_csv(result.measurements, Measurement))
     if "lesions" in result.files:
         write_text(out / OUTPUTS["lesions"], records_csv(result.lesions, Lesion))
@@ -444,9 +494,10 @@ def write_outputs(
             write_text(out / OUTPUTS[f"other {what}"], named_records_csv(tables, kind, name="input"))
     if result.comparisons:
         write_text(out / OUTPUTS["comparison"], records_csv(result.comparisons, Comparison))
+    if shown.prior is not None:
+        write_text(out / OUTPUTS["change"], shown.prior.model_dump_json(indent=1))
     write_text(out / OUTPUTS["result"], result.model_dump_json(indent=1))
     if "thumbnail" in result.files:
-        write_bytes(out / OUTPUTS["thumbnail"], render_thumbnail(volume, segmentation))
+        write_bytes(out / OUTPUTS["thumbnail"], render_thumbnail(shown.volume, shown.segmentation))
     if "report" in result.files:
-        path = out / OUTPUTS["report"]
-        report.write_report(result, path, volume=volume, segmentation=segmentation, reference=reference)
+        report.write_report(result, out / OUTPUTS["report"], **shown._asdict())

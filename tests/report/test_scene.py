@@ -9,6 +9,8 @@ import pytest
 
 import phantoms
 from voxmetry import Geometry, LabelTable, Segmentation, Volume
+from voxmetry.core.records import OtherInput
+from voxmetry.report import read_material, write_report
 from voxmetry.report import scene as scene_module
 from voxmetry.report.scene import block_label, block_mean, build_scene, reduced_grid, reduction
 
@@ -41,6 +43,27 @@ def test_targets_lie_inside_their_structures(make_result):
     for target in scene.targets:
         voxel = np.linalg.solve(volume.geometry.affine, [*target.ras_mm, 1])[:3].round().astype(int)
         assert segmentation.array[tuple(voxel)] == target.value
+
+
+def test_the_second_image_comes_along_on_its_own_grid(make_result, tmp_path):
+    volume, segmentation = phantoms.volume(), phantoms.segmentation()
+    grid = Geometry(np.diag([4.0, 4.0, 5.0, 1.0]), (9, 8, 7))
+    suv = np.random.default_rng(1).gamma(2.0, 2.0, grid.shape).astype(np.float32)
+    result = make_result(volume, segmentation)
+    other = OtherInput(name="pet <b>", source=result.source, measurements=())
+    result = result.model_copy(update={"others": (other,)})
+    scene = build_scene(result, volume, segmentation, [Volume(suv, grid, "SUVbw")])
+    array, affine = image_of(scene.overlay.image)
+    assert np.allclose(affine, grid.affine)
+    assert np.abs(array - np.clip(suv, 0, scene.overlay.high)).max() <= scene.overlay.high / scene_module.LEVELS
+    assert (scene.overlay.unit, scene.overlay.name) == ("SUV", "pet <b>")
+    assert 5 <= scene.overlay.top <= 15
+    write_report(
+        result, tmp_path / "r.html", volume=volume, segmentation=segmentation, others=[Volume(suv, grid, "SUVbw")]
+    )
+    assert read_material(tmp_path / "r.html").scene == scene
+    assert "<b>" not in (tmp_path / "r.html").read_text().partition('id="viewer-section"')[2]
+    assert build_scene(result, volume, segmentation).overlay is None
 
 
 @pytest.mark.parametrize("flip", [1.0, -1.0])

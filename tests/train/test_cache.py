@@ -1,6 +1,7 @@
 import errno
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -102,6 +103,14 @@ def test_a_full_disk_is_told_and_leaves_no_half_entry(data, tmp_path, monkeypatc
     monkeypatch.undo()
     assert not list((tmp_path / "cache").rglob("*.*"))
     assert get(data, tmp_path).name == "case_1"
+
+
+def test_folds_that_start_together_may_make_the_same_entry(data, tmp_path):
+    wanted = load_case(data.cases[1], data, models.spec()).image
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: get(data, tmp_path), range(12)))
+    assert all(np.array_equal(case.image, wanted) for case in found)
+    assert {path.name for path in (tmp_path / "cache").rglob("*.*")} == {*cache.ARRAYS, cache.ENTRY}
 
 
 def test_an_entry_names_no_case(data, tmp_path):

@@ -14,9 +14,7 @@ def calibrate(
     data: Annotated[Path, typer.Argument(help="A data set: a folder, or a YAML or CSV manifest.")],
     model: Annotated[str, typer.Option("-m", "--model", help="A model, or a run folder with folds.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for calibration.json, .csv and .png.")],
-    into: Annotated[
-        Path | None, typer.Option(help="Model folder whose model.yaml takes the result, as its `quality`.")
-    ] = None,
+    into: Annotated[Path | None, typer.Option(help="Model folder whose model.yaml and card take the result.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda", "openvino"], typer.Option(help="Where networks run.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
@@ -34,9 +32,5 @@ def calibrate(
         typer.echo(result.model_dump_json(indent=1))
         return
     for row in result.structures:
-        typer.echo(
-            f"{row.label}: {row.n} cases, rank correlation of predicted and true Dice {row.spearman:.2f}, mean error "
-            f"{row.mean_absolute_error:.3f}, {row.n_worst_flagged} of the {row.n_worst} worst among the fifth that is "
-            "flagged"
-        )
+        typer.echo(str(row))
     show.files(files)

@@ -32,6 +32,7 @@ def report(
     """Write the report of an earlier run again: as a PDF, in another language, against a prior study, as images."""
     from voxmetry.dicom_output import write_key_images_again
     from voxmetry.report.again import Wishes, rewrite_report
+    from voxmetry.report.results import CHANGE
 
     if key_images:
         if image is None:
@@ -45,4 +46,9 @@ def report(
         return
     wishes = Wishes(pdf=pdf, language=lang, page=page, with_identity=with_identity)
     path = rewrite_report(out, wishes, prior=prior, image=image, reference=reference)
-    typer.echo(json.dumps({"report": str(path)}) if as_json else f"  {path}")
+    files = {"report": path} | ({"change": path.with_name(CHANGE)} if prior is not None else {})
+    if as_json:
+        typer.echo(json.dumps({what: str(file) for what, file in files.items()}))
+        return
+    for file in files.values():
+        typer.echo(f"  {file}")

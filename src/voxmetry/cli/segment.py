@@ -123,6 +123,9 @@ def segment(
     objects: Objects,
     writing: Writing,
     reference: Annotated[Path | None, typer.Option(help="A segmentation to compare with.")] = None,
+    prior: Annotated[
+        Path | None, typer.Option(help="The folder of an earlier study's run: says what changed, with RECIST.")
+    ] = None,
     settings_file: Annotated[
         Path | None, typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
     ] = None,
@@ -136,6 +139,6 @@ def segment(
     options = given(reading) | given(running) | given(writing) | {"dicom": settings.dicom.model_dump() | given(objects)}
     settings = parse_record(settings.model_dump() | options, StudySettings, where="options")
     with show.steps() as tell:
-        result = segment_study(study, out, model, reference=reference, settings=settings, tell=tell)
+        result = segment_study(study, out, model, reference=reference, prior=prior, settings=settings, tell=tell)
     show.study(result, out, as_json=as_json)
     raise typer.Exit(FLAGGED if result.needs_review else 0)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from voxmetry.core.base import Number, Record
-from voxmetry.core.records import Flag, Lesion
+from voxmetry.core.records import Flag, Lesion, Provenance
 
 FOLLOW_UP_VERSION = 1
 """Version of the shape of `follow_up.json`."""
@@ -136,3 +136,40 @@ class FollowUp(Record):
     def needs_review(self) -> bool:
         """Whether a person should look before the numbers are used."""
         return any(flag.severity == "review" for flag in self.flags)
+
+
+class StructureChange(Record):
+    """One structure of a study beside the same one of an earlier study, each on its own grid."""
+
+    label: str
+    value: int | None
+    """Its value in the later label map; None where that model does not have it."""
+    volume_prior_ml: Number
+    """nan where the earlier model does not have the structure; 0 where it was not found."""
+    volume_ml: Number
+    volume_change_ml: Number
+    volume_change_percent: Number
+    """Of the prior's volume."""
+    max_diameter_prior_mm: Number
+    max_diameter_mm: Number
+    max_diameter_change_mm: Number
+    cut_off: bool
+    """Whether it touches the edge of one of the images, so that the change may be one of the field of view."""
+    reason: str = ""
+    """Why a number is nan; empty where none is."""
+
+
+class PriorComparison(Record):
+    """A study held against an earlier one of the same patient: the content of `change.json`."""
+
+    schema_version: Annotated[int, Field(ge=1, le=FOLLOW_UP_VERSION)] = FOLLOW_UP_VERSION
+    voxmetry_version: str
+    """Of the run that was held against the prior."""
+    prior: Provenance
+    """How the earlier result came to be."""
+    structures: tuple[StructureChange, ...]
+    follow_up: FollowUp | None
+    """Lesion by lesion, with the RECIST category; None where no structure is a lesion or nothing could be matched."""
+    reason: str = ""
+    """Why there is no `follow_up`; empty where there is one."""
+    flags: tuple[Flag, ...] = ()

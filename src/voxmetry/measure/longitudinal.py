@@ -37,10 +37,13 @@ class TimePoint(NamedTuple):
         Its label map.
     image
         Its image on the same grid: for intensities, and to bring it together with another one.
+    overview
+        A coarser image of the same place, to bring the two together where the image itself is not at hand.
     """
 
     segmentation: Segmentation
     image: Volume | None = None
+    overview: Volume | None = None
 
 
 class _Side(NamedTuple):
@@ -110,8 +113,8 @@ def follow_up(
     tables = [_prepared(x, settings) for x in (baseline, current)]
     _require_lesions(tables, settings)
     matrix, info = align(
-        baseline=baseline.image,
-        current=current.image,
+        baseline=baseline.image or baseline.overview,
+        current=current.image or current.overview,
         grids=(tables[0].geometry, tables[1].geometry),
         how=settings.registration,
         given=matrix_ras_mm,

@@ -104,7 +104,7 @@ def bland_altman(first: ArrayLike, second: ArrayLike, *, unit: str = "mL", name:
         if math.isfinite(low):
             axes.axhspan(low, high, color=_FAINT, alpha=0.16, linewidth=0)
         axes.annotate(
-            f"{what} {at:+.3g}",
+            f"{what} {at:+.3g}".replace("-", "\N{MINUS SIGN}"),
             (1.0, at),
             xycoords=("axes fraction", "data"),
             xytext=(4, 0),

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Literal, cast
 
-from pydantic import ValidationError
-
 from voxmetry import io
 from voxmetry.core.base import Record
+from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.records import StudyResult
-from voxmetry.errors import FormatError, InputError
+from voxmetry.core.volume import Volume
+from voxmetry.errors import InputError
+from voxmetry.io.atomic import write_text
 from voxmetry.report.document import spell
 from voxmetry.report.facts import Fact
 from voxmetry.report.identity import read_identity
-from voxmetry.report.language import Language, load_language
+from voxmetry.report.language import load_language
 from voxmetry.report.material import Material, draw, read_material
+from voxmetry.report.prior import compare_with_prior, overview
+from voxmetry.report.results import CHANGE, HTML, PDF, SEGMENTATION, read_result
 from voxmetry.report.write import require_face, write_faces
-
-RESULT, SEGMENTATION = "result.json", "seg.nii.gz"
-HTML, PDF = "report.html", "report.pdf"
 
 
 class Wishes(Record):
@@ -48,7 +49,7 @@ def rewrite_report(
     wishes
         Face, language, page, identity.
     prior
-        The folder of a run on an earlier study of the same patient.
+        The folder of a run on an earlier study of the same patient: the change is in the report, and in `change.json`.
     image
         The study, to draw the pictures anew. Without it those of the `report.html` in the folder are used.
     reference
@@ -74,8 +75,8 @@ def rewrite_report(
     say = load_language(wishes.language)
     require_face(path, wishes.page)
     result = read_result(out)
-    earlier = read_result(prior) if prior is not None else None
     identity: tuple[Fact, ...] = ()
+    volume: Volume | None = None
     if image is None:
         if wishes.with_identity:
             raise InputError(
@@ -85,52 +86,45 @@ def rewrite_report(
             )
         material = read_material(out / HTML)
     else:
-        material, identity = _drawn(result, out, image, reference, say if wishes.with_identity else None)
-    document = spell(result, material.plan, say, prior=earlier)
+        volume = _read_image(result, image)
+        material = _with_overlay(_drawn(result, out, volume, reference), out)
+        identity = read_identity(volume, say) if wishes.with_identity else ()
+    change = _change(result, out, prior, volume, material) if prior is not None else None
+    document = spell(result, material.plan, say, prior=change)
     document = document.model_copy(update={"examined": (*identity, *document.examined)})
     write_faces(document, material, [path], page=wishes.page)
+    if change is not None:
+        write_text(out / CHANGE, change.model_dump_json(indent=1))
     return path
 
 
-def _drawn(
-    result: StudyResult, out: Path, image: Path | str, reference: Path | str | None, identify: Language | None
-) -> tuple[Material, tuple[Fact, ...]]:
+def _read_image(result: StudyResult, image: Path | str) -> Volume:
     source = result.source
     # A file without headers does not say what its values are; what the run took it for does.
     is_known = source.format != "DICOM" and source.modality in ("CT", "MR", "PT")
     modality = cast(Literal["CT", "MR", "PT"], source.modality) if is_known else None
-    volume = io.read_volume(image, modality=modality, series=source.series_uid)
+    return io.read_volume(image, modality=modality, series=source.series_uid)
+
+
+def _drawn(result: StudyResult, out: Path, volume: Volume, reference: Path | str | None) -> Material:
     segmentation = io.read_segmentation(out / SEGMENTATION, labels=result.labels)
     truth = io.read_segmentation(reference, labels=result.labels) if reference is not None else None
-    identity = read_identity(volume, identify) if identify is not None else ()
-    return draw(result, volume, segmentation, truth), identity
+    return draw(result, volume, segmentation, truth)
 
 
-def read_result(folder: Path | str) -> StudyResult:
-    """Read the result of a run.
+def _with_overlay(material: Material, out: Path) -> Material:
+    """Keep the second image of the old report's viewer: the pictures are drawn from the first alone."""
+    old = read_material(out / HTML).scene if (out / HTML).is_file() else None
+    if old is None or old.overlay is None or material.scene is None:
+        return material
+    return dataclasses.replace(material, scene=material.scene.model_copy(update={"overlay": old.overlay}))
 
-    Raises
-    ------
-    InputError
-        If the folder holds none.
-    FormatError
-        If the file is none of this version, or damaged.
-    """
-    path = Path(folder) / RESULT
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            found=f"no readable {RESULT} in the folder",
-            expected="the folder of a run of voxmetry segment",
-            fix="name the folder that was given with -o / --out",
-        ) from error
-    try:
-        return StudyResult.model_validate_json(text)
-    except ValidationError as error:
-        wrong = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the whole file"
-        raise FormatError(
-            found=f"a {RESULT} that is not as this version writes it, at {wrong}",
-            expected="a result of this version of voxmetry",
-            fix="run voxmetry segment again",
-        ) from error
+
+def _change(
+    result: StudyResult, out: Path, prior: Path | str, volume: Volume | None, material: Material
+) -> PriorComparison:
+    """Hold the run against the prior; without the image by the one that the old report's viewer shows."""
+    if volume is None and material.scene is not None:
+        volume = overview(material.scene)
+    segmentation = io.read_segmentation(out / SEGMENTATION, labels=result.labels)
+    return compare_with_prior(result, prior, segmentation=segmentation, image=volume)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Literal
 
 from voxmetry.core.base import Record
+from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.labels import Label
 from voxmetry.core.records import Flag, StudyResult
-from voxmetry.report.change import change_summary, change_table
+from voxmetry.report.change import change_notes, change_summary, change_tables, merged_flags, response_line
 from voxmetry.report.facts import Fact, Group, command, definitions, examined, provenance
 from voxmetry.report.illustrations import Illustration, illustrate
 from voxmetry.report.language import ENGLISH, Language
@@ -67,6 +68,7 @@ class ReportDocument(Record):
     asymmetry: Table | None = None
     change: tuple[Table, ...] = ()
     change_summary: tuple[str, ...] = ()
+    change_notes: tuple[Fact, ...] = ()
     not_found: str = ""
     """The structures without a voxel where these are too many for rows of their own."""
     flags: tuple[FlagLine, ...]
@@ -82,7 +84,7 @@ class ReportDocument(Record):
 
 
 def spell(
-    result: StudyResult, plan: Plan, say: Language = ENGLISH, *, prior: StudyResult | None = None
+    result: StudyResult, plan: Plan, say: Language = ENGLISH, *, prior: PriorComparison | None = None
 ) -> ReportDocument:
     """Turn a result into findings, tables, flags, definitions, provenance and the words of its pictures.
 
@@ -95,7 +97,7 @@ def spell(
     say
         The language.
     prior
-        The result of an earlier study of the same patient.
+        The study held against an earlier one of the same patient.
 
     Returns
     -------
@@ -107,7 +109,8 @@ def spell(
     LabelError
         If the result measures a value that its label table does not name.
     """
-    change = change_table(result, prior, say) if prior is not None else None
+    if prior is not None:
+        result = result.model_copy(update={"flags": merged_flags(result.flags, prior.flags)})
     return ReportDocument(
         language=say,
         title=_title(result, say),
@@ -115,13 +118,14 @@ def spell(
         description=clean(result.source.description),
         examined=examined(result, plan, say),
         verdict=_verdict(result, say),
-        summary=_summary(result, say),
+        summary=(*_summary(result, say), *(response_line(prior, say) if prior is not None else ())),
         findings=findings_table(result, say),
         lesions=lesion_table(result, say),
         others=other_tables(result, say),
         asymmetry=asymmetry_table(result, say),
-        change=(change,) if change is not None else (),
+        change=change_tables(result, prior, say) if prior is not None else (),
         change_summary=change_summary(result, prior, say) if prior is not None else (),
+        change_notes=change_notes(prior, say) if prior is not None else (),
         not_found=_not_found(result, say),
         flags=_flags(result, say),
         illustrations=illustrate(plan, result, say),
@@ -129,7 +133,7 @@ def spell(
         intensities=intensity_table(result, say),
         comparison=comparison_table(result, say),
         comparison_summary=_comparison_summary(result, say),
-        definitions=definitions(result, say),
+        definitions=definitions(result, say, prior=prior),
         provenance=provenance(result, say),
         command=command(result),
     )
@@ -157,7 +161,10 @@ def other_tables(result: StudyResult, say: Language = ENGLISH) -> tuple[Table, .
 
 
 def _title(result: StudyResult, say: Language) -> str:
-    return say(_TITLES.get(result.source.modality or "", _TITLE), model=clean(result.provenance.model))
+    model = clean(result.provenance.model)
+    if result.source.modality == "CT" and any(other.source.modality == "PT" for other in result.others):
+        return say("Segmentation of a PET/CT study with {model}", model=model)
+    return say(_TITLES.get(result.source.modality or "", _TITLE), model=model)
 
 
 _TITLE = "Segmentation of an image with {model}"

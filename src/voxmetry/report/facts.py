@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from voxmetry.config import StudySettings
 from voxmetry.core.base import Record
+from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.records import StudyResult
 from voxmetry.report.language import ENGLISH, Language
 from voxmetry.report.plan import Plan
@@ -64,6 +65,13 @@ _COMPARED = {
     "empty": "Empty masks",
     "tolerance_mm": "Tolerance (mm)",
 }
+_FOLLOWED = {
+    "status": "Status of a lesion",
+    "rule": "What links two lesions",
+    "category": "RECIST category",
+    "targets": "Target lesions",
+    "sum_follow_up_mm": "Sum of diameters (mm)",
+}
 
 
 class Fact(Record):
@@ -106,13 +114,17 @@ def examined(result: StudyResult, plan: Plan, say: Language = ENGLISH) -> tuple[
     )
 
 
-def definitions(result: StudyResult, say: Language = ENGLISH) -> tuple[Fact, ...]:
+def definitions(
+    result: StudyResult, say: Language = ENGLISH, *, prior: PriorComparison | None = None
+) -> tuple[Fact, ...]:
     """List how each number is defined, in the words that the result carries.
 
     The definitions of a comparison are left out where there was none, and those of lesions where there are none. A
     definition that the catalogue does not hold word for word stays English, and is marked as such.
     """
-    terms = {**_MEASURED, **_LESIONS, **_COMPARED}
+    terms = {**_MEASURED, **_LESIONS, **_COMPARED, **_FOLLOWED}
+    followed = prior.follow_up.definitions if prior is not None and prior.follow_up is not None else {}
+    said = {**result.definitions, **{name: text for name, text in followed.items() if name in _FOLLOWED}}
     left_out = {*(() if result.comparisons else _COMPARED), *(() if result.lesions else _LESIONS)}
     return tuple(
         Fact(
@@ -121,7 +133,7 @@ def definitions(result: StudyResult, say: Language = ENGLISH) -> tuple[Fact, ...
             lang="" if say.knows(text) else ENGLISH.code,
             of=name,
         )
-        for name, text in result.definitions.items()
+        for name, text in said.items()
         if name not in left_out
     )
 
@@ -201,4 +213,6 @@ def command(result: StudyResult) -> str:
         words += [option] if value is True else [option, without_folders(str(value))]
     if result.comparisons:
         words += ["--reference", "REFERENCE"]
+    if "change" in result.files:
+        words += ["--prior", "PRIOR"]
     return clean(" ".join(shlex.quote(word) for word in words))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -29,7 +29,14 @@ FEW_PANELS = 12
 """Up to this many pictures are drawn at full size; more are drawn smaller, so that a page stays small."""
 FULL_PIXELS, SMALL_PIXELS = 520, 336
 
-PLAN, SCENE, IMAGE, LABELS, MESH = ("plan", "scene", "scene-image", "scene-labels", "scene-mesh")
+PLAN, SCENE, IMAGE, LABELS, MESH, OVERLAY = (
+    "plan",
+    "scene",
+    "scene-image",
+    "scene-labels",
+    "scene-mesh",
+    "scene-overlay",
+)
 """Ids of the page's blocks of data."""
 
 
@@ -43,9 +50,13 @@ class Material:
 
 
 def draw(
-    result: StudyResult, volume: Volume, segmentation: Segmentation, reference: Segmentation | None = None
+    result: StudyResult,
+    volume: Volume,
+    segmentation: Segmentation,
+    reference: Segmentation | None = None,
+    others: Sequence[Volume] = (),
 ) -> Material:
-    """Plan and draw the pictures of a report, and reduce the image for its viewer.
+    """Plan and draw the pictures of a report, and reduce the image and the further ones for its viewer.
 
     Raises
     ------
@@ -61,7 +72,7 @@ def draw(
         size = FULL_PIXELS if planned.kind == "overview" else pixels
         for place in range(len(planned.panels)):
             pictures[planned.id, place] = _draw(planned, place, volume, segmentation, reference, size)
-    return Material(plan, pictures, build_scene(result, volume, segmentation))
+    return Material(plan, pictures, build_scene(result, volume, segmentation, others))
 
 
 def _draw(
@@ -125,7 +136,10 @@ def read_material(path: Path | str) -> Material:
 
 def _scene(blocks: Mapping[str, str]) -> Scene:
     parts = {"image": blocks[IMAGE], "labels": blocks[LABELS], "mesh": blocks[MESH]}
-    return Scene.model_validate({**json.loads(blocks[SCENE]), **{name: part.strip() for name, part in parts.items()}})
+    small = json.loads(blocks[SCENE])
+    if small.get("overlay"):
+        small["overlay"]["image"] = blocks[OVERLAY].strip()
+    return Scene.model_validate({**small, **{name: part.strip() for name, part in parts.items()}})
 
 
 class _Page(HTMLParser):

@@ -121,9 +121,10 @@ class _Paper(FPDF):  # type: ignore[misc]
         self.set_y(-11.0)
         self.face(SMALL_PT, MUTED)
         self.cell(self.room_mm - 30, 4, self.fit(self.document.notice))
-        # A number of unknown width cannot be set flush right by shaping; a fixed place does.
-        self.set_x(self.w - MARGIN_MM - 30)
-        self.cell(30, 4, self.say("Page {n} of {pages}", n=self.page_no(), pages="{pages}"), align="R")
+        # The number of pages is not known yet: the place is that of one digit, flush with the margin.
+        width = self.get_string_width(self.say("Page {n} of {pages}", n=self.page_no(), pages=0))
+        self.set_x(self.w - MARGIN_MM - width)
+        self.cell(30, 4, self.say("Page {n} of {pages}", n=self.page_no(), pages="{pages}"))
 
     def face(self, size: float, colour: tuple[int, int, int] = INK, *, bold: bool = False) -> None:
         """Set the font of what is written next."""
@@ -263,7 +264,7 @@ class _Paper(FPDF):  # type: ignore[misc]
     def pictures(self, illustration: Illustration, material: Material) -> None:
         """Write three pictures side by side with their captions."""
         gap = 2.5
-        edge = min((self.room_mm - 2 * gap) / 3, 56.0)
+        edge = (self.room_mm - 2 * gap) / 3
         self.need(edge + 16)
         self.ln(1.6)
         self.set_x(MARGIN_MM)
@@ -351,8 +352,12 @@ def _findings(paper: _Paper, document: ReportDocument) -> None:
         paper.heading(say("Change since the prior study"))
         for sentence in document.change_summary:
             paper.lines(sentence)
+        paper.ln(0.8)
         for table in document.change:
             paper.tabulate(table)
+            paper.ln(1.6)
+        for fact in document.change_notes:
+            paper.lines(f"{fact.term}: {fact.detail}", SMALL_PT, MUTED)
     notes = [flag for flag in document.flags if flag.severity == "note"]
     if notes:
         paper.heading(say("Flags"))
@@ -362,6 +367,9 @@ def _findings(paper: _Paper, document: ReportDocument) -> None:
 
 def _pictures(paper: _Paper, document: ReportDocument, material: Material, kinds: Sequence[str], most: int) -> None:
     chosen = [item for kind in kinds for item in document.illustrations if item.kind == kind]
+    # A structure of one lesion is that lesion: its pictures would be the same again.
+    lesions = [item.title.rpartition("-")[0] for item in chosen if item.kind == "lesion"]
+    chosen = [item for item in chosen if item.kind != "structure" or lesions.count(item.title) != 1]
     for illustration in chosen[:most]:
         paper.pictures(illustration, material)
     if len(chosen) > most:

@@ -12,7 +12,7 @@ import gzip
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -28,10 +28,12 @@ from voxmetry.core.volume import Volume
 from voxmetry.report.text import clean
 from voxmetry.report.window import BONE, LUNG, SOFT_TISSUE, display_window
 
-MOST_VOXELS = 3_000_000
-"""Voxels of the embedded image; a page then stays below 8 MB."""
-MOST_MESH_VOXELS = 400_000
-"""Voxels of the grid that surfaces are made on: about 150 000 triangles for a torso with all its organs."""
+MOST_VOXELS = 2_000_000
+"""Voxels of the embedded image; a page then stays below 6 MB."""
+MOST_OVERLAY_VOXELS = 500_000
+"""Voxels of the embedded second image: a whole-body PET at 4 mm in the body's box, or twice that."""
+MOST_MESH_VOXELS = 250_000
+"""Voxels of the grid that surfaces are made on: about 100 000 triangles for a torso with all its organs."""
 LEVELS = 1023
 _WINDOWS = {"Soft tissue": SOFT_TISSUE, "Lung": LUNG, "Bone": BONE}
 
@@ -57,6 +59,19 @@ class Surface(Record):
     triangles: int
 
 
+class Overlay(Record):
+    """A further image of the study, such as the PET beside a CT, on its own grid; shown over the first by choice."""
+
+    name: str
+    unit: str
+    top: float
+    """Value that is drawn brightest, to begin with; the scale begins at 0."""
+    high: float
+    """Largest value that the top of the scale can be set to."""
+    image: str
+    """NIfTI, gzip, base64."""
+
+
 class Scene(Record):
     """Everything that the viewer shows, as text that a page can hold."""
 
@@ -76,9 +91,12 @@ class Scene(Record):
     """NIfTI, gzip, base64."""
     mesh: str
     """Points and triangles (three 32-bit integers each) of all surfaces one after the other, gzip, base64."""
+    overlay: Overlay | None = None
 
 
-def build_scene(result: StudyResult, volume: Volume, segmentation: Segmentation) -> Scene:
+def build_scene(
+    result: StudyResult, volume: Volume, segmentation: Segmentation, others: Sequence[Volume] = ()
+) -> Scene:
     """Reduce an image and its labels to what a page can carry.
 
     Parameters
@@ -89,6 +107,8 @@ def build_scene(result: StudyResult, volume: Volume, segmentation: Segmentation)
         The image, (I, J, K).
     segmentation
         The labels, on the image's grid.
+    others
+        The further images of `result.others`, in that order; the first one can be shown over the image.
     """
     steps = reduction(volume.geometry, MOST_VOXELS)
     image = block_mean(volume.array, steps)
@@ -109,6 +129,24 @@ def build_scene(result: StudyResult, volume: Volume, segmentation: Segmentation)
         image=_nifti(levels, grid, slope=(high - low) / LEVELS, offset=low),
         labels=_nifti(labels, grid),
         mesh=_packed(mesh),
+        overlay=build_overlay(clean(result.others[0].name), others[0]) if result.others and others else None,
+    )
+
+
+def build_overlay(name: str, volume: Volume) -> Overlay:
+    """Reduce a further image to what a page can carry, in 1024 steps from 0 to its largest value but a thousandth."""
+    steps = reduction(volume.geometry, MOST_OVERLAY_VOXELS)
+    image = block_mean(volume.array, steps)
+    _, high = _range(image)
+    high = max(high, 1e-6)
+    levels = np.round(np.clip(image, 0.0, high) * (LEVELS / high)).astype(np.int16)
+    top = min(high, display_window(volume)[1])
+    return Overlay(
+        name=name,
+        unit="SUV" if volume.unit == "SUVbw" else volume.unit,
+        top=top if top > 0 else high,
+        high=high,
+        image=_nifti(levels, reduced_grid(volume.geometry, steps), slope=high / LEVELS),
     )
 
 
@@ -281,5 +319,5 @@ def _packed(data: bytes) -> str:
 
 def as_json(scene: Scene) -> str:
     """Return a scene's small part as JSON that may stand inside a script element."""
-    small = scene.model_dump(mode="json", exclude={"image", "labels", "mesh"})
+    small = scene.model_dump(mode="json", exclude={"image": True, "labels": True, "mesh": True, "overlay": {"image"}})
     return json.dumps(small, separators=(",", ":")).replace("<", "\\u003c")

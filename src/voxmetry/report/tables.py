@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from voxmetry.core.base import Record
+from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Comparison, Flag, Measurement, PredictedDice, StudyResult
 from voxmetry.report.language import ENGLISH, Language
 from voxmetry.report.text import UNDEFINED, clean, intensity_places, millilitres, unit_name
@@ -30,6 +31,8 @@ _DASH = "\u2060–\u2060"
 SIDES = {"L": "left", "R": "right", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
 _REMARKS = {
     "volume_out_of_range": "volume out of range",
+    "asymmetry": "asymmetric",
+    "islands": "in several parts",
     "spacing_out_of_domain": "voxel size out of domain",
 }
 
@@ -272,7 +275,7 @@ def asymmetry_table(result: StudyResult, say: Language = ENGLISH) -> Table | Non
     The index is (right - left) / mean of both, so that it is positive where the right one is larger.
     """
     rows = []
-    for name, left, right in pairs(result):
+    for name, left, right in pairs(result.measurements, result.labels):
         share = (right.volume_ml - left.volume_ml) / ((right.volume_ml + left.volume_ml) / 2)
         cut = left.touches_border or right.touches_border
         cells = [Cell(text=say.millilitres(m.volume_ml)) for m in (left, right)]
@@ -295,16 +298,16 @@ def asymmetry_table(result: StudyResult, say: Language = ENGLISH) -> Table | Non
     )
 
 
-def pairs(result: StudyResult) -> list[tuple[str, Measurement, Measurement]]:
+def pairs(measurements: Iterable[Measurement], labels: LabelTable) -> list[tuple[str, Measurement, Measurement]]:
     """Return the structures that are there on both sides: their common name, the left and the right one.
 
     A side is the label's laterality, or the word left or right in its name.
     """
     sides: dict[str, dict[str, Measurement]] = {}
-    for m in result.measurements:
+    for m in measurements:
         words = re.split(r"[_\W]+", m.label)
         named = [word for word in words if word.lower() in ("left", "right")]
-        side = result.labels.by_value(m.value).laterality or (named[0].lower() if len(named) == 1 else None)
+        side = labels.by_value(m.value).laterality or (named[0].lower() if len(named) == 1 else None)
         if side is not None and m.n_voxels:
             rest = " ".join(word for word in words if word.lower() not in ("left", "right"))
             sides.setdefault(rest, {})[side] = m

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -27,7 +28,8 @@ def write_report(
     volume: Volume,
     segmentation: Segmentation,
     reference: Segmentation | None = None,
-    prior: StudyResult | None = None,
+    others: Sequence[Volume] = (),
+    prior: PriorComparison | None = None,
     language: str = "en",
     page: str = "a4",
 ) -> None:
@@ -48,8 +50,10 @@ def write_report(
         The labels that were measured, on the image's grid.
     reference
         The labels that they were compared with, on the same grid, with the same label values: outlined dashed.
+    others
+        The further images of `result.others`, each on its own grid: the viewer shows the first over the image.
     prior
-        The result of an earlier study of the same patient: volumes are held against it.
+        The study held against an earlier one of the same patient, from `compare_with_prior`.
     language
         "en", "de" or "es".
     page
@@ -66,7 +70,7 @@ def write_report(
     """
     say = load_language(language)
     require_face(path, page)
-    material = draw(result, volume, segmentation, reference)
+    material = draw(result, volume, segmentation, reference, others)
     write_faces(spell(result, material.plan, say, prior=prior), material, [path], page=page)
 
 

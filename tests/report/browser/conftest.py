@@ -63,6 +63,11 @@ def blocks() -> tuple[Volume, Segmentation]:
     return Volume(image.astype(np.int16), grid, "HU"), Segmentation(array, grid, labels)
 
 
+@pytest.fixture
+def two_blocks() -> tuple[Volume, Segmentation]:
+    return blocks()
+
+
 @pytest.fixture(scope="session")
 def make_page(tmp_path_factory: Any) -> Any:
     def make_page(result: Any, volume: Volume, segmentation: Segmentation, **options: Any) -> Path:

@@ -3,7 +3,11 @@
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+
+from voxmetry import Geometry, Volume
+from voxmetry.core.records import OtherInput
 
 BUDGET_BYTES = 2_000_000
 
@@ -81,6 +85,55 @@ def test_window_opacity_and_structures_change_what_is_seen(look, report):
     shots.append(canvas.screenshot())
     assert len(set(shots)) == len(shots)
     assert seen.errors == []
+
+
+def test_surfaces_come_after_the_slices(look, report):
+    seen = look(report)
+    seen.start_viewer()
+    seen.page.wait_for_selector("#viewer[data-surfaces=ready]")
+    at = seen.page.evaluate(
+        "['viewer-ready', 'viewer-complete'].map((name) => performance.getEntriesByName(name)[0].startTime)"
+    )
+    assert at[0] < at[1]
+    assert seen.errors == []
+
+
+@pytest.fixture
+def pet_report(make_page, make_result, two_blocks):
+    """A hot block of SUV 8 in the second image, on a coarser grid, where the first one's tumour is."""
+    volume, segmentation = two_blocks
+    result = make_result(volume, segmentation, modality="CT")
+    grid = Geometry(np.array([[-4.0, 0, 0, 30], [0, 4.0, 0, -40], [0, 0, 4.0, 10], [0, 0, 0, 1]]), (16, 19, 13))
+    array = np.full(grid.shape, 0.5, np.float32)
+    array[10:13, 11:16, 6:10] = 8.0
+    pet = OtherInput(name="pet", source=result.source.model_copy(update={"modality": "PT"}), measurements=())
+    result = result.model_copy(update={"others": (pet,)})
+    return make_page(result, volume, segmentation, others=(Volume(array, grid, "SUVbw"),))
+
+
+def test_the_second_image_is_shown_by_button_and_by_key(look, pet_report):
+    seen = look(pet_report)
+    seen.start_viewer()
+    seen.page.click("a[data-go=structure-2]")
+    seen.page.wait_for_selector("#viewer[data-at=structure-2]")
+    canvas = seen.page.locator("#viewer-canvas")
+    alone = canvas.screenshot()
+    assert "SUV" not in place(seen)
+    seen.page.click("#viewer-overlay")
+    where = seen.page.locator("#viewer-where")
+    where.filter(has_text="SUV 8.0").wait_for()
+    assert seen.page.get_attribute("#viewer-overlay", "aria-pressed") == "true"
+    over = canvas.screenshot()
+    assert over != alone
+    seen.page.locator("#viewer-overlay-top").fill("2")
+    assert seen.page.inner_text("#viewer-overlay-end") == "2.0"
+    assert canvas.screenshot() != over
+    seen.page.focus("#viewer-canvas")
+    seen.page.keyboard.press("p")
+    seen.page.wait_for_selector("#viewer-overlay[aria-pressed=false]")
+    where.filter(has_not_text="SUV").wait_for()
+    assert seen.errors == []
+    assert seen.requests == [pet_report.as_uri()]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

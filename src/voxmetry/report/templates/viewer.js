@@ -15,15 +15,21 @@
   let ready = null;
   section.hidden = false;
 
-  const bytes = async (id) => {
-    const packed = Uint8Array.from(atob(byId(id).textContent.trim()), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return new Response(stream).arrayBuffer();
+  // Unpacked beside the page's own work: the stream runs in a thread of the browser's.
+  const bytes = (id) => {
+    const text = atob(byId(id).textContent);
+    const packed = new Uint8Array(text.length);
+    for (let at = 0; at < packed.length; at += 1) packed[at] = text.charCodeAt(at);
+    return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
   };
+
+  // Lets the browser draw and answer before what comes next.
+  const breath = () => new Promise((done) => { setTimeout(done); });
 
   const hasWebGL = () => {
     try {
-      return Boolean(document.createElement("canvas").getContext("webgl2"));
+      // The context that NiiVue then asks this canvas for.
+      return Boolean(canvas.getContext("webgl2", { alpha: true, antialias: false }));
     } catch {
       return false;
     }
@@ -44,11 +50,12 @@
   };
 
   const load = async () => {
-    const source = new TextDecoder().decode(await bytes("niivue"));
+    const parts = [bytes("niivue"), bytes("scene-image"), bytes("scene-labels")];
     const element = document.createElement("script");
-    element.textContent = source;
+    element.textContent = new TextDecoder().decode(await parts[0]);
     document.head.append(element);
-    const { Niivue, NVImage, NVMesh, SLICE_TYPE } = niivue;
+    await breath();
+    const { Niivue, NVImage, SLICE_TYPE } = niivue;
     const viewer = new Niivue({
       backColor: [0, 0, 0, 1], crosshairColor: [0.45, 0.77, 0.86, 0.9], crosshairWidth: 0.35, crosshairWidthUnit: "percent", crosshairGap: 3,
       isRadiologicalConvention: true, sagittalNoseLeft: true, show3Dcrosshair: true, multiplanarForceRender: true,
@@ -56,28 +63,50 @@
       dragAndDropEnabled: false, logLevel: "error", showLegend: false, loadingText: "", isColorbar: false, tileMargin: 2,
       fontMinPx: 11, fontColor: [0.85, 0.88, 0.9, 1], viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
     });
-    await viewer.attachToCanvas(canvas);
-    const image = await NVImage.new(
-      await bytes("scene-image"), "image.nii", "gray", 1, null, scene.window[0], scene.window[1]);
-    viewer.addVolume(image);
-    const labels = await NVImage.new(await bytes("scene-labels"), "labels.nii", "gray", 0.45);
-    labels.setColormapLabel(table());
-    viewer.addVolume(labels);
-    const mesh = scene.surfaces.length ? await bytes("scene-mesh") : new ArrayBuffer(0);
-    let at = 0;
-    for (const surface of scene.surfaces) {
-      const points = new Float32Array(mesh.slice(at, at + surface.points * 12));
-      at += surface.points * 12;
-      const triangles = new Uint32Array(mesh.slice(at, at + surface.triangles * 12));
-      at += surface.triangles * 12;
-      const paint = new Uint8Array([...colour(surface.colour), 255]);
-      viewer.addMesh(new NVMesh(points, triangles, surface.name, paint, 1, true, viewer.gl));
-    }
+    await viewer.attachToCanvas(canvas, false);
+    await breath();
     // The image itself would hide the surfaces, and casting rays through it takes long without a graphics card.
     viewer.drawImage3D = () => {};
-    viewer.setRenderAzimuthElevation(200, 15);
-    viewer.setMeshThicknessOn2D(0);
+    // The range of the values is known: NiiVue need not look for it.
+    NVImage.prototype.calMinMax = function range() {
+      const known = { "image.nii": [...scene.window, scene.low, scene.high],
+        "overlay.nii": [0, scene.overlay?.top, 0, scene.overlay?.high] }[this.name] ?? [0, 255, 0, 255];
+      [this.cal_min, this.cal_max, this.global_min, this.global_max] = known;
+      [this.robust_min, this.robust_max] = known;
+      return known;
+    };
+    const image = await NVImage.new(
+      await parts[1], "image.nii", "gray", 1, null, scene.window[0], scene.window[1]);
+    const labels = await NVImage.new(await parts[2], "labels.nii", "gray", 0.45);
+    labels.setColormapLabel(table());
+    // Together: each addVolume, and each addMesh, would upload all volumes anew.
+    viewer.volumes = [image, labels];
+    viewer.back = image;
+    viewer.overlays = [labels];
+    viewer.opts.meshThicknessOn2D = 0;
+    [viewer.scene.renderAzimuth, viewer.scene.renderElevation] = [200, 15];
+    viewer.updateGLVolume();
     return { viewer, SLICE_TYPE };
+  };
+
+  // Surfaces come when the slices can be used.
+  const surfaces = async ({ viewer }) => {
+    if (!scene.surfaces.length) return;
+    const { NVMesh } = niivue;
+    const mesh = await bytes("scene-mesh");
+    let at = 0;
+    for (const surface of scene.surfaces) {
+      const points = new Float32Array(mesh, at, surface.points * 3);
+      at += surface.points * 12;
+      const triangles = new Uint32Array(mesh, at, surface.triangles * 3);
+      at += surface.triangles * 12;
+      const paint = new Uint8Array([...colour(surface.colour), 255]);
+      const made = new NVMesh(points, triangles, surface.name, paint, 1, !hidden.has(surface.value), viewer.gl);
+      viewer.meshes.push(made);
+      viewer.furthestVertexFromOrigin = Math.max(viewer.furthestVertexFromOrigin, made.furthestVertexFromOrigin);
+      await breath();
+    }
+    viewer.drawScene();
   };
 
   const start = () => {
@@ -88,6 +117,11 @@
       ready = await load();
       controls(ready);
       byId("viewer").dataset.state = "ready";
+      performance.mark("viewer-ready");
+      await breath();
+      await surfaces(ready);
+      byId("viewer").dataset.surfaces = "ready";
+      performance.mark("viewer-complete");
     })().catch((error) => {
       byId("viewer").dataset.state = "absent";
       where.textContent = words.absent;
@@ -99,15 +133,18 @@
   const number = new Intl.NumberFormat(document.documentElement.lang, {
     minimumFractionDigits: 1, maximumFractionDigits: 1 });
   let told = "";
+  let shown = false;
 
   const tell = (viewer, data) => {
     const [x, y, z] = data.mm;
     const value = Math.round(data.values?.[1]?.value ?? 0);
     const here = scene.surfaces.find((surface) => surface.value === value);
+    const over = scene.overlay && viewer.volumes.length > 2 && shown ? data.values?.[2]?.value : undefined;
     const letters = words.letters.split(" ");
     const way = (mm, plus, minus) => `${mm < 0 ? minus : plus} ${number.format(Math.abs(mm))}`;
     told = `${way(x, letters[0], letters[1])}, ${way(y, letters[2], letters[3])}, ` +
-      `${way(z, letters[4], letters[5])} mm` + (here ? `: ${here.name}` : "");
+      `${way(z, letters[4], letters[5])} mm` + (here ? `: ${here.name}` : "") +
+      (over === undefined ? "" : `, ${scene.overlay.unit} ${number.format(over)}`);
     where.textContent = told;
     [x, y, z].forEach((mm, axis) => {
       sliders[axis].value = String(viewer.scene.crosshairPos[axis]);
@@ -119,6 +156,37 @@
     viewer.scene.crosshairPos = viewer.mm2frac(place);
     viewer.createOnLocationChange();
     viewer.drawScene();
+  };
+
+  // The second image is unpacked when it is first asked for.
+  const overlay = (viewer) => {
+    const [button, top, end] = ["", "-top", "-end"].map((part) => byId(`viewer-overlay${part}`));
+    if (!button) return () => {};
+    let asked = null;
+    const scale = () => {
+      end.textContent = number.format(Number(top.value));
+      if (viewer.volumes.length < 3) return;
+      viewer.volumes[2].cal_max = Number(top.value);
+      viewer.updateGLVolume();
+    };
+    const add = async () => {
+      const { NVImage } = niivue;
+      const image = await NVImage.new(await bytes("scene-overlay"), "overlay.nii", "hot", 0, null, 0, Number(top.value));
+      viewer.volumes = [...viewer.volumes, image];
+      viewer.overlays = viewer.volumes.slice(1);
+    };
+    const turn = async () => {
+      shown = !shown;
+      button.setAttribute("aria-pressed", String(shown));
+      asked ??= add();
+      await asked;
+      viewer.setOpacity(2, shown ? 0.6 : 0);
+      viewer.createOnLocationChange();
+    };
+    button.addEventListener("click", turn);
+    top.addEventListener("input", scale);
+    scale();
+    return turn;
   };
 
   const controls = ({ viewer, SLICE_TYPE }) => {
@@ -159,7 +227,12 @@
         viewer.updateGLVolume();
       });
     }
+    const turn = overlay(viewer);
     canvas.addEventListener("keydown", (event) => {
+      if (event.key.toLowerCase() === "p" && !event.ctrlKey && !event.metaKey && !event.altKey) {
+        event.stopPropagation();
+        turn();
+      }
       const step = { ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0],
         PageUp: [0, 0, 1], PageDown: [0, 0, -1] }[event.key];
       if (!step) return;
