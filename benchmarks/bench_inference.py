@@ -5,8 +5,8 @@
                                          [--plot FILE]
 
 Rows: `voxmetry` (from file to label map, as the peers do), `voxmetry-float32`, `segment` (the whole of `voxmetry
-segment`, with measurements and report), `monai`; `nnunet` and `voxmetry-nnunet` run one nnU-Net model, made here with
-seeded weights and imported, mirroring off; `nnunet` needs a Python with nnunetv2. A row that takes under a minute is
+segment`, with measurements and report), `monai`; `nnunet` and `voxmetry-nnunet` run one nnU-Net model, made here
+and imported, mirroring off; `nnunet` needs a Python with nnunetv2. A row that takes under a minute is
 run --repeats times, the table has the medians. A row that needs more than --cap-gb is stopped there, and says so. Where
 other programs run, the seconds of the processors (under `taskset -c 0`, so that no thread waits for another) say more
 than those on the clock.
@@ -114,7 +114,7 @@ def model_of(options: argparse.Namespace, row: str, n_classes: int) -> Path:
     if row.endswith("nnunet"):
         model = options.work / f"nnunet-{n_classes}"
         if not model.exists():
-            make_nnunet(model, n_classes)
+            make_nnunet(options.data, model, n_classes)
         return model / ("source" if row == "nnunet" else "imported")
     if not model.exists():
         make_model(options.data, model, n_classes)
@@ -345,6 +345,12 @@ def make_image(data: Path, path: Path, size: list[int]) -> None:
 
 def make_model(data: Path, folder: Path, n_classes: int) -> None:
     """Write a model whose last layer is fitted to the label map that comes with the CT."""
+    patch, truth = labelled_patch(data, n_classes)
+    write_fitted(folder, patch.clip(-1000, 1000) / 400, truth, n_classes)
+
+
+def labelled_patch(data: Path, n_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a patch (1, 1, 96, 96, 96) of the CT in HU and the classes (96, 96, 60) of its first slices."""
     import nibabel
     import numpy as np
     import torch
@@ -358,10 +364,9 @@ def make_model(data: Path, folder: Path, n_classes: int) -> None:
     # At half its spacing: the network sees 1.5 mm voxels.
     patch = torch.from_numpy(image[crop])[None, None, 24:72, 24:72, :].repeat_interleave(2, 2)
     patch = patch.repeat_interleave(2, 3).repeat_interleave(2, 4)
-    patch = torch.nn.functional.pad(patch.clip(-1000, 1000) / 400, (0, 36, 0, 0, 0, 0), mode="replicate")
+    patch = torch.nn.functional.pad(patch, (0, 36, 0, 0, 0, 0), mode="replicate")
     truth = torch.from_numpy(classes[labels[crop][24:72, 24:72]])
-    truth = truth.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
-    write_fitted(folder, patch, truth, n_classes)
+    return patch, truth.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
 
 
 def write_fitted(folder: Path, patch: torch.Tensor, truth: torch.Tensor, n_classes: int) -> None:
@@ -407,19 +412,7 @@ def write_fitted(folder: Path, patch: torch.Tensor, truth: torch.Tensor, n_class
     }
     spec = parse_record(content, ModelSpec, where="benchmark")
     network = build_network(spec)
-    seen = []
-    head = network.output_block.conv.conv
-    hook = head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
-    with torch.inference_mode():
-        network(patch)
-        hook.remove()
-        features = seen[0][0, :, :, :, : truth.shape[2]].reshape(32, -1).T.double()
-        features = torch.cat([features, torch.ones(len(features), 1)], dim=1)
-        wanted = torch.nn.functional.one_hot(truth.reshape(-1), n_classes).double()
-        gram = features.T @ features + 1e-3 * len(features) * torch.eye(33)
-        weights = torch.linalg.solve(gram, features.T @ wanted).float() * 10
-        head.weight.copy_(weights[:32].T.reshape(head.weight.shape))
-        head.bias.copy_(weights[32])
+    fit(network, network.output_block.conv.conv, patch, truth, n_classes)
     data_bytes = to_bytes(network)
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(data_bytes)
@@ -427,11 +420,35 @@ def write_fitted(folder: Path, patch: torch.Tensor, truth: torch.Tensor, n_class
     (folder / "model.yaml").write_text(dump_yaml(finished))
 
 
-def make_nnunet(folder: Path, n_classes: int) -> None:
-    """Write an nnU-Net v2 model folder with seeded weights, of the size of nnU-Net's own plans, and import it."""
+def fit(
+    network: torch.nn.Module, head: torch.nn.Module, patch: torch.Tensor, truth: torch.Tensor, n_classes: int
+) -> None:
+    """Fit a network's last layer by ridge regression from the features that reach it."""
+    import torch
+
+    seen = []
+    hook = head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    with torch.inference_mode():
+        network(patch)
+        hook.remove()
+        i, j, k = truth.shape
+        features = seen[-1][0, :, :i, :j, :k].reshape(32, -1).T.double()
+        features = torch.cat([features, torch.ones(len(features), 1)], dim=1)
+        wanted = torch.nn.functional.one_hot(truth.reshape(-1), n_classes).double()
+        gram = features.T @ features + 1e-3 * len(features) * torch.eye(33)
+        weights = torch.linalg.solve(gram, features.T @ wanted).float() * 10
+        head.weight.copy_(weights[:32].T.reshape(head.weight.shape))
+        head.bias.copy_(weights[32])
+
+
+def make_nnunet(data: Path, folder: Path, n_classes: int) -> None:
+    """Write an nnU-Net v2 model folder of the size of nnU-Net's own plans, its last layer fitted, and import it."""
     sys.path.append(str(Path(__file__).parents[1] / "tests"))
     import nnunet_folders
+    from voxmetry.config import ModelSpec, load_yaml
     from voxmetry.nn.interop import ImportOptions, import_model
+    from voxmetry.nn.networks import build_network
+    from voxmetry.nn.weights import load_into
 
     channels = [32, 64, 128, 256, 320, 320]
     network = nnunet_folders.architecture(
@@ -459,7 +476,22 @@ def make_nnunet(folder: Path, n_classes: int) -> None:
     }
     source = nnunet_folders.write(folder / "source", "bench")
     (folder / "source" / "image_0000.nii.gz").unlink()
-    import_model(source, folder / "imported", ImportOptions(mirroring=False))
+    options = ImportOptions(mirroring=False, overwrite=True)
+    import_model(source, folder / "imported", options)
+    spec = load_yaml(folder / "imported" / "model.yaml", ModelSpec)
+    network = build_network(spec)
+    load_into(network, folder / "imported" / spec.weights.file, sha256=spec.weights.sha256)
+    head = network.decoder.output
+    patch, truth = labelled_patch(data, n_classes)
+    ct = nnunet_folders.CT
+    # nnU-Net sees the axes in the order k, j, i.
+    seen = (patch.clip(ct["percentile_00_5"], ct["percentile_99_5"]) - ct["mean"]) / ct["std"]
+    fit(network.eval(), head, seen.permute(0, 1, 4, 3, 2), truth.permute(2, 1, 0), n_classes)
+    state = nnunet_folders.parameters(how, 1, n_classes, seed=7)
+    last = f"decoder.seg_layers.{len(channels) - 2}"
+    state |= {f"{last}.weight": head.weight.detach(), f"{last}.bias": head.bias.detach()}
+    nnunet_folders.write_checkpoint(source / "fold_0" / "checkpoint_final.pth", state)
+    import_model(source, folder / "imported", options)
 
 
 def add_agreement(rows: list[dict[str, object]], files: dict[str, Path]) -> None:
