@@ -137,7 +137,7 @@ def main() -> None:
                 path = root / f"ct-{len(pages)}.html"
                 seconds = report_of_labels(image, labels, path)
                 size = " x ".join(map(str, image.geometry.shape))
-                pages[f"CT, {len(labels.labels)} structures, {size}"] = (path, seconds)
+                pages[f"CT, {len(np.unique(labels.array)) - 1} structures, {size}"] = (path, seconds)
         for name, (path, seconds) in pages.items():
             rows.append(bench(name, path, seconds, options.repeats, executable))
             sys.stderr.write(f"{rows[-1]}\n")

@@ -29,7 +29,7 @@ from voxmetry.report.text import clean
 from voxmetry.report.window import BONE, LUNG, SOFT_TISSUE, display_window
 
 MOST_VOXELS = 2_000_000
-"""Voxels of the embedded image; a page then stays below 6 MB."""
+"""Voxels of the embedded image; a page then stays below 10 MB."""
 MOST_OVERLAY_VOXELS = 500_000
 """Voxels of the embedded second image: a whole-body PET at 4 mm in the body's box, or twice that."""
 MOST_MESH_VOXELS = 250_000
