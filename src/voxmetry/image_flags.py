@@ -61,7 +61,7 @@ def landmarks(volume: Volume, modality: str) -> tuple[float, float, float]:
     >>> from voxmetry import Geometry
     >>> grid = Geometry(np.eye(4), (10, 10, 10))
     >>> landmarks(Volume(np.arange(1000, dtype=np.float32).reshape(10, 10, 10), grid, "HU"), "CT")
-    (50.95, 500.0, 949.05)
+    (50.9, 500.0, 949.1)
     """
     values = volume.array[volume.array != 0]
     if not values.size:
