@@ -96,7 +96,7 @@ def soft_border(label: torch.Tensor, n_classes: int, share: float) -> torch.Tens
     [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.9, 0.1], [0.0, 0.1, 0.9], [0.0, 0.0, 1.0]]
     """
     hard = functional.one_hot(label[:, 0].long(), n_classes).movedim(-1, 1).float()
-    # Padded here, because the pooling refuses an image thinner than its kernel; what the zeros add cancels in the shares.
+    # Padded here, because the pooling refuses what is thinner than its kernel; the zeros cancel in the shares.
     near = functional.avg_pool3d(functional.pad(hard[:, 1:], (1,) * 6), 3, stride=1)
     near = near / near.sum(1, keepdim=True).clamp_min(1e-6)
     mixed = torch.cat([hard[:, :1], (1 - share) * hard[:, 1:] + share * near], dim=1)
