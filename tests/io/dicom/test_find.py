@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import shutil
 import sys
+import threading
 import warnings
 import zipfile
 
@@ -17,7 +19,7 @@ from pydicom.fileset import FileSet
 from voxmetry import list_series, read_volume
 from voxmetry.errors import InputError, SeriesError
 from voxmetry.io import read_series
-from voxmetry.io.dicom import opened
+from voxmetry.io.dicom import find, opened
 
 
 def zipped(files, path, **names):
@@ -187,3 +189,18 @@ def test_a_dose_page_and_a_localizer_are_told_apart(files, edit):
     dose.SeriesInstanceUID = "1.2.9"
     dose.save_as(files[0].parent / "dose")
     assert "a dose report" in list_series(files[0].parent)[-1].reason
+
+
+@pytest.mark.parametrize(("worked", "threads"), [(1.0, False), (0.1, True)], ids=["at hand", "waiting"])
+def test_threads_read_headers_where_files_make_one_wait(files, monkeypatch, worked, threads):
+    """Of a second that the first chunk takes, the share spent working decides; what is found is the same."""
+    for index in range(150):
+        (files[0].parent / f"note{index}.txt").write_text("x")
+    seconds, work, used = itertools.count(), itertools.count(step=worked), set()
+    monkeypatch.setattr(find.time, "perf_counter", lambda: next(seconds))
+    monkeypatch.setattr(find.time, "thread_time", lambda: next(work))
+    header = find._header
+    monkeypatch.setattr(find, "_header", lambda *of: (used.add(threading.get_ident()), header(*of))[1])
+    (info,) = list_series(files[0].parent)
+    assert (info.verdict, info.n_slices) == ("regular", 11)
+    assert (used != {threading.get_ident()}) == threads
