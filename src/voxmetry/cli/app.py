@@ -18,6 +18,7 @@ from voxmetry.cli.evaluate import evaluate
 from voxmetry.cli.follow_up import follow_up
 from voxmetry.cli.inspect import inspect
 from voxmetry.cli.measure import measure
+from voxmetry.cli.options import FLAGGED
 from voxmetry.cli.report import report
 from voxmetry.cli.segment import segment
 from voxmetry.cli.train import train, train_plan
@@ -40,8 +41,6 @@ app.command()(evaluate)
 app.command()(train)
 models.add_to(models_app)
 
-FLAGGED = 3
-"""Exit code of a study that is done and asks for a look."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in OUT.")]

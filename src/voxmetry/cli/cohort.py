@@ -22,7 +22,7 @@ from voxmetry.cli.cohort_options import (
     Writing,
     study_settings,
 )
-from voxmetry.cli.options import grouped
+from voxmetry.cli.options import FLAGGED, grouped
 from voxmetry.cli.segment import Running
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ cohort_app = typer.Typer(
     help="Many studies: plan, run, look, export. A run that was stopped goes on by the same command.",
     no_args_is_help=True,
 )
-
-FLAGGED = 3
 
 Done = Annotated[Path, typer.Argument(help="The folder that a run wrote to.", metavar="OUT")]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from voxmetry.cli.options import given
+from voxmetry.cli.options import AllowUneven, ResampleTilt, Suv, ToleranceMm, Unit, given
 from voxmetry.cli.segment import Running
 
 if TYPE_CHECKING:
@@ -43,16 +43,10 @@ SettingsFile = Annotated[
 class Reading:
     """How each study is read: what is said of all of them at once."""
 
-    unit: Annotated[Literal["SUVbw"] | None, typer.Option(help="What PET files without DICOM headers hold.")] = None
-    suv: Annotated[
-        Literal["bw", "lbm", "bsa", "none"] | None, typer.Option(help="What a PET series becomes; bw if not given.")
-    ] = None
-    allow_uneven: Annotated[
-        bool, typer.Option("--allow-uneven", help="Interpolate over missing slices and uneven steps; flagged.")
-    ] = False
-    resample_tilt: Annotated[
-        bool, typer.Option("--resample-tilt", help="Resample stacks that lean (gantry tilt); flagged.")
-    ] = False
+    unit: Unit = None
+    suv: Suv = None
+    allow_uneven: AllowUneven = False
+    resample_tilt: ResampleTilt = False
 
 
 @dataclass(frozen=True)
@@ -63,9 +57,7 @@ class Writing:
         Literal["full", "brief", "none"] | None,
         typer.Option(help="A report of each study; a thumbnail, and a report only if flagged (default); neither."),
     ] = None
-    tolerance_mm: Annotated[
-        float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice; 1 if not given.", min=1e-6)
-    ] = None
+    tolerance_mm: ToleranceMm = None
 
 
 def study_settings(file: Path | None, *groups: Reading | Running | Writing) -> StudySettings:

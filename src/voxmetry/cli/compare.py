@@ -8,9 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
-
-FLAGGED = 3
-"""Exit code where a file has no partner."""
+from voxmetry.cli.options import FLAGGED
 
 
 def compare(

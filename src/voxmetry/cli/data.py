@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.options import FLAGGED
 
 data_app = typer.Typer(help="Look at data sets of labelled cases.", no_args_is_help=True)
-
-FLAGGED = 3
 
 
 @data_app.callback()

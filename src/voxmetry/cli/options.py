@@ -6,7 +6,26 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
+
+import typer
+
+FLAGGED = 3
+"""Exit code of what is done and asks for a look."""
+
+Unit = Annotated[Literal["SUVbw"] | None, typer.Option(help="What a PET file without DICOM headers holds.")]
+Suv = Annotated[
+    Literal["bw", "lbm", "bsa", "none"] | None, typer.Option(help="What a PET series becomes; bw if not given.")
+]
+AllowUneven = Annotated[
+    bool, typer.Option("--allow-uneven", help="Interpolate over missing slices and uneven steps; flagged.")
+]
+ResampleTilt = Annotated[
+    bool, typer.Option("--resample-tilt", help="Resample a stack that leans (gantry tilt); flagged.")
+]
+ToleranceMm = Annotated[
+    float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice; 1 if not given.", min=1e-6)
+]
 
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:

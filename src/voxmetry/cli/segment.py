@@ -9,10 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
-from voxmetry.cli.options import given, grouped
-
-FLAGGED = 3
-"""Exit code of a study that is done and asks for a look."""
+from voxmetry.cli.options import FLAGGED, AllowUneven, ResampleTilt, Suv, ToleranceMm, Unit, given, grouped
 
 
 @dataclass(frozen=True)
@@ -23,16 +20,10 @@ class Reading:
     modality: Annotated[
         Literal["CT", "MR", "PT"] | None, typer.Option(help="What a file without DICOM headers is.")
     ] = None
-    unit: Annotated[Literal["SUVbw"] | None, typer.Option(help="What a PET file without DICOM headers holds.")] = None
-    suv: Annotated[
-        Literal["bw", "lbm", "bsa", "none"] | None, typer.Option(help="What a PET series becomes; bw if not given.")
-    ] = None
-    allow_uneven: Annotated[
-        bool, typer.Option("--allow-uneven", help="Interpolate over missing slices and uneven steps; flagged.")
-    ] = False
-    resample_tilt: Annotated[
-        bool, typer.Option("--resample-tilt", help="Resample a stack that leans (gantry tilt); flagged.")
-    ] = False
+    unit: Unit = None
+    suv: Suv = None
+    allow_uneven: AllowUneven = False
+    resample_tilt: ResampleTilt = False
 
 
 @dataclass(frozen=True)
@@ -94,9 +85,7 @@ class Writing:
             "the networks of an ensemble.",
         ),
     ] = None
-    tolerance_mm: Annotated[
-        float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
-    ] = None
+    tolerance_mm: ToleranceMm = None
     report: Annotated[
         Literal["full", "brief", "none"] | None,
         typer.Option(help="A report; a thumbnail, and a report only if flagged; neither."),

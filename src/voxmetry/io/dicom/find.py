@@ -72,11 +72,15 @@ def _read_chunks(
     """
     if not chunks:
         return
+
+    def headers(chunk: Sequence[str | Path]) -> list[Elements | bool | None]:
+        return [_header(path, start) for path in chunk]
+
     began, worked = time.perf_counter(), time.thread_time()
-    first = [_header(path, start) for path in chunks[0]]
+    first = headers(chunks[0])
     waits = time.thread_time() - worked < (time.perf_counter() - began) / 2
     yield first
-    yield from (pool.map if waits else map)(lambda chunk: [_header(path, start) for path in chunk], chunks[1:])
+    yield from (pool.map if waits else map)(headers, chunks[1:])
 
 
 def find_among(paths: Sequence[str | Path], folder: Path, progress: Progress | None = None) -> Found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -131,3 +133,22 @@ def keep_encoded(dataset: Any, *, implicit: bool) -> None:
     correct_ambiguous_vr(dataset, True)
     characters = dataset.get("SpecificCharacterSet")
     dataset.set_original_encoding(implicit, True, convert_encodings(characters) if characters else "iso8859")
+
+
+@contextlib.contextmanager
+def headers_taken(what: str, *, fix: str) -> Iterator[None]:
+    """Name the headers as the reason where highdicom cannot make an object of them.
+
+    Raises
+    ------
+    InputError
+        In place of what highdicom raises.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(
+            found=f"headers that highdicom cannot make a {what} of ({type(error).__name__})",
+            expected="a series whose patient and study elements are well formed",
+            fix=fix,
+        ) from error

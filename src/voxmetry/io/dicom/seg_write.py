@@ -21,7 +21,7 @@ from voxmetry.errors import InputError, LabelError
 from voxmetry.io.atomic import atomic_path
 from voxmetry.io.dicom.codes import ABNORMAL, ANATOMY, LATERALITY
 from voxmetry.io.dicom.headers import lenient
-from voxmetry.io.dicom.origin import SERIES_NUMBERS, Origin, keep_encoded, new_uid
+from voxmetry.io.dicom.origin import SERIES_NUMBERS, Origin, headers_taken, keep_encoded, new_uid
 from voxmetry.io.dicom.source import Source
 from voxmetry.io.lattice import find_move
 
@@ -153,7 +153,7 @@ def _skeleton(source: Source, segments: Sequence[Any], kind: str, origin: Origin
     plane = source.frames[0].plane
     step = source.geometry.spacing_mm[2]
     shape = (1, rows, columns) if kind == "labelmap" else (1, rows, columns, len(segments))
-    try:
+    with headers_taken("segmentation", fix="repair the headers of the series, or write NIfTI instead"):
         dataset = Seg(
             source_images=[_one_slice(source)],
             pixel_array=np.zeros(shape, np.uint16 if kind == "labelmap" else np.uint8),
@@ -171,12 +171,6 @@ def _skeleton(source: Source, segments: Sequence[Any], kind: str, origin: Origin
             series_description=description[:64],
             **origin.equipment(),
         )
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise InputError(
-            found=f"headers that highdicom cannot make a segmentation of ({type(error).__name__})",
-            expected="a series whose patient and study elements are well formed",
-            fix="repair the headers of the series, or write NIfTI instead",
-        ) from error
     shared = dataset.SharedFunctionalGroupsSequence[0]
     for keyword in ("SegmentIdentificationSequence", "PlanePositionSequence", "DerivationImageSequence"):
         # What one slice of one segment has in common stands with each frame here.

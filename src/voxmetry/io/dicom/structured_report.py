@@ -13,7 +13,7 @@ from voxmetry.errors import InputError, LabelError
 from voxmetry.io.atomic import atomic_path
 from voxmetry.io.dicom.codes import ABNORMAL, ANATOMY, LATERALITY
 from voxmetry.io.dicom.headers import lenient, text
-from voxmetry.io.dicom.origin import SERIES_NUMBERS, Origin, new_uid
+from voxmetry.io.dicom.origin import SERIES_NUMBERS, Origin, headers_taken, new_uid
 from voxmetry.io.dicom.source import Source
 
 # (field of the record, name of the measurement, unit): PS3.16 CID 218, names from SNOMED CT, DCM and IBSI.
@@ -128,7 +128,7 @@ def write_report_sr(
                 expected="rows that are named as the segments are",
                 fix="measure the segmentation that was written",
             )
-        try:
+        with headers_taken("structured report", fix="repair the headers of the series"):
             dataset = highdicom.sr.Comprehensive3DSR(
                 evidence=[seg, *source.headers],
                 content=_content(groups, origin),
@@ -139,12 +139,6 @@ def write_report_sr(
                 series_description=description[:64],
                 **origin.equipment(),
             )
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise InputError(
-                found=f"headers that highdicom cannot make a structured report of ({type(error).__name__})",
-                expected="a series whose patient and study elements are well formed",
-                fix="repair the headers of the series",
-            ) from error
         with atomic_path(path) as temporary:
             dataset.save_as(temporary, enforce_file_format=True)
     return dataset
