@@ -5,7 +5,7 @@
                                          [--plot FILE]
 
 Rows: `voxmetry` (from file to label map, as the peers do), `voxmetry-float32`, `segment` (the whole of `voxmetry
-segment`, with measurements and report), `monai`; `nnunet` and `voxmetry-nnunet` run one nnU-Net model, made here
+segment`, with measurements and report), `monai` (its default of float64 for resampling) and `monai-float32`; `nnunet` and `voxmetry-nnunet` run one nnU-Net model, made here
 and imported, mirroring off; `nnunet` needs a Python with nnunetv2. A row that takes under a minute is
 run --repeats times, the table has the medians. A row that needs more than --cap-gb is stopped there, and says so. Where
 other programs run, the seconds of the processors (under `taskset -c 0`, so that no thread waits for another) say more
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 PATCH, SPACING_MM = 96, 1.5
 FULL = (512, 512, 300)
+PEERS = ("monai", "nnunet")
 QUICK_S = 60
 """A longer run is not repeated."""
 
@@ -82,7 +83,7 @@ def rows_of(options: argparse.Namespace, size: list[int], n_classes: int) -> lis
     found, labels = [], {}
     for row in options.rows:
         out = options.work / f"{row}-{n_classes}-{image.name}"
-        key = f"{row} {size} {n_classes} {fingerprint()}"
+        key = f"{row} {size} {n_classes} {fingerprint(row)}"
         if key not in known:
             known[key] = start(options, row, model_of(options, row, n_classes), image, out)
             options.cache.write_text(json.dumps(known, indent=1))
@@ -97,7 +98,7 @@ def known_rows(options: argparse.Namespace) -> list[dict[str, object]]:
     cases: dict[tuple[int, ...], list[dict[str, object]]] = {}
     for key, row in json.loads(options.cache.read_text()).items():
         name, i, j, k, classes, made = re.fullmatch(r"(\S+) \[(\d+), (\d+), (\d+)\] (\d+) (.*)", key).groups()
-        if made == fingerprint():
+        if made == fingerprint(name):
             size = [int(i), int(j), int(k)]
             cases.setdefault((*size, int(classes)), []).append(
                 {"row": name, "size": size, "classes": int(classes)} | row
@@ -121,8 +122,10 @@ def model_of(options: argparse.Namespace, row: str, n_classes: int) -> Path:
     return model
 
 
-def fingerprint() -> str:
-    """Name the code and the machine that a cached result belongs to."""
+def fingerprint(row: str) -> str:
+    """Name the code and the machine that a cached result belongs to; the peers' do not depend on the code."""
+    if row.startswith(PEERS):
+        return f"peer {platform.node()} {os.cpu_count()}"
     source = sorted((Path(__file__).parents[1] / "src" / "voxmetry" / "nn").glob("*.py"))
     code = hashlib.sha256(b"".join(path.read_bytes() for path in source)).hexdigest()[:12]
     return f"{code} {platform.node()} {os.cpu_count()}"
@@ -151,12 +154,12 @@ def run_row(row: str, model: str, image: str, out: str, *, cap_gb: float | None)
 
         resource.setrlimit(resource.RLIMIT_DATA, (int(cap_gb * 1e9), resource.RLIM_INFINITY))
     begin = time.perf_counter()
-    run = {"monai": run_monai, "nnunet": run_nnunet, "segment": run_segment}.get(row, run_voxmetry)
+    run = {"monai": run_monai, "monai-float32": run_monai, "nnunet": run_nnunet, "segment": run_segment}.get(row, run_voxmetry)
     Timed.all.clear()
     try:
         result = run(row, Path(model), Path(image), Path(out))
     except (MemoryError, RuntimeError) as error:
-        if "alloc" not in str(error) and not isinstance(error, MemoryError):
+        if not ran_out_of_memory(error):
             raise
         result = {"stopped": True, "device": "torch cpu in float32"}
     used, timed = os.times(), Timed.all[0]
@@ -169,6 +172,15 @@ def run_row(row: str, model: str, image: str, out: str, *, cap_gb: float | None)
         "peak_gb": cap_gb if "stopped" in result else peak_gb(),
         **result,
     }
+
+
+def ran_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is one of memory: MONAI wraps what its transforms raise."""
+    while error is not None:
+        if isinstance(error, MemoryError) or "alloc" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def peak_gb() -> float:
@@ -224,7 +236,7 @@ def run_voxmetry(row: str, model: Path, image: Path, out: Path) -> dict[str, obj
         "write_s": write,
         "device": str(loaded.choice),
         "predicted_gb": prepared.plan.needed / 1e9,
-        "ring_gb": prepared.plan.parts["ring"] / 1e9,
+        "ring_gb": prepared.plan.parts.get("ring", 0) / 1e9,
     }
 
 
@@ -259,7 +271,7 @@ def run_segment(_row: str, model: Path, image: Path, out: Path) -> dict[str, obj
     }
 
 
-def run_monai(_row: str, model: Path, image: Path, out: Path) -> dict[str, object]:
+def run_monai(row: str, model: Path, image: Path, out: Path) -> dict[str, object]:
     """Run the plain way of MONAI's bundles: Spacing, SlidingWindowInferer, Invertd of the scores, argmax, save."""
     import numpy as np
     import torch
@@ -280,7 +292,12 @@ def run_monai(_row: str, model: Path, image: Path, out: Path) -> dict[str, objec
         [
             t.LoadImaged("image", ensure_channel_first=True),
             t.Orientationd("image", axcodes=spec.orientation, labels=None),
-            t.Spacingd("image", pixdim=spec.spacing_mm, mode="bilinear"),
+            t.Spacingd(
+                "image",
+                pixdim=spec.spacing_mm,
+                mode="bilinear",
+                dtype=np.float32 if row == "monai-float32" else np.float64,
+            ),
             t.ScaleIntensityRanged(
                 "image", how.low, how.high, (how.low - how.mean) / how.sd, (how.high - how.mean) / how.sd, clip=True
             ),

@@ -47,7 +47,7 @@ def plain_training(chosen, data):
             optimiser.step()
             keep = min(chosen.ema_decay, (1 + step) / (10 + step))
             with torch.no_grad():
-                for mean, now in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
+                for mean, now in zip(averaged.parameters(), network.parameters(), strict=True):
                     mean.lerp_(now, 1 - keep)
             step += 1
     return averaged.state_dict()

@@ -9,6 +9,7 @@ Under `torchrun` each process goes through these same lines with its share of ea
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -197,10 +198,26 @@ def train_step(
     state.optimiser.step()
     # A short memory at first, so that the average forgets where the weights began.
     keep = min(settings.ema_decay, (1 + step) / (10 + step)) if settings.ema_decay else 0.0
-    with torch.no_grad():
-        for mean, now in zip(state.averaged.state_dict().values(), state.network.state_dict().values(), strict=True):
-            mean.lerp_(now, 1 - keep)
+    follow(state.averaged, state.network, keep)
     return value
+
+
+@torch.no_grad()
+def follow(averaged: nn.Module, network: nn.Module, keep: float) -> None:
+    """Move an exponential moving average in place: of each weight, `keep` stays and the rest is the network's.
+
+    Each tensor moves once, under however many names a network holds it (DynUNet: two for most).
+    """
+    tensors = zip(
+        itertools.chain(averaged.parameters(), averaged.buffers()),
+        itertools.chain(network.parameters(), network.buffers()),
+        strict=True,
+    )
+    for mean, now in tensors:
+        if mean.is_floating_point():
+            mean.lerp_(now, 1 - keep)
+        else:
+            mean.copy_(now)
 
 
 def learning_rate(step: int, total: int, peak: float) -> float:

@@ -123,7 +123,7 @@ def make_plan(fingerprint: Fingerprint, named: DataSet, *, data: str, budget: Bu
         "data": data,
         "epochs": _epochs(fingerprint, batch, budget, reasons),
         "batch_size": batch,
-        "ema_decay": 0.99,
+        "ema_decay": 0.98,
         "augment": {"flip_axes": _flips(labels, reasons)},
         "model": {
             "name": fingerprint.name,
