@@ -9,7 +9,7 @@ from voxmetry.classical.spec import BaselineSpec
 from voxmetry.config import ModelSpec
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
-from voxmetry.core.records import Flag, Measurement, PredictedDice, SeriesInfo
+from voxmetry.core.records import Flag, Measurement, MembersAgreement, PredictedDice, SeriesInfo
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.ops.boxes import label_boxes
 from voxmetry.ops.components import components
@@ -23,6 +23,10 @@ ASYMMETRY_SHARE = 0.5
 
 ISLANDS_SHARE = 0.1
 """Share of an organ that may lie apart from its largest part."""
+
+AGREEMENT = 0.7
+"""Mean Dice between the networks of an ensemble below which they disagree: overlap above is commonly called good, after
+Zijdenbos et al. 1994, doi 10.1109/42.363096. It is not calibrated, unlike the predicted Dice."""
 
 FIELD_MARGIN = 0.15
 """A field of view within this share of what was seen in training counts as seen."""
@@ -195,6 +199,21 @@ def flag_quality(foretold: Sequence[PredictedDice]) -> tuple[Flag, ...]:
         )
         for row in foretold
         if row.predicted_dice < row.review_below
+    )
+
+
+def flag_agreement(agreed: Sequence[MembersAgreement]) -> tuple[Flag, ...]:
+    """Flag each structure on which the networks of an ensemble do not agree; see `AGREEMENT`."""
+    return tuple(
+        Flag(
+            code="members_disagree",
+            severity="review",
+            label=row.label,
+            message=f"{row.label}: the model's {row.members} networks agree with a mean Dice of {row.mean_dice:.2f}, "
+            f"below {AGREEMENT:g}. What is written is their mean.",
+        )
+        for row in agreed
+        if row.mean_dice < AGREEMENT
     )
 
 

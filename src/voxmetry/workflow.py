@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import math
 import platform
 import sys
 import time
@@ -23,6 +24,7 @@ from voxmetry.core.records import (
     Flag,
     Lesion,
     Measurement,
+    MembersAgreement,
     OtherInput,
     PredictedDice,
     Provenance,
@@ -35,6 +37,7 @@ from voxmetry.dicom_output import FILES as DICOM_FILES
 from voxmetry.dicom_output import PDF, require_dicom, write_objects
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.flags import (
+    flag_agreement,
     flag_asymmetry,
     flag_input,
     flag_islands,
@@ -140,7 +143,7 @@ def segment_study(
         truth = read_reference(reference, spec, volume) if reference else None
         require_dicom(volume, settings.dicom)
     with replaced_together(out, OUTPUTS.values()) as stage:
-        segmentation, foretold = run_model(ready, volumes, clock, gate, maps=settings.maps, maps_to=stage)
+        segmentation, foretold, agreed = run_model(ready, volumes, clock, gate, maps=settings.maps, maps_to=stage)
         with clock.step("measure"):
             measurements = measure(segmentation, volume)
             found = lesions(segmentation, volume, organs=segmentation)
@@ -154,7 +157,13 @@ def segment_study(
             others=others,
             comparisons=comparisons,
             predicted_dice=foretold,
-            flags=(*flag_study(volumes, measurements, spec), *flag_islands(segmentation), *flag_quality(foretold)),
+            members_agreement=agreed,
+            flags=(
+                *flag_study(volumes, measurements, spec),
+                *flag_islands(segmentation),
+                *flag_quality(foretold),
+                *flag_agreement(agreed),
+            ),
             definitions=dict(DEFINITIONS),
             provenance=provenance(ready, settings, clock),
         )
@@ -257,22 +266,31 @@ def run_model(
     *,
     maps: Sequence[MapName] = (),
     maps_to: Path | None = None,
-) -> tuple[Segmentation, tuple[PredictedDice, ...]]:
-    """Segment on the first volume's own grid and clean up, each step under its own name; foretell the Dice.
+) -> tuple[Segmentation, tuple[PredictedDice, ...], tuple[MembersAgreement, ...]]:
+    """Segment on the first volume's own grid and clean up, each step under its own name.
 
-    The gate is held while the network runs. Maps are written to a folder as it does.
+    Beside the label map come the Dice that is foretold, and how far the networks of an ensemble agree. The gate is held while the network runs. Maps are written to a folder as it does.
     """
     if isinstance(ready, Baseline):
         with clock.step("segment"):
-            return ready.segment(volumes), ()
+            return ready.segment(volumes), (), ()
     with clock.step("preprocess"):
         prepared = ready.prepare(volumes, maps=maps)
     confidence = nn.Confidence(ready.spec) if ready.spec.quality else None
+    agreement = nn.Agreement(ready.spec)
     with gate or nullcontext(), clock.step("network"):
-        segmentation = ready.run(prepared, maps=maps, maps_to=maps_to, confidence=confidence)
+        segmentation = ready.run(
+            prepared, maps=maps, maps_to=maps_to, confidence=confidence, agreement=agreement
+        )
     with clock.step("clean up"):
         cleaned = clean(segmentation, ready.spec.clean)
-    return cleaned, predict_dice(confidence.expected_dice(), ready.spec) if confidence else ()
+    foretold = predict_dice(confidence.expected_dice(), ready.spec) if confidence else ()
+    agreed = tuple(
+        MembersAgreement(label=name, mean_dice=dice, members=ready.spec.members)
+        for name, dice in agreement.mean_dice().items()
+        if math.isfinite(dice)
+    )
+    return cleaned, foretold, agreed
 
 
 class Clock:

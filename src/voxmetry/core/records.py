@@ -217,6 +217,15 @@ class PredictedDice(Record):
     review_below: float
 
 
+class MembersAgreement(Record):
+    """How far the networks of an ensemble agree on a structure."""
+
+    label: str
+    mean_dice: float
+    """Mean over all pairs of networks of the Dice of their labels, window by window, on the model's grid."""
+    members: int
+
+
 class SourceInfo(Record):
     """What was segmented, without naming the patient or the path."""
 
@@ -282,6 +291,8 @@ class StudyResult(Record):
     comparisons: tuple[Comparison, ...] = ()
     predicted_dice: tuple[PredictedDice, ...] = ()
     """Empty where the model is not calibrated."""
+    members_agreement: tuple[MembersAgreement, ...] = ()
+    """Empty where the model is no ensemble."""
     flags: tuple[Flag, ...] = ()
     definitions: dict[str, str]
     """How each number is defined, by the name of its field."""

@@ -1,8 +1,8 @@
 """Networks: prepare, run, restore. torch and MONAI live here and in `train/` only."""
 
-from voxmetry.nn.confidence import Confidence
+from voxmetry.nn.confidence import Agreement, Confidence
 from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.predict import segment
 from voxmetry.nn.predictor import Outcome, Predictor
 
-__all__ = ["Confidence", "Model", "Outcome", "Predictor", "load_model", "segment"]
+__all__ = ["Agreement", "Confidence", "Model", "Outcome", "Predictor", "load_model", "segment"]

@@ -1,13 +1,14 @@
-"""How sure a network is of each structure, counted while the scores pass by."""
+"""How sure a network is of each structure, and an ensemble at one with itself, counted while the scores pass by."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
 
 from voxmetry.config import ModelSpec
-from voxmetry.nn.window import Slab
+from voxmetry.nn.window import Slab, blending_weights
 
 _VALUES = 8_000_000
 """Scores that are looked at at once: 32 MB of float32."""
@@ -62,3 +63,65 @@ class Confidence:
         """Return the expected Dice of each structure; nan where none was found or it is not defined."""
         rows = zip(self._names, self._overlap.tolist(), self._sizes.tolist(), strict=True)
         return {name: 2 * overlap / size if self.defined and overlap > 0 else math.nan for name, overlap, size in rows}
+
+
+class Agreement:
+    """How far the networks of an ensemble agree on each structure: the mean over their pairs of the Dice of their labels.
+
+    With the masks a and b of two networks in one window, and the weight w of each of its voxels when windows are
+    blended, the Dice of a pair is 2 sum(w a b) / (sum(w a) + sum(w b)), each sum over all windows.
+
+    Parameters
+    ----------
+    spec
+        The model; one with regions has no such number, nor one with a single network.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._names = spec.labels.names
+        self.defined = spec.members > 1 and spec.regions is None
+        self._n_members, self._n_classes = spec.members, spec.n_classes
+        self._weights = blending_weights(spec.window).double().flatten() if self.defined else torch.empty(0)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self._masks: list[torch.Tensor] = []
+        self._sizes = torch.zeros(self._n_members, self._n_classes, dtype=torch.float64)
+        self._both = torch.zeros(self._n_members, self._n_members, self._n_classes, dtype=torch.float64)
+
+    def watch(self, member: int, scores: torch.Tensor) -> None:
+        """Count the labels of one member in a batch of windows, whose members come one after the other from the first.
+
+        Parameters
+        ----------
+        member
+            Its place.
+        scores
+            (B, n, I, J, K) scores, or a multiple of them.
+        """
+        labels = scores.argmax(1).flatten().cpu()
+        weights = self._weights.repeat(len(scores))
+        self._sizes[member] += torch.bincount(labels, weights, minlength=self._n_classes)
+        if member == 0:
+            self._masks = []
+        for earlier, other in enumerate(self._masks):
+            same = other == labels
+            self._both[earlier, member] += torch.bincount(labels[same], weights[same], minlength=self._n_classes)
+        self._masks.append(labels)
+
+    def mean_dice(self) -> dict[str, float]:
+        """Return the mean Dice of each structure over all pairs; nan where it was found by none or is not defined.
+
+        A pair that finds nothing counts in no mean; a pair of which one finds something counts as 0.
+        """
+        found = {}
+        for value, name in enumerate(self._names, start=1):
+            sizes, both = self._sizes[:, value].tolist(), self._both[..., value].tolist()
+            pairs = [
+                2 * both[a][b] / (sizes[a] + sizes[b])
+                for a, b in itertools.combinations(range(self._n_members), 2)
+                if sizes[a] + sizes[b] > 0
+            ]
+            found[name] = math.fsum(pairs) / len(pairs) if pairs and self.defined else math.nan
+        return found

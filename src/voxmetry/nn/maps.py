@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -130,12 +130,20 @@ def require_maps(wanted: Sequence[MapName], spec: ModelSpec) -> None:
         )
 
 
-def with_disagreement(members: Sequence[Run], mirror_axes: tuple[int, ...]) -> Run:
-    """Make one function of an ensemble: the mean scores, and the members' disagreement as one channel more."""
+def with_disagreement(
+    members: Sequence[Run], mirror_axes: tuple[int, ...], *, watch: Callable[[int, torch.Tensor], None] | None = None
+) -> Run:
+    """Make one function of an ensemble: the mean scores, and the members' disagreement as one channel more.
+
+    `watch` is called with each member's place and its scores.
+    """
 
     def run(patches: torch.Tensor) -> torch.Tensor:
         # Each member's scores are copied: a runtime may return the same buffer twice.
         scores = [averaged([member], mirror_axes)(patches).float().clone() for member in members]
+        if watch is not None:
+            for place, score in enumerate(scores):
+                watch(place, score)
         odds = [score.softmax(1) for score in scores]
         apart = entropy(torch.stack(odds).mean(0)) - torch.stack([entropy(each) for each in odds]).mean(0)
         return torch.cat([torch.stack(scores).mean(0), apart.clamp_min(0)[:, None]], dim=1)

@@ -18,7 +18,7 @@ from voxmetry.config import MapName, ModelSpec, Weights
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InferenceError, VoxmetryError
-from voxmetry.nn.confidence import Confidence
+from voxmetry.nn.confidence import Agreement, Confidence
 from voxmetry.nn.maps import MapWriter, require_maps, with_disagreement
 from voxmetry.nn.memory import OutOfMemory, Plan, fallback, out_of_memory, plan_memory
 from voxmetry.nn.model import Model, load_model
@@ -177,10 +177,11 @@ class Predictor:
         maps: Sequence[MapName] = (),
         maps_to: Path | str | None = None,
         confidence: Confidence | None = None,
+        agreement: Agreement | None = None,
     ) -> Segmentation:
         """Run the network on a prepared study and choose the labels on the study's own grid, slab by slab.
 
-        `confidence` is fed with each slab.
+        `confidence` is fed with each slab, `agreement` with the scores of each member of an ensemble.
         Where memory runs out all the same, a smaller plan is tried, once.
         """
         require_maps(maps, self.spec)
@@ -190,11 +191,11 @@ class Predictor:
         if plan:
             self._tell(str(plan))
         with contextlib.suppress(OutOfMemory):
-            return self._stream(prepared, how, maps, folder, confidence)
+            return self._stream(prepared, how, maps, folder, confidence, agreement)
         smaller = fallback(how, self.device)
         self._tell(f"out of memory; once more with {smaller}")
         try:
-            return self._stream(prepared, smaller, maps, folder, confidence)
+            return self._stream(prepared, smaller, maps, folder, confidence, agreement)
         except OutOfMemory as error:
             raise InferenceError(
                 found=f"{self.spec.name} ran out of memory on {self.device}, with a smaller plan too",
@@ -211,11 +212,14 @@ class Predictor:
         maps: Sequence[MapName],
         folder: Path,
         confidence: Confidence | None,
+        agreement: Agreement | None,
     ) -> Segmentation:
         spec, members = self.spec, self.model.members
-        if confidence is not None:
+        for counts in (confidence, agreement):
             # What a plan that ran out of memory had counted is forgotten.
-            confidence.reset()
+            if counts is not None:
+                counts.reset()
+        watch = agreement.watch if agreement is not None and agreement.defined else None
         restorer = Restorer(prepared.grid, prepared.native, spec)
         apart = "disagreement" in maps
         mirrored = spec.window.mirror_axes
@@ -224,7 +228,7 @@ class Predictor:
             if writer:
                 stack.enter_context(writer)
             slabs = stream_scores(
-                with_disagreement(members, mirrored) if apart else averaged(members, mirrored),
+                with_disagreement(members, mirrored, watch=watch) if apart else averaged(members, mirrored, watch=watch),
                 prepared.tensor.to(self.model.tensor_device),
                 spec.window,
                 n_outputs=spec.n_classes + apart,

@@ -201,7 +201,12 @@ def window_scores(run: Run, tensor: torch.Tensor, window: WindowSpec, *, batch: 
         return torch.cat(parts, dim=axis)[None]
 
 
-def averaged(members: list[Run] | tuple[Run, ...], mirror_axes: tuple[int, ...]) -> Run:
+def averaged(
+    members: list[Run] | tuple[Run, ...],
+    mirror_axes: tuple[int, ...],
+    *,
+    watch: Callable[[int, torch.Tensor], None] | None = None,
+) -> Run:
     """Make one function of several networks and mirror images: the mean of their scores, patch by patch.
 
     Parameters
@@ -210,6 +215,8 @@ def averaged(members: list[Run] | tuple[Run, ...], mirror_axes: tuple[int, ...])
         Networks with the same outputs.
     mirror_axes
         Spatial axes; each combination of them is one image.
+    watch
+        Called with the place of each member and the sum of its scores over the mirror images, (B, n, I, J, K).
     """
     turns = mirror_turns(mirror_axes)
     if len(members) == 1 and len(turns) == 1:
@@ -217,9 +224,18 @@ def averaged(members: list[Run] | tuple[Run, ...], mirror_axes: tuple[int, ...])
 
     def run(patches: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor | None = None
-        for member, turn in itertools.product(members, turns):
+        own: torch.Tensor | None = None
+        for (place, member), turn in itertools.product(enumerate(members), turns):
             scores = torch.flip(member(torch.flip(patches, turn)), turn).float()
-            total = scores if total is None else total.add_(scores)
+            if total is not None:
+                total.add_(scores)
+            else:
+                total = scores if watch is None else scores.clone()
+            if watch is not None:
+                own = scores if own is None else own.add_(scores)
+                if turn == turns[-1]:
+                    watch(place, own)
+                    own = None
         if total is None:
             raise ValueError("no members")
         return total.div_(len(members) * len(turns))
