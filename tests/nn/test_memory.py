@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import subprocess
 import sys
 import textwrap
@@ -11,6 +13,7 @@ import models
 import phantoms
 from voxmetry import Predictor, Volume, compare, load_model, read_volume
 from voxmetry.errors import InferenceError
+from voxmetry.nn import Confidence, memory
 from voxmetry.nn.memory import NetworkCost, _limits, available_bytes, network_cost
 from voxmetry.nn.openvino import openvino_has_bf16
 
@@ -115,6 +118,46 @@ class TestPlan:
         assert tight.last_plan.how.dtype is torch.float16
         assert any("float16" in line for line in told)
         assert (found.array == Predictor(folder, device="cpu")(volume).array).mean() > 0.99
+
+    def test_the_ring_is_as_fine_as_the_networks_products(self, tmp_path):
+        folder = models.write(tmp_path)
+        volume = phantoms.volume(phantoms.geometry(shape=(41, 37, 23)))
+        long = Predictor(folder, device="cpu").plan(volume)
+        short = Predictor(folder, device="cpu", precision="bf16").plan(volume)
+        assert (long.how.dtype, short.how.dtype) == (torch.float32, torch.float16)
+        assert short.parts["ring"] < 0.75 * long.parts["ring"]
+
+    @pytest.mark.parametrize("factor", [1e4, 1e6])
+    def test_scores_too_large_for_float16_take_the_wider_ring_and_the_same_labels(self, factor, tmp_path):
+        folder = models.write(tmp_path)
+        volume = phantoms.volume(phantoms.geometry(shape=(41, 37, 23)))
+        plain = Predictor(folder, device="cpu")
+        loud = models.replace(plain.model, members=(lambda x: plain.model.members[0](x) * factor,))
+        told = []
+        predictor = Predictor(loud, tell=told.append)
+        prepared = predictor.prepare(volume)
+        how = dataclasses.replace(prepared.plan.how, dtype=torch.float16)
+        prepared = dataclasses.replace(prepared, plan=dataclasses.replace(prepared.plan, how=how))
+        confidence = Confidence(predictor.spec)
+        found = predictor.run(prepared, confidence=confidence)
+        assert any("too large for float16" in line for line in told)
+        assert np.array_equal(found.array, plain(volume).array)
+        again = Confidence(predictor.spec)
+        predictor.run(predictor.prepare(volume), confidence=again)
+        assert confidence.expected_dice() == again.expected_dice()
+
+    def test_the_cost_of_a_network_is_found_once_and_kept(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("VOXMETRY_CACHE", str(tmp_path / "cache"))
+        folder = models.write(tmp_path / "model")
+        first = load_model(folder, device="cpu").cost
+        monkeypatch.setattr(memory, "network_cost", lambda *_: pytest.fail("it is known"))
+        assert load_model(folder, device="cpu").cost == first
+        (kept,) = (tmp_path / "cache" / "cost").iterdir()
+        monkeypatch.undo()
+        monkeypatch.setenv("VOXMETRY_CACHE", str(tmp_path / "cache"))
+        kept.write_text('{"gflop": 1')
+        assert load_model(folder, device="cpu").cost == first
+        assert json.loads(kept.read_text())["gflop"] == first.gflop
 
     def test_counts_the_tensors_that_live_at_once(self):
         network = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.Conv3d(4, 2, 3, padding=1))

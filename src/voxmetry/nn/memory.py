@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
+import json
 import math
 import os
 import sys
@@ -26,7 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from voxmetry.config import ModelSpec
 from voxmetry.core.volume import Volume
-from voxmetry.errors import InferenceError
+from voxmetry.errors import InferenceError, OutputError
+from voxmetry.io.atomic import write_text
+from voxmetry.nn.cache import cache_root
 from voxmetry.nn.grids import model_grid, reorientation
 from voxmetry.nn.maps import BLOCK_VALUES
 from voxmetry.nn.preprocess import RESAMPLE_VALUES
@@ -134,6 +138,24 @@ def network_cost(network: nn.Module, spec: ModelSpec) -> NetworkCost:
     return NetworkCost(counter.get_total_flops() / 1e9, live.peak + patch.untyped_storage().nbytes())
 
 
+def known_cost(network: nn.Module, spec: ModelSpec) -> NetworkCost:
+    """Return the cost of one window, from the user's cache where it was found out before.
+
+    To count operations torch imports its compiler, which takes longer than a small study's network.
+    """
+    what = (torch.__version__, spec.network.model_dump_json(), spec.window.patch, len(spec.inputs), spec.n_classes)
+    path = cache_root() / "cost" / f"{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.json"
+    try:
+        return NetworkCost(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        cost = network_cost(network, spec)
+    # A cache that cannot be written is found out again next time.
+    with contextlib.suppress(OSError, OutputError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({"gflop": cost.gflop, "live_bytes": cost.live_bytes}))
+    return cost
+
+
 def plan_memory(
     volumes: Sequence[Volume],
     spec: ModelSpec,
@@ -165,9 +187,9 @@ def plan_memory(
     """
     base = resident_bytes()
     limit = int(memory_gb * 1e9) if memory_gb is not None else base + available_bytes()
-    plans = [
-        _plan(volumes, spec, cost, choice, dtype, base, limit, maps=maps) for dtype in (torch.float32, torch.float16)
-    ]
+    # A network whose products carry eight bits, or eleven, has scores that a ring in float16 holds.
+    dtypes = [torch.float32, torch.float16] if choice.precision == "float32" else [torch.float16]
+    plans = [_plan(volumes, spec, cost, choice, dtype, base, limit, maps=maps) for dtype in dtypes]
     for plan in plans:
         if plan.needed <= limit:
             return plan

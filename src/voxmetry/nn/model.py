@@ -8,7 +8,7 @@ from pathlib import Path
 from voxmetry.config import ModelSpec, Weights, load_yaml
 from voxmetry.errors import ModelError
 from voxmetry.models import find_model
-from voxmetry.nn.memory import NetworkCost, network_cost
+from voxmetry.nn.memory import NetworkCost, known_cost
 from voxmetry.nn.networks import Ensemble, build_network
 from voxmetry.nn.runtime import Choice, Runtime, build_runtime, choose_runtime
 from voxmetry.nn.weights import load_into
@@ -86,6 +86,6 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
     network = build_network(spec)
     load_into(network, folder / spec.weights.file, sha256=spec.weights.sha256)
     networks = list(network.members) if isinstance(network, Ensemble) else [network]
-    cost = network_cost(networks[0], spec)
+    cost = known_cost(networks[0], spec)
     choice = choose_runtime(device, precision, gflop=cost.gflop, execution=execution)
     return Model(spec, spec.weights, tuple(build_runtime(one, spec, choice) for one in networks), choice, cost)

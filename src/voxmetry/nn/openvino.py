@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from voxmetry.nn.cache import cache_root
+
 
 def import_openvino() -> ModuleType:
     """Import OpenVINO with its usage telemetry off: nothing leaves this machine.
@@ -102,20 +104,12 @@ def cache_folder(network: nn.Module, shape: tuple[int, ...], version: str) -> Pa
     known = hashlib.sha256(f"{version} {torch.__version__} {shape} {network}".encode())
     for tensor in network.state_dict().values():
         known.update(tensor.detach().cpu().numpy().tobytes())
-    base = Path(os.environ.get("VOXMETRY_CACHE") or _user_cache() / "voxmetry")
-    folder = base / "openvino" / known.hexdigest()[:32]
+    folder = cache_root() / "openvino" / known.hexdigest()[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
     return folder if os.access(folder, os.W_OK) else None
-
-
-def _user_cache() -> Path:
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    fallback = Path.home() / ".cache"
-    return Path(os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME") or fallback)
 
 
 def _save(model: Any, path: Path) -> None:

@@ -25,7 +25,7 @@ from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.preprocess import Prepared, normalise, preprocess, require_channels
 from voxmetry.nn.restore import Restorer
 from voxmetry.nn.runtime import first_layer_not_finite
-from voxmetry.nn.window import Streaming, averaged, stream_scores
+from voxmetry.nn.window import RingOverflow, Streaming, averaged, stream_scores
 from voxmetry.ops.components import clean
 
 Item = TypeVar("Item")
@@ -190,8 +190,14 @@ class Predictor:
         how = plan.how if plan else Streaming()
         if plan:
             self._tell(str(plan))
-        with contextlib.suppress(OutOfMemory):
-            return self._stream(prepared, how, maps, folder, confidence, agreement)
+        try:
+            with contextlib.suppress(OutOfMemory):
+                return self._stream(prepared, how, maps, folder, confidence, agreement)
+        except RingOverflow:
+            how = replace(how, dtype=torch.float32)
+            self._tell(f"scores too large for float16; once more with {how}")
+            with contextlib.suppress(OutOfMemory):
+                return self._stream(prepared, how, maps, folder, confidence, agreement)
         smaller = fallback(how, self.device)
         self._tell(f"out of memory; once more with {smaller}")
         try:

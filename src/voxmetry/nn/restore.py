@@ -21,8 +21,9 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.nn.grids import reorientation, restoring_positions
 from voxmetry.nn.window import Slab
 
-SLAB_VALUES = 8_000_000
-"""Scores that labels are chosen from at once: 32 MB of float32, whatever the number of classes."""
+SLAB_VALUES = 20_000_000
+"""Scores that labels are chosen from at once: 80 MB of float32, whatever the number of classes. Each lot looks at one
+slice of the lot before again."""
 
 CHUNK_VALUES = 6_000_000
 """Scores interpolated at once."""
@@ -261,8 +262,17 @@ def _rows_needed(
     i, j, k = needed.nonzero(as_tuple=True)
     row_of = torch.zeros(needed.shape, dtype=torch.int64, device=needed.device)
     row_of[i, j, k] = torch.arange(len(i), device=needed.device)
-    rows = torch.empty((len(i), len(sums)), dtype=torch.float32, device=sums.device)
     scale = 1 / weights[i, j, k].clamp_min(torch.finfo(torch.float32).tiny)
-    for index, channel in enumerate(sums):
-        torch.mul(channel[i, j, k], scale, out=rows[:, index])
-    return rows, row_of.view(-1)
+    # One place in memory for each voxel, the same in all classes, is looked up four times faster than three indices.
+    steps = sums.stride()[1:]
+    place = i * steps[0] + j * steps[1] + k * steps[2]
+    columns = torch.empty((len(sums), len(i)), dtype=torch.float32, device=sums.device)
+    for column, channel in zip(columns, sums, strict=True):
+        torch.mul(_in_a_line(channel).index_select(0, place), scale, out=column)
+    return columns.t().contiguous(), row_of.view(-1)
+
+
+def _in_a_line(values: torch.Tensor) -> torch.Tensor:
+    """View the stretch of memory from the first to the last voxel of a view."""
+    length = 1 + sum((size - 1) * step for size, step in zip(values.shape, values.stride(), strict=True))
+    return values.as_strided((length,), (1,))

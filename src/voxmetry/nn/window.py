@@ -18,6 +18,10 @@ from voxmetry.config import WindowSpec
 from voxmetry.errors import InferenceError
 from voxmetry.nn.tiles import even_starts, nnunet_importance
 
+class RingOverflow(Exception):  # noqa: N818  (it is caught, never shown)
+    """Scores are too large for a ring of this type."""
+
+
 Run = Callable[[torch.Tensor], torch.Tensor]
 """Patches (B, C, *patch) float32 to scores (B, n_outputs, *patch)."""
 
@@ -323,8 +327,9 @@ def _run_group(
 ) -> None:
     patches = torch.stack([_cut(tensor[0], corner, ring.patch) for corner in corners])
     scores = run(patches)
-    # One sum finds any NaN or infinity at a fraction of the cost of looking at each value.
-    if not math.isfinite(float(scores.sum(dtype=torch.float32))):
+    # Largest and smallest find any NaN or infinity at a fraction of the cost of looking at each value.
+    largest = float(torch.maximum(*(end.abs() for end in torch.aminmax(scores))))
+    if not math.isfinite(largest):
         for index, corner in enumerate(corners):
             if not bool(torch.isfinite(scores[index]).all()):
                 where = explain(patches[index : index + 1]) if explain else ""
@@ -333,6 +338,8 @@ def _run_group(
                     expected="finite scores",
                     fix="run on another device or in float32; if it stays, the weights are damaged",
                 )
+    if largest > ring.most:
+        raise RingOverflow
     for corner, score in zip(corners, scores, strict=True):
         ring.add(score, corner)
 
@@ -356,6 +363,10 @@ class _Ring:
         self.sums = torch.zeros((n_outputs, *sizes), dtype=how.dtype, device=place)
         self.weights = torch.zeros(sizes, dtype=torch.float32, device=place)
         self.blend = blending_weights(window).to(place)
+        # Windows that share a voxel, along each axis: the last one may lie closer to the one before.
+        shared = math.ceil(1 / (1 - window.overlap)) + 1
+        self.most = torch.finfo(how.dtype).max / (float(self.blend.max()) * shared**3)
+        """Larger scores might not fit."""
         self.first = 0
         """Slice that lies in slot 1; slot 0 holds the one before."""
 
@@ -363,8 +374,14 @@ class _Ring:
         """Add the scores (n_outputs, *patch) of one window."""
         place = [*corner]
         place[self.axis] += 1 - self.first
-        scores = scores.to(self.sums.device, self.sums.dtype, non_blocking=True)
-        _cut(self.sums, tuple(place), self.patch).addcmul_(scores, self.blend.to(self.sums.dtype))
+        scores = scores.to(self.sums.device, non_blocking=True)
+        sums = _cut(self.sums, tuple(place), self.patch)
+        if self.sums.dtype == torch.float32:
+            sums.addcmul_(scores, self.blend)
+        else:
+            # Class by class, so that the products stay in the processor's cache.
+            for own, score in zip(sums, scores, strict=True):
+                own.copy_(torch.addcmul(own.float(), score, self.blend))
         _cut(self.weights, tuple(place), self.patch).add_(self.blend)
 
     def finished(self, stop: int) -> Slab:
