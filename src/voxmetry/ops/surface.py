@@ -163,14 +163,15 @@ def mesh_area_and_volume(
     # Area vectors map by the cofactors of the matrix; volumes only by its determinant.
     cofactors = scale * np.linalg.inv(matrix).T
     n = np.bincount(surface.code, minlength=256) if surface.code is not None else np.zeros(256)
-    position = np.stack(np.unravel_index(surface.index, [size + 2 for size in shape])).astype(np.float64)
-    position -= position.mean(axis=1, keepdims=True)
+    origins = np.zeros((256, 3))
+    if surface.code is not None:
+        for axis, position in enumerate(np.unravel_index(surface.index, [size + 2 for size in shape])):
+            origins[:, axis] = np.bincount(surface.code, weights=position - position.mean(), minlength=256)
     area = volume = 0.0
     for code in np.flatnonzero(n):
         vectors, centroids = _triangles()[code]
         area += float(n[code] * np.linalg.norm(vectors @ cofactors.T, axis=1).sum())
-        origins = position[:, surface.code == code].sum(axis=1)
-        volume += float(origins @ vectors.sum(axis=0) + n[code] * (vectors * centroids).sum()) / 3
+        volume += float(origins[code] @ vectors.sum(axis=0) + n[code] * (vectors * centroids).sum()) / 3
     return area, scale * abs(volume)
 
 

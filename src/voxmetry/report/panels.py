@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from voxmetry.core.base import Record
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import Point
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
+from voxmetry.ops.boxes import label_boxes
 from voxmetry.report.planes import PLANES, Box, Plane, PlaneName, View, areas, largest_slice, plane_of, square_view
 from voxmetry.report.window import Window, display_window
 
@@ -48,11 +48,8 @@ class Structure:
 
 def find_structures(segmentation: Segmentation) -> dict[int, Structure]:
     """Find the bounding box and the cross-sections of each value that is present, in one pass over the array."""
-    boxes = ndimage.find_objects(segmentation.array)
     found = {}
-    for value, box in enumerate(boxes, start=1):
-        if box is None:
-            continue
+    for value, box in label_boxes(segmentation.array).items():
         mask = segmentation.array[box] == value
         found[value] = Structure(value, box, (areas(mask, 0), areas(mask, 1), areas(mask, 2)))
     return found

@@ -25,6 +25,7 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
+from voxmetry.ops.boxes import join, label_boxes
 from voxmetry.report.text import clean
 from voxmetry.report.window import BONE, LUNG, SOFT_TISSUE, display_window
 
@@ -198,8 +199,7 @@ def block_label(array: NDArray[Any], steps: tuple[int, int, int]) -> NDArray[Any
     # The middle one of the sorted voxels is the majority where there is one, and a label of the block where not.
     middle = len(parts) // 2
     reduced: NDArray[Any] = np.partition(parts, middle, axis=0)[middle]
-    lost = np.setdiff1d(np.unique(array), np.unique(reduced))
-    for value in lost[lost > 0]:
+    for value in sorted(label_boxes(array).keys() - label_boxes(reduced).keys()):
         reduced[(parts == value).any(axis=0)] = value
     return reduced
 
@@ -219,11 +219,11 @@ def _range(image: NDArray[np.float32]) -> tuple[float, float]:
 
 def targets(result: StudyResult, segmentation: Segmentation) -> tuple[Target, ...]:
     """Return where each structure and each lesion can be seen: in a voxel of its own that is near its middle."""
-    boxes = ndimage.find_objects(segmentation.array)
+    boxes = label_boxes(segmentation.array)
     colours = {label.value: label.colour for label in result.labels}
     found = []
     for m in result.measurements:
-        box = boxes[m.value - 1] if m.value <= len(boxes) else None
+        box = boxes.get(m.value)
         if box is not None:
             place = _inside(segmentation, m.value, box, m.centroid_ras_mm)
             found.append(
@@ -245,6 +245,10 @@ def targets(result: StudyResult, segmentation: Segmentation) -> tuple[Target, ..
 def _inside(
     segmentation: Segmentation, value: int, box: tuple[slice, ...], centroid: tuple[float, float, float]
 ) -> tuple[float, float, float]:
+    nearest = np.rint(segmentation.geometry.to_ijk(centroid)).astype(int)
+    if segmentation.array[tuple(nearest)] == value:
+        x, y, z = (float(part) for part in segmentation.geometry.to_mm(nearest))
+        return (x, y, z)
     voxels = np.argwhere(segmentation.array[box] == value) + [part.start for part in box]
     mm = segmentation.geometry.to_mm(voxels)
     x, y, z = (float(part) for part in mm[((mm - centroid) ** 2).sum(axis=1).argmin()])
@@ -252,11 +256,11 @@ def _inside(
 
 
 def _surfaces(segmentation: Segmentation) -> tuple[tuple[Surface, ...], bytes]:
-    boxes = [box for box in ndimage.find_objects(segmentation.array) if box is not None]
+    boxes = list(label_boxes(segmentation.array).values())
     if not boxes:
         return (), b""
     # Half the grid may be empty: what surfaces are made on is the box of all structures.
-    crop = tuple(slice(min(b[axis].start for b in boxes), max(b[axis].stop for b in boxes)) for axis in range(3))
+    crop = join(boxes)
     start = np.eye(4)
     start[:3, 3] = [part.start for part in crop]
     array = segmentation.array[crop]
