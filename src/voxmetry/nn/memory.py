@@ -290,7 +290,7 @@ def _preparing_bytes(volumes: Sequence[Volume], spec: ModelSpec, n_grid: int) ->
     """Return what preprocessing takes beside its result: a channel is normalised in copies, float64 for z-scores."""
     scored = any(item.normalise.method in ("zscore", "minmax") for item in spec.inputs)
     if spec.resampling.rule == "nnunet":
-        return 28 * max(int(np.prod(volume.geometry.shape)) for volume in volumes)
+        return (28 if scored else 15) * max(int(np.prod(volume.geometry.shape)) for volume in volumes)
     apart = any(not np.allclose(v.geometry.directions, volumes[0].geometry.directions, atol=1e-9) for v in volumes)
     whole = max(int(np.prod(volume.geometry.shape)) for volume in volumes) * 8 if apart else 0
     return (30 if scored else 12) * n_grid + whole + 4 * RESAMPLE_VALUES
