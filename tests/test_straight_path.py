@@ -23,13 +23,14 @@ def model():
 
 @pytest.mark.real_data
 class TestHippocampus:
-    def test_held_out_cases_reach_the_dice_of_the_model_card(self, model, real_data, tmp_path):
-        """Six of the held-out cases here; benchmarks/bench_hippocampus.py runs all."""
+    def test_cases_that_it_has_seen_reach_the_dice_of_cases_that_it_had_not(self, model, real_data, tmp_path):
+        """The shipped weights have seen all cases; what they would do on others is the cross-validation in the card."""
         with (find_model("hippocampus-mr") / "validation.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
+        assert len(rows) == 201
         found = {"anterior": [], "posterior": []}
         told = {"anterior": [], "posterior": []}
-        for row in rows[::7]:
+        for row in rows[::35]:
             image, label = (
                 real_data / "hippocampus-mr" / part / f"{row['case']}.nii.gz" for part in ("images", "labels")
             )
@@ -38,8 +39,8 @@ class TestHippocampus:
                 found[comparison.label].append(comparison.dice)
                 told[comparison.label].append(float(row[f"dice_{comparison.label}"]))
         for label in found:
-            assert np.mean(found[label]) == pytest.approx(np.mean(told[label]), abs=0.005)
-        assert np.mean(found["anterior"]) > 0.87
+            assert -0.005 < np.mean(found[label]) - np.mean(told[label]) < 0.05
+        assert np.mean(found["anterior"]) > 0.88
         assert np.mean(found["posterior"]) > 0.86
 
     @pytest.mark.parametrize("factor", [0.1, 100.0])

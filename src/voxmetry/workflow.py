@@ -269,7 +269,8 @@ def run_model(
 ) -> tuple[Segmentation, tuple[PredictedDice, ...], tuple[MembersAgreement, ...]]:
     """Segment on the first volume's own grid and clean up, each step under its own name.
 
-    Beside the label map come the Dice that is foretold, and how far the networks of an ensemble agree. The gate is held while the network runs. Maps are written to a folder as it does.
+    Beside the label map come the Dice that is foretold, and how far the networks of an ensemble agree. The gate is held
+    while the network runs. Maps are written to a folder as it does.
     """
     if isinstance(ready, Baseline):
         with clock.step("segment"):
@@ -279,9 +280,7 @@ def run_model(
     confidence = nn.Confidence(ready.spec) if ready.spec.quality else None
     agreement = nn.Agreement(ready.spec)
     with gate or nullcontext(), clock.step("network"):
-        segmentation = ready.run(
-            prepared, maps=maps, maps_to=maps_to, confidence=confidence, agreement=agreement
-        )
+        segmentation = ready.run(prepared, maps=maps, maps_to=maps_to, confidence=confidence, agreement=agreement)
     with clock.step("clean up"):
         cleaned = clean(segmentation, ready.spec.clean)
     foretold = predict_dice(confidence.expected_dice(), ready.spec) if confidence else ()

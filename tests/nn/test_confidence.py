@@ -118,7 +118,9 @@ class TestAgreement:
         plain = ready.run(prepared, maps=["disagreement"], maps_to=tmp_path / "plain")
         watched = ready.run(prepared, maps=["disagreement"], maps_to=tmp_path / "watched", agreement=agreement)
         assert np.array_equal(plain.array, watched.array)
-        assert (tmp_path / "plain/disagreement.nii").read_bytes() == (tmp_path / "watched/disagreement.nii").read_bytes()
+        assert (tmp_path / "plain/disagreement.nii").read_bytes() == (
+            tmp_path / "watched/disagreement.nii"
+        ).read_bytes()
         counted = agreement.mean_dice()
         again = Agreement(ready.spec)
         ready.run(prepared, agreement=again)

@@ -257,7 +257,7 @@ def test_the_shipped_configuration_is_the_bundled_models(real_data):
     """The bundled model.yaml is what training with the shipped configuration writes, its measured parts aside."""
     config = load_yaml(Path(__file__).parents[2] / "configs/train/hippocampus-mr.yaml", TrainSettings)
     bundled = load_model("hippocampus-mr", device="cpu").spec
-    measured = {"training_domain": bundled.training_domain, "weights": bundled.weights}
+    measured = {name: getattr(bundled, name) for name in ("training_domain", "weights", "quality")}
     assert config.model.model_copy(update=measured) == bundled
 
 

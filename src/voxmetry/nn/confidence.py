@@ -66,7 +66,7 @@ class Confidence:
 
 
 class Agreement:
-    """How far the networks of an ensemble agree on each structure: the mean over their pairs of the Dice of their labels.
+    """How far the networks of an ensemble agree on each structure: the mean Dice of their labels over all pairs.
 
     With the masks a and b of two networks in one window, and the weight w of each of its voxels when windows are
     blended, the Dice of a pair is 2 sum(w a b) / (sum(w a) + sum(w b)), each sum over all windows.

@@ -234,7 +234,9 @@ class Predictor:
             if writer:
                 stack.enter_context(writer)
             slabs = stream_scores(
-                with_disagreement(members, mirrored, watch=watch) if apart else averaged(members, mirrored, watch=watch),
+                with_disagreement(members, mirrored, watch=watch)
+                if apart
+                else averaged(members, mirrored, watch=watch),
                 prepared.tensor.to(self.model.tensor_device),
                 spec.window,
                 n_outputs=spec.n_classes + apart,

@@ -265,10 +265,10 @@ def _rows_needed(
     scale = 1 / weights[i, j, k].clamp_min(torch.finfo(torch.float32).tiny)
     # One place in memory for each voxel, the same in all classes, is looked up four times faster than three indices.
     steps = sums.stride()[1:]
-    place = i * steps[0] + j * steps[1] + k * steps[2]
+    at = i * steps[0] + j * steps[1] + k * steps[2]
     columns = torch.empty((len(sums), len(i)), dtype=torch.float32, device=sums.device)
     for column, channel in zip(columns, sums, strict=True):
-        torch.mul(_in_a_line(channel).index_select(0, place), scale, out=column)
+        torch.mul(_in_a_line(channel).index_select(0, at), scale, out=column)
     return columns.t().contiguous(), row_of.view(-1)
 
 

@@ -18,6 +18,7 @@ from voxmetry.config import WindowSpec
 from voxmetry.errors import InferenceError
 from voxmetry.nn.tiles import even_starts, nnunet_importance
 
+
 class RingOverflow(Exception):  # noqa: N818  (it is caught, never shown)
     """Scores are too large for a ring of this type."""
 
