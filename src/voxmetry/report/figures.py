@@ -9,9 +9,8 @@ import matplotlib.patheffects as effects
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from numpy.typing import NDArray
 from PIL import Image
@@ -137,19 +136,19 @@ def _outline(
         ((contour + shift) * plane.pixel_mm)[:, ::-1] for contour in find_contours(np.pad(mask, 1).astype(float), 0.5)
     ]
     # One path for all of them: a structure in a thousand specks is drawn at the cost of one.
-    drawn = PathPatch(
-        Path.make_compound_path(*(Path(line) for line in lines)),
-        fill=False,
-        edgecolor=colour,
-        linewidth=width,
-        linestyle=(0, (3, 2)) if dashed else "solid",
+    drawn = PathCollection(
+        [Path.make_compound_path(*(Path(line) for line in lines))],
+        facecolors="none",
+        edgecolors=[colour],
+        linewidths=width,
+        linestyles=[(0, (3, 2))] if dashed else "solid",
         capstyle="butt" if dashed else "round",
         joinstyle="round",
     )
     if width > 1:
         # A dark seam keeps light outlines visible on bright tissue.
         drawn.set_path_effects([effects.Stroke(linewidth=width + 1.2, foreground="#00000080"), effects.Normal()])
-    axes.add_artist(drawn)
+    axes.add_collection(drawn, autolim=False)
 
 
 def _measured_line(axes: Axes, plane: Plane, volume: Volume, ends: tuple[Point, Point]) -> None:
