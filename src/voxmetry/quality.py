@@ -33,6 +33,9 @@ WORST = 0.1
 """The share of cases that a quality gate is to catch."""
 FLAGGED = 0.2
 """The share of cases that may be flagged for it."""
+SKILL = 0.3
+"""Rank correlation of predicted and true Dice below which certainty does not tell good cases from bad: a study is then
+flagged only where the network is less sure than on any case that it was calibrated on."""
 FEWEST = 10
 """Cases below which no line is fitted."""
 
@@ -67,11 +70,24 @@ class Calibration(Record):
     def __str__(self) -> str:
         if self.quality is None:
             return f"{self.label}: {self.n} cases, too few or too alike to fit a line (at least {FEWEST})"
-        return (
+        told = (
             f"{self.label}: {self.n} cases. Rank correlation of predicted and true Dice {self.spearman:.2f}, mean "
-            f"error {self.mean_absolute_error:.3f}. Flagged below {self.quality.review_below:.2f}, {self.n_flagged} "
-            f"cases: {self.n_worst_flagged} of the {self.n_worst} in the worst tenth"
+            f"error {self.mean_absolute_error:.3f}. "
         )
+        if self.skilled:
+            return told + (
+                f"Flagged below {self.quality.review_below:.2f}, {self.n_flagged} "
+                f"cases: {self.n_worst_flagged} of the {self.n_worst} in the worst tenth"
+            )
+        return told + (
+            f"Too weak to flag a fifth by ({self.n_flagged} cases hold {self.n_worst_flagged} of the {self.n_worst} in the "
+            f"worst tenth): flagged below {self.quality.review_below:.2f}, the lowest that was predicted here"
+        )
+
+    @property
+    def skilled(self) -> bool:
+        """Whether the certainty tells good cases from bad; see `SKILL`."""
+        return self.quality is not None and self.spearman >= SKILL
 
 
 class CalibrationReport(Record):
@@ -176,10 +192,11 @@ def _calibrate_one(label: str, rows: Sequence[tuple[str, str, float, float]]) ->
     worst = np.argsort(y, kind="stable")[: max(1, round(WORST * n))]
     flagged = np.argsort(told, kind="stable")[: max(1, round(FLAGGED * n))]
     error = float(np.abs(told - y).mean())
+    rank = float(spearmanr(told, y).statistic) if np.ptp(told) > 0 and np.ptp(y) > 0 else math.nan
     quality = Quality(
         intercept=round(intercept, 5),
         slope=round(slope, 5),
-        review_below=round(float(np.quantile(told, FLAGGED)), 4),
+        review_below=round(float(np.quantile(told, FLAGGED if rank >= SKILL else 0.0)), 4),
         error=round(error, 4),
         n_cases=n,
     )
@@ -188,7 +205,7 @@ def _calibrate_one(label: str, rows: Sequence[tuple[str, str, float, float]]) ->
             label=label,
             n=n,
             quality=quality,
-            spearman=float(spearmanr(told, y).statistic) if np.ptp(told) > 0 and np.ptp(y) > 0 else math.nan,
+            spearman=rank,
             mean_absolute_error=error,
             n_flagged=len(flagged),
             n_worst=len(worst),
@@ -260,22 +277,29 @@ def card_section(result: CalibrationReport) -> str:
     rows = []
     for row in result.structures:
         if row.quality is None:
-            rows.append(f"| {row.label} | {row.n} | not fitted | | | |")
+            rows.append(f"| {row.label} | {row.n} | not fitted | | | | |")
             continue
         rows.append(
             f"| {row.label} | {row.n} | {row.spearman:.2f} | {row.mean_absolute_error:.3f} "
-            f"| {row.quality.review_below:.2f} ({row.n_flagged}) | {row.n_worst_flagged} of {row.n_worst} |"
+            f"| {row.quality.review_below:.2f}{'' if row.skilled else ' *'} | {row.n_flagged} "
+            f"| {row.n_worst_flagged} of {row.n_worst} |"
         )
+    weak = [
+        f"\\* The rank correlation is below {SKILL}: among cases like these, certainty does not tell good from bad. A study "
+        "is flagged only where the network is less sure than on any of them.",
+        "",
+    ]
     lines = [
         _BEGIN,
         f"A line from the network's own certainty to its Dice, on {result.data}, each case by a network and by a line "
         "that had not seen it:",
         "",
-        "| structure | cases | rank correlation of predicted and true Dice | mean error | flagged below (cases) "
-        "| of the worst tenth flagged |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| structure | cases | rank correlation of predicted and true Dice | mean error | flagged below "
+        "| cases in the fifth with the lowest prediction | of the worst tenth among them |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
         *rows,
         "",
+        *(weak if any(row.quality and not row.skilled for row in result.structures) else []),
         f"![True Dice of each case over the predicted one]({PLOT})",
         _END,
     ]
