@@ -5,11 +5,11 @@
                                          [--plot FILE]
 
 Rows: `voxmetry` (from file to label map, as the peers do), `voxmetry-float32`, `segment` (the whole of `voxmetry
-segment`, with measurements and report), `monai` (its default of float64 for resampling) and `monai-float32`; `nnunet` and `voxmetry-nnunet` run one nnU-Net model, made here
-and imported, mirroring off; `nnunet` needs a Python with nnunetv2. A row that takes under a minute is
-run --repeats times, the table has the medians. A row that needs more than --cap-gb is stopped there, and says so. Where
-other programs run, the seconds of the processors (under `taskset -c 0`, so that no thread waits for another) say more
-than those on the clock.
+segment`, with measurements and report), `monai` (its default of float64 for resampling) and `monai-float32`; `nnunet`
+and `voxmetry-nnunet` run one nnU-Net model, made here and imported, mirroring off; `nnunet` needs a Python with
+nnunetv2. A row that takes under a minute is run --repeats times, the table has the medians. A row that needs more than
+--cap-gb is stopped there, and says so. Where other programs run, the seconds of the processors (under `taskset -c 0`,
+so that no thread waits for another) say more than those on the clock.
 
 The image is the abdominal CT of data/README.md (ct-multiorgan), interpolated to voxels of 0.71 x 0.59 x 1.12 mm and cut
 or mirrored to the size asked for, so that the work grows with the size; the network a
@@ -154,7 +154,9 @@ def run_row(row: str, model: str, image: str, out: str, *, cap_gb: float | None)
 
         resource.setrlimit(resource.RLIMIT_DATA, (int(cap_gb * 1e9), resource.RLIM_INFINITY))
     begin = time.perf_counter()
-    run = {"monai": run_monai, "monai-float32": run_monai, "nnunet": run_nnunet, "segment": run_segment}.get(row, run_voxmetry)
+    run = {"monai": run_monai, "monai-float32": run_monai, "nnunet": run_nnunet, "segment": run_segment}.get(
+        row, run_voxmetry
+    )
     Timed.all.clear()
     try:
         result = run(row, Path(model), Path(image), Path(out))

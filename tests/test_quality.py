@@ -46,7 +46,11 @@ class TestFit:
         rng = np.random.default_rng(3)
         shuffled = [(c, n, float(x), y) for (c, n, _, y), x in zip(rows(), rng.uniform(0.85, 0.98, 40), strict=True)]
         found, _ = _calibrate_one("liver", shuffled)
-        assert abs(found.spearman) < 0.5
+        assert abs(found.spearman) < 0.3
+        assert not found.skilled
+        lowest = min(row.predicted_dice for row in _calibrate_one("liver", shuffled)[1])
+        assert found.quality.review_below == pytest.approx(lowest, abs=1e-4)
+        assert "Too weak to flag a fifth by (8 cases hold" in str(found)
 
     def test_with_few_cases_no_line_is_fitted(self):
         found, told = _calibrate_one("liver", rows(9))
@@ -68,6 +72,7 @@ class TestCard:
     def test_the_section_has_the_figures_and_the_plot(self):
         section = card_section(self.report(40))
         assert "| liver | 40 | 0.99 | 0.005 |" in section
+        assert "certainty does not tell good from bad" not in section
         assert "(8) | 4 of 4 |" in section
         assert "(calibration.png)" in section
         assert "| liver | 9 | not fitted |" in card_section(self.report(9))

@@ -27,8 +27,10 @@ from voxmetry.errors import (
     SeriesError,
     VoxmetryError,
 )
+from voxmetry.flags import flag_input
 from voxmetry.io import write_series
 from voxmetry.measure import lesions
+from voxmetry.nn.grids import reorientation
 from voxmetry.nn.maps import FILES as MAP_FILES
 from voxmetry.workflow import OUTPUTS
 
@@ -251,6 +253,15 @@ class TestFlags:
         codes = {flag.code for flag in result.flags}
         assert {"spacing_out_of_domain", "field_of_view_out_of_domain"} <= codes
         assert result.needs_review
+
+    @pytest.mark.parametrize(("degrees", "flagged"), [(10, False), (14, False), (16, True)])
+    def test_an_image_turned_further_than_was_trained_on_asks_for_review(self, degrees, flagged, model):
+        domain = model.spec.training_domain.model_copy(update={"obliqueness_degrees": models.span(0, 10)})
+        spec = model.spec.model_copy(update={"training_domain": domain})
+        _, oriented = reorientation(phantoms.geometry(degrees=(0, 0, degrees)), spec.orientation)
+        told = [flag for flag in flag_input(oriented, spec) if flag.code == "turn_out_of_domain"]
+        assert bool(told) == flagged
+        assert all("16 degrees" in flag.message for flag in told)
 
     def test_structures_that_are_empty_cut_off_or_too_large(self, study, model, tmp_path, monkeypatch):
         def fake(self, prepared, **_more):

@@ -229,6 +229,8 @@ class TrainingDomain(Record):
     """None where it is not known, as for a model of another framework: then nothing is flagged."""
     field_of_view_mm: tuple[Range, Range, Range] | None = None
     """Extent of the image along the model's axes (its orientation), voxel edges included."""
+    obliqueness_degrees: Range | None = None
+    """Angle between the image's axes and the patient's; a network sees a turned grid as a turned patient."""
     volume_ml: dict[str, Range] = Field(default_factory=dict)
     """Volume seen per structure, widened by the margin that the model card states."""
     intensity: dict[str, Landmarks] = Field(default_factory=dict)

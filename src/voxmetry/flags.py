@@ -24,6 +24,9 @@ ASYMMETRY_SHARE = 0.5
 ISLANDS_SHARE = 0.1
 """Share of an organ that may lie apart from its largest part."""
 
+TURN_MARGIN_DEGREES = 5.0
+"""A grid turned by this much more than was seen in training counts as seen: augmentation turns images as far."""
+
 AGREEMENT = 0.7
 """Mean Dice between the networks of an ensemble below which they disagree: overlap above is commonly called good, after
 Zijdenbos et al. 1994, doi 10.1109/42.363096. It is not calibrated, unlike the predicted Dice."""
@@ -77,6 +80,16 @@ def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
                     "Its accuracy here is unknown.",
                 )
             )
+    turned = domain.obliqueness_degrees
+    if turned is not None and oriented.obliqueness_degrees > turned.high + TURN_MARGIN_DEGREES:
+        flags.append(
+            Flag(
+                code="turn_out_of_domain",
+                severity="review",
+                message=f"The image's axes stand at {oriented.obliqueness_degrees:.0f} degrees to the patient's; "
+                f"{spec.name} was trained on {turned.low:g} to {turned.high:g}. Its accuracy here is unknown.",
+            )
+        )
     return tuple(flags)
 
 

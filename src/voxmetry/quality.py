@@ -80,8 +80,8 @@ class Calibration(Record):
                 f"cases: {self.n_worst_flagged} of the {self.n_worst} in the worst tenth"
             )
         return told + (
-            f"Too weak to flag a fifth by ({self.n_flagged} cases hold {self.n_worst_flagged} of the {self.n_worst} in the "
-            f"worst tenth): flagged below {self.quality.review_below:.2f}, the lowest that was predicted here"
+            f"Too weak to flag a fifth by ({self.n_flagged} cases hold {self.n_worst_flagged} of the {self.n_worst} in "
+            f"the worst tenth): flagged below {self.quality.review_below:.2f}, the lowest that was predicted here"
         )
 
     @property
@@ -285,8 +285,8 @@ def card_section(result: CalibrationReport) -> str:
             f"| {row.n_worst_flagged} of {row.n_worst} |"
         )
     weak = [
-        f"\\* The rank correlation is below {SKILL}: among cases like these, certainty does not tell good from bad. A study "
-        "is flagged only where the network is less sure than on any of them.",
+        f"\\* The rank correlation is below {SKILL}: among cases like these, certainty does not tell good from bad. A "
+        "study is flagged only where the network is less sure than on any of them.",
         "",
     ]
     lines = [

@@ -11,7 +11,6 @@ from voxmetry.report.planes import (
     PLANES,
     areas,
     largest_slice,
-    obliqueness_degrees,
     plane_of,
     square_view,
 )
@@ -149,5 +148,5 @@ def test_a_view_is_never_wider_than_the_picture():
 
 
 def test_obliqueness_is_the_largest_angle_to_an_axis():
-    assert obliqueness_degrees(phantoms.geometry(degrees=(0, 0, 0))) == pytest.approx(0, abs=1e-6)
-    assert obliqueness_degrees(phantoms.geometry(degrees=(0, 0, 19))) == pytest.approx(19)
+    assert phantoms.geometry(degrees=(0, 0, 0)).obliqueness_degrees == pytest.approx(0, abs=1e-6)
+    assert phantoms.geometry(degrees=(0, 0, 19)).obliqueness_degrees == pytest.approx(19)

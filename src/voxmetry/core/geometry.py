@@ -158,6 +158,13 @@ class Geometry:
         signs = tuple(1 if cosines[axis, column] >= 0 else -1 for column, axis in enumerate(best))
         return (best[0], best[1], best[2]), (signs[0], signs[1], signs[2])
 
+    @property
+    def obliqueness_degrees(self) -> float:
+        """Largest angle between an axis of the grid and the patient axis that it is lettered with."""
+        permutation, _ = self.closest_axes
+        cosines = [abs(self.directions[axis, column]) for column, axis in enumerate(permutation)]
+        return float(np.degrees(np.arccos(np.clip(min(cosines), 0.0, 1.0))))
+
     @functools.cached_property
     def is_orthogonal(self) -> bool:
         """Whether the axes stand at right angles (cosines between them below 1e-3)."""

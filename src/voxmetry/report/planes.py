@@ -183,10 +183,3 @@ def square_view(plane: Plane, bounds: View, *, margin_mm: float, least_mm: float
 def _inside(centre: float, side: float, size: float) -> tuple[float, float]:
     low = (size - side) / 2 if side >= size else min(max(centre - side / 2, 0.0), size - side)
     return (low, low + side)
-
-
-def obliqueness_degrees(geometry: Geometry) -> float:
-    """Return the largest angle between an axis of the grid and the patient axis that it is lettered with."""
-    permutation, _ = geometry.closest_axes
-    cosines = [abs(geometry.directions[axis, column]) for column, axis in enumerate(permutation)]
-    return float(np.degrees(np.arccos(np.clip(min(cosines), 0.0, 1.0))))

@@ -14,7 +14,7 @@ from voxmetry.errors import GeometryError
 from voxmetry.report.cohort.pictures import error_panels
 from voxmetry.report.panels import MARGIN_MM, Panel, find_structures, overview_panels, structure_panels
 from voxmetry.report.plan import MOST_ERRORS, MOST_LESIONS, MOST_STRUCTURES, Plan, Planned
-from voxmetry.report.planes import PLANES, View, obliqueness_degrees, plane_of, square_view
+from voxmetry.report.planes import PLANES, View, plane_of, square_view
 from voxmetry.report.window import display_window
 
 
@@ -75,7 +75,7 @@ def plan_pictures(
         made += _errors(result, volume, segmentation, reference)
     return Plan(
         extent_mm=volume.geometry.extent_mm,
-        oblique_degrees=obliqueness_degrees(volume.geometry),
+        oblique_degrees=volume.geometry.obliqueness_degrees,
         present=tuple(places),
         compared=reference is not None,
         pictures=tuple(made),

@@ -224,6 +224,7 @@ def _widest(domains: Sequence[TrainingDomain]) -> TrainingDomain:
     return TrainingDomain(
         spacing_mm=_join_axes([domain.spacing_mm for domain in domains]),
         field_of_view_mm=_join_axes([domain.field_of_view_mm for domain in domains]),
+        obliqueness_degrees=_join_known([domain.obliqueness_degrees for domain in domains]),
         volume_ml={name: _join([d.volume_ml[name] for d in domains if name in d.volume_ml]) for name in names},
     )
 
@@ -234,6 +235,11 @@ def _join_axes(triples: Sequence[tuple[Range, Range, Range] | None]) -> tuple[Ra
         return None
     i, j, k = (_join([triple[axis] for triple in known]) for axis in range(3))
     return (i, j, k)
+
+
+def _join_known(ranges: Sequence[Range | None]) -> Range | None:
+    known = [one for one in ranges if one is not None]
+    return _join(known) if len(known) == len(ranges) else None
 
 
 def _join(ranges: Sequence[Range]) -> Range:

@@ -56,6 +56,7 @@ def measure_domain(cases: Sequence[LabelledCase], spec: ModelSpec) -> TrainingDo
     grids = [reorientation(case.geometry, spec.orientation)[1] for case in cases]
     spacing = np.round([grid.spacing_mm for grid in grids], 4)
     extent = np.round([grid.extent_mm for grid in grids], 2)
+    turned = np.round([case.geometry.obliqueness_degrees for case in cases], 1)
     volumes = {name: [case.volume_ml[name] for case in cases if case.volume_ml[name] > 0] for name in spec.labels.names}
 
     def ranges(table: np.ndarray) -> tuple[Range, Range, Range]:
@@ -65,6 +66,7 @@ def measure_domain(cases: Sequence[LabelledCase], spec: ModelSpec) -> TrainingDo
     return TrainingDomain(
         spacing_mm=ranges(spacing),
         field_of_view_mm=ranges(extent),
+        obliqueness_degrees=Range(low=float(turned.min()), high=float(turned.max())),
         volume_ml={
             name: Range(low=round(min(seen) * (1 - VOLUME_MARGIN), 3), high=round(max(seen) * (1 + VOLUME_MARGIN), 3))
             for name, seen in volumes.items()
