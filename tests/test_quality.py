@@ -73,7 +73,7 @@ class TestCard:
         section = card_section(self.report(40))
         assert "| liver | 40 | 0.99 | 0.005 |" in section
         assert "certainty does not tell good from bad" not in section
-        assert "(8) | 4 of 4 |" in section
+        assert "| 8 | 4 of 4 |" in section
         assert "(calibration.png)" in section
         assert "| liver | 9 | not fitted |" in card_section(self.report(9))
 

@@ -258,7 +258,7 @@ def _plan(
     )
     thin = min(SLAB_VALUES, spec.n_classes * n_grid)
     thin_native = n_native * min(1.0, thin / (spec.n_classes * n_grid))
-    restoring = 4 * 2 * thin + 12 * CHUNK_VALUES + 8 * thin_native
+    restoring = 3 * thin + 12 * CHUNK_VALUES + 8 * thin_native
     labels = n_native * (1 if max(spec.labels.values) < 256 else 2)
     tensor = 4 * len(spec.inputs) * n_grid
     running = {
