@@ -99,14 +99,14 @@ def flag_measurements(measurements: Sequence[Measurement], spec: ModelSpec | Bas
     for row in measurements:
         span = spec.training_domain.volume_ml.get(row.label)
         if row.n_voxels == 0:
-            flags.append(_review("empty", row, f"No {row.label} was found."))
+            flags.append(_review("empty", row.label, f"No {row.label} was found."))
             continue
         if row.touches_border:
             sides = ", ".join(row.border_sides)
             flags.append(
                 _review(
                     "truncated",
-                    row,
+                    row.label,
                     f"{row.label} touches the edge of the image ({sides}): its volume of {row.volume_ml:.2f} mL counts "
                     "only what lies inside.",
                 )
@@ -115,7 +115,7 @@ def flag_measurements(measurements: Sequence[Measurement], spec: ModelSpec | Bas
             flags.append(
                 _review(
                     "volume_out_of_range",
-                    row,
+                    row.label,
                     f"{row.label} has {row.volume_ml:.2f} mL; {spec.name} expects {span.low:g} to {span.high:g} mL.",
                 )
             )
@@ -136,7 +136,7 @@ def flag_asymmetry(measurements: Sequence[Measurement], labels: LabelTable) -> t
                 f"{small.label} has {small.volume_ml:.2f} mL, {large.label} {large.volume_ml:.2f} mL: less than half. "
                 "One of them may be wrong."
             )
-            flags.append(_review("asymmetry", small, message))
+            flags.append(_review("asymmetry", small.label, message))
     return tuple(flags)
 
 
@@ -203,11 +203,10 @@ def predict_dice(expected: Mapping[str, float], spec: ModelSpec) -> tuple[Predic
 def flag_quality(foretold: Sequence[PredictedDice]) -> tuple[Flag, ...]:
     """Flag each structure whose predicted Dice is below what the model's calibration asks a look for."""
     return tuple(
-        Flag(
-            code="low_predicted_dice",
-            severity="review",
-            label=row.label,
-            message=f"{row.label}: predicted Dice {row.predicted_dice:.2f} (mean error {row.error:.2f}), below "
+        _review(
+            "low_predicted_dice",
+            row.label,
+            f"{row.label}: predicted Dice {row.predicted_dice:.2f} (mean error {row.error:.2f}), below "
             f"{row.review_below:.2f}; the network is less sure here than on most cases that it was tested on.",
         )
         for row in foretold
@@ -218,11 +217,10 @@ def flag_quality(foretold: Sequence[PredictedDice]) -> tuple[Flag, ...]:
 def flag_agreement(agreed: Sequence[MembersAgreement]) -> tuple[Flag, ...]:
     """Flag each structure on which the networks of an ensemble do not agree; see `AGREEMENT`."""
     return tuple(
-        Flag(
-            code="members_disagree",
-            severity="review",
-            label=row.label,
-            message=f"{row.label}: the model's {row.members} networks agree with a mean Dice of {row.mean_dice:.2f}, "
+        _review(
+            "members_disagree",
+            row.label,
+            f"{row.label}: the model's {row.members} networks agree with a mean Dice of {row.mean_dice:.2f}, "
             f"below {AGREEMENT:g}. What is written is their mean.",
         )
         for row in agreed
@@ -230,5 +228,5 @@ def flag_agreement(agreed: Sequence[MembersAgreement]) -> tuple[Flag, ...]:
     )
 
 
-def _review(code: str, row: Measurement, message: str) -> Flag:
-    return Flag(code=code, severity="review", message=message, label=row.label)
+def _review(code: str, label: str, message: str) -> Flag:
+    return Flag(code=code, severity="review", message=message, label=label)
