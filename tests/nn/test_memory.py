@@ -16,6 +16,7 @@ from voxmetry.errors import InferenceError
 from voxmetry.nn import Confidence, memory
 from voxmetry.nn.memory import NetworkCost, _limits, available_bytes, network_cost
 from voxmetry.nn.openvino import openvino_has_bf16
+from voxmetry.nn.window import RingOverflow
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,6 +146,14 @@ class TestPlan:
         again = Confidence(predictor.spec)
         predictor.run(predictor.prepare(volume), confidence=again)
         assert confidence.expected_dice() == again.expected_dice()
+
+    def test_a_smaller_plan_that_cannot_hold_the_scores_is_told_as_memory_that_ran_out(self, tmp_path, monkeypatch):
+        predictor = Predictor(models.write(tmp_path), device="cpu")
+        prepared = predictor.prepare(phantoms.volume())
+        ends = iter([memory.OutOfMemory(), RingOverflow()])
+        monkeypatch.setattr(Predictor, "_stream", lambda *_: (_ for _ in ()).throw(next(ends)))
+        with pytest.raises(InferenceError, match="ran out of memory on cpu, with a smaller plan too"):
+            predictor.run(prepared)
 
     def test_the_cost_of_a_network_is_found_once_and_kept(self, tmp_path, monkeypatch):
         monkeypatch.setenv("VOXMETRY_CACHE", str(tmp_path / "cache"))

@@ -202,7 +202,8 @@ class Predictor:
         self._tell(f"out of memory; once more with {smaller}")
         try:
             return self._stream(prepared, smaller, maps, folder, confidence, agreement)
-        except OutOfMemory as error:
+        except (OutOfMemory, RingOverflow) as error:
+            # The smaller plan's ring may not hold the scores: then there is none that does both.
             raise InferenceError(
                 found=f"{self.spec.name} ran out of memory on {self.device}, with a smaller plan too",
                 expected=f"{plan.needed / 1e9:.2f} GB, as was predicted"
