@@ -256,8 +256,9 @@ class TestFlags:
 
     @pytest.mark.parametrize(("degrees", "flagged"), [(10, False), (14, False), (16, True)])
     def test_an_image_turned_further_than_was_trained_on_asks_for_review(self, degrees, flagged, model):
+        """Where the model takes images as they are stored; see tests/nn/test_turned.py for the others."""
         domain = model.spec.training_domain.model_copy(update={"obliqueness_degrees": models.span(0, 10)})
-        spec = model.spec.model_copy(update={"training_domain": domain})
+        spec = model.spec.model_copy(update={"training_domain": domain, "orientation": "IJK"})
         _, oriented = reorientation(phantoms.geometry(degrees=(0, 0, degrees)), spec.orientation)
         told = [flag for flag in flag_input(oriented, spec) if flag.code == "turn_out_of_domain"]
         assert bool(told) == flagged

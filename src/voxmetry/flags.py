@@ -11,7 +11,8 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Flag, Measurement, MembersAgreement, PredictedDice, SeriesInfo
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.ops.boxes import label_boxes
+from voxmetry.nn.grids import is_turned
+from voxmetry.ops.boxes import boxes_of
 from voxmetry.ops.components import components
 from voxmetry.report.tables import pairs
 
@@ -25,7 +26,8 @@ ISLANDS_SHARE = 0.1
 """Share of an organ that may lie apart from its largest part."""
 
 TURN_MARGIN_DEGREES = 5.0
-"""A grid turned by this much more than was seen in training counts as seen: augmentation turns images as far."""
+"""A grid turned by this much more than was seen in training counts as seen: augmentation turns images as far. It
+matters only to models whose input is not brought onto the patient's axes, see `nn.grids.is_turned`."""
 
 AGREEMENT = 0.7
 """Mean Dice between the networks of an ensemble below which they disagree: overlap above is commonly called good, after
@@ -81,7 +83,17 @@ def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
                 )
             )
     turned = domain.obliqueness_degrees
-    if turned is not None and oriented.obliqueness_degrees > turned.high + TURN_MARGIN_DEGREES:
+    if turned is not None and is_turned(oriented, spec):
+        flags.append(
+            Flag(
+                code="turned_upright",
+                severity="note",
+                message=f"The image's axes stand at {oriented.obliqueness_degrees:.0f} degrees to the patient's; "
+                f"{spec.name} was trained on {turned.low:g} to {turned.high:g}, so it was given the image along the "
+                "patient's axes.",
+            )
+        )
+    elif turned is not None and oriented.obliqueness_degrees > turned.high + TURN_MARGIN_DEGREES:
         flags.append(
             Flag(
                 code="turn_out_of_domain",
@@ -142,7 +154,7 @@ def flag_asymmetry(measurements: Sequence[Measurement], labels: LabelTable) -> t
 
 def flag_islands(segmentation: Segmentation) -> tuple[Flag, ...]:
     """Note each organ of which more than a tenth lies apart from its largest part; lesions may be many."""
-    boxes = label_boxes(segmentation.array)
+    boxes = boxes_of(segmentation)
     flags = []
     for label in segmentation.labels:
         if label.kind == "lesion" or label.value not in boxes:

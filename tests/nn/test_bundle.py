@@ -249,7 +249,7 @@ class TestRefusals:
         def build(**_):
             raise ImportError("einops")
 
-        monkeypatch.setitem(__import__("voxmetry.nn.networks", fromlist=["x"]).MONAI_NETWORKS, "UNet", build)
+        monkeypatch.setattr("monai.networks.nets.UNet", build)
         with pytest.raises(ConfigError, match="names"):
             import_model(bundle, bundle.parent / "out")
         monkeypatch.setattr("inspect.signature", lambda _: type("S", (), {"parameters": NETWORKS["UNet"]})())

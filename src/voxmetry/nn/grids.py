@@ -1,7 +1,8 @@
-"""Grids that a network works on: axes renamed, turned round and resampled, never rotated.
+"""Grids that a network works on: axes renamed, turned round and resampled, and rotated only where they must be.
 
 A study's grid, brought closest to the model's orientation, and the model's grid over it run along the same directions,
 so that interpolation between the two is linear along one axis after the other: exact, and the same code both ways.
+A study that is turned against the patient further than the model was trained on is the exception: see `is_turned`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from voxmetry.core.geometry import Geometry
 
 SAME_SPACING = 1e-3
 """Spacings within a thousandth of the model's are taken as they are: resampling would blur and gain nothing."""
+
+TURN_MARGIN_DEGREES = 12.0
+"""A grid turned by no more than this beyond what was seen in training is taken as it is: augmentation has shown the
+network such patients, and interpolation costs as much as it gains. See docs/models.md for the figures."""
 
 _AXIS_OF = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 
@@ -84,12 +89,48 @@ def reorientation(geometry: Geometry, orientation: str) -> tuple[Reorientation, 
     return moved, Geometry(affine, (shape[0], shape[1], shape[2]), geometry.frame_uid)
 
 
+def is_turned(geometry: Geometry, spec: ModelSpec) -> bool:
+    """Say whether a study is brought onto the patient's axes first, as it is turned further than the model has seen.
+
+    Only where the model says what it has seen, resamples by the rule 'centred' and has an orientation in the patient.
+    """
+    seen = spec.training_domain.obliqueness_degrees
+    if seen is None or spec.resampling.rule != "centred" or sorted(spec.orientation) == ["I", "J", "K"]:
+        return False
+    return geometry.obliqueness_degrees > seen.high + TURN_MARGIN_DEGREES
+
+
+def upright_grid(geometry: Geometry, orientation: str, spacing_mm: Sequence[float]) -> Geometry:
+    """Return the grid along the patient's axes that covers all voxels of another, with the same centre.
+
+    Examples
+    --------
+    >>> turned = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    >>> upright_grid(Geometry(turned, (10, 10, 10)), "RAS", (1, 1, 2))
+    Geometry(14 x 14 x 5 @ 1 x 1 x 2 mm, RAS)
+    """
+    directions = np.zeros((3, 3))
+    for axis, code in enumerate(orientation):
+        patient, sign = _AXIS_OF[code]
+        directions[patient, axis] = sign
+    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    extent = np.abs(directions.T @ geometry.affine[:3, :3]) @ np.array(geometry.shape)
+    shape = np.maximum(1, np.ceil(extent / spacing - SAME_SPACING)).astype(int)
+    affine = np.eye(4)
+    affine[:3, :3] = directions * spacing
+    affine[:3, 3] = geometry.to_mm((np.array(geometry.shape) - 1) / 2) - affine[:3, :3] @ ((shape - 1) / 2)
+    return Geometry(affine, (int(shape[0]), int(shape[1]), int(shape[2])), geometry.frame_uid)
+
+
 def model_grid(geometry: Geometry, spec: ModelSpec) -> Geometry:
     """Return the model's grid over a field of view: the model's orientation and spacing, by the rule of its resampling.
 
     By the rule 'centred', the two grids share their centre; along an axis whose spacing is the model's to a thousandth,
-    the grid keeps its voxels. By the rule 'nnunet', `geometry` should be the grid of the cropped image.
+    the grid keeps its voxels; over a study that `is_turned` it runs along the patient's axes. By the rule 'nnunet',
+    `geometry` should be the grid of the cropped image.
     """
+    if is_turned(geometry, spec):
+        return upright_grid(geometry, spec.orientation, spec.spacing_mm)
     _, oriented = reorientation(geometry, spec.orientation)
     if spec.resampling.rule == "nnunet":
         return edge_grid(oriented, spec.spacing_mm)

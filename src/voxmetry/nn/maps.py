@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from voxmetry.config import MapName, ModelSpec
@@ -20,8 +21,9 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.errors import ConfigError
 from voxmetry.io.atomic import atomic_path, make_folder, write_text
 from voxmetry.io.nifti_mapped import STEPS, MappedNifti
-from voxmetry.nn.grids import reorientation, restoring_positions
-from voxmetry.nn.restore import Axis, reached_rows
+from voxmetry.nn.grids import is_turned, reorientation, restoring_positions
+from voxmetry.nn.restore import MIXED, SLAB_VALUES, Axis, CornerScores, reached_rows
+from voxmetry.nn.turned import Places
 from voxmetry.nn.window import Run, Slab, averaged
 
 FILES = {name: f"{name}.nii" for name in ("probabilities", "entropy", "disagreement")} | {"maps": "maps.json"}
@@ -63,10 +65,12 @@ class MapWriter:
     ) -> None:
         require_maps(wanted, spec)
         self._folder, self._wanted, self._native, self._spec = make_folder(folder), tuple(wanted), native, spec
+        self._places = Places(grid, native) if is_turned(native, spec) else None
         self._moved, oriented = reorientation(native, spec.orientation)
-        at, self._box = restoring_positions(grid, oriented, spec)
-        self._axes = [Axis.between(*pair) for pair in zip(at, grid.shape, strict=True)]
-        self._done = 0
+        if self._places is None:
+            at, self._box = restoring_positions(grid, oriented, spec)
+            self._axes = [Axis.between(*pair) for pair in zip(at, grid.shape, strict=True)]
+            self._done = 0
         self._files: dict[str, MappedNifti] = {}
         self._stack = ExitStack()
 
@@ -90,6 +94,10 @@ class MapWriter:
 
     def feed(self, slab: Slab) -> None:
         """Write all native voxels that this slab reaches."""
+        if self._places is not None:
+            for thin in slab.split(max(1, SLAB_VALUES // slab.sums.select(slab.axis + 1, 0).numel())):
+                self._feed_turned(thin, self._places)
+            return
         rows = reached_rows(self._axes, slab, self._done)
         others = [len(place.low) for axis, place in enumerate(self._axes) if axis != slab.axis]
         depth = max(1, BLOCK_VALUES // (len(slab.sums) * others[0] * others[1]))
@@ -103,11 +111,29 @@ class MapWriter:
         scores = interpolate_scores(slab, axes, softmax=self._spec.activation == "softmax")
         box: list[slice] = [slice(None)] * 3
         box[slab.axis] = rows
+        for target, values in self._stored(scores):
+            self._moved.forward(target)[self._box][tuple(box)] = values
+
+    def _feed_turned(self, slab: Slab, places: Places) -> None:
+        softmax = self._spec.activation == "softmax"
+        shape = tuple(slab.sums.shape[1:])
+        everywhere = torch.full(shape, MIXED, dtype=torch.int16, device=slab.sums.device)
+        corners = CornerScores.of(everywhere, slab.sums, slab.weights, (True, True, True), softmax=softmax)
+        for lot in places.reached(slab):
+            n = len(lot.voxels[0])
+            for chunk in torch.arange(n, device=slab.sums.device).split(max(1, BLOCK_VALUES // len(slab.sums))):
+                scores = corners.interpolated(*lot.part(chunk)).t()[:, :, None, None]
+                scores = _as_logits(scores) if softmax else scores
+                voxels = tuple(index[chunk.cpu().numpy()] for index in lot.voxels)
+                for target, values in self._stored(scores):
+                    target[voxels] = values[:, 0, 0]
+
+    def _stored(self, scores: torch.Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield each image on the disk, and what belongs there of scores (n, I, J, K)."""
         found = maps_of(scores, self._spec, self._wanted)
         for name, file in self._files.items():
             stored = (found[name] * (STEPS / file.top)).round_().clamp_(0, STEPS).to(torch.int32).cpu().numpy()
-            for target, values in zip(file.images(), stored, strict=True):
-                self._moved.forward(target)[self._box][tuple(box)] = values
+            yield from zip(file.images(), stored, strict=True)
 
     def _description(self) -> dict[str, object]:
         names = ["background", *self._spec.labels.names] if self._spec.regions is None else list(self._spec.regions)
@@ -173,8 +199,12 @@ def interpolate_scores(slab: Slab, axes: Sequence[Axis], *, softmax: bool = Fals
         shape = [1] * 4
         shape[axis + 1] = -1
         values = torch.lerp(below, above, torch.from_numpy(place.share).to(values.device).reshape(shape))
-    # The logarithm of interpolated probabilities: one more softmax gives them back.
-    return values.clamp_min(torch.finfo(torch.float32).tiny).log() if softmax else values
+    return _as_logits(values) if softmax else values
+
+
+def _as_logits(probabilities: torch.Tensor) -> torch.Tensor:
+    """Return the logarithm of interpolated probabilities: one more softmax gives them back."""
+    return probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def maps_of(scores: torch.Tensor, spec: ModelSpec, wanted: Sequence[MapName]) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,12 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import InferenceError, OutputError
 from voxmetry.io.atomic import write_text
 from voxmetry.nn.cache import cache_root
-from voxmetry.nn.grids import model_grid, reorientation
+from voxmetry.nn.grids import is_turned, model_grid, reorientation
 from voxmetry.nn.maps import BLOCK_VALUES
 from voxmetry.nn.preprocess import RESAMPLE_VALUES
 from voxmetry.nn.restore import CHUNK_VALUES, SLAB_VALUES
 from voxmetry.nn.runtime import Choice
+from voxmetry.nn.turned import LOT
 from voxmetry.nn.window import Streaming, smallest_section
 
 NETWORK_FACTOR = {
@@ -48,6 +49,9 @@ NETWORK_FACTOR = {
 
 MAP_COPIES = 6
 """Of a block of interpolated scores while maps are made of it, as measured."""
+
+TURNED_LOT_BYTES = 300 * LOT
+"""What a lot of turned voxels takes while it is looked up."""
 
 MOST_WINDOWS = 16
 BUSY_GFLOP = 1000.0
@@ -138,17 +142,18 @@ def network_cost(network: nn.Module, spec: ModelSpec) -> NetworkCost:
     return NetworkCost(counter.get_total_flops() / 1e9, live.peak + patch.untyped_storage().nbytes())
 
 
-def known_cost(network: nn.Module, spec: ModelSpec) -> NetworkCost:
+def known_cost(make: Callable[[], nn.Module], spec: ModelSpec) -> NetworkCost:
     """Return the cost of one window, from the user's cache where it was found out before.
 
-    To count operations torch imports its compiler, which takes longer than a small study's network.
+    To count operations torch imports its compiler, which takes longer than a small study's network. The network is
+    made only where they must be counted.
     """
     what = (torch.__version__, spec.network.model_dump_json(), spec.window.patch, len(spec.inputs), spec.n_classes)
     path = cache_root() / "cost" / f"{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.json"
     try:
         return NetworkCost(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        cost = network_cost(network, spec)
+        cost = network_cost(make(), spec)
     # A cache that cannot be written is found out again next time.
     with contextlib.suppress(OSError, OutputError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -253,10 +258,12 @@ def _plan(
     images = 2 if spec.window.mirror_axes or spec.members > 1 else 0
     on_host = device in ("cpu", "openvino")
     batch, ring_device = (1, "cpu") if on_host else _fit_device(cost, ring, n_grid * len(spec.inputs) * 4, device)
-    network = (
-        cost.live_bytes * NETWORK_FACTOR.get((device, choice.precision), 1.0) + images * spec.n_classes * n_patch * 4
-    )
-    thin = min(SLAB_VALUES, spec.n_classes * n_grid)
+    output = spec.n_classes * n_patch * 4
+    network = cost.live_bytes * NETWORK_FACTOR.get((device, choice.precision), 1.0) + images * output
+    if (device, choice.precision) == ("openvino", "bf16"):
+        # What the network returns is in float32, of which the factor counts half.
+        network += output / 2
+    thin = min(SLAB_VALUES, spec.n_classes * section * spec.window.patch[axis])
     thin_native = n_native * min(1.0, thin / (spec.n_classes * n_grid))
     restoring = 3 * thin + 12 * CHUNK_VALUES + 8 * thin_native
     labels = n_native * (1 if max(spec.labels.values) < 256 else 2)
@@ -291,6 +298,10 @@ def _preparing_bytes(volumes: Sequence[Volume], spec: ModelSpec, n_grid: int) ->
     scored = any(item.normalise.method in ("zscore", "minmax") for item in spec.inputs)
     if spec.resampling.rule == "nnunet":
         return (28 if scored else 15) * max(int(np.prod(volume.geometry.shape)) for volume in volumes)
+    if is_turned(volumes[0].geometry, spec):
+        # Normalised on the study's own voxels, which are held in float32 once more while they are turned.
+        n_native = max(int(np.prod(volume.geometry.shape)) for volume in volumes[:1])
+        return (30 if scored else 12) * n_native + TURNED_LOT_BYTES
     apart = any(not np.allclose(v.geometry.directions, volumes[0].geometry.directions, atol=1e-9) for v in volumes)
     whole = max(int(np.prod(volume.geometry.shape)) for volume in volumes) * 8 if apart else 0
     return (30 if scored else 12) * n_grid + whole + 4 * RESAMPLE_VALUES

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from torch import nn
 
 from voxmetry.config import ModelSpec, Weights, load_yaml
 from voxmetry.errors import ModelError
@@ -11,7 +14,7 @@ from voxmetry.models import find_model
 from voxmetry.nn.memory import NetworkCost, known_cost
 from voxmetry.nn.networks import Ensemble, build_network
 from voxmetry.nn.runtime import Choice, Runtime, build_runtime, choose_runtime
-from voxmetry.nn.weights import load_into
+from voxmetry.nn.weights import fill, read_checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +86,45 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
             expected="`weights` with `file` and `sha256`",
             fix="train it first: voxmetry train",
         )
-    network = build_network(spec)
-    load_into(network, folder / spec.weights.file, sha256=spec.weights.sha256)
-    networks = list(network.members) if isinstance(network, Ensemble) else [network]
-    cost = known_cost(networks[0], spec)
+    networks = _Networks(spec, folder / spec.weights.file)
+    cost = known_cost(networks.first, spec)
     choice = choose_runtime(device, precision, gflop=cost.gflop, execution=execution)
-    return Model(spec, spec.weights, tuple(build_runtime(one, spec, choice) for one in networks), choice, cost)
+    members = tuple(
+        build_runtime(partial(networks.member, place), f"{networks.key} {place}", spec, choice)
+        for place in range(spec.members)
+    )
+    return Model(spec, spec.weights, members, choice, cost)
+
+
+class _Networks:
+    """The networks of a model folder, built and filled when the first of them is asked for.
+
+    The file of weights is read and held against its checksum at once.
+    """
+
+    def __init__(self, spec: ModelSpec, path: Path) -> None:
+        if spec.weights is None:
+            raise ValueError("a model folder names its weights")
+        self._spec, self._name = spec, path.name
+        self._data = read_checked(path, sha256=spec.weights.sha256)
+        self.key = f"{spec.weights.sha256} {spec.network.model_dump_json()} {len(spec.inputs)} {spec.n_classes}"
+        """Names the networks and their weights."""
+        self._built: list[nn.Module] = []
+
+    def first(self) -> nn.Module:
+        """Return the first of them."""
+        return self.member(0)
+
+    def member(self, place: int) -> nn.Module:
+        """Return one of them, in evaluation mode.
+
+        Raises
+        ------
+        ModelError, ConfigError, MissingExtraError
+            If it cannot be built or the weights are not its own.
+        """
+        if not self._built:
+            network = build_network(self._spec).eval()
+            fill(network, self._data, self._name)
+            self._built = list(network.members) if isinstance(network, Ensemble) else [network]
+        return self._built[place]

@@ -6,23 +6,14 @@ import inspect
 from collections.abc import Callable
 
 import torch
-from monai.networks import nets
 from torch import nn
 
 from voxmetry.config import ModelSpec, NetworkSpec
 from voxmetry.core.networks import MonaiNetwork, NnunetNetwork
 from voxmetry.errors import ConfigError, MissingExtraError
 from voxmetry.nn.nnunet_unet import NnunetUNet
-from voxmetry.nn.unet import build_unet
 
-MONAI_NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "SegResNet": nets.SegResNet,
-    "SegResNetDS": nets.SegResNetDS,
-    "UNet": nets.UNet,
-    "SwinUNETR": nets.SwinUNETR,
-    "DynUNet": nets.DynUNet,
-    "BasicUNet": nets.BasicUNet,
-}
+MONAI_NETWORKS = ("SegResNet", "SegResNetDS", "UNet", "SwinUNETR", "DynUNet", "BasicUNet")
 """MONAI's networks that a model may name: 3-D, one tensor in, logits on the same grid out in evaluation mode."""
 
 SET_BY_THE_MODEL = ("spatial_dims", "in_channels", "out_channels")
@@ -72,6 +63,9 @@ def build_network(spec: ModelSpec) -> nn.Module:
 def _build_one(spec: ModelSpec) -> nn.Module:
     network, n_inputs = spec.network, len(spec.inputs)
     if isinstance(network, NetworkSpec):
+        # MONAI takes seconds to import, and a network that OpenVINO has in its cache is not built at all.
+        from voxmetry.nn.unet import build_unet
+
         return build_unet(network, n_inputs=n_inputs, n_classes=spec.n_classes)
     if isinstance(network, NnunetNetwork):
         return NnunetUNet(network, n_inputs=n_inputs, n_outputs=spec.n_classes)
@@ -79,7 +73,9 @@ def _build_one(spec: ModelSpec) -> nn.Module:
 
 
 def _build_monai(network: MonaiNetwork, n_inputs: int, n_outputs: int) -> nn.Module:
-    make = MONAI_NETWORKS[network.name]
+    from monai.networks import nets
+
+    make: Callable[..., nn.Module] = getattr(nets, network.name)
     known = set(inspect.signature(make).parameters)
     refused = sorted((set(network.arguments) - known) | (set(network.arguments) & set(SET_BY_THE_MODEL)))
     if refused:

@@ -7,6 +7,8 @@ import hashlib
 import os
 import sys
 import warnings
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,8 +43,11 @@ class OpenVinoRuntime:
 
     Parameters
     ----------
-    network
-        In evaluation mode, on the CPU. It is not kept.
+    make
+        Returns the network, in evaluation mode, on the CPU. It is not called where the network is in the cache, and
+        the network is not kept.
+    key
+        Names the network and its weights; with the shape and the versions of the packages it is the place in the cache.
     shape
         (1, C, *patch); batches are run one patch after the other.
     example
@@ -53,20 +58,26 @@ class OpenVinoRuntime:
     """
 
     def __init__(
-        self, network: nn.Module, *, shape: tuple[int, ...], precision: str, example: tuple[int, ...] | None = None
+        self,
+        make: Callable[[], nn.Module],
+        key: str,
+        *,
+        shape: tuple[int, ...],
+        precision: str,
+        example: tuple[int, ...] | None = None,
     ) -> None:
         openvino = import_openvino()
         core = openvino.Core()
         hint = {"float32": "f32", "bf16": "bf16"}[precision]
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-        folder = cache_folder(network, shape, openvino.__version__)
+        folder = cache_folder(key, shape, openvino.__version__)
         converted = folder / "network.xml" if folder else None
         if folder:
             options["CACHE_DIR"] = str(folder)
         if converted and converted.exists():
             self._compiled = core.compile_model(converted, "CPU", options)
         else:
-            model = convert(network, shape, example or shape)
+            model = convert(make(), shape, example or shape)
             if converted:
                 _save(model, converted)
                 model = core.read_model(converted)
@@ -95,15 +106,14 @@ def convert(network: nn.Module, shape: tuple[int, ...], example: tuple[int, ...]
     return model
 
 
-def cache_folder(network: nn.Module, shape: tuple[int, ...], version: str) -> Path | None:
+def cache_folder(key: str, shape: tuple[int, ...], version: str) -> Path | None:
     """Return the folder for this network's compiled form, or None where it cannot be written.
 
-    It lies in VOXMETRY_CACHE, else in the user's cache folder. Its name is a hash of the weights, the structure, the
-    patch and the version, so that what is there is what would be made again.
+    It lies in VOXMETRY_CACHE, else in the user's cache folder. Its name is a hash of the key, the patch and the
+    versions of the packages that build, trace and compile the network, so that what is there is what would be made.
     """
-    known = hashlib.sha256(f"{version} {torch.__version__} {shape} {network}".encode())
-    for tensor in network.state_dict().values():
-        known.update(tensor.detach().cpu().numpy().tobytes())
+    versions = f"{version} {torch.__version__} {metadata.version('monai')}"
+    known = hashlib.sha256(f"{versions} {shape} {key}".encode())
     folder = cache_root() / "openvino" / known.hexdigest()[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import SpatialResample
 
 from voxmetry.config import InputSpec, ModelSpec, Normalise
 from voxmetry.core.geometry import Geometry
@@ -20,7 +18,9 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError
 from voxmetry.nn import nnunet
-from voxmetry.nn.grids import edge_grid, interpolate, model_grid, positions, reorientation
+from voxmetry.nn.grids import edge_grid, interpolate, is_turned, model_grid, positions, reorientation
+from voxmetry.nn.turned import sample
+from voxmetry.ops.resample import AIR_HU
 
 if TYPE_CHECKING:
     from voxmetry.nn.memory import Plan
@@ -75,6 +75,8 @@ def preprocess(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
     if spec.resampling.rule == "nnunet":
         return _preprocess_nnunet(volumes, spec)
     grid = model_grid(first.geometry, spec)
+    if is_turned(first.geometry, spec):
+        return _preprocess_turned(volumes, spec, grid)
     channels = []
     for volume, item in zip(volumes, spec.inputs, strict=True):
         channels.append(normalise(resample_to(volume.array, volume.geometry, grid, spec.orientation), item))
@@ -106,6 +108,27 @@ def _preprocess_nnunet(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
     return Prepared(torch.from_numpy(np.stack(channels)[None]), grid, first.geometry)
 
 
+def _preprocess_turned(volumes: Sequence[Volume], spec: ModelSpec, grid: Geometry) -> Prepared:
+    """Normalise on the study's own voxels, then bring them onto the patient's axes.
+
+    In this order, so that the corners of the upright grid that the study does not reach have no part in its mean.
+    """
+    first = volumes[0]
+    channels = []
+    for volume, item in zip(volumes, spec.inputs, strict=True):
+        array = normalise(_on_grid_of(first, volume).array, item)
+        channels.append(sample(array, first.geometry, grid, outside=_nothing(item)))
+    return Prepared(torch.from_numpy(np.stack(channels)[None]), grid, first.geometry)
+
+
+def _nothing(item: InputSpec) -> float:
+    """Return what an input has where there is no image: air of CT, no uptake of PET, else 0, the mean."""
+    fixed = all(how.method in ("window", "shift") for how in (item.normalise, *item.then))
+    if not fixed or item.modality not in ("CT", "PT"):
+        return 0.0
+    return float(normalise(np.array([AIR_HU if item.modality == "CT" else 0.0], dtype=np.float32), item)[0])
+
+
 def _on_grid_of(first: Volume, volume: Volume) -> Volume:
     if np.allclose(first.geometry.affine, volume.geometry.affine) and first.geometry.shape == volume.geometry.shape:
         return volume
@@ -125,6 +148,9 @@ def preprocess_labels(segmentation: Segmentation, spec: ModelSpec) -> np.ndarray
     classes = np.zeros(max(spec.labels.values) + 1, dtype=np.uint8)
     for index, value in enumerate(spec.labels.values, start=1):
         classes[value] = index
+    if is_turned(segmentation.geometry, spec):
+        found = sample(classes[segmentation.array], segmentation.geometry, grid, outside=0, mode="nearest")
+        return found.astype(np.uint8)
     moved, oriented = reorientation(segmentation.geometry, spec.orientation)
     i, j, k = (np.floor(at + 0.5).astype(np.intp) for at in positions(oriented, grid))
     return np.ascontiguousarray(classes[moved.forward(segmentation.array)[np.ix_(i, j, k)]])
@@ -138,12 +164,7 @@ def resample_to(array: np.ndarray, source: Geometry, grid: Geometry, orientation
     moved, oriented = reorientation(source, orientation)
     if np.allclose(oriented.directions, grid.directions, atol=1e-9):
         return _resample_along_axes(moved.forward(array), positions(oriented, grid))
-    # A copy even where nothing changes: a volume's array is read-only, which torch cannot express and warns of.
-    values = torch.from_numpy(np.array(moved.forward(array), dtype=np.float32, order="C"))
-    image = MetaTensor(values[None], affine=torch.from_numpy(np.array(oriented.affine)))
-    resample = SpatialResample(mode="bilinear", padding_mode="border", align_corners=False)
-    result = resample(image, dst_affine=torch.from_numpy(np.array(grid.affine)), spatial_size=grid.shape)
-    return np.asarray(result.numpy()[0], dtype=np.float32)
+    return sample(array, source, grid)
 
 
 def _resample_along_axes(array: np.ndarray, at: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:

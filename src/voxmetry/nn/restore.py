@@ -18,7 +18,8 @@ import torch
 from voxmetry.config import ModelSpec
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.nn.grids import reorientation, restoring_positions
+from voxmetry.nn.grids import is_turned, reorientation, restoring_positions
+from voxmetry.nn.turned import Lot, Places
 from voxmetry.nn.window import Slab
 
 SLAB_VALUES = 20_000_000
@@ -46,29 +47,46 @@ class Restorer:
     """
 
     def __init__(self, grid: Geometry, native: Geometry, spec: ModelSpec) -> None:
-        moved, oriented = reorientation(native, spec.orientation)
         self._native, self._labels = native, spec.labels
         dtype = np.uint8 if max(spec.labels.values) < 256 else np.uint16
         self._values = np.array([0, *(spec.regions or spec.labels.values)], dtype=dtype)
         self._array = np.zeros(native.shape, dtype=dtype)
-        at, box = restoring_positions(grid, oriented, spec)
-        self._covered = moved.forward(self._array)[box]
-        self.axes = [Axis.between(*pair) for pair in zip(at, grid.shape, strict=True)]
         self._how = Decision(regions=spec.regions is not None, softmax=spec.activation == "softmax")
-        self._done = 0
+        self._places = Places(grid, native) if is_turned(native, spec) else None
+        if self._places is None:
+            moved, oriented = reorientation(native, spec.orientation)
+            at, box = restoring_positions(grid, oriented, spec)
+            self._covered = moved.forward(self._array)[box]
+            self._axes = [Axis.between(*pair) for pair in zip(at, grid.shape, strict=True)]
+            self._done = 0
 
     def feed(self, slab: Slab) -> None:
         """Choose the labels of all native voxels that this slab reaches."""
         for thin in slab.split(max(1, SLAB_VALUES // slab.sums.select(slab.axis + 1, 0).numel())):
-            rows = reached_rows(self.axes, thin, self._done)
-            if rows.stop > rows.start:
-                axes = [*self.axes]
-                axes[thin.axis] = axes[thin.axis].part(rows, thin.start)
-                classes = choose_classes(thin.sums, thin.weights, axes, self._how)
-                box: list[slice] = [slice(None)] * 3
-                box[thin.axis] = rows
-                self._covered[tuple(box)] = self._values[classes.cpu().numpy()]
-            self._done = rows.stop
+            if self._places is None:
+                self._feed_along_axes(thin)
+            else:
+                self._feed_turned(thin, self._places)
+
+    def _feed_along_axes(self, slab: Slab) -> None:
+        rows = reached_rows(self._axes, slab, self._done)
+        if rows.stop > rows.start:
+            axes = [*self._axes]
+            axes[slab.axis] = axes[slab.axis].part(rows, slab.start)
+            classes = choose_classes(slab.sums, slab.weights, axes, self._how)
+            box: list[slice] = [slice(None)] * 3
+            box[slab.axis] = rows
+            self._covered[tuple(box)] = self._values[classes.cpu().numpy()]
+        self._done = rows.stop
+
+    def _feed_turned(self, slab: Slab, places: Places) -> None:
+        cells = self._how.of_slab(slab.sums)
+        for axis in range(3):
+            cells = _agreed(cells, axis)
+        scores = CornerScores.of(cells, slab.sums, slab.weights, (True, True, True), softmax=self._how.softmax)
+        for lot in places.reached(slab):
+            classes = choose_lot(cells, scores, lot, self._how)
+            self._array[lot.voxels] = self._values[classes.cpu().numpy()]
 
     def finish(self) -> Segmentation:
         """Return the label map on the study's own grid, after the last slab."""
@@ -218,6 +236,27 @@ def _agreed(cells: torch.Tensor, axis: int) -> torch.Tensor:
     return torch.cat([both, cells.narrow(axis, size - 1, 1)], dim=axis)
 
 
+def choose_lot(cells: torch.Tensor, scores: CornerScores, lot: Lot, how: Decision) -> torch.Tensor:
+    """Return the class of voxels that lie anywhere in a slab, int16 (n,).
+
+    Parameters
+    ----------
+    cells
+        The class that the eight model voxels from each one on agree on, or MIXED.
+    scores
+        Of these voxels, where they do not agree.
+    lot
+        The voxels.
+    how
+        From scores to a class.
+    """
+    found = cells[tuple(lot.low.unbind(1))]
+    mixed = (found == MIXED).nonzero()[:, 0]
+    for chunk in mixed.split(scores.chunk):
+        found[chunk] = how.of_rows(scores.interpolated(*lot.part(chunk))).to(found.dtype)
+    return found
+
+
 def _interpolate_mixed(
     found: torch.Tensor,
     cells: torch.Tensor,
@@ -228,48 +267,106 @@ def _interpolate_mixed(
 ) -> None:
     """Fill in the class where `found` is MIXED, from the scores of the eight voxels round it."""
     device = sums.device
-    rows, row_of = _rows_needed(cells, sums, weights, axes)
-    if how.softmax:
-        rows = rows.softmax(dim=1)
-    lows, highs, shares = (
-        [torch.from_numpy(getattr(place, name)).to(device) for place in axes] for name in ("low", "high", "share")
-    )
+    scores = CornerScores.of(cells, sums, weights, [place.blends for place in axes], softmax=how.softmax)
+    lows, shares = ([torch.from_numpy(getattr(place, name)).to(device) for place in axes] for name in ("low", "share"))
     flat = found.view(-1)
     mixed = (flat == MIXED).nonzero()[:, 0]
-    strides = (cells.shape[1] * cells.shape[2], cells.shape[2], 1)
-    for chunk in mixed.split(max(1, CHUNK_VALUES // (len(sums) + 40))):
+    for chunk in mixed.split(scores.chunk):
         rest, k = chunk // found.shape[2], chunk % found.shape[2]
         ijk = (rest // found.shape[1], rest % found.shape[1], k)
-        ends = [(low[at] * n, high[at] * n) for low, high, at, n in zip(lows, highs, ijk, strides, strict=True)]
-        share = [(1 - part[at], part[at]) for part, at in zip(shares, ijk, strict=True)]
-        corners = [a + b + c for a, b, c in itertools.product(*ends)]
-        parts = [a * b * c for a, b, c in itertools.product(*share)]
-        scores = torch.nn.functional.embedding_bag(
-            row_of[torch.stack(corners, dim=1)], rows, mode="sum", per_sample_weights=torch.stack(parts, dim=1)
+        low, share = ([values[at] for values, at in zip(table, ijk, strict=True)] for table in (lows, shares))
+        flat[chunk] = how.of_rows(scores.interpolated(low, share)).to(flat.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class CornerScores:
+    """Scores of the voxels that mixed cells have for corners.
+
+    Parameters
+    ----------
+    rows
+        (n, n_classes).
+    cell_of
+        (I * J * K,) int32, the place of each mixed cell, which is named by its first corner; 0 for those that agree.
+    corners
+        (n_cells, 8) int32, the rows of a cell's corners: the third axis changes fastest.
+    shape
+        (I, J, K).
+    """
+
+    rows: torch.Tensor
+    cell_of: torch.Tensor
+    corners: torch.Tensor
+    shape: tuple[int, ...]
+
+    @property
+    def chunk(self) -> int:
+        """Voxels to interpolate at once."""
+        return max(1, CHUNK_VALUES // (self.rows.shape[1] + 40))
+
+    def interpolated(self, low: Sequence[torch.Tensor], share: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the scores (n, n_classes) of voxels in mixed cells, linear along each axis.
+
+        Parameters
+        ----------
+        low
+            For each axis (n,) int64, the first corner of the cell that holds them.
+        share
+            For each axis (n,) float32, how far they lie from it towards the next.
+        """
+        cell = self.cell_of[(low[0] * self.shape[1] + low[1]) * self.shape[2] + low[2]]
+        parts = torch.stack([1 - share[0], share[0]], dim=1)
+        for along in share[1:]:
+            ends = torch.stack([1 - along, along], dim=1)
+            parts = (parts[:, :, None] * ends[:, None, :]).flatten(1)
+        return torch.nn.functional.embedding_bag(
+            self.corners.index_select(0, cell), self.rows, mode="sum", per_sample_weights=parts
         )
-        flat[chunk] = how.of_rows(scores).to(flat.dtype)
+
+    @classmethod
+    def of(
+        cls, cells: torch.Tensor, sums: torch.Tensor, weights: torch.Tensor, blends: Sequence[bool], *, softmax: bool
+    ) -> CornerScores:
+        """Gather them; `blends` says along which axes the target's voxels lie between two voxels."""
+        needed = cells == MIXED
+        mixed = needed.view(-1).nonzero()[:, 0]
+        for axis, blended in enumerate(blends):
+            if blended:
+                size = needed.shape[axis]
+                needed.narrow(axis, 1, size - 1).logical_or_(needed.narrow(axis, 0, size - 1).clone())
+        i, j, k = needed.nonzero(as_tuple=True)
+        row_of = torch.zeros(needed.shape, dtype=torch.int32, device=needed.device)
+        row_of[i, j, k] = torch.arange(len(i), dtype=torch.int32, device=needed.device)
+        scale = 1 / weights[i, j, k].clamp_min(torch.finfo(torch.float32).tiny)
+        # One place in memory for each voxel, the same in all classes, is looked up four times faster than three
+        # indices.
+        steps = sums.stride()[1:]
+        at = i * steps[0] + j * steps[1] + k * steps[2]
+        columns = torch.empty((len(sums), len(i)), dtype=torch.float32, device=sums.device)
+        for column, channel in zip(columns, sums, strict=True):
+            torch.mul(_in_a_line(channel).index_select(0, at), scale, out=column)
+        rows = columns.t().contiguous()
+        cell_of = torch.zeros(row_of.numel(), dtype=torch.int32, device=needed.device)
+        cell_of[mixed] = torch.arange(len(mixed), dtype=torch.int32, device=needed.device)
+        shape = tuple(needed.shape)
+        corners = _corner_rows(row_of.view(-1), mixed, shape)
+        return cls(rows.softmax(dim=1) if softmax else rows, cell_of, corners, shape)
 
 
-def _rows_needed(
-    cells: torch.Tensor, sums: torch.Tensor, weights: torch.Tensor, axes: list[Axis]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gather the scores of all corners of mixed cells: (n, n_classes), and the row of each voxel (I * J * K,)."""
-    needed = cells == MIXED
-    for axis, place in enumerate(axes):
-        if place.blends:
-            size = needed.shape[axis]
-            needed.narrow(axis, 1, size - 1).logical_or_(needed.narrow(axis, 0, size - 1).clone())
-    i, j, k = needed.nonzero(as_tuple=True)
-    row_of = torch.zeros(needed.shape, dtype=torch.int64, device=needed.device)
-    row_of[i, j, k] = torch.arange(len(i), device=needed.device)
-    scale = 1 / weights[i, j, k].clamp_min(torch.finfo(torch.float32).tiny)
-    # One place in memory for each voxel, the same in all classes, is looked up four times faster than three indices.
-    steps = sums.stride()[1:]
-    at = i * steps[0] + j * steps[1] + k * steps[2]
-    columns = torch.empty((len(sums), len(i)), dtype=torch.float32, device=sums.device)
-    for column, channel in zip(columns, sums, strict=True):
-        torch.mul(_in_a_line(channel).index_select(0, at), scale, out=column)
-    return columns.t().contiguous(), row_of.view(-1)
+def _corner_rows(row_of: torch.Tensor, cells: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return the rows (n, 8) of the corners of cells, which are named by the flat place of their first corner.
+
+    Behind the last voxel of an axis there is none: what lies on it has no share of the next, which is itself.
+    """
+    k, rest = cells % shape[2], cells // shape[2]
+    steps = []
+    for at, size, stride in (
+        (rest // shape[1], shape[0], shape[1] * shape[2]),
+        (rest % shape[1], shape[1], shape[2]),
+        (k, shape[2], 1),
+    ):
+        steps.append((torch.zeros_like(at), torch.where(at + 1 < size, stride, 0)))
+    return torch.stack([row_of[cells + a + b + c] for a, b, c in itertools.product(*steps)], dim=1)
 
 
 def _in_a_line(values: torch.Tensor) -> torch.Tensor:

@@ -129,18 +129,29 @@ def require_device(device: str) -> None:
         )
 
 
-def build_runtime(network: nn.Module, spec: ModelSpec, choice: Choice) -> Runtime:
-    """Return the network, in evaluation mode, as a runtime."""
-    network.eval()
-    if choice.device == "openvino":
-        channels, patch = (1, len(spec.inputs)), spec.window.patch
-        example = None
-        if spec.network.kind in ("dynunet", "nnunet"):
-            # Two voxels an axis at the coarsest level: fewer leave instance normalisation nothing to normalise.
-            small = (min(size, 2 * by) for size, by in zip(patch, spec.network.divisor, strict=True))
-            example = (*channels, *small)
-        return OpenVinoRuntime(network, shape=(*channels, *patch), precision=choice.precision, example=example)
-    return TorchRuntime(network, choice)
+def build_runtime(make: Callable[[], nn.Module], key: str, spec: ModelSpec, choice: Choice) -> Runtime:
+    """Return a network as a runtime.
+
+    Parameters
+    ----------
+    make
+        Returns the network with its weights. OpenVINO does without it where it has the compiled network in its cache.
+    key
+        Names the network and its weights.
+    spec, choice
+        The model, and where it runs.
+    """
+    if choice.device != "openvino":
+        return TorchRuntime(make().eval(), choice)
+    channels, patch = (1, len(spec.inputs)), spec.window.patch
+    example = None
+    if spec.network.kind in ("dynunet", "nnunet"):
+        # Two voxels an axis at the coarsest level: fewer leave instance normalisation nothing to normalise.
+        small = (min(size, 2 * by) for size, by in zip(patch, spec.network.divisor, strict=True))
+        example = (*channels, *small)
+    return OpenVinoRuntime(
+        lambda: make().eval(), key, shape=(*channels, *patch), precision=choice.precision, example=example
+    )
 
 
 class TorchRuntime:

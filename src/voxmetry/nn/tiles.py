@@ -1,7 +1,7 @@
-"""Where windows lie and how much each of their voxels counts, as nnU-Net v2 has it.
+"""Where windows lie and how much each of their voxels counts, as nnU-Net v2 and MONAI have it.
 
-MONAI's rule lives in its `SlidingWindowInferer`. The two place windows differently, and a network that sees another
-patch returns other scores: an imported model keeps the rule that it was trained and judged with.
+The two place windows differently, and a network that sees another patch returns other scores: an imported model keeps
+the rule that it was trained and judged with.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from scipy.ndimage import gaussian_filter1d
 
 SIGMA_SHARE = 1 / 8
 """Standard deviation of the Gaussian as a share of the patch."""
+
+MONAI_LEAST = 1e-3
+"""MONAI's smallest weight."""
 
 PEAK = 10.0
 """nnU-Net's largest weight; it adds in half precision, where this keeps the products in range."""
@@ -63,3 +66,31 @@ def nnunet_importance(patch: tuple[int, int, int]) -> torch.Tensor:
     half = torch.from_numpy(weights).to(torch.float16)
     half[half == 0] = half[half > 0].min()
     return half.float()
+
+
+def monai_importance(patch: tuple[int, ...]) -> torch.Tensor:
+    """Return the weight of each voxel of a patch as MONAI's `SlidingWindowInferer` has it with mode "gaussian".
+
+    The product over the axes of exp(-x^2 / (2 sigma^2)), x from the patch's middle and sigma an eighth of its size;
+    nowhere below 0.001. MONAI is not imported for it: that takes as long as a small study.
+
+    Parameters
+    ----------
+    patch
+        (I, J, K).
+
+    Returns
+    -------
+    Tensor
+        (I, J, K) float32.
+
+    Examples
+    --------
+    >>> monai_importance((3, 1, 1))[:, 0, 0]
+    tensor([0.0286, 1.0000, 0.0286])
+    """
+    weights = torch.ones(())
+    for size in patch:
+        x = torch.arange(-(size - 1) / 2, (size - 1) / 2 + 1, dtype=torch.float32)
+        weights = weights[..., None] * torch.exp(x**2 / (-2 * (size * SIGMA_SHARE) ** 2))
+    return weights.clamp_min(max(float(weights.min()), MONAI_LEAST))

@@ -41,14 +41,13 @@ def distinct_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
-def load_into(network: nn.Module, path: Path, *, sha256: str) -> None:
-    """Fill a network with the weights of a file whose checksum must be `sha256`.
+def read_checked(path: Path, *, sha256: str) -> bytes:
+    """Read a file of weights whose checksum must be `sha256`.
 
     Raises
     ------
     ModelError
-        If the file is missing, its checksum is another, it is no safetensors file, or its tensors are not those of
-        this network (the first that differs is named).
+        If the file is missing or its checksum is another.
     """
     try:
         data = path.read_bytes()
@@ -65,19 +64,42 @@ def load_into(network: nn.Module, path: Path, *, sha256: str) -> None:
             expected=f"{sha256}, as model.yaml says",
             fix="copy the model folder again: the file is damaged, incomplete or of another version",
         )
+    return data
+
+
+def load_into(network: nn.Module, path: Path, *, sha256: str) -> None:
+    """Fill a network with the weights of a file whose checksum must be `sha256`.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, its checksum is another, it is no safetensors file, or its tensors are not those of
+        this network (the first that differs is named).
+    """
+    fill(network, read_checked(path, sha256=sha256), path.name)
+
+
+def fill(network: nn.Module, data: bytes, name: str) -> None:
+    """Fill a network with the weights in the bytes of a safetensors file, which is called `name` in errors.
+
+    Raises
+    ------
+    ModelError
+        If they are no safetensors file, or its tensors are not those of this network (the first that differs is named).
+    """
     try:
         state = load(data)
     except SafetensorError as error:
         raise ModelError(
-            found=f"{path.name} is no safetensors file: {error}",
+            found=f"{name} is no safetensors file: {error}",
             expected="weights in safetensors format",
             fix="export the model again",
         ) from error
     want = distinct_tensors(network)
-    require_fit(state, want, path.name)
+    require_fit(state, want, name)
     with torch.no_grad():
-        for name, tensor in want.items():
-            tensor.copy_(state[name].float())
+        for key, tensor in want.items():
+            tensor.copy_(state[key].float())
 
 
 def require_fit(have: dict[str, torch.Tensor], want: dict[str, torch.Tensor], name: str) -> None:

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from monai.data.utils import compute_importance_map
 
 from voxmetry.config import WindowSpec
 from voxmetry.errors import InferenceError
-from voxmetry.nn.tiles import even_starts, nnunet_importance
+from voxmetry.nn.tiles import even_starts, monai_importance, nnunet_importance
 
 
 class RingOverflow(Exception):  # noqa: N818  (it is caught, never shown)
@@ -254,7 +253,7 @@ def blending_weights(window: WindowSpec) -> torch.Tensor:
         return torch.ones(window.patch)
     if window.placement == "nnunet":
         return nnunet_importance(window.patch)
-    return compute_importance_map(window.patch, mode="gaussian", sigma_scale=0.125)
+    return monai_importance(window.patch)
 
 
 def mirror_turns(axes: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -30,7 +30,7 @@ from monai.transforms import (
     SpatialPadd,
 )
 
-from voxmetry.config import Augment, ModelSpec, TrainSettings
+from voxmetry.config import Augment, ModelSpec, TrainingDomain, TrainSettings
 from voxmetry.core.geometry import Geometry
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.nn.preprocess import preprocess, preprocess_labels
@@ -122,6 +122,8 @@ def load_case(case: Case, data: DataSet, spec: ModelSpec) -> LabelledCase:
     """
     volumes, segmentation = read_case(case, for_model(data, spec))
     counts = np.bincount(segmentation.array.ravel(), minlength=max(spec.labels.values) + 1)
+    # A network learns from cases as they lie, and its domain then says how far they were turned.
+    spec = spec.model_copy(update={"training_domain": TrainingDomain()})
     with naming(case.name):
         image = preprocess(volumes, spec).tensor[0].numpy()
     label = preprocess_labels(segmentation, spec)[None]
