@@ -12,10 +12,10 @@ nnunetv2. A row that takes under a minute is run --repeats times, the table has 
 so that no thread waits for another) say more than those on the clock.
 
 The image is the abdominal CT of data/README.md (ct-multiorgan), interpolated to voxels of 0.71 x 0.59 x 1.12 mm and cut
-or mirrored to the size asked for, so that the work grows with the size; the network a
-DynUNet of 32 to 320 channels with a patch of 96 x 96 x 96, whose weights are random but for its last layer: that is
-fitted to the label map that comes with the CT, so that what it finds has the shape of organs. Each row is read from
-and written to NIfTI files. Results are kept in --cache by what they depend on, so that one row can be run again.
+or mirrored to the size asked for, so that the work grows with the size. The network is a DynUNet of 32 to 320 channels
+with a patch of 96 x 96 x 96, whose weights are random and smooth but for its last layer: that is fitted to the label
+map that comes with the CT, so that what it finds has the shape of organs. Each row is read from and written to NIfTI
+files. Results are kept in --cache by what they depend on, so that one row can be run again.
 """
 
 from __future__ import annotations
@@ -186,9 +186,12 @@ def ran_out_of_memory(error: BaseException | None) -> bool:
 
 
 def peak_gb() -> float:
-    import resource
+    """Return the peak of this process in 10^9 bytes, as Linux counts it from its start.
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    `ru_maxrss` would begin at what the process that started this one held.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024 / 1e9
 
 
 class Timed:
@@ -431,12 +434,31 @@ def write_fitted(folder: Path, patch: torch.Tensor, truth: torch.Tensor, n_class
     }
     spec = parse_record(content, ModelSpec, where="benchmark")
     network = build_network(spec)
+    smooth(network)
     fit(network, network.output_block.conv.conv, patch, truth, n_classes)
     data_bytes = to_bytes(network)
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(data_bytes)
     finished = spec.model_copy(update={"weights": Weights(sha256=sha256_of(data_bytes))})
     (folder / "model.yaml").write_text(dump_yaml(finished))
+
+
+def smooth(network: torch.nn.Module) -> None:
+    """Give each convolution random mixtures of channels, blurred, so that structures have the surface of organs.
+
+    Where classes meet, scores are interpolated, and outlines are drawn in the report. In the label map that comes with
+    the CT 15 % of the voxels lie there; as many do in the labels of this network, and 56 % with kernels of noise.
+    """
+    import torch
+
+    line = torch.tensor([1.0, 2.0, 1.0]) / 4
+    blur = line[:, None, None] * line[:, None] * line
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
+                mixture = torch.randn(*layer.weight.shape[:2], 1, 1, 1) / layer.in_channels**0.5
+                kernel = blur if tuple(layer.weight.shape[2:]) == (3, 3, 3) else torch.ones(layer.weight.shape[2:])
+                layer.weight.copy_(mixture * kernel)
 
 
 def fit(

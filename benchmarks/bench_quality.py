@@ -23,9 +23,9 @@ import torch
 from scipy import ndimage
 from scipy.stats import spearmanr
 
-from bench_robustness import onto, turned
+from bench_robustness import seen, turned
 from voxmetry import Geometry, Predictor, Segmentation, Volume, compare, load_model, read_segmentation, read_volume
-from voxmetry.config import ModelSpec
+from voxmetry.config import ModelSpec, Range
 from voxmetry.flags import flag_input, flag_measurements, flag_quality, predict_dice
 from voxmetry.image_flags import flag_image
 from voxmetry.measure import measure
@@ -94,8 +94,8 @@ def cut(share: float) -> Change:
 
 DAMAGES: dict[str, Change] = {
     "as it is": lambda volume, label: (volume, label),
-    "turned by 10 degrees": onto(turned(10)),
-    "turned by 20 degrees": onto(turned(20)),
+    "turned by 20 degrees": turned(20),
+    "turned by 35 degrees": turned(35),
     "slices of 4 mm": thick(4),
     "noise of 20 %": noisy(0.2),
     "blur of 2 voxels": blurred(2.0),
@@ -113,9 +113,9 @@ def main() -> None:
     options = parser.parse_args()
     known = read_spec(options.calibrated)
     rows: dict[str, list[tuple[float, float, set[str]]]] = {what: [] for what in DAMAGES}
-    for fold in sorted(options.run.glob("fold-*")):
+    for fold in sorted(options.run.glob("fold-*/")):
         names = json.loads((fold / "model" / "split.json").read_text())["validation"]
-        predictor = Predictor(load_model(fold / "model", device="cpu"))
+        predictor = Predictor(seen(load_model(fold / "model", device="cpu"), Range(low=0, high=0)))
         for name in names[:: max(1, len(names) // options.cases)][: options.cases]:
             volume = read_volume(options.data / "images" / f"{name}.nii.gz", modality="MR")
             label = read_segmentation(options.data / "labels" / f"{name}.nii.gz", labels=known.labels)
