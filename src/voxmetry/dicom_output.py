@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from voxmetry import io
-from voxmetry.config import DicomOutput, StudySettings
+from voxmetry.config import DicomOutput
 from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.labels import Label, LabelTable
 from voxmetry.core.records import Lesion, Measurement, StudyResult
@@ -27,8 +27,9 @@ from voxmetry.io.dicom.seg_write import write_seg
 from voxmetry.io.dicom.source import Source, read_source
 from voxmetry.io.dicom.structured_report import write_report_sr
 from voxmetry.measure.lesions import ordered_components
-from voxmetry.ops.boxes import label_boxes
+from voxmetry.ops.boxes import boxes_of
 from voxmetry.report import write_report
+from voxmetry.report.again import read_image_again
 from voxmetry.report.key_images import MOST_SHEETS, render_key_images
 from voxmetry.report.results import read_result
 
@@ -179,14 +180,7 @@ def write_key_images_again(out: Path, image: Path, *, reference: Path | None = N
         If it is another image.
     """
     result = read_result(out)
-    settings = StudySettings.model_validate(result.provenance.settings)
-    volume = io.read_volume(
-        image,
-        series=settings.series or result.source.series_uid,
-        suv=settings.suv,
-        allow_uneven=settings.allow_uneven,
-        resample_tilt=settings.resample_tilt,
-    )
+    volume = read_image_again(result, image)
     source = read_source(volume)
     segmentation = io.read_segmentation(out / "seg.nii.gz", labels=result.labels)
     truth = io.read_segmentation(reference, labels=result.labels, image=volume) if reference is not None else None
@@ -279,7 +273,7 @@ def lesions_apart(segmentation: Segmentation, lesions: Sequence[Lesion]) -> Segm
     array = segmentation.array.astype(np.uint16)
     labels = [label for label in segmentation.labels if label.name not in {row.label for row in lesions}]
     value = max(segmentation.labels.values)
-    boxes = label_boxes(segmentation.array)
+    boxes = boxes_of(segmentation)
     for name in dict.fromkeys(row.label for row in lesions):
         label = segmentation.labels[name]
         rows = [row for row in lesions if row.label == name]

@@ -160,6 +160,10 @@ class TestSegment:
         assert code == 3
         assert "resampled_source" in {flag["code"] for flag in content["flags"]}
         assert Path(tmp_path / "out" / "result.json").is_file()
+        # Its report can be drawn anew: the study is read as the run read it.
+        code, _, _ = call(capsys, "report", tmp_path / "out", "--image", study / "T1")
+        assert code == 0
+        assert (tmp_path / "out" / "report.html").is_file()
 
     def test_objects_on_resampled_slices_are_refused_before_any_work(self, capsys, study, model, tmp_path):
         sorted((study / "T1").iterdir())[4].unlink()

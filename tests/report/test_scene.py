@@ -92,7 +92,7 @@ def test_a_large_image_is_merged_to_the_budget_without_losing_a_structure():
     array = np.zeros((9, 9, 4), np.uint8)
     array[:, :5] = 2
     array[7, 7, 1] = 9
-    reduced = block_label(array, (3, 3, 1))
+    reduced = block_label(array, (3, 3, 1), present=(2, 9))
     assert reduced.shape == (3, 3, 4)
     assert reduced[0, 1, 0] == 2
     assert reduced[2, 2, 1] == 9
@@ -116,3 +116,24 @@ def test_an_image_of_one_value_and_no_structure_has_a_scene(make_result):
     scene = build_scene(make_result(volume, segmentation), volume, segmentation)
     assert (scene.low, scene.high) == (6.5, 7.5)
     assert scene.surfaces == scene.targets == ()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_structure_is_jumped_to_in_its_voxel_nearest_to_its_middle(seed):
+    """A ring, whose middle is not in it, and specks far from each other."""
+    rng = np.random.default_rng(seed)
+    grid = phantoms.geometry(shape=(40, 50, 30), spacing_mm=(0.7, 1.3, 3.0))
+    i, j, _ = np.indices(grid.shape)
+    ring = abs(np.hypot(i - 20, j - 25) - 15) < 1.5
+    array = np.where(ring, 1, 0).astype(np.uint8)
+    array[tuple(rng.integers(0, n, 3) for n in grid.shape)] = 2
+    segmentation = Segmentation(array, grid, LabelTable.from_names({1: "ring", 2: "specks"}))
+    for value in (1, 2):
+        voxels = np.argwhere(array == value)
+        mm = grid.to_mm(voxels)
+        centroid = tuple(mm.mean(0))
+        box = tuple(slice(int(a), int(b) + 1) for a, b in zip(voxels.min(0), voxels.max(0), strict=True))
+        found = scene_module._inside(segmentation, value, box, centroid)
+        nearest = np.linalg.norm(mm - centroid, axis=1).min()
+        assert np.linalg.norm(np.array(found) - centroid) == pytest.approx(nearest, abs=1e-6)
+        assert array[tuple(np.rint(grid.to_ijk(found)).astype(int))] == value

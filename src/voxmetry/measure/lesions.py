@@ -16,7 +16,7 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, LabelError
 from voxmetry.measure.volumetry import border_sides, centroid_ras_mm, intensities, max_diameter_mm
-from voxmetry.ops.boxes import Box, label_boxes
+from voxmetry.ops.boxes import Box, boxes_of, label_boxes
 from voxmetry.ops.components import components
 from voxmetry.ops.surface import surfaces
 
@@ -111,7 +111,7 @@ def lesions(
     chosen = [x for x in segmentation.labels if x.kind == "lesion"]
     if labels is not None:
         chosen = [segmentation.labels[name] for name in dict.fromkeys(labels)]
-    boxes = label_boxes(segmentation.array) if chosen else {}
+    boxes = boxes_of(segmentation) if chosen else {}
     present = [label for label in chosen if label.value in boxes]
     # Surfaces of all organs are looked for only where a lesion is to be located.
     locate = _Locator(organs) if organs is not None and present else None

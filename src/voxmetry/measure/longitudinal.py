@@ -21,7 +21,7 @@ from voxmetry.measure.alignment import align
 from voxmetry.measure.definitions import FOLLOW_UP, MEASURED
 from voxmetry.measure.lesion_links import Links, link, places
 from voxmetry.measure.lesions import Component, lesions, ordered_components
-from voxmetry.ops.boxes import label_boxes
+from voxmetry.ops.boxes import boxes_of
 from voxmetry.ops.registration import Float64, inverse, transformed, within
 
 COVERED_SHARE = 0.9
@@ -208,7 +208,7 @@ def _side(segmentation: Segmentation, image: Volume | None, settings: FollowUpSe
         connectivity=settings.connectivity,
         min_volume_ml=settings.min_volume_ml,
     )
-    boxes = label_boxes(segmentation.array)
+    boxes = boxes_of(segmentation)
     components = [
         part
         for label in chosen

@@ -13,7 +13,7 @@ from voxmetry.core.labels import Label
 from voxmetry.core.records import Measurement
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.ops.boxes import Box, label_boxes
+from voxmetry.ops.boxes import Box, boxes_of
 from voxmetry.ops.surface import mesh_area_and_volume, surfaces
 
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
@@ -53,7 +53,7 @@ def measure(segmentation: Segmentation, volume: Volume | None = None) -> tuple[M
     """
     if volume is not None:
         segmentation.geometry.require_same(volume.geometry, what="segmentation and image")
-    boxes = label_boxes(segmentation.array)
+    boxes = boxes_of(segmentation)
     meshes = mesh_sizes(segmentation)
     return tuple(
         _row(segmentation, volume, label, boxes.get(label.value), meshes.get(label.value, {}))

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from numpy.typing import NDArray
 
+from voxmetry.core.segmentation import Segmentation
+
 Box: TypeAlias = tuple[slice, slice, slice]
+
+_KNOWN: WeakKeyDictionary[Segmentation, dict[int, Box]] = WeakKeyDictionary()
+
+
+def boxes_of(segmentation: Segmentation) -> dict[int, Box]:
+    """Return `label_boxes` of a segmentation, which is looked through once however often it is asked."""
+    if segmentation not in _KNOWN:
+        _KNOWN[segmentation] = label_boxes(segmentation.array)
+    return dict(_KNOWN[segmentation])
 
 
 def label_boxes(array: NDArray[Any]) -> dict[int, Box]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import LabelError
-from voxmetry.ops.boxes import label_boxes
+from voxmetry.ops.boxes import boxes_of
 from voxmetry.plot.base import new_figure
 
 MOST_VOXELS = 60
@@ -50,7 +50,7 @@ def surfaces(segmentation: Segmentation, labels: Sequence[str] | None = None) ->
     ['from the front', 'from the left', 'from above']
     """
     wanted = [segmentation.labels[name] for name in labels] if labels is not None else list(segmentation.labels)
-    boxes = label_boxes(segmentation.array)
+    boxes = boxes_of(segmentation)
     meshes = [
         (label, _mesh(segmentation.array[boxes[label.value]] == label.value, boxes[label.value], segmentation.geometry))
         for label in wanted

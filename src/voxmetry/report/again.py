@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from voxmetry import io
+from voxmetry.config import StudySettings
 from voxmetry.core.base import Record
 from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.records import StudyResult
@@ -86,7 +87,7 @@ def rewrite_report(
             )
         material = read_material(out / HTML)
     else:
-        volume = _read_image(result, image)
+        volume = read_image_again(result, image)
         material = _with_overlay(_drawn(result, out, volume, reference), out)
         identity = read_identity(volume, say) if wishes.with_identity else ()
     change = _change(result, out, prior, volume, material) if prior is not None else None
@@ -98,12 +99,28 @@ def rewrite_report(
     return path
 
 
-def _read_image(result: StudyResult, image: Path | str) -> Volume:
+def read_image_again(result: StudyResult, image: Path | str) -> Volume:
+    """Read the study of a run as the run did: the same series, the same SUV, the same slices by choice.
+
+    Raises
+    ------
+    VoxmetryError
+        If it cannot be read so.
+    """
     source = result.source
+    settings = StudySettings.model_validate(result.provenance.settings)
     # A file without headers does not say what its values are; what the run took it for does.
     is_known = source.format != "DICOM" and source.modality in ("CT", "MR", "PT")
     modality = cast(Literal["CT", "MR", "PT"], source.modality) if is_known else None
-    return io.read_volume(image, modality=modality, series=source.series_uid)
+    return io.read_volume(
+        image,
+        modality=modality,
+        series=settings.series or source.series_uid,
+        unit=settings.unit if modality == "PT" else None,
+        suv=settings.suv,
+        allow_uneven=settings.allow_uneven,
+        resample_tilt=settings.resample_tilt,
+    )
 
 
 def _drawn(result: StudyResult, out: Path, volume: Volume, reference: Path | str | None) -> Material:

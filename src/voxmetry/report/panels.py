@@ -13,7 +13,7 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import Point
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.ops.boxes import label_boxes
+from voxmetry.ops.boxes import boxes_of
 from voxmetry.report.planes import PLANES, Box, Plane, PlaneName, View, areas, largest_slice, plane_of, square_view
 from voxmetry.report.window import Window, display_window
 
@@ -49,7 +49,7 @@ class Structure:
 def find_structures(segmentation: Segmentation) -> dict[int, Structure]:
     """Find the bounding box and the cross-sections of each value that is present, in one pass over the array."""
     found = {}
-    for value, box in label_boxes(segmentation.array).items():
+    for value, box in boxes_of(segmentation).items():
         mask = segmentation.array[box] == value
         found[value] = Structure(value, box, (areas(mask, 0), areas(mask, 1), areas(mask, 2)))
     return found

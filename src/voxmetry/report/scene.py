@@ -12,7 +12,7 @@ import gzip
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -25,7 +25,7 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.ops.boxes import join, label_boxes
+from voxmetry.ops.boxes import boxes_of, join, label_boxes
 from voxmetry.report.text import clean
 from voxmetry.report.window import BONE, LUNG, SOFT_TISSUE, display_window
 
@@ -35,6 +35,8 @@ MOST_OVERLAY_VOXELS = 500_000
 """Voxels of the embedded second image: a whole-body PET at 4 mm in the body's box, or twice that."""
 MOST_MESH_VOXELS = 250_000
 """Voxels of the grid that surfaces are made on: about 100 000 triangles for a torso with all its organs."""
+NEAR_MM = 10.0
+"""How far from a structure's centroid a voxel of its own is looked for at first."""
 LEVELS = 1023
 _WINDOWS = {"Soft tissue": SOFT_TISSUE, "Lung": LUNG, "Bone": BONE}
 
@@ -113,7 +115,7 @@ def build_scene(
     """
     steps = reduction(volume.geometry, MOST_VOXELS)
     image = block_mean(volume.array, steps)
-    labels = block_label(segmentation.array, steps)
+    labels = block_label(segmentation.array, steps, present=boxes_of(segmentation))
     grid = reduced_grid(volume.geometry, steps)
     low, high = _range(image)
     levels = np.round((np.clip(image, low, high) - low) * (LEVELS / (high - low))).astype(np.int16)
@@ -171,13 +173,11 @@ def reduction(geometry: Geometry, most: int) -> tuple[int, int, int]:
 
 def _parts(array: NDArray[Any], steps: tuple[int, int, int]) -> Iterator[NDArray[Any]]:
     """Yield each voxel of the blocks in turn, as arrays of the reduced shape; edges are repeated to fill blocks."""
-    sizes = [math.ceil(n / step) for n, step in zip(array.shape, steps, strict=True)]
+    missing = [(0, -n % step) for n, step in zip(array.shape, steps, strict=True)]
+    whole = np.pad(array, missing, mode="edge") if any(map(any, missing)) else array
     for offsets in itertools.product(*(range(step) for step in steps)):
-        index = [
-            np.minimum(np.arange(size) * step + offset, n - 1)
-            for size, step, offset, n in zip(sizes, steps, offsets, array.shape, strict=True)
-        ]
-        yield array[np.ix_(*index)]
+        i, j, k = (slice(offset, None, step) for offset, step in zip(offsets, steps, strict=True))
+        yield whole[i, j, k]
 
 
 def block_mean(array: NDArray[Any], steps: tuple[int, int, int]) -> NDArray[np.float32]:
@@ -191,15 +191,18 @@ def block_mean(array: NDArray[Any], steps: tuple[int, int, int]) -> NDArray[np.f
     return total / np.float32(math.prod(steps))
 
 
-def block_label(array: NDArray[Any], steps: tuple[int, int, int]) -> NDArray[Any]:
-    """Return the label that most voxels of each block have; a structure too small for that keeps its blocks."""
+def block_label(array: NDArray[Any], steps: tuple[int, int, int], *, present: Iterable[int]) -> NDArray[Any]:
+    """Return the label that most voxels of each block have; a structure too small for that keeps its blocks.
+
+    `present` are the labels in the array.
+    """
     if steps == (1, 1, 1):
         return array
     parts = np.stack(list(_parts(array, steps)))
     # The middle one of the sorted voxels is the majority where there is one, and a label of the block where not.
     middle = len(parts) // 2
     reduced: NDArray[Any] = np.partition(parts, middle, axis=0)[middle]
-    for value in sorted(label_boxes(array).keys() - label_boxes(reduced).keys()):
+    for value in sorted(set(present) - label_boxes(reduced).keys()):
         reduced[(parts == value).any(axis=0)] = value
     return reduced
 
@@ -219,7 +222,7 @@ def _range(image: NDArray[np.float32]) -> tuple[float, float]:
 
 def targets(result: StudyResult, segmentation: Segmentation) -> tuple[Target, ...]:
     """Return where each structure and each lesion can be seen: in a voxel of its own that is near its middle."""
-    boxes = label_boxes(segmentation.array)
+    boxes = boxes_of(segmentation)
     colours = {label.value: label.colour for label in result.labels}
     found = []
     for m in result.measurements:
@@ -249,24 +252,36 @@ def _inside(
     if segmentation.array[tuple(nearest)] == value:
         x, y, z = (float(part) for part in segmentation.geometry.to_mm(nearest))
         return (x, y, z)
-    voxels = np.argwhere(segmentation.array[box] == value) + [part.start for part in box]
-    mm = segmentation.geometry.to_mm(voxels)
-    x, y, z = (float(part) for part in mm[((mm - centroid) ** 2).sum(axis=1).argmin()])
-    return (x, y, z)
+    # The nearest voxel is looked for in growing surroundings: a large structure has millions of voxels.
+    spacing, reach_mm = np.array(segmentation.geometry.spacing_mm), NEAR_MM
+    while True:
+        near = np.ceil(reach_mm / spacing).astype(int) + 1
+        part = tuple(
+            slice(max(edges.start, at - n), max(edges.start, min(edges.stop, at + n + 1)))
+            for edges, at, n in zip(box, nearest, near, strict=True)
+        )
+        voxels = np.argwhere(segmentation.array[part] == value) + [edges.start for edges in part]
+        mm = segmentation.geometry.to_mm(voxels)
+        apart = np.linalg.norm(mm - centroid, axis=1)
+        is_whole = all(a.start == b.start and a.stop == b.stop for a, b in zip(part, box, strict=True))
+        if is_whole or (len(apart) and apart.min() <= reach_mm):
+            x, y, z = (float(value) for value in mm[apart.argmin()])
+            return (x, y, z)
+        reach_mm *= 2
 
 
 def _surfaces(segmentation: Segmentation) -> tuple[tuple[Surface, ...], bytes]:
-    boxes = list(label_boxes(segmentation.array).values())
-    if not boxes:
+    known = boxes_of(segmentation)
+    if not known:
         return (), b""
     # Half the grid may be empty: what surfaces are made on is the box of all structures.
-    crop = join(boxes)
+    crop = join(list(known.values()))
     start = np.eye(4)
     start[:3, 3] = [part.start for part in crop]
     array = segmentation.array[crop]
     box = Geometry(segmentation.geometry.affine @ start, array.shape)
     steps = reduction(box, MOST_MESH_VOXELS)
-    labels, affine = block_label(array, steps), reduced_grid(box, steps)
+    labels, affine = block_label(array, steps, present=known), reduced_grid(box, steps)
     made, blocks = [], []
     for label in segmentation.labels:
         mesh = _surface(labels == label.value, affine)
