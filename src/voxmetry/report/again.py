@@ -108,7 +108,9 @@ def read_image_again(result: StudyResult, image: Path | str) -> Volume:
         If it cannot be read so.
     """
     source = result.source
-    settings = StudySettings.model_validate(result.provenance.settings)
+    # Another version may have kept settings that this one does not know; those of reading are all that is asked for.
+    kept = {name: value for name, value in result.provenance.settings.items() if name in StudySettings.model_fields}
+    settings = StudySettings.model_validate(kept)
     # A file without headers does not say what its values are; what the run took it for does.
     is_known = source.format != "DICOM" and source.modality in ("CT", "MR", "PT")
     modality = cast(Literal["CT", "MR", "PT"], source.modality) if is_known else None
