@@ -82,6 +82,20 @@ class TestOpenVino:
         )
 
 
+def test_a_model_that_is_compiled_is_not_built_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("VOXMETRY_CACHE", str(tmp_path / "cache"))
+    folder = models.write(tmp_path / "model")
+    volume = phantoms.volume()
+    first = Predictor(folder, device="openvino", precision="float32")(volume)
+    monkeypatch.setattr("voxmetry.nn.model.build_network", lambda _: pytest.fail("built again"))
+    again = Predictor(folder, device="openvino", precision="float32")(volume)
+    assert np.array_equal(first.array, again.array)
+    # With other code that builds networks it is not the same network.
+    monkeypatch.setattr("voxmetry.nn.model.BUILDERS", ("unet.py",))
+    with pytest.raises(pytest.fail.Exception, match="built again"):
+        Predictor(folder, device="openvino", precision="float32")
+
+
 def test_bf16_by_torch_is_close_to_float32(tmp_path):
     folder = models.write(tmp_path)
     exact, short = (load_model(folder, device="cpu", precision=name) for name in ("float32", "bf16"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from importlib import resources
 from pathlib import Path
 
 from torch import nn
@@ -14,7 +15,9 @@ from voxmetry.models import find_model
 from voxmetry.nn.memory import NetworkCost, known_cost
 from voxmetry.nn.networks import Ensemble, build_network
 from voxmetry.nn.runtime import Choice, Runtime, build_runtime, choose_runtime
-from voxmetry.nn.weights import fill, read_checked
+from voxmetry.nn.weights import fill, read_checked, sha256_of
+
+BUILDERS = ("networks.py", "nnunet_unet.py", "unet.py")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +110,9 @@ class _Networks:
             raise ValueError("a model folder names its weights")
         self._spec, self._name = spec, path.name
         self._data = read_checked(path, sha256=spec.weights.sha256)
-        self.key = f"{spec.weights.sha256} {spec.network.model_dump_json()} {len(spec.inputs)} {spec.n_classes}"
-        """Names the networks and their weights."""
+        what = (spec.weights.sha256, spec.network.model_dump_json(), len(spec.inputs), spec.n_classes, _builders())
+        self.key = " ".join(map(str, what))
+        """Names the networks, their weights and the code that builds them."""
         self._built: list[nn.Module] = []
 
     def first(self) -> nn.Module:
@@ -128,3 +132,9 @@ class _Networks:
             fill(network, self._data, self._name)
             self._built = list(network.members) if isinstance(network, Ensemble) else [network]
         return self._built[place]
+
+
+def _builders() -> str:
+    """Return a checksum of the code that builds networks: with other code, weights may mean another network."""
+    code = resources.files("voxmetry.nn")
+    return sha256_of(b"".join(code.joinpath(name).read_bytes() for name in BUILDERS))
