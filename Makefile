@@ -76,14 +76,12 @@ bench-cohort: $(VENV)/ready
 # NNUNET_PYTHON is a Python with nnunetv2, for the rows of its own predictor. Results are kept until the code changes.
 bench-inference: $(VENV)/ready
 	@echo "== Inference beside MONAI, one process a row; minutes to an hour. Tables on standard output"
-	$(BENCH) --repeats 3 --size 256 256 150 --size 384 384 225 --rows voxmetry voxmetry-float32 segment monai
-	$(BENCH) --size 512 512 300 --rows voxmetry voxmetry-float32 segment monai
+	$(BENCH) --repeats 3 --size 192 192 112 --size 256 256 150 --size 320 320 188 --size 384 384 225 --rows voxmetry
+	$(BENCH) --size 512 512 300 --rows voxmetry monai-float32 segment monai
+	$(BENCH) --size 256 256 150 --rows voxmetry-float32 monai-float32
 	$(BENCH) --size 512 512 600 --classes 105 --rows voxmetry
-	$(if $(NNUNET_PYTHON),$(BENCH) --repeats 3 --size 256 256 150 --rows voxmetry-nnunet nnunet \
-	  --nnunet-python $(NNUNET_PYTHON))
-	$(BENCH) --size 384 384 225 --classes 5 25 50 105 --rows voxmetry
-	$(BENCH) --size 256 256 150 --size 384 384 225 --size 512 512 300 --size 512 512 450 --size 512 512 600 \
-	  --rows voxmetry
+	$(BENCH) --repeats 3 --size 384 384 225 --classes 5 50 105 --rows voxmetry
+	$(if $(NNUNET_PYTHON),$(BENCH) --size 512 512 300 --rows voxmetry-nnunet nnunet --nnunet-python $(NNUNET_PYTHON))
 	$(BENCH) --only-known --plot docs/pictures/inference.png
 BENCH = $(BIN)/python benchmarks/bench_inference.py $(if $(DATA),--data $(DATA)) $(if $(CAP_GB),--cap-gb $(CAP_GB))
 

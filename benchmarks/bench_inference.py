@@ -541,8 +541,9 @@ def add_agreement(rows: list[dict[str, object]], files: dict[str, Path]) -> None
     import numpy as np
 
     for row in rows:
-        peer = files.get("nnunet" if str(row["row"]).endswith("nnunet") else "monai")
-        if peer is None or not peer.exists() or "stopped" in row:
+        names = ["nnunet"] if str(row["row"]).endswith("nnunet") else ["monai", "monai-float32"]
+        peer = next((files[name] for name in names if name in files and files[name].exists()), None)
+        if peer is None or "stopped" in row:
             continue
         plain = np.asarray(nibabel.load(peer).dataobj)
         other = np.asarray(nibabel.load(files[str(row["row"])]).dataobj)
