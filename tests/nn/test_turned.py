@@ -214,3 +214,16 @@ def test_what_it_takes_is_predicted(tmp_path):
     turned = phantoms.volume(phantoms.geometry(shape=(200, 200, 40), degrees=(0, 0, 45)))
     small, large = (made.plan(volume).parts["network input"] for volume in (straight, turned))
     assert large > 1.8 * small
+
+
+def test_nothing_found_is_an_empty_label_map(tmp_path):
+    """No voxel whose neighbours disagree, so that there are no scores to interpolate."""
+
+    class Background(torch.nn.Module):
+        def forward(self, x):
+            return torch.cat([torch.ones_like(x), torch.zeros_like(x), torch.zeros_like(x)], dim=1)
+
+    volume = blobs(phantoms.geometry(shape=(41, 37, 23)))
+    found = predictor(Background(), spec(), tmp_path / "model")(volume, maps=["entropy"], maps_to=tmp_path / "maps")
+    assert found.array.shape == volume.geometry.shape
+    assert not found.array.any()
