@@ -355,22 +355,27 @@ class TestBadInput:
 
     def test_ctrl_c_leaves_nothing_half_written(self, study, folder, tmp_path):
         arguments = ["segment", str(study), "-m", str(folder), "-o", str(tmp_path / "out")]
+        # A shell's background jobs inherit that Ctrl-C is ignored, and a suite that is run in one hands that on.
         code = (
-            "import time, voxmetry.workflow as w\n"
+            "import signal, time, voxmetry.workflow as w\n"
             "from voxmetry.cli import run\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "def slow(*a, **k):\n"
             "    print('ready', flush=True); time.sleep(60)\n"
             "w.nn.Predictor.run = slow\n"
             f"raise SystemExit(run({arguments}))"
         )
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src"), "PYTHONWARNINGS": "ignore"}
-        child = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert child.stdout.readline().strip() == "ready"
-        time.sleep(0.2)
-        child.send_signal(signal.SIGINT)
-        _, told = child.communicate(timeout=30)
+        ) as child:
+            assert child.stdout.readline().strip() == "ready"
+            time.sleep(0.2)
+            child.send_signal(signal.SIGINT)
+            try:
+                _, told = child.communicate(timeout=30)
+            finally:
+                child.kill()
         assert child.returncode == 1
         assert "Interrupted" in told
         assert "Traceback" not in told
