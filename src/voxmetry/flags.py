@@ -83,25 +83,18 @@ def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
                 )
             )
     turned = domain.obliqueness_degrees
-    if turned is not None and is_turned(oriented, spec):
-        flags.append(
-            Flag(
-                code="turned_upright",
-                severity="note",
-                message=f"The image's axes stand at {oriented.obliqueness_degrees:.0f} degrees to the patient's; "
-                f"{spec.name} was trained on {turned.low:g} to {turned.high:g}, so it was given the image along the "
-                "patient's axes.",
-            )
+    if turned is not None:
+        angle = oriented.obliqueness_degrees
+        stands = (
+            f"The image's axes stand at {angle:.0f} degrees to the patient's; "
+            f"{spec.name} was trained on {turned.low:g} to {turned.high:g}"
         )
-    elif turned is not None and oriented.obliqueness_degrees > turned.high + TURN_MARGIN_DEGREES:
-        flags.append(
-            Flag(
-                code="turn_out_of_domain",
-                severity="review",
-                message=f"The image's axes stand at {oriented.obliqueness_degrees:.0f} degrees to the patient's; "
-                f"{spec.name} was trained on {turned.low:g} to {turned.high:g}. Its accuracy here is unknown.",
-            )
-        )
+        if is_turned(oriented, spec):
+            message = f"{stands}, so it was given the image along the patient's axes."
+            flags.append(Flag(code="turned_upright", severity="note", message=message))
+        elif angle > turned.high + TURN_MARGIN_DEGREES:
+            message = f"{stands}. Its accuracy here is unknown."
+            flags.append(Flag(code="turn_out_of_domain", severity="review", message=message))
     return tuple(flags)
 
 

@@ -62,14 +62,18 @@ class NnunetNetwork(Record):
         return 0
 
 
+MonaiName: TypeAlias = Literal["SegResNet", "SegResNetDS", "UNet", "SwinUNETR", "DynUNet", "BasicUNet"]
+"""MONAI's networks that a model may name: 3-D, one tensor in, logits on the same grid out in evaluation mode."""
+
+
 class MonaiNetwork(Record):
-    """One of MONAI's networks by its name, from the list that `nn.networks` allows, with plain values as arguments.
+    """One of MONAI's networks by its name, with plain values as arguments.
 
     Input and output channels and `spatial_dims` follow from the model and are no arguments here.
     """
 
     kind: Literal["monai"]
-    name: Literal["SegResNet", "SegResNetDS", "UNet", "SwinUNETR", "DynUNet", "BasicUNet"]
+    name: MonaiName
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     multiple_of: Counts = (1, 1, 1)
     """What the patch must be divisible by along each axis."""

@@ -22,7 +22,7 @@ from voxmetry.core.records import Instance, InstanceMatching
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError
 from voxmetry.measure.pairing import Match, Pair, pair_labels
-from voxmetry.ops.boxes import Box, join, label_boxes
+from voxmetry.ops.boxes import Box, boxes_of, join
 
 Rule: TypeAlias = Literal["overlap", "iou", "hungarian"]
 Connectivity: TypeAlias = Literal[6, 18, 26]
@@ -90,7 +90,7 @@ def match_instances(
     _require(rule, min_iou, connectivity)
     prediction.geometry.require_same(reference.geometry, what="prediction and reference")
     pairs = pair_labels(prediction.labels, reference.labels, labels=labels, match=match)
-    boxes = (label_boxes(prediction.array), label_boxes(reference.array))
+    boxes = (boxes_of(prediction), boxes_of(reference))
     found = []
     for pair in pairs:
         cut = _cut(prediction, reference, pair, boxes)

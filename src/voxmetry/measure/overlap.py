@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError
-from voxmetry.ops.boxes import join, label_boxes
+from voxmetry.ops.boxes import boxes_of, join
 
 _CHUNK_VOXELS = 4_000_000
 
@@ -133,7 +133,7 @@ def boundary_iou_mm(*, prediction: Segmentation, reference: Segmentation, label:
     if not (width_mm > 0 and math.isfinite(width_mm)):
         raise ConfigError(found=f"a rim of {width_mm} mm", expected="a width above 0", fix="pass a length in mm")
     values = (prediction.labels[label].value, reference.labels[label].value)
-    boxes = [label_boxes(x.array).get(value) for x, value in zip((prediction, reference), values, strict=True)]
+    boxes = [boxes_of(x).get(value) for x, value in zip((prediction, reference), values, strict=True)]
     present = [box for box in boxes if box is not None]
     if not present:
         return math.nan

@@ -72,7 +72,7 @@ def reorientation(geometry: Geometry, orientation: str) -> tuple[Reorientation, 
     ((True, False, False), 'RAS', (4, 5, 6))
     """
     axes, signs = geometry.closest_axes
-    if sorted(orientation) == ["I", "J", "K"]:
+    if _as_stored(orientation):
         order, flipped = ["IJK".index(name) for name in orientation], [False] * 3
     else:
         wanted = [_AXIS_OF[code] for code in orientation]
@@ -89,13 +89,18 @@ def reorientation(geometry: Geometry, orientation: str) -> tuple[Reorientation, 
     return moved, Geometry(affine, (shape[0], shape[1], shape[2]), geometry.frame_uid)
 
 
+def _as_stored(orientation: str) -> bool:
+    """Whether the axes are taken as they are stored, in some order, wherever they lead in the patient."""
+    return sorted(orientation) == ["I", "J", "K"]
+
+
 def is_turned(geometry: Geometry, spec: ModelSpec) -> bool:
     """Say whether a study is brought onto the patient's axes first, as it is turned further than the model has seen.
 
     Only where the model says what it has seen, resamples by the rule 'centred' and has an orientation in the patient.
     """
     seen = spec.training_domain.obliqueness_degrees
-    if seen is None or spec.resampling.rule != "centred" or sorted(spec.orientation) == ["I", "J", "K"]:
+    if seen is None or spec.resampling.rule != "centred" or _as_stored(spec.orientation):
         return False
     return geometry.obliqueness_degrees > seen.high + TURN_MARGIN_DEGREES
 

@@ -22,7 +22,7 @@ from voxmetry.errors import ConfigError
 from voxmetry.io.atomic import atomic_path, make_folder, write_text
 from voxmetry.io.nifti_mapped import STEPS, MappedNifti
 from voxmetry.nn.grids import is_turned, reorientation, restoring_positions
-from voxmetry.nn.restore import MIXED, SLAB_VALUES, Axis, CornerScores, reached_rows
+from voxmetry.nn.restore import MIXED, Axis, CornerScores, reached_rows, thin_slabs
 from voxmetry.nn.turned import Places
 from voxmetry.nn.window import Run, Slab, averaged
 
@@ -95,7 +95,7 @@ class MapWriter:
     def feed(self, slab: Slab) -> None:
         """Write all native voxels that this slab reaches."""
         if self._places is not None:
-            for thin in slab.split(max(1, SLAB_VALUES // slab.sums.select(slab.axis + 1, 0).numel())):
+            for thin in thin_slabs(slab):
                 self._feed_turned(thin, self._places)
             return
         rows = reached_rows(self._axes, slab, self._done)

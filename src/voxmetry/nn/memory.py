@@ -300,7 +300,7 @@ def _preparing_bytes(volumes: Sequence[Volume], spec: ModelSpec, n_grid: int) ->
         return (28 if scored else 15) * max(int(np.prod(volume.geometry.shape)) for volume in volumes)
     if is_turned(volumes[0].geometry, spec):
         # Normalised on the study's own voxels, which are held in float32 once more while they are turned.
-        n_native = max(int(np.prod(volume.geometry.shape)) for volume in volumes[:1])
+        n_native = int(np.prod(volumes[0].geometry.shape))
         return (30 if scored else 12) * n_native + TURNED_LOT_BYTES
     apart = any(not np.allclose(v.geometry.directions, volumes[0].geometry.directions, atol=1e-9) for v in volumes)
     whole = max(int(np.prod(volume.geometry.shape)) for volume in volumes) * 8 if apart else 0

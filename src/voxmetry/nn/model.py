@@ -89,8 +89,8 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
             expected="`weights` with `file` and `sha256`",
             fix="train it first: voxmetry train",
         )
-    networks = _Networks(spec, folder / spec.weights.file)
-    cost = known_cost(networks.first, spec)
+    networks = _Networks(spec, spec.weights, folder)
+    cost = known_cost(partial(networks.member, 0), spec)
     choice = choose_runtime(device, precision, gflop=cost.gflop, execution=execution)
     members = tuple(
         build_runtime(partial(networks.member, place), f"{networks.key} {place}", spec, choice)
@@ -105,19 +105,13 @@ class _Networks:
     The file of weights is read and held against its checksum at once.
     """
 
-    def __init__(self, spec: ModelSpec, path: Path) -> None:
-        if spec.weights is None:
-            raise ValueError("a model folder names its weights")
-        self._spec, self._name = spec, path.name
-        self._data = read_checked(path, sha256=spec.weights.sha256)
-        what = (spec.weights.sha256, spec.network.model_dump_json(), len(spec.inputs), spec.n_classes, _builders())
+    def __init__(self, spec: ModelSpec, weights: Weights, folder: Path) -> None:
+        self._spec, self._name = spec, weights.file
+        self._data = read_checked(folder / weights.file, sha256=weights.sha256)
+        what = (weights.sha256, spec.network.model_dump_json(), len(spec.inputs), spec.n_classes, _builders())
         self.key = " ".join(map(str, what))
         """Names the networks, their weights and the code that builds them."""
         self._built: list[nn.Module] = []
-
-    def first(self) -> nn.Module:
-        """Return the first of them."""
-        return self.member(0)
 
     def member(self, place: int) -> nn.Module:
         """Return one of them, in evaluation mode.

@@ -13,9 +13,6 @@ from voxmetry.core.networks import MonaiNetwork, NnunetNetwork
 from voxmetry.errors import ConfigError, MissingExtraError
 from voxmetry.nn.nnunet_unet import NnunetUNet
 
-MONAI_NETWORKS = ("SegResNet", "SegResNetDS", "UNet", "SwinUNETR", "DynUNet", "BasicUNet")
-"""MONAI's networks that a model may name: 3-D, one tensor in, logits on the same grid out in evaluation mode."""
-
 SET_BY_THE_MODEL = ("spatial_dims", "in_channels", "out_channels")
 
 

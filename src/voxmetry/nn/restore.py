@@ -9,7 +9,7 @@ is that of interpolating everywhere.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +62,7 @@ class Restorer:
 
     def feed(self, slab: Slab) -> None:
         """Choose the labels of all native voxels that this slab reaches."""
-        for thin in slab.split(max(1, SLAB_VALUES // slab.sums.select(slab.axis + 1, 0).numel())):
+        for thin in thin_slabs(slab):
             if self._places is None:
                 self._feed_along_axes(thin)
             else:
@@ -124,6 +124,11 @@ class Axis:
     def blends(self) -> bool:
         """Whether any target voxel lies between two source voxels."""
         return bool(self.share.any())
+
+
+def thin_slabs(slab: Slab) -> Iterator[Slab]:
+    """Cut a slab so that `SLAB_VALUES` scores are looked at at once."""
+    return slab.split(max(1, SLAB_VALUES // slab.sums.select(slab.axis + 1, 0).numel()))
 
 
 def reached_rows(axes: Sequence[Axis], slab: Slab, done: int) -> slice:
@@ -251,9 +256,7 @@ def choose_lot(cells: torch.Tensor, scores: CornerScores, lot: Lot, how: Decisio
         From scores to a class.
     """
     found = cells[tuple(lot.low.unbind(1))]
-    mixed = (found == MIXED).nonzero()[:, 0]
-    for chunk in mixed.split(scores.chunk):
-        found[chunk] = how.of_rows(scores.interpolated(*lot.part(chunk))).to(found.dtype)
+    _fill_mixed(found, scores, how, lot.part)
     return found
 
 
@@ -269,13 +272,25 @@ def _interpolate_mixed(
     device = sums.device
     scores = CornerScores.of(cells, sums, weights, [place.blends for place in axes], softmax=how.softmax)
     lows, shares = ([torch.from_numpy(getattr(place, name)).to(device) for place in axes] for name in ("low", "share"))
-    flat = found.view(-1)
-    mixed = (flat == MIXED).nonzero()[:, 0]
-    for chunk in mixed.split(scores.chunk):
+
+    def where(chunk: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         rest, k = chunk // found.shape[2], chunk % found.shape[2]
         ijk = (rest // found.shape[1], rest % found.shape[1], k)
         low, share = ([values[at] for values, at in zip(table, ijk, strict=True)] for table in (lows, shares))
-        flat[chunk] = how.of_rows(scores.interpolated(low, share)).to(flat.dtype)
+        return low, share
+
+    _fill_mixed(found.view(-1), scores, how, where)
+
+
+def _fill_mixed(
+    found: torch.Tensor,
+    scores: CornerScores,
+    how: Decision,
+    where: Callable[[torch.Tensor], tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]],
+) -> None:
+    """Choose the class where `found` (n,) is MIXED; `where` says in which cell voxels lie, and where in it."""
+    for chunk in (found == MIXED).nonzero()[:, 0].split(scores.chunk):
+        found[chunk] = how.of_rows(scores.interpolated(*where(chunk))).to(found.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -135,23 +135,22 @@ def build_runtime(make: Callable[[], nn.Module], key: str, spec: ModelSpec, choi
     Parameters
     ----------
     make
-        Returns the network with its weights. OpenVINO does without it where it has the compiled network in its cache.
+        Returns the network with its weights, in evaluation mode. OpenVINO does without it where it has the compiled
+        network in its cache.
     key
         Names the network and its weights.
     spec, choice
         The model, and where it runs.
     """
     if choice.device != "openvino":
-        return TorchRuntime(make().eval(), choice)
+        return TorchRuntime(make(), choice)
     channels, patch = (1, len(spec.inputs)), spec.window.patch
     example = None
     if spec.network.kind in ("dynunet", "nnunet"):
         # Two voxels an axis at the coarsest level: fewer leave instance normalisation nothing to normalise.
         small = (min(size, 2 * by) for size, by in zip(patch, spec.network.divisor, strict=True))
         example = (*channels, *small)
-    return OpenVinoRuntime(
-        lambda: make().eval(), key, shape=(*channels, *patch), precision=choice.precision, example=example
-    )
+    return OpenVinoRuntime(make, key, shape=(*channels, *patch), precision=choice.precision, example=example)
 
 
 class TorchRuntime:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import torch
 from safetensors.torch import load_file
 
 from voxmetry.config import ModelSpec, WindowSpec, parse_record
 from voxmetry.core.labels import LabelTable
-from voxmetry.core.networks import MonaiNetwork
+from voxmetry.core.networks import MonaiName, MonaiNetwork
 from voxmetry.errors import ModelError
 from voxmetry.nn.interop.arrive import Arrival, ImportOptions
 from voxmetry.nn.interop.bundle_config import Values, read_config
 from voxmetry.nn.interop.bundle_transforms import Prepared, read_postprocessing, read_preprocessing
 from voxmetry.nn.interop.checkpoint import plain_names, read_checkpoint
-from voxmetry.nn.networks import MONAI_NETWORKS, SET_BY_THE_MODEL
+from voxmetry.nn.networks import SET_BY_THE_MODEL
 from voxmetry.nn.weights import sha256_of
+
+MONAI_NETWORKS: tuple[str, ...] = get_args(MonaiName)
 
 Json: TypeAlias = dict[str, Any]
 
