@@ -61,6 +61,7 @@ from voxmetry.train.loop import train_step
 from voxmetry.train.losses import build_loss
 from voxmetry.train.plan import Budget, make_plan, memory_gb
 from voxmetry.train.state import begin
+from voxmetry.workflow import peak_memory_mb
 
 PIPELINE = "data pipeline, by CPU time"
 Feed = Iterator[tuple[torch.Tensor, torch.Tensor]]
@@ -268,12 +269,7 @@ def _report(rows: dict[str, list[tuple[float, float]]], settings: TrainSettings,
         list(network.channels),
         settings.batch_size,
     )
-    if options.device == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 1e9
-    else:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    peak = torch.cuda.max_memory_allocated() / 1e9 if options.device == "cuda" else peak_memory_mb() / 1e3
     print(f"\nPeak memory of the process {peak:.2f} GB, both sides; the plan's estimate of a step {estimate:.2f}.")
 
 

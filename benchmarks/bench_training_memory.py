@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 
@@ -68,6 +67,7 @@ def _measure(name: str, threads: int, precision: str) -> tuple[float, float]:
     from voxmetry.train.loop import train_step
     from voxmetry.train.losses import build_loss
     from voxmetry.train.state import begin
+    from voxmetry.workflow import peak_memory_mb
 
     torch.set_num_threads(threads)
     patch, channels, deep, batch = NETWORKS[name]
@@ -86,14 +86,10 @@ def _measure(name: str, threads: int, precision: str) -> tuple[float, float]:
     state, criterion = begin(settings, open_fabric(settings, "cpu")), build_loss(settings.loss)
     image = torch.randn(batch, 1, *patch)
     label = torch.randint(0, model.n_classes, (batch, 1, *patch))
-    before = _peak_gb()
+    before = peak_memory_mb() / 1000
     for step in range(2):
         train_step(state, settings, criterion, image, label, step)
-    return before, _peak_gb()
-
-
-def _peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return before, peak_memory_mb() / 1000
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ import pydicom
 from voxmetry import VoxmetryError, list_series
 from voxmetry.core.geometry import swap_lps_ras
 from voxmetry.io import read_series
+from voxmetry.workflow import peak_memory_mb
 
 SECONDS = 20
 LIMIT = 2 << 30
@@ -443,7 +444,7 @@ def main() -> int:
                 print(f"seed {seed} ({', '.join(names)}): {told}", flush=True)
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
     print(f"{len(seeds)} cases over {len(series)} series: {counts}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    peak = peak_memory_mb()
     print(f"{time.perf_counter() - begin:.0f} s, the slowest case {slowest:.2f} s, peak memory {peak:.0f} MB")
     return 1 if outcomes["finding"] else 0
 

@@ -12,8 +12,7 @@ from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Flag, Measurement, MembersAgreement, PredictedDice, SeriesInfo
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.nn.grids import is_turned
-from voxmetry.ops.boxes import boxes_of
-from voxmetry.ops.components import components
+from voxmetry.ops.components import component_sizes
 from voxmetry.report.tables import pairs
 
 SPACING_MARGIN = 0.05
@@ -147,12 +146,12 @@ def flag_asymmetry(measurements: Sequence[Measurement], labels: LabelTable) -> t
 
 def flag_islands(segmentation: Segmentation) -> tuple[Flag, ...]:
     """Note each organ of which more than a tenth lies apart from its largest part; lesions may be many."""
-    boxes = boxes_of(segmentation)
+    parts = component_sizes(segmentation, 26)
     flags = []
     for label in segmentation.labels:
-        if label.kind == "lesion" or label.value not in boxes:
+        if label.kind == "lesion" or label.value not in parts:
             continue
-        _, sizes = components(segmentation.array[boxes[label.value]] == label.value, 26)
+        sizes = parts[label.value]
         apart = 1 - float(sizes.max()) / float(sizes.sum())
         if apart > ISLANDS_SHARE:
             message = f"{label.name} is in {len(sizes)} parts: {apart:.0%} of it lies apart from the largest."

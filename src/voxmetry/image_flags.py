@@ -10,6 +10,7 @@ import numpy as np
 from voxmetry.config import Landmarks, Range, TrainingDomain
 from voxmetry.core.records import Flag
 from voxmetry.core.volume import Volume
+from voxmetry.ops.layout import values_in
 
 METAL_HU = 3000
 """Bone and enamel end below; metal reaches the top of the scanner's scale, 3071 HU, or lies above."""
@@ -63,7 +64,7 @@ def landmarks(volume: Volume, modality: str) -> tuple[float, float, float]:
     >>> landmarks(Volume(np.arange(1000, dtype=np.float32).reshape(10, 10, 10), grid, "HU"), "CT")
     (50.9, 500.0, 949.1)
     """
-    values = volume.array[volume.array != 0]
+    values = values_in(volume.array, volume.array != 0)
     if not values.size:
         return (np.nan, np.nan, np.nan)
     low, middle, high = (round(float(x), 4) for x in np.percentile(values, LANDMARKS))
@@ -141,7 +142,7 @@ def _cut_body(volume: Volume, domain: TrainingDomain) -> Iterator[Flag]:
         if letter in "SI":
             continue
         for index, side in ((0, _OPPOSITE[letter]), (-1, letter)):
-            sides[side] = np.take(volume.array, index, axis=axis) > BODY_HU
+            sides[side] = np.moveaxis(volume.array, axis, 0)[index] > BODY_HU
     share = sum(int(side.sum()) for side in sides.values()) / sum(side.size for side in sides.values())
     if share > CUT_SHARE:
         names = ", ".join(side for side, mask in sides.items() if mask.mean() > CUT_SHARE)

@@ -276,7 +276,7 @@ def run_model(
         with clock.step("segment"):
             return ready.segment(volumes), (), ()
     with clock.step("preprocess"):
-        prepared = ready.prepare(volumes, maps=maps)
+        prepared = ready.prepare(volumes, maps=maps, measured=True)
     confidence = nn.Confidence(ready.spec) if ready.spec.quality else None
     agreement = nn.Agreement(ready.spec)
     with gate or nullcontext(), clock.step("network"):
@@ -491,6 +491,11 @@ def package_versions() -> dict[str, str]:
 
 def peak_memory_mb() -> float:
     """Return the largest resident memory of this process so far in 10^6 bytes; nan where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not ru_maxrss, which begins at what the process that started this one held.
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return round(int(fields["VmHWM"].split()[0]) * 1024 / 1e6, 1)
     if sys.platform == "win32":
         return float("nan")
     import resource

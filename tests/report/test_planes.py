@@ -7,9 +7,9 @@ import pytest
 
 import phantoms
 from voxmetry import Geometry
+from voxmetry.ops.layout import sections
 from voxmetry.report.planes import (
     PLANES,
-    areas,
     largest_slice,
     plane_of,
     square_view,
@@ -116,8 +116,8 @@ def test_the_slice_of_the_largest_cross_section_is_chosen():
     mask = np.zeros(phantoms.SHAPE, bool)
     mask[2:5, 3:7, 2:8] = True
     mask[2:8, 3:9, 6] = True
-    assert largest_slice(areas(mask, 2)) == 6
-    assert areas(mask, 0).tolist()[:9] == [0, 0, 26, 26, 26, 6, 6, 6, 0]
+    assert largest_slice(sections(mask)[2]) == 6
+    assert sections(mask)[0].tolist()[:9] == [0, 0, 26, 26, 26, 6, 6, 6, 0]
 
 
 def test_the_middle_of_equal_slices_is_chosen():

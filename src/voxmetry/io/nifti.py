@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
+from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
@@ -33,6 +34,12 @@ _SCANNER, _ALIGNED = 1, 2
 _COMMENT = 6
 _LONGEST = 32767
 _CHUNK = 1 << 24
+_BROKEN: tuple[type[Exception], ...] = (
+    EOFError,
+    zlib.error,
+    gzip.BadGzipFile,
+    isal_zlib.IsalError,  # type: ignore[assignment]  # its stub declares an exception, not a class
+)
 # nibabel reports each header field that it mends; the refusals here say what matters.
 _SILENT = logging.Logger(__name__)
 _SILENT.addHandler(logging.NullHandler())
@@ -157,9 +164,9 @@ def _opened(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
             if not packed:
                 yield raw
                 return
-            with gzip.GzipFile(fileobj=raw) as file:
+            with igzip.IGzipFile(fileobj=raw) as file:
                 yield file
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except _BROKEN as error:
         raise _damaged(path.name, f"its compression is broken ({error})") from error
     except OSError as error:
         raise InputError(

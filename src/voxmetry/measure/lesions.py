@@ -18,6 +18,7 @@ from voxmetry.errors import ConfigError, LabelError
 from voxmetry.measure.volumetry import border_sides, centroid_ras_mm, intensities, max_diameter_mm
 from voxmetry.ops.boxes import Box, boxes_of, label_boxes
 from voxmetry.ops.components import components
+from voxmetry.ops.layout import values_in
 from voxmetry.ops.surface import surfaces
 
 PEAK_RADIUS_MM = (3 * 1000 / (4 * math.pi)) ** (1 / 3)
@@ -198,7 +199,7 @@ def _ends(mm: NDArray[np.float64]) -> tuple[Point, Point]:
 
 
 def _intensities(x: Component, volume: Volume, volume_ml: float) -> dict[str, Any]:
-    numbers: dict[str, Any] = {"intensity_unit": volume.unit, **intensities(volume.array[x.box][x.mask])}
+    numbers: dict[str, Any] = {"intensity_unit": volume.unit, **intensities(values_in(volume.array[x.box], x.mask))}
     if volume.unit == "SUVbw":
         numbers["suv_peak"] = suv_peak(x.mask, x.box, volume)
         numbers["total_lesion_glycolysis_suv_ml"] = numbers["intensity_mean"] * volume_ml
@@ -236,8 +237,7 @@ def _recist(mask: NDArray[np.bool_], geometry: Geometry, axis: int) -> _Axes:
     others = [a for a in range(3) if a != axis]
     matrix = geometry.affine[:3, :3][:, others]
     best: _Axes | None = None
-    for index in range(mask.shape[axis]):
-        plane = np.take(mask, index, axis)
+    for index, plane in enumerate(np.moveaxis(mask, axis, 0)):
         if not plane.any():
             continue
         long, short = _plane_axes(plane, matrix, 0.0 if best is None else best.long_mm)

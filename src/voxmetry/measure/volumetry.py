@@ -14,10 +14,13 @@ from voxmetry.core.records import Measurement
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.ops.boxes import Box, boxes_of
+from voxmetry.ops.layout import line_ends, sections, values_in
 from voxmetry.ops.surface import mesh_area_and_volume, surfaces
 
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 _PERCENTILES = (5.0, 50.0, 95.0)
+_AT_ONCE = 1_000_000
+"""Voxels whose squares are summed at once."""
 
 
 def measure(segmentation: Segmentation, volume: Volume | None = None) -> tuple[Measurement, ...]:
@@ -109,7 +112,8 @@ def _row(
     geometry = segmentation.geometry
     mask = segmentation.array[box] == label.value
     n = int(np.count_nonzero(mask))
-    rl, ap, si = extents_mm(mask, geometry)
+    ends = line_ends(mask)
+    rl, ap, si = extents_mm(ends, geometry)
     sides = border_sides(box, geometry)
     return Measurement(
         label=label.name,
@@ -121,29 +125,29 @@ def _row(
         extent_ap_mm=ap,
         extent_si_mm=si,
         centroid_ras_mm=centroid_ras_mm(mask, box, geometry),
-        max_diameter_mm=max_diameter_mm(mask, geometry)[0],
+        max_diameter_mm=_diameter(ends, geometry)[0],
         touches_border=bool(sides),
         border_sides=sides,
         intensity_unit=unit,
         **mesh,
-        **({} if volume is None else intensities(volume.array[box][mask])),
+        **({} if volume is None else intensities(values_in(volume.array[box], mask))),
         reason="" if volume is not None else "no image was given: no intensities",
     )
 
 
-def extents_mm(mask: NDArray[np.bool_], geometry: Geometry) -> tuple[float, float, float]:
-    """Return the size of a mask along the patient's R-L, A-P and S-I axes in mm, voxel edges included.
+def extents_mm(voxels: NDArray[np.intp], geometry: Geometry) -> tuple[float, float, float]:
+    """Return the size of a structure along the patient's R-L, A-P and S-I axes in mm, voxel edges included.
 
     It is the size of the smallest box with faces square to the patient's axes that holds all of its voxels, also on
     an oblique grid.
 
     Parameters
     ----------
-    mask
-        Any crop of the grid, with at least one voxel.
+    voxels
+        (N, 3), its voxels as indices into any crop of the grid; those of `line_ends` are enough.
     """
     matrix = geometry.affine[:3, :3]
-    x, y, z = np.ptp(_line_ends(mask) @ matrix.T, axis=0) + np.abs(matrix).sum(axis=1)
+    x, y, z = np.ptp(voxels @ matrix.T, axis=0) + np.abs(matrix).sum(axis=1)
     return (float(x), float(y), float(z))
 
 
@@ -161,12 +165,17 @@ def max_diameter_mm(mask: NDArray[np.bool_], geometry: Geometry) -> tuple[float,
         The length; the points as continuous indices into the crop, (2, 3). A single voxel is as long as the largest of
         its spacings. Of equally long ones, the one that comes first along the axes.
     """
+    return _diameter(line_ends(mask), geometry)
+
+
+def _diameter(voxels: NDArray[np.intp], geometry: Geometry) -> tuple[float, NDArray[np.float64]]:
     from scipy.spatial import ConvexHull
 
     # The mesh's corners lie half a step from the voxels; those of its hull are half a step from ends of lines.
     steps = np.concatenate([np.eye(3), -np.eye(3)]) / 2
-    points = (_line_ends(mask)[:, None] + steps).reshape(-1, 3)
-    hull = points[np.sort(ConvexHull(points).vertices)]
+    points = (voxels[:, None] + steps).reshape(-1, 3)
+    corners = points[ConvexHull(points).vertices]
+    hull = corners[np.lexsort(corners.T[::-1])]
     mm = hull @ geometry.affine[:3, :3].T
     best, ends = -1.0, (0, 0)
     for number, point in enumerate(mm):
@@ -178,21 +187,12 @@ def max_diameter_mm(mask: NDArray[np.bool_], geometry: Geometry) -> tuple[float,
     return float(np.linalg.norm(mm[ends[0]] - mm[ends[1]])), hull[list(ends)]
 
 
-def _line_ends(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """First and last voxel of each line along the last axis, (N, 3): a linear function is largest at one of them."""
-    lines = np.argwhere(mask.any(axis=2))
-    columns = mask[lines[:, 0], lines[:, 1]]
-    first, last = columns.argmax(axis=1), mask.shape[2] - 1 - columns[:, ::-1].argmax(axis=1)
-    return np.concatenate([np.column_stack([lines, first]), np.column_stack([lines, last])])
-
-
 def centroid_ras_mm(mask: NDArray[np.bool_], box: Box, geometry: Geometry) -> tuple[float, float, float]:
     """Return the mean position of the mask's voxels in RAS+ mm; `box` is where the crop lies in the grid."""
-    mean = []
-    for axis, part in enumerate(box):
-        others = tuple(other for other in range(3) if other != axis)
-        counts = np.count_nonzero(mask, axis=others)
-        mean.append(part.start + float(counts @ np.arange(len(counts)) / counts.sum()))
+    mean = [
+        part.start + float(counts @ np.arange(len(counts)) / counts.sum())
+        for part, counts in zip(box, sections(mask), strict=True)
+    ]
     x, y, z = geometry.to_mm(mean)
     return (float(x), float(y), float(z))
 
@@ -209,15 +209,34 @@ def border_sides(box: Box, geometry: Geometry) -> tuple[str, ...]:
 
 
 def intensities(values: NDArray[Any]) -> dict[str, float]:
-    """Return the statistics of a structure's voxels by field name; the SD is that of the population."""
-    values = values.astype(np.float64)
-    p05, median, p95 = np.percentile(values, _PERCENTILES)
+    """Return the statistics of a structure's voxels by field name; the SD is that of the population.
+
+    Percentiles are interpolated linearly between the two nearest voxels, as numpy does it.
+    """
+    mean = float(values.mean(dtype=np.float64))
+    # A large structure has tens of millions of voxels: no copy of all of them in float64 is made.
+    squares = math.fsum(
+        float(((values[first : first + _AT_ONCE] - np.float64(mean)) ** 2).sum())
+        for first in range(0, len(values), _AT_ONCE)
+    )
+    p05, median, p95 = _percentiles(values)
     return {
-        "intensity_mean": float(values.mean()),
-        "intensity_sd": float(values.std()),
+        "intensity_mean": mean,
+        "intensity_sd": math.sqrt(squares / len(values)),
         "intensity_min": float(values.min()),
-        "intensity_p05": float(p05),
-        "intensity_median": float(median),
-        "intensity_p95": float(p95),
+        "intensity_p05": p05,
+        "intensity_median": median,
+        "intensity_p95": p95,
         "intensity_max": float(values.max()),
     }
+
+
+def _percentiles(values: NDArray[Any]) -> list[float]:
+    places = [(len(values) - 1) * percent / 100 for percent in _PERCENTILES]
+    ranks = sorted({rank for place in places for rank in (math.floor(place), math.ceil(place))})
+    ordered = np.partition(values, ranks)
+    found = []
+    for place in places:
+        low, high = float(ordered[math.floor(place)]), float(ordered[math.ceil(place)])
+        found.append(low + (high - low) * (place - math.floor(place)))
+    return found

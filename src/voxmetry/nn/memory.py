@@ -53,6 +53,9 @@ MAP_COPIES = 6
 TURNED_LOT_BYTES = 300 * LOT
 """What a lot of turned voxels takes while it is looked up."""
 
+MEASURING_BYTES = 6
+"""A voxel, while structures are measured and their components numbered, as measured."""
+
 MOST_WINDOWS = 16
 BUSY_GFLOP = 1000.0
 """A batch of this many operations keeps a GPU busy; more windows at once take memory for nothing."""
@@ -169,6 +172,7 @@ def plan_memory(
     *,
     memory_gb: float | None,
     maps: bool = False,
+    measured: bool = False,
 ) -> Plan:
     """Choose the quickest way that fits.
 
@@ -184,6 +188,8 @@ def plan_memory(
         The most that this process may hold in 10^9 bytes; None takes what the system has left for it.
     maps
         Whether maps are written as well, see `nn.maps`.
+    measured
+        Whether the result is measured in this process afterwards, while the model stays loaded.
 
     Raises
     ------
@@ -194,7 +200,7 @@ def plan_memory(
     limit = int(memory_gb * 1e9) if memory_gb is not None else base + available_bytes()
     # A network whose products carry eight bits, or eleven, has scores that a ring in float16 holds.
     dtypes = [torch.float32, torch.float16] if choice.precision == "float32" else [torch.float16]
-    plans = [_plan(volumes, spec, cost, choice, dtype, base, limit, maps=maps) for dtype in dtypes]
+    plans = [_plan(volumes, spec, cost, choice, dtype, base, limit, maps=maps, measured=measured) for dtype in dtypes]
     for plan in plans:
         if plan.needed <= limit:
             return plan
@@ -245,6 +251,7 @@ def _plan(
     limit: int,
     *,
     maps: bool,
+    measured: bool,
 ) -> Plan:
     device = choice.device
     native = volumes[0].geometry
@@ -284,7 +291,14 @@ def _plan(
         "labels": labels,
         "clean-up": 6 * n_native if spec.clean else 0,
     }
-    parts = max((running, preparing, cleaning), key=lambda parts: sum(parts.values()))
+    measuring = {
+        "so far": base,
+        # OpenVINO keeps the room of its tensors for the next study; torch gives it back.
+        "network": int(network) if device == "openvino" else 0,
+        "labels": labels,
+        "measurements": MEASURING_BYTES * n_native if measured else 0,
+    }
+    parts = max((running, preparing, cleaning, measuring), key=lambda parts: sum(parts.values()))
     return Plan(Streaming(axis, batch, dtype, None if ring_device == device else ring_device), parts, limit)
 
 

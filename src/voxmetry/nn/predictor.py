@@ -151,8 +151,10 @@ class Predictor:
         prepared = self.prepare(volumes, maps=maps)
         return clean(self.run(prepared, maps=maps, maps_to=maps_to), self.spec.clean)
 
-    def plan(self, volumes: Study, *, maps: Sequence[MapName] = ()) -> Plan:
+    def plan(self, volumes: Study, *, maps: Sequence[MapName] = (), measured: bool = False) -> Plan:
         """Say how a study would be run, and these maps written, and what memory that takes, without running it.
+
+        With `measured`, what is needed to measure the result in this process counts as well.
 
         Raises
         ------
@@ -161,13 +163,19 @@ class Predictor:
         """
         model = self.model
         return plan_memory(
-            _channels(volumes), self.spec, model.cost, model.choice, memory_gb=self._memory_gb, maps=bool(maps)
+            _channels(volumes),
+            self.spec,
+            model.cost,
+            model.choice,
+            memory_gb=self._memory_gb,
+            maps=bool(maps),
+            measured=measured,
         )
 
-    def prepare(self, volumes: Study, *, maps: Sequence[MapName] = ()) -> Prepared:
-        """See that a study fits into memory; then orient, resample and normalise it."""
+    def prepare(self, volumes: Study, *, maps: Sequence[MapName] = (), measured: bool = False) -> Prepared:
+        """See that a study fits into memory, see `plan`; then orient, resample and normalise it."""
         require_channels(_channels(volumes), self.spec)
-        plan = self.plan(volumes, maps=maps)
+        plan = self.plan(volumes, maps=maps, measured=measured)
         return replace(preprocess(_channels(volumes), self.spec), plan=plan)
 
     def run(

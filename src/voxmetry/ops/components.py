@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from voxmetry.config import CleanStep
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.ops.boxes import Box, grow, join, label_boxes
+from voxmetry.ops.boxes import Box, boxes_of, grow, join, label_boxes
+from voxmetry.ops.layout import memory_axes
 
 Mask: TypeAlias = NDArray[np.bool_]
 
@@ -86,13 +87,13 @@ def _apply(step: CleanStep, crop: NDArray[Any], values: list[int], geometry: Geo
     crop[mask & ~np.append(False, keep)[numbers]] = 0
 
 
-def components(mask: Mask, connectivity: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+def components(mask: NDArray[Any], connectivity: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """Label the connected components of a mask with numbers.
 
     Parameters
     ----------
     mask
-        (I, J, K).
+        (I, J, K); a label map's values are told apart.
     connectivity
         6 (faces), 18 (edges) or 26 (corners).
 
@@ -107,6 +108,31 @@ def components(mask: Mask, connectivity: int) -> tuple[NDArray[np.uint32], NDArr
     # cc3d counts in one pass; numpy's bincount would first take eight bytes a voxel.
     sizes = cc3d.statistics(numbers, no_slice_conversion=True)["voxel_counts"]
     return numbers, np.asarray(sizes[1:], np.int64)
+
+
+def component_sizes(segmentation: Segmentation, connectivity: int) -> dict[int, NDArray[np.int64]]:
+    """Return the voxels of each connected component of each value that is present: one pass over all values.
+
+    Parameters
+    ----------
+    segmentation
+        The label map. Components of two values never touch.
+    connectivity
+        6 (faces), 18 (edges) or 26 (corners).
+    """
+    boxes = boxes_of(segmentation)
+    if not boxes:
+        return {}
+    array = segmentation.array[join(list(boxes.values()))]
+    # cc3d takes no array that is read-only, as those of segmentations are.
+    array = np.require(array.transpose(memory_axes(array)), requirements=["C", "W"])
+    numbers, sizes = components(array, connectivity)
+    value_of = np.zeros(len(sizes) + 1, array.dtype)
+    for plane, values in zip(numbers, array, strict=True):
+        # The first voxel of each run of one number tells which value that component is of.
+        first = np.flatnonzero(np.diff(plane.ravel(), prepend=0))
+        value_of[plane.ravel()[first]] = values.ravel()[first]
+    return {value: sizes[value_of[1:] == value] for value in boxes}
 
 
 def _first_in_patient(

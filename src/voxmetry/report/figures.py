@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.patheffects as effects
 import numpy as np
+from contourpy import contour_generator
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
@@ -15,7 +16,6 @@ from matplotlib.path import Path
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
-from skimage.measure import find_contours
 
 from voxmetry.core.records import Point
 from voxmetry.core.segmentation import Segmentation
@@ -130,11 +130,10 @@ def _outline(
 ) -> None:
     """Draw the line half-way between the voxels inside and outside; at the image's edge it runs along the edge."""
     mask, first_row, first_column = cut
-    # Row and column of a voxel's centre in the padded mask, to mm from the picture's upper left corner.
-    shift = np.array([first_row + seen[0].start, first_column + seen[1].start]) - 0.5
-    lines = [
-        ((contour + shift) * plane.pixel_mm)[:, ::-1] for contour in find_contours(np.pad(mask, 1).astype(float), 0.5)
-    ]
+    # Column and row of a voxel's centre in the padded mask, to mm from the picture's upper left corner.
+    shift = np.array([first_column + seen[1].start, first_row + seen[0].start]) - 0.5
+    contours = contour_generator(z=np.pad(mask, 1).astype(float)).lines(0.5)
+    lines = [(np.asarray(contour) + shift) * plane.pixel_mm[::-1] for contour in contours]
     # One path for all of them: a structure in a thousand specks is drawn at the cost of one.
     drawn = PathCollection(
         [Path.make_compound_path(*(Path(line) for line in lines))],

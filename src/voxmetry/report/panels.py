@@ -14,7 +14,8 @@ from voxmetry.core.records import Point
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.ops.boxes import boxes_of
-from voxmetry.report.planes import PLANES, Box, Plane, PlaneName, View, areas, largest_slice, plane_of, square_view
+from voxmetry.ops.layout import sections
+from voxmetry.report.planes import PLANES, Box, Plane, PlaneName, View, largest_slice, plane_of, square_view
 from voxmetry.report.window import Window, display_window
 
 MARGIN_MM = 12.0
@@ -50,8 +51,7 @@ def find_structures(segmentation: Segmentation) -> dict[int, Structure]:
     """Find the bounding box and the cross-sections of each value that is present, in one pass over the array."""
     found = {}
     for value, box in boxes_of(segmentation).items():
-        mask = segmentation.array[box] == value
-        found[value] = Structure(value, box, (areas(mask, 0), areas(mask, 1), areas(mask, 2)))
+        found[value] = Structure(value, box, sections(segmentation.array[box] == value))
     return found
 
 

@@ -136,13 +136,6 @@ def plane_of(geometry: Geometry, name: PlaneName) -> Plane:
     )
 
 
-def areas(mask: NDArray[np.bool_], axis: int) -> NDArray[np.int64]:
-    """Count the voxels of a mask (I, J, K) in each slice across one array axis."""
-    others = tuple(other for other in range(3) if other != axis)
-    counts: NDArray[np.int64] = np.count_nonzero(mask, axis=others).astype(np.int64)
-    return counts
-
-
 def largest_slice(scores: NDArray[Any]) -> int:
     """Return the slice of the highest score; of several that are equal, the one nearest to their middle.
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import base64
 import gzip
-import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -25,7 +24,8 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.ops.boxes import boxes_of, join, label_boxes
+from voxmetry.ops.boxes import boxes_of, join
+from voxmetry.ops.layout import memory_axes
 from voxmetry.report.text import clean
 from voxmetry.report.window import BONE, LUNG, SOFT_TISSUE, display_window
 
@@ -171,23 +171,20 @@ def reduction(geometry: Geometry, most: int) -> tuple[int, int, int]:
     return (steps[0], steps[1], steps[2])
 
 
-def _parts(array: NDArray[Any], steps: tuple[int, int, int]) -> Iterator[NDArray[Any]]:
-    """Yield each voxel of the blocks in turn, as arrays of the reduced shape; edges are repeated to fill blocks."""
+def _blocks(array: NDArray[Any], steps: tuple[int, int, int]) -> NDArray[Any]:
+    """Return a view with the voxels of each block in the last three axes; edges are repeated to fill blocks."""
     missing = [(0, -n % step) for n, step in zip(array.shape, steps, strict=True)]
     whole = np.pad(array, missing, mode="edge") if any(map(any, missing)) else array
-    for offsets in itertools.product(*(range(step) for step in steps)):
-        i, j, k = (slice(offset, None, step) for offset, step in zip(offsets, steps, strict=True))
-        yield whole[i, j, k]
+    split = [part for n, step in zip(whole.shape, steps, strict=True) for part in (n // step, step)]
+    return whole.reshape(split).transpose(0, 2, 4, 1, 3, 5)
 
 
 def block_mean(array: NDArray[Any], steps: tuple[int, int, int]) -> NDArray[np.float32]:
     """Return the mean of each block of voxels."""
-    total: NDArray[np.float32] | None = None
-    for part in _parts(array, steps):
-        # Not in place: the first part may be of a narrow integer type.
-        total = part.astype(np.float32) if total is None else total + part
-    if total is None:
-        return np.zeros(array.shape, np.float32)
+    blocks = _blocks(array, steps)
+    total = np.zeros(blocks.shape[:3], np.float32, order="F" if memory_axes(array)[0] else "C")
+    for offsets in np.ndindex(*steps):
+        total += blocks[(..., *offsets)]
     return total / np.float32(math.prod(steps))
 
 
@@ -198,13 +195,19 @@ def block_label(array: NDArray[Any], steps: tuple[int, int, int], *, present: It
     """
     if steps == (1, 1, 1):
         return array
-    parts = np.stack(list(_parts(array, steps)))
+    axes = memory_axes(array)
+    i, j, k = (steps[axis] for axis in axes)
+    blocks = _blocks(array.transpose(axes), (i, j, k))
+    rows = blocks.reshape(-1, i * j * k)
     # The middle one of the sorted voxels is the majority where there is one, and a label of the block where not.
-    middle = len(parts) // 2
-    reduced: NDArray[Any] = np.partition(parts, middle, axis=0)[middle]
-    for value in sorted(set(present) - label_boxes(reduced).keys()):
-        reduced[(parts == value).any(axis=0)] = value
-    return reduced
+    reduced = rows[:, 0].copy()
+    mixed = np.flatnonzero((rows != reduced[:, None]).any(axis=1))
+    several = rows[mixed]
+    middle = several.shape[1] // 2
+    reduced[mixed] = np.partition(several, middle, axis=1)[:, middle]
+    for value in sorted(set(present) - set(np.unique(reduced).tolist())):
+        reduced[(rows == value).any(axis=1)] = value
+    return reduced.reshape(blocks.shape[:3]).transpose(np.argsort(axes))
 
 
 def reduced_grid(geometry: Geometry, steps: tuple[int, int, int]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
+from voxmetry.ops.layout import sections
 from voxmetry.report.planes import plane_of
 from voxmetry.report.window import display_window
 
@@ -33,8 +34,7 @@ def render_thumbnail(volume: Volume, segmentation: Segmentation) -> bytes:
         Labels on its grid.
     """
     plane = plane_of(volume.geometry, "axial")
-    others = tuple(axis for axis in range(3) if axis != plane.normal)
-    shown = np.count_nonzero(segmentation.array, axis=others)
+    shown = sections(segmentation.array != 0)[plane.normal]
     index = int(shown.argmax()) if shown.any() else shown.size // 2
     low, high = display_window(volume)
     grey = np.clip((plane.picture(volume.array, index).astype(np.float32) - low) / (high - low), 0, 1) * 255

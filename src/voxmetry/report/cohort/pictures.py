@@ -18,9 +18,10 @@ from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.ops.boxes import label_boxes
+from voxmetry.ops.layout import sections
 from voxmetry.report.figures import BACKGROUND, draw_panel
 from voxmetry.report.panels import LEAST_VIEW_MM, MARGIN_MM, Panel
-from voxmetry.report.planes import PLANES, areas, largest_slice, plane_of, square_view
+from voxmetry.report.planes import PLANES, largest_slice, plane_of, square_view
 from voxmetry.report.window import display_window
 
 MISSED, EXTRA, AGREED = "#56B4E9", "#D55E00", "#9AA0A6"
@@ -48,15 +49,15 @@ def error_panels(
     wrong = ours ^ theirs
     either = ours | theirs
     (box,) = label_boxes(either.view(np.uint8)).values()
+    scores = sections(wrong if wrong.any() else either)
     panels = []
     for name in PLANES:
         plane = plane_of(geometry, name)
-        scores = areas(wrong if wrong.any() else either, plane.normal)
         bounds = plane.bounds_mm(box)
         panels.append(
             Panel(
                 plane=name,
-                index=largest_slice(scores),
+                index=largest_slice(scores[plane.normal]),
                 n_slices=geometry.shape[plane.normal],
                 view_mm=square_view(plane, bounds, margin_mm=MARGIN_MM / 2, least_mm=LEAST_VIEW_MM / 2),
                 window=(0.0, 1.0) if image is None else display_window(image),
