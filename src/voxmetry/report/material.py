@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -68,11 +69,14 @@ def draw(
     n = sum(len(planned.panels) for planned in plan.pictures)
     pixels = FULL_PIXELS if n <= FEW_PANELS else SMALL_PIXELS
     pictures = {}
-    for planned in plan.pictures:
-        size = FULL_PIXELS if planned.kind == "overview" else pixels
-        for place in range(len(planned.panels)):
-            pictures[planned.id, place] = _draw(planned, place, volume, segmentation, reference, size)
-    return Material(plan, pictures, build_scene(result, volume, segmentation, others))
+    # The scene is packed while pictures are drawn: each leaves the other half of its time.
+    with ThreadPoolExecutor(1) as pool:
+        scene = pool.submit(build_scene, result, volume, segmentation, others)
+        for planned in plan.pictures:
+            size = FULL_PIXELS if planned.kind == "overview" else pixels
+            for place in range(len(planned.panels)):
+                pictures[planned.id, place] = _draw(planned, place, volume, segmentation, reference, size)
+        return Material(plan, pictures, scene.result())
 
 
 def _draw(
