@@ -1,15 +1,16 @@
 """Seconds and peak memory of a whole segmentation, beside MONAI's way and nnU-Net's, each in a process of its own.
 
     python benchmarks/bench_inference.py --data DATA [--size 512 512 300] [--classes 25] [--rows voxmetry monai]
-                                         [--nnunet-python PYTHON] [--repeats 3] [--cap-gb 12] [--cache FILE]
-                                         [--plot FILE]
+                                         [--nnunet-python PYTHON] [--repeats 3] [--turns 2] [--cap-gb 12]
+                                         [--cache FILE] [--plot FILE]
 
 Rows: `voxmetry` (from file to label map, as the peers do), `voxmetry-float32`, `segment` (the whole of `voxmetry
 segment`, with measurements and report), `monai` (its default of float64 for resampling) and `monai-float32`; `nnunet`
 and `voxmetry-nnunet` run one nnU-Net model, made here and imported, mirroring off; `nnunet` needs a Python with
 nnunetv2. A row that takes under a minute is run --repeats times, the table has the medians. A row that needs more than
 --cap-gb is stopped there, and says so. Where other programs run, the seconds of the processors (under `taskset -c 0`,
-so that no thread waits for another) say more than those on the clock.
+so that no thread waits for another) say more than those on the clock. With --turns the rows are run one after the other
+so often, and each ratio is taken between neighbours in time: a machine that shares its host changes its speed.
 
 The image is the abdominal CT of data/README.md (ct-multiorgan), interpolated to voxels of 0.71 x 0.59 x 1.12 mm and cut
 or mirrored to the size asked for, so that the work grows with the size. The network is a DynUNet of 32 to 320 channels
@@ -27,6 +28,7 @@ import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, nargs="+", default=[25])
     parser.add_argument("--rows", nargs="+", default=["voxmetry", "monai"])
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--turns", type=int, default=0)
     parser.add_argument("--cap-gb", type=float, help="the most that a row may hold, in 10^9 bytes")
     parser.add_argument("--nnunet-python", type=Path, help="a Python with nnunetv2")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "voxmetry-bench-inference.json")
@@ -63,6 +66,10 @@ def main() -> None:
         print(json.dumps(run_row(*options.one, cap_gb=options.cap_gb)))
         return
     sizes = options.size[3:] or [options.size[:3]]
+    if options.turns:
+        for size, n in itertools.product(sizes, options.classes):
+            print(in_turns(options, size, n))
+        return
     if options.only_known:
         results = known_rows(options)
     else:
@@ -75,10 +82,7 @@ def main() -> None:
 
 def rows_of(options: argparse.Namespace, size: list[int], n_classes: int) -> list[dict[str, object]]:
     """Run each row for one size and number of classes, or take it from the cache."""
-    options.work.mkdir(parents=True, exist_ok=True)
-    image = options.work / f"ct-{'x'.join(map(str, size))}.nii.gz"
-    if not image.exists():
-        make_image(options.data, image, size)
+    image = image_of(options, size)
     known = json.loads(options.cache.read_text()) if options.cache.exists() else {}
     found, labels = [], {}
     for row in options.rows:
@@ -91,6 +95,43 @@ def rows_of(options: argparse.Namespace, size: list[int], n_classes: int) -> lis
         found.append({"row": row, "size": size, "classes": n_classes} | known[key])
     add_agreement(found, labels)
     return found
+
+
+def image_of(options: argparse.Namespace, size: list[int]) -> Path:
+    """Make the image of a size, where it is not there yet."""
+    options.work.mkdir(parents=True, exist_ok=True)
+    image = options.work / f"ct-{'x'.join(map(str, size))}.nii.gz"
+    if not image.exists():
+        make_image(options.data, image, size)
+    return image
+
+
+def in_turns(options: argparse.Namespace, size: list[int], n_classes: int) -> str:
+    """Run the rows in turns, nothing from the cache; spell each turn and the ratios to its first row as Markdown."""
+    image = image_of(options, size)
+    lines = ["| turn | way | s | network s | peak GB | predicted GB | time | memory |"]
+    lines.append("| --: | --- | --: | --: | --: | --: | --: | --: |")
+    ratios: dict[str, list[tuple[float, float]]] = {row: [] for row in options.rows}
+    spent: list[dict[str, object]] = []
+    for turn in range(1, options.turns + 1):
+        first: dict[str, object] = {}
+        for row in options.rows:
+            out = options.work / f"{row}-{n_classes}-{image.name}"
+            found = start(options, row, model_of(options, row, n_classes), image, out)
+            first = first or found
+            ratio = found["seconds"] / first["seconds"], found["peak_gb"] / first["peak_gb"]
+            ratios[row].append(ratio)
+            spent.append({"row": f"{row}, turn {turn}", "size": size, "classes": n_classes} | found)
+            predicted = f"{found['predicted_gb']:.2f}" if "predicted_gb" in found else ""
+            lines.append(
+                f"| {turn} | {row}: {found['device']} | {found['seconds']:.1f} | {found['network_s']:.1f} | "
+                f"{found['peak_gb']:.2f} | {predicted} | {ratio[0]:.2f} | {ratio[1]:.2f} |"
+            )
+            print(lines[-1], file=sys.stderr, flush=True)
+    for row, pairs in ratios.items():
+        time_, memory = (statistics.median(column) for column in zip(*pairs, strict=True))
+        lines.append(f"| median | {row} | | | | | {time_:.2f} | {memory:.2f} |")
+    return "\n".join([*lines, stages(spent)])
 
 
 def known_rows(options: argparse.Namespace) -> list[dict[str, object]]:

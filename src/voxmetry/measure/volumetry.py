@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -57,11 +58,11 @@ def measure(segmentation: Segmentation, volume: Volume | None = None) -> tuple[M
     if volume is not None:
         segmentation.geometry.require_same(volume.geometry, what="segmentation and image")
     boxes = boxes_of(segmentation)
-    meshes = mesh_sizes(segmentation)
-    return tuple(
-        _row(segmentation, volume, label, boxes.get(label.value), meshes.get(label.value, {}))
-        for label in segmentation.labels
-    )
+    # Meshes are made beside the rest: each leaves a core idle for half of its time.
+    with ThreadPoolExecutor(1) as pool:
+        meshes = pool.submit(mesh_sizes, segmentation)
+        rows = [_row(segmentation, volume, label, boxes.get(label.value)) for label in segmentation.labels]
+        return tuple(row.model_copy(update=meshes.result().get(row.value, {})) for row in rows)
 
 
 def mesh_sizes(segmentation: Segmentation) -> dict[int, dict[str, float]]:
@@ -89,9 +90,7 @@ def mesh_sizes(segmentation: Segmentation) -> dict[int, dict[str, float]]:
     return sizes
 
 
-def _row(
-    segmentation: Segmentation, volume: Volume | None, label: Label, box: Box | None, mesh: dict[str, float]
-) -> Measurement:
+def _row(segmentation: Segmentation, volume: Volume | None, label: Label, box: Box | None) -> Measurement:
     unit = None if volume is None else volume.unit
     if box is None:
         nothing = math.nan
@@ -129,7 +128,6 @@ def _row(
         touches_border=bool(sides),
         border_sides=sides,
         intensity_unit=unit,
-        **mesh,
         **({} if volume is None else intensities(values_in(volume.array[box], mask))),
         reason="" if volume is not None else "no image was given: no intensities",
     )

@@ -19,7 +19,7 @@ from voxmetry.core.geometry import Geometry
 SAME_SPACING = 1e-3
 """Spacings within a thousandth of the model's are taken as they are: resampling would blur and gain nothing."""
 
-TURN_MARGIN_DEGREES = 12.0
+UPRIGHT_MARGIN_DEGREES = 12.0
 """A grid turned by no more than this beyond what was seen in training is taken as it is: augmentation has shown the
 network such patients, and interpolation costs as much as it gains. See docs/models.md for the figures."""
 
@@ -102,7 +102,7 @@ def is_turned(geometry: Geometry, spec: ModelSpec) -> bool:
     seen = spec.training_domain.obliqueness_degrees
     if seen is None or spec.resampling.rule != "centred" or _as_stored(spec.orientation):
         return False
-    return geometry.obliqueness_degrees > seen.high + TURN_MARGIN_DEGREES
+    return geometry.obliqueness_degrees > seen.high + UPRIGHT_MARGIN_DEGREES
 
 
 def upright_grid(geometry: Geometry, orientation: str, spacing_mm: Sequence[float]) -> Geometry:
