@@ -50,7 +50,8 @@ class Restorer:
         self._native, self._labels = native, spec.labels
         dtype = np.uint8 if max(spec.labels.values) < 256 else np.uint16
         self._values = np.array([0, *(spec.regions or spec.labels.values)], dtype=dtype)
-        self._array = np.zeros(native.shape, dtype=dtype)
+        # As images lie in memory: what compares the two walks along both.
+        self._array = np.zeros(native.shape, dtype=dtype, order="F")
         self._how = Decision(regions=spec.regions is not None, softmax=spec.activation == "softmax")
         self._places = Places(grid, native) if is_turned(native, spec) else None
         if self._places is None:
