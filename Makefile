@@ -77,7 +77,8 @@ bench-cohort: $(VENV)/ready
 bench-inference: $(VENV)/ready
 	@echo "== Inference beside MONAI, one process a row; minutes to an hour. Tables on standard output"
 	$(BENCH) --repeats 3 --size 192 192 112 --size 256 256 150 --size 320 320 188 --size 384 384 225 --rows voxmetry
-	$(BENCH) --size 512 512 300 --rows voxmetry monai-float32 segment monai
+	$(BENCH) --size 512 512 300 --rows voxmetry segment monai-float32 --turns 2
+	$(BENCH) --size 512 512 300 --rows voxmetry monai
 	$(BENCH) --size 256 256 150 --rows voxmetry-float32 monai-float32
 	$(BENCH) --size 512 512 600 --classes 105 --rows voxmetry
 	$(BENCH) --repeats 3 --size 384 384 225 --classes 5 50 105 --rows voxmetry
