@@ -66,6 +66,8 @@ def main() -> None:
         print(json.dumps(run_row(*options.one, cap_gb=options.cap_gb)))
         return
     sizes = options.size[3:] or [options.size[:3]]
+    if options.turns < 0 or (options.turns and (options.only_known or options.plot)):
+        parser.error("--turns takes 1 or more, and runs all rows anew: neither --only-known nor --plot go with it")
     if options.turns:
         for size, n in itertools.product(sizes, options.classes):
             print(in_turns(options, size, n))
@@ -120,15 +122,19 @@ def in_turns(options: argparse.Namespace, size: list[int], n_classes: int) -> st
             found = start(options, row, model_of(options, row, n_classes), image, out)
             first = first or found
             ratio = found["seconds"] / first["seconds"], found["peak_gb"] / first["peak_gb"]
+            if "stopped" in found or "stopped" in first:
+                ratio = (float("nan"), float("nan"))
             ratios[row].append(ratio)
+            over = "> " if "stopped" in found else ""
             spent.append({"row": f"{row}, turn {turn}", "size": size, "classes": n_classes} | found)
             predicted = f"{found['predicted_gb']:.2f}" if "predicted_gb" in found else ""
             lines.append(
-                f"| {turn} | {row}: {found['device']} | {found['seconds']:.1f} | {found['network_s']:.1f} | "
-                f"{found['peak_gb']:.2f} | {predicted} | {ratio[0]:.2f} | {ratio[1]:.2f} |"
+                f"| {turn} | {row}: {found['device']} | {over}{found['seconds']:.1f} | {found['network_s']:.1f} | "
+                f"{over}{found['peak_gb']:.2f} | {predicted} | {ratio[0]:.2f} | {ratio[1]:.2f} |"
             )
             print(lines[-1], file=sys.stderr, flush=True)
     for row, pairs in ratios.items():
+        # A row that was stopped at the limit of memory has no ratio, and makes the median nan.
         time_, memory = (statistics.median(column) for column in zip(*pairs, strict=True))
         lines.append(f"| median | {row} | | | | | {time_:.2f} | {memory:.2f} |")
     return "\n".join([*lines, stages(spent)])

@@ -32,7 +32,7 @@ from voxmetry.io import write_series
 from voxmetry.measure import lesions
 from voxmetry.nn.grids import reorientation
 from voxmetry.nn.maps import FILES as MAP_FILES
-from voxmetry.workflow import OUTPUTS
+from voxmetry.workflow import OUTPUTS, peak_memory_mb
 
 FILES = {"seg.nii.gz", "measurements.csv", "lesions.csv", "result.json", "report.html"}
 
@@ -392,3 +392,9 @@ def test_outputs_are_named_once():
 def test_reading_back_what_was_written(study, model, tmp_path):
     segment_study(study, tmp_path / "out", model)
     assert read_volume(study).geometry.is_same(read_segmentation(tmp_path / "out" / "seg.nii.gz").geometry)
+
+
+@pytest.mark.parametrize("status", ["VmRSS:\t  100 kB\n", "a line without a name\n", ""])
+def test_the_peak_is_known_where_the_system_names_it_in_another_way(status, monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: status)
+    assert peak_memory_mb() > 10

@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import math
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -492,10 +493,10 @@ def package_versions() -> dict[str, str]:
 def peak_memory_mb() -> float:
     """Return the largest resident memory of this process so far in 10^6 bytes; nan where the system does not tell."""
     status = Path("/proc/self/status")
-    if status.exists():
-        # Not ru_maxrss, which begins at what the process that started this one held.
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return round(int(fields["VmHWM"].split()[0]) * 1024 / 1e6, 1)
+    # Where it is there; ru_maxrss begins at what the process that started this one held.
+    known = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    if known:
+        return round(int(known[1]) * 1024 / 1e6, 1)
     if sys.platform == "win32":
         return float("nan")
     import resource

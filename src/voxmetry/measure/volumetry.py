@@ -209,10 +209,11 @@ def border_sides(box: Box, geometry: Geometry) -> tuple[str, ...]:
 def intensities(values: NDArray[Any]) -> dict[str, float]:
     """Return the statistics of a structure's voxels by field name; the SD is that of the population.
 
-    Percentiles are interpolated linearly between the two nearest voxels, as numpy does it.
+    Percentiles are interpolated linearly between the two nearest voxels, as numpy does it. The values are put into
+    another order in place: there may be tens of millions of them.
     """
     mean = float(values.mean(dtype=np.float64))
-    # A large structure has tens of millions of voxels: no copy of all of them in float64 is made.
+    # No copy of all of them in float64 is made.
     squares = math.fsum(
         float(((values[first : first + _AT_ONCE] - np.float64(mean)) ** 2).sum())
         for first in range(0, len(values), _AT_ONCE)
@@ -232,9 +233,9 @@ def intensities(values: NDArray[Any]) -> dict[str, float]:
 def _percentiles(values: NDArray[Any]) -> list[float]:
     places = [(len(values) - 1) * percent / 100 for percent in _PERCENTILES]
     ranks = sorted({rank for place in places for rank in (math.floor(place), math.ceil(place))})
-    ordered = np.partition(values, ranks)
+    values.partition(ranks)
     found = []
     for place in places:
-        low, high = float(ordered[math.floor(place)]), float(ordered[math.ceil(place)])
+        low, high = float(values[math.floor(place)]), float(values[math.ceil(place)])
         found.append(low + (high - low) * (place - math.floor(place)))
     return found

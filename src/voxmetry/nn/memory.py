@@ -54,7 +54,8 @@ TURNED_LOT_BYTES = 300 * LOT
 """What a lot of turned voxels takes while it is looked up."""
 
 MEASURING_BYTES = 6
-"""A voxel, while structures are measured and their components numbered, as measured."""
+"""A voxel, while structures are measured and their components numbered, as measured; more for wide images, of which the
+voxels of a structure are taken out."""
 
 MOST_WINDOWS = 16
 BUSY_GFLOP = 1000.0
@@ -296,7 +297,7 @@ def _plan(
         # OpenVINO keeps the room of its tensors for the next study; torch gives it back.
         "network": int(network) if device == "openvino" else 0,
         "labels": labels,
-        "measurements": MEASURING_BYTES * n_native if measured else 0,
+        "measurements": max(MEASURING_BYTES, 2 + volumes[0].array.itemsize) * n_native if measured else 0,
     }
     parts = max((running, preparing, cleaning, measuring), key=lambda parts: sum(parts.values()))
     return Plan(Streaming(axis, batch, dtype, None if ring_device == device else ring_device), parts, limit)
