@@ -12,6 +12,7 @@ import phantoms
 from voxmetry import Geometry, LabelTable, Segmentation, Volume, read_segmentation, read_volume, save
 from voxmetry.core.records import SeriesInfo
 from voxmetry.errors import FormatError, GeometryError, InputError, OutputError
+from voxmetry.io.nifti import read_nifti, read_nifti_grid
 
 AFFINE = phantoms.geometry().affine.astype(np.float32).astype(np.float64)
 ARRAY = phantoms.volume().array
@@ -279,3 +280,14 @@ class TestWriting:
         with pytest.raises(OutputError, match="at most 32767"):
             save(Volume(np.zeros((40000, 1, 1), np.uint8), Geometry(np.eye(4), (40000, 1, 1))), tmp_path / "a.nii")
         assert not list(tmp_path.iterdir())
+
+
+def test_the_grid_of_a_file_that_was_cut_off_is_known(tmp_path):
+    # A cohort lists such a file as a study that fails; it is not left out without a word.
+    path = tmp_path / "cut.nii.gz"
+    save(phantoms.volume(phantoms.geometry(shape=(40, 41, 42))), path)
+    path.write_bytes(path.read_bytes()[:900])
+    geometry, _ = read_nifti_grid(path)
+    assert geometry.shape == (40, 41, 42)
+    with pytest.raises(FormatError):
+        read_nifti(path)
