@@ -273,7 +273,7 @@ def _plan(
         network += output / 2
     thin = min(SLAB_VALUES, spec.n_classes * section * spec.window.patch[axis])
     thin_native = n_native * min(1.0, thin / (spec.n_classes * n_grid))
-    restoring = 3 * thin + 12 * CHUNK_VALUES + 8 * thin_native
+    restoring = 3 * thin + 8 * CHUNK_VALUES + 8 * thin_native
     labels = n_native * (1 if max(spec.labels.values) < 256 else 2)
     tensor = 4 * len(spec.inputs) * n_grid
     running = {
