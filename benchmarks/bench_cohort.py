@@ -289,9 +289,9 @@ def dask(arguments: argparse.Namespace) -> None:
 
 def scale(arguments: argparse.Namespace) -> None:
     """Seconds to plan, record, resume and export, by the number of studies."""
-    from voxmetry.studies.export import export_tables
-    from voxmetry.studies.page import write_page
-    from voxmetry.studies.record import CohortRecord
+    from voxmetry.workflows.cohort.database import CohortRecord
+    from voxmetry.workflows.cohort.export import export_tables
+    from voxmetry.workflows.cohort.page import write_page
 
     print("\n| studies | plan | write the record | plan again, all done | export | page | record MB |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
@@ -336,8 +336,8 @@ def simulate(folder: Path, n: int) -> None:
 def pretend(study: object, out: Path) -> object:
     """An outcome with two structures, and its one file."""
     from voxmetry.core.records import Measurement
-    from voxmetry.studies.progress import mark_of
-    from voxmetry.studies.records import Outcome, PlannedStudy
+    from voxmetry.workflows.cohort.progress import mark_of
+    from voxmetry.workflows.cohort.records import Outcome, PlannedStudy
 
     if not isinstance(study, PlannedStudy):
         raise TypeError(study)

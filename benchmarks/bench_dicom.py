@@ -118,7 +118,7 @@ def read_dicom2nifti(_: Path, slices: Path) -> tuple[int, ...]:
 
 
 FUNCTIONS = {
-    "voxmetry": (read_voxmetry, "voxmetry.io.dicom.pixels voxmetry.io.dicom.series imagecodecs"),
+    "voxmetry": (read_voxmetry, "voxmetry.io.dicom.read.pixels voxmetry.io.dicom.read.series imagecodecs"),
     "SimpleITK": (read_simpleitk, "SimpleITK"),
     "MONAI ITKReader": (read_monai_itk, "monai.data itk"),
     "MONAI PydicomReader": (read_monai_pydicom, "monai.data pydicom"),

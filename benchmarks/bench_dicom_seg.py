@@ -23,9 +23,9 @@ import pydicom
 import voxmetry
 from voxmetry import Geometry, LabelTable, Segmentation, Volume, read_segmentation, read_volume
 from voxmetry.io import write_series
-from voxmetry.io.dicom.origin import Origin
-from voxmetry.io.dicom.seg_write import write_seg
-from voxmetry.io.dicom.source import read_source
+from voxmetry.io.dicom.objects.origin import Origin
+from voxmetry.io.dicom.objects.source import read_source
+from voxmetry.io.dicom.segmentations.seg_write import write_seg
 
 
 def case(folder: Path, segments: int, slices: int, size: int) -> tuple[Volume, Segmentation]:

@@ -20,10 +20,10 @@ from voxmetry import Segmentation, save
 from voxmetry.config import TrainSettings, parse_record
 from voxmetry.core.labels import LabelTable
 from voxmetry.io import read_segmentation
-from voxmetry.nn.networks import build_network
+from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.weights import load_into
 from voxmetry.train import train
-from voxmetry.train.data import load_case
+from voxmetry.train.batches import load_case
 from voxmetry.train.dataset import open_data
 from voxmetry.train.finetune import settings_from
 from voxmetry.train.fingerprint import scan

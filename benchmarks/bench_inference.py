@@ -332,7 +332,7 @@ def run_monai(row: str, model: Path, image: Path, out: Path) -> dict[str, object
     from monai.inferers import SlidingWindowInferer
 
     from voxmetry.config import ModelSpec, load_yaml
-    from voxmetry.nn.networks import build_network
+    from voxmetry.nn.networks.build import build_network
     from voxmetry.nn.weights import load_into
 
     spec = load_yaml(model / "model.yaml", ModelSpec)
@@ -455,7 +455,7 @@ def write_fitted(folder: Path, patch: torch.Tensor, truth: torch.Tensor, n_class
     import torch
 
     from voxmetry.config import ModelSpec, Weights, dump_yaml, parse_record
-    from voxmetry.nn.networks import build_network
+    from voxmetry.nn.networks.build import build_network
     from voxmetry.nn.weights import sha256_of, to_bytes
 
     torch.manual_seed(0)
@@ -535,7 +535,7 @@ def make_nnunet(data: Path, folder: Path, n_classes: int) -> None:
     import nnunet_folders
     from voxmetry.config import ModelSpec, load_yaml
     from voxmetry.nn.interop import ImportOptions, import_model
-    from voxmetry.nn.networks import build_network
+    from voxmetry.nn.networks.build import build_network
     from voxmetry.nn.weights import load_into
 
     channels = [32, 64, 128, 256, 320, 320]

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from voxmetry import Predictor, Volume, clean, load_model, read_segmentation, read_volume
-from voxmetry.measure import compare
+from voxmetry.measurement import compare
 from voxmetry.models import find_model, read_spec
 from voxmetry.nn.model import Model
-from voxmetry.nn.networks import build_network
+from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.openvino import convert, import_openvino
 from voxmetry.nn.weights import load_into
 

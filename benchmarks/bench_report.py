@@ -29,8 +29,8 @@ import numpy as np
 import voxmetry as vx
 from voxmetry.core.records import SourceInfo
 from voxmetry.demo import run_demo
-from voxmetry.measure import DEFINITIONS
-from voxmetry.workflow import package_versions
+from voxmetry.measurement import DEFINITIONS
+from voxmetry.workflows.segment import package_versions
 
 ARGUMENTS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
 

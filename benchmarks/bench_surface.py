@@ -91,7 +91,7 @@ def voxmetry_border_voxels(p: np.ndarray, r: np.ndarray, workers: int) -> Number
 
 def _voxmetry(p: np.ndarray, r: np.ndarray, workers: int, kind: str) -> Numbers:
     from voxmetry import Geometry, LabelTable, Segmentation
-    from voxmetry.measure import distance as m
+    from voxmetry.measurement import distance as m
 
     grid = Geometry(np.diag([*SPACING_MM, 1.0]), r.shape)
     values = [value for value in range(1, 256) if PRESENT[value]]

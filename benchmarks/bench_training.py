@@ -52,8 +52,8 @@ from torch import nn
 
 from voxmetry import Geometry, LabelTable, Segmentation, Volume, save
 from voxmetry.config import TrainSettings
+from voxmetry.train.batches import LabelledCase, ahead, batches
 from voxmetry.train.cache import cached_case
-from voxmetry.train.data import LabelledCase, ahead, batches
 from voxmetry.train.dataset import DataSet, open_data
 from voxmetry.train.devices import open_fabric
 from voxmetry.train.fingerprint import scan
@@ -61,7 +61,7 @@ from voxmetry.train.loop import train_step
 from voxmetry.train.losses import build_loss
 from voxmetry.train.plan import Budget, make_plan, memory_gb
 from voxmetry.train.state import begin
-from voxmetry.workflow import peak_memory_mb
+from voxmetry.workflows.segment import peak_memory_mb
 
 PIPELINE = "data pipeline, by CPU time"
 Feed = Iterator[tuple[torch.Tensor, torch.Tensor]]

@@ -27,7 +27,7 @@ from scipy import ndimage
 import voxmetry as vx
 from voxmetry.config import StudySettings
 from voxmetry.demo import run_demo
-from voxmetry.report import Wishes, rewrite_report
+from voxmetry.workflows.rewrite_report import Wishes, rewrite_report
 
 CASE = "STS_003"
 ARGUMENTS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]

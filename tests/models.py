@@ -9,7 +9,7 @@ import torch
 
 from voxmetry.config import ModelSpec, Range, Weights, dump_yaml, parse_record
 from voxmetry.nn.model import Model
-from voxmetry.nn.networks import build_network
+from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.weights import sha256_of, to_bytes
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from voxmetry._version import __version__
 
 _ROOMS = {
     "Geometry": "core.geometry",
@@ -35,31 +35,30 @@ _ROOMS = {
     "save": "io",
     "resample": "ops.resample",
     "clean": "ops.components",
-    "measure": "measure",
-    "lesions": "measure",
-    "compare": "measure",
-    "follow_up": "measure.longitudinal",
-    "TimePoint": "measure.longitudinal",
-    "FollowUp": "core.follow_up",
-    "FollowUpSettings": "core.follow_up",
-    "match_files": "measure.files",
-    "compare_cohort": "measure.cohort",
+    "measure": "measurement",
+    "lesions": "measurement",
+    "compare": "measurement",
+    "follow_up": "measurement.follow_up",
+    "TimePoint": "measurement.follow_up",
+    "FollowUp": "core.records",
+    "FollowUpSettings": "core.records",
+    "match_files": "measurement.match_files",
+    "compare_cohort": "measurement.compare_cases",
     "list_models": "models",
     "load_model": "nn",
     "segment": "nn",
     "Predictor": "nn",
     "write_report": "report",
-    "segment_study": "workflow",
-    "cohort": "studies",
-    "plan_cohort": "studies.plan",
-    "RunSettings": "studies.records",
+    "segment_study": "workflows.segment",
+    "cohort": "workflows.cohort",
+    "plan_cohort": "workflows.cohort.plan",
+    "RunSettings": "workflows.cohort.records",
 }
 
 __all__ = ["__version__", *sorted(_ROOMS)]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from voxmetry.config import ModelSpec, StudySettings, TrainSettings
-    from voxmetry.core.follow_up import FollowUp, FollowUpSettings
     from voxmetry.core.geometry import Geometry
     from voxmetry.core.labels import Label, LabelTable
     from voxmetry.core.records import (
@@ -73,30 +72,30 @@ if TYPE_CHECKING:
         SeriesInfo,
         StudyResult,
     )
+    from voxmetry.core.records.follow_up import FollowUp, FollowUpSettings
     from voxmetry.core.segmentation import Segmentation
     from voxmetry.core.volume import Volume
     from voxmetry.errors import VoxmetryError
     from voxmetry.io import list_series, read_segmentation, read_volume, save
-    from voxmetry.measure import compare, lesions, measure
-    from voxmetry.measure.cohort import compare_cohort
-    from voxmetry.measure.files import match_files
-    from voxmetry.measure.longitudinal import TimePoint, follow_up
+    from voxmetry.measurement import compare, lesions, measure
+    from voxmetry.measurement.compare_cases import compare_cohort
+    from voxmetry.measurement.follow_up import TimePoint, follow_up
+    from voxmetry.measurement.match_files import match_files
     from voxmetry.models import list_models
     from voxmetry.nn import Predictor, load_model, segment
     from voxmetry.ops.components import clean
     from voxmetry.ops.resample import resample
     from voxmetry.report import write_report
-    from voxmetry.studies import RunSettings, cohort
-    from voxmetry.studies.plan import plan_cohort
-    from voxmetry.workflow import segment_study
+    from voxmetry.workflows.cohort import RunSettings, cohort
+    from voxmetry.workflows.cohort.plan import plan_cohort
+    from voxmetry.workflows.segment import segment_study
 
 
 def __getattr__(name: str) -> object:
     if name not in _ROOMS:
         raise AttributeError(f"module 'voxmetry' has no attribute {name!r}")
     room = importlib.import_module(f"voxmetry.{_ROOMS[name]}")
-    # `voxmetry.measure` is a room and a verb: importing the room would hide the verb, so the room itself is callable.
-    value = room if name == _ROOMS[name] else getattr(room, name)
+    value = getattr(room, name)
     globals()[name] = value
     return value
 

@@ -30,7 +30,7 @@ def run_segment(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> StudySettin
         taken.append(settings)
         raise SystemExit(0)
 
-    monkeypatch.setattr("voxmetry.workflow.segment_study", note)
+    monkeypatch.setattr("voxmetry.workflows.segment.segment_study", note)
     app = typer.Typer()
     app.command()(verb.segment)
     done = CliRunner().invoke(app, ["study", "-m", "model", "-o", "out", *arguments], catch_exceptions=False)

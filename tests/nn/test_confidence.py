@@ -9,7 +9,7 @@ import torch
 import models
 import phantoms
 from voxmetry import Predictor, StudySettings, save, segment_study
-from voxmetry.flags import AGREEMENT
+from voxmetry.flags.study import AGREEMENT
 from voxmetry.nn.confidence import Agreement, Confidence
 from voxmetry.nn.window import Slab, averaged, blending_weights
 

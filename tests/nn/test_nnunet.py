@@ -17,7 +17,7 @@ from voxmetry.config import Resampling
 from voxmetry.errors import ModelError, OutputExistsError
 from voxmetry.nn.interop import ImportOptions, import_model
 from voxmetry.nn.interop.checkpoint import read_checkpoint
-from voxmetry.nn.nnunet import resize
+from voxmetry.nn.nnunet_preprocess import resize
 
 EXPECTED = Path(__file__).parent / "nnunet-2.8.1.npz"
 """Label maps of nnU-Net's own predictor: see tests/nnunet_oracle.py."""

@@ -91,7 +91,7 @@ def test_a_model_that_is_compiled_is_not_built_again(tmp_path, monkeypatch):
     again = Predictor(folder, device="openvino", precision="float32")(volume)
     assert np.array_equal(first.array, again.array)
     # With other code that builds networks it is not the same network.
-    monkeypatch.setattr("voxmetry.nn.model.BUILDERS", ("unet.py",))
+    monkeypatch.setattr("voxmetry.nn.model.BUILDERS", ("dynunet.py",))
     with pytest.raises(pytest.fail.Exception, match="built again"):
         Predictor(folder, device="openvino", precision="float32")
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from voxmetry import Geometry, LabelTable, Segmentation
-from voxmetry.measure import measure
+from voxmetry.measurement import measure
 from voxmetry.ops.components import component_sizes
 from voxmetry.ops.layout import line_ends, memory_axes, sections, values_in
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from voxmetry import Flag, Geometry, Label, LabelTable, Segmentation, Volume, write_report
-from voxmetry.measure import lesions
-from voxmetry.report import material as material_module
+from voxmetry.measurement import lesions
 from voxmetry.report.lesions import MOST_ROWS
+from voxmetry.report.pictures import material as material_module
 
 FOREIGN = "海馬体ヒポカンプス・гиппокамп·الحصين·ἱππόκαμπος " * 3
 MARKUP = "<script>alert(1)</script><b>T1 & T2</b>"
@@ -111,7 +111,7 @@ def test_axes_are_drawn_where_they_were_measured(make_result):
     from matplotlib.figure import Figure
 
     from voxmetry.report import build_document
-    from voxmetry.report.figures import draw_panel
+    from voxmetry.report.pictures.figures import draw_panel
 
     volume, segmentation = case((40, 30, 12), [(1, np.s_[5:31, 10:15, 4:7])], {1: "tumour"}, "lesion")
     result = make_result(volume, segmentation)

@@ -12,10 +12,10 @@ import phantoms
 from voxmetry import Volume
 from voxmetry.core.records import CohortSettings
 from voxmetry.io import read_segmentation
-from voxmetry.measure.cohort import compare_cohort
-from voxmetry.measure.files import match_files
-from voxmetry.report.cohort import build_cohort_document, render_cohort_html, write_cohort_page
-from voxmetry.report.cohort.pictures import EXTRA, MISSED, error_panels, render_error
+from voxmetry.measurement.compare_cases import compare_cohort
+from voxmetry.measurement.match_files import match_files
+from voxmetry.report.comparison import build_cohort_document, render_cohort_html, write_cohort_page
+from voxmetry.report.comparison.pictures import EXTRA, MISSED, error_panels, render_error
 
 QUICK = CohortSettings(resamples=200, instances="iou")
 

@@ -9,7 +9,7 @@ import phantoms
 from voxmetry import Flag, Geometry, Label, LabelTable, Segmentation, Volume
 from voxmetry.errors import GeometryError, LabelError
 from voxmetry.report import build_document
-from voxmetry.report.plan import MOST_STRUCTURES
+from voxmetry.report.pictures.plan import MOST_STRUCTURES
 from voxmetry.report.tables import EMPTY_ROWS, STATUS
 
 

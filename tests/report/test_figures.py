@@ -14,9 +14,9 @@ from PIL import Image
 import phantoms
 import voxmetry
 from voxmetry import Geometry, LabelTable, Segmentation, Volume
-from voxmetry.report.figures import draw_panel, render_png, scale_bar_mm
-from voxmetry.report.panels import find_structures, overview_panels, structure_panels
-from voxmetry.report.planes import PLANES, plane_of
+from voxmetry.report.pictures.figures import draw_panel, render_png, scale_bar_mm
+from voxmetry.report.pictures.panels import find_structures, overview_panels, structure_panels
+from voxmetry.report.pictures.planes import PLANES, plane_of
 
 
 @pytest.fixture

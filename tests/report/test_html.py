@@ -13,8 +13,8 @@ import pytest
 
 import phantoms
 from voxmetry import Flag, Geometry, LabelTable, Segmentation, Volume, write_report
-from voxmetry.report import material as material_module
 from voxmetry.report.html import niivue
+from voxmetry.report.pictures import material as material_module
 
 MEGABYTE = 1_000_000
 VOID = {"meta", "img", "br", "wbr", "path", "circle", "input"}

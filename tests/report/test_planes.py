@@ -8,7 +8,7 @@ import pytest
 import phantoms
 from voxmetry import Geometry
 from voxmetry.ops.layout import sections
-from voxmetry.report.planes import (
+from voxmetry.report.pictures.planes import (
     PLANES,
     largest_slice,
     plane_of,

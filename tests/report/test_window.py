@@ -5,7 +5,7 @@ import pytest
 
 import phantoms
 from voxmetry import Geometry, Volume
-from voxmetry.report.window import BONE, LUNG, SOFT_TISSUE, display_window
+from voxmetry.report.pictures.window import BONE, LUNG, SOFT_TISSUE, display_window
 
 
 def test_ct_has_the_window_of_what_is_shown():

@@ -14,8 +14,8 @@ from voxmetry import Volume, read_volume, save
 from voxmetry.config import Normalise
 from voxmetry.errors import OutputError
 from voxmetry.train import cache, train
+from voxmetry.train.batches import load_case
 from voxmetry.train.cache import cached_case, content_key, default_cache, source_digest
-from voxmetry.train.data import load_case
 from voxmetry.train.dataset import open_data
 
 

@@ -14,9 +14,9 @@ from cases import train_settings as settings
 from cases import write_cases
 from voxmetry.config import dump_yaml
 from voxmetry.errors import ConfigError
-from voxmetry.nn.networks import build_network
+from voxmetry.nn.networks.build import build_network
 from voxmetry.train import train
-from voxmetry.train.data import batches, hold_out, load_case
+from voxmetry.train.batches import batches, hold_out, load_case
 from voxmetry.train.dataset import open_data
 from voxmetry.train.devices import open_fabric
 from voxmetry.train.loop import GRADIENT_CLIP, learning_rate

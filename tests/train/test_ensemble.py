@@ -11,7 +11,7 @@ from voxmetry.cli import run
 from voxmetry.config import CleanStep
 from voxmetry.errors import ConfigError
 from voxmetry.models import read_spec
-from voxmetry.nn.networks import build_network
+from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.weights import load_into
 from voxmetry.train.dataset import open_data
 from voxmetry.train.ensemble import Choice, candidates, choose_clean, fold_models, rank, write_clean, write_ensemble

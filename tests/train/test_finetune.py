@@ -6,7 +6,7 @@ from cases import write_cases
 from voxmetry.config import TrainSettings, parse_record
 from voxmetry.errors import ModelError
 from voxmetry.models import read_spec
-from voxmetry.nn.networks import build_network
+from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.weights import distinct_tensors, load_into
 from voxmetry.train.dataset import open_data
 from voxmetry.train.finetune import carry_over, settings_from

@@ -21,7 +21,7 @@ from voxmetry.config import TrainSettings, dump_yaml, load_yaml
 from voxmetry.errors import ConfigError, FormatError, InferenceError, InputError, OutputError
 from voxmetry.io import atomic
 from voxmetry.train import train
-from voxmetry.train.data import hold_out
+from voxmetry.train.batches import hold_out
 from voxmetry.train.dataset import open_data
 from voxmetry.train.loop import learning_rate
 

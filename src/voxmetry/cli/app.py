@@ -48,7 +48,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier re
 
 def _version(value: bool) -> None:
     if value:
-        from voxmetry import __version__
+        from voxmetry._version import __version__
 
         typer.echo(f"voxmetry {__version__}")
         raise typer.Exit

@@ -19,10 +19,10 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Fit how a network's own certainty goes with its Dice on labelled cases that it has not seen."""
-    from voxmetry.evaluation import open_entry
-    from voxmetry.quality import calibrate as fit
-    from voxmetry.quality import write_calibration
     from voxmetry.train.dataset import open_data
+    from voxmetry.workflows.calibrate import calibrate as fit
+    from voxmetry.workflows.calibrate import write_calibration
+    from voxmetry.workflows.evaluate import open_entry
 
     found = open_data(data)
     with show.progress("calibrating", quiet=as_json) as progress:

@@ -26,8 +26,8 @@ from voxmetry.cli.options import FLAGGED, grouped
 from voxmetry.cli.segment import Running
 
 if TYPE_CHECKING:
-    from voxmetry.studies.records import RunSettings
-    from voxmetry.studies.rules import Rules
+    from voxmetry.workflows.cohort.records import RunSettings
+    from voxmetry.workflows.cohort.rules import Rules
 
 cohort_app = typer.Typer(
     help="Many studies: plan, run, look, export. A run that was stopped goes on by the same command.",
@@ -59,8 +59,8 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """List what would run, what was found twice, what is refused and why, and the time and memory foreseen."""
-    from voxmetry.studies.plan import plan_cohort
-    from voxmetry.studies.records import RunSettings
+    from voxmetry.workflows.cohort.plan import plan_cohort
+    from voxmetry.workflows.cohort.records import RunSettings
 
     study = study_settings(settings_file, reading, running, writing)
     made = plan_cohort(
@@ -73,7 +73,7 @@ def plan(
         measure=measure,
     )
     if save:
-        from voxmetry.studies.export import save_plan
+        from voxmetry.workflows.cohort.export import save_plan
 
         save_plan(made, save)
     show_cohort.plan(made, as_json=as_json)
@@ -108,7 +108,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Segment and measure every study; what is done stays done. Exit code 1 where any study failed."""
-    from voxmetry.studies.records import RunSettings
+    from voxmetry.workflows.cohort.records import RunSettings
 
     study = study_settings(settings_file, reading, running, writing)
     settings = RunSettings(
@@ -137,10 +137,10 @@ def _run(
     *,
     quiet: bool,
 ) -> Path:
-    from voxmetry.studies import cohort
-    from voxmetry.studies.bids import is_bids
-    from voxmetry.studies.plan import out_folder
-    from voxmetry.studies.run import Tally
+    from voxmetry.workflows.cohort import cohort
+    from voxmetry.workflows.cohort.bids import is_bids
+    from voxmetry.workflows.cohort.plan import out_folder
+    from voxmetry.workflows.cohort.run import Tally
 
     place = out_folder(source, out, bids=source.is_dir() and is_bids(source))
     tally = Tally(0)
@@ -156,8 +156,8 @@ def _run(
 
 def _finish(place: Path) -> None:
     """Write the tables and the page of the folder anew."""
-    from voxmetry.studies.export import export_tables
-    from voxmetry.studies.page import write_page
+    from voxmetry.workflows.cohort.export import export_tables
+    from voxmetry.workflows.cohort.page import write_page
 
     export_tables(place)
     write_page(place)
@@ -180,7 +180,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write measurements.csv and .parquet from the record: one row a study and structure."""
-    from voxmetry.studies.export import export_tables
+    from voxmetry.workflows.cohort.export import export_tables
 
     show_cohort.files(export_tables(out, parquet=parquet), as_json=as_json)
 
@@ -188,7 +188,7 @@ def export(
 @cohort_app.command()
 def report(out: Done, as_json: Json = False) -> None:
     """Write the page of the cohort, and with references that of its accuracy."""
-    from voxmetry.studies.page import write_page
+    from voxmetry.workflows.cohort.page import write_page
 
     show_cohort.files(write_page(out), as_json=as_json)
 
@@ -196,6 +196,6 @@ def report(out: Done, as_json: Json = False) -> None:
 def _rules(path: Path | None) -> Rules | None:
     if path is None:
         return None
-    from voxmetry.studies.rules import load_rules
+    from voxmetry.workflows.cohort.rules import load_rules
 
     return load_rules(path)

@@ -65,9 +65,9 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Compare two label maps, or the label maps of two folders: Dice, Hausdorff distances, surface Dice, in mm."""
-    from voxmetry.comparison import Inputs, compare_paths
     from voxmetry.config import parse_record
     from voxmetry.core.records import CohortSettings
+    from voxmetry.workflows.compare import Inputs, compare_paths
 
     inputs = Inputs(prediction, reference, other=other_prediction, images=images, patients=patients)
     tolerances = tolerance_mm or [1.0]

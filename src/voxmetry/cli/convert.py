@@ -40,9 +40,9 @@ def convert(
     """Convert an image or a segmentation from one format to another."""
     import json
 
-    from voxmetry import __version__
+    from voxmetry._version import __version__
     from voxmetry.io.convert import convert as convert_files
-    from voxmetry.io.dicom.origin import Origin
+    from voxmetry.io.dicom.objects.origin import Origin
 
     name, _, version = (algorithm or "").partition("/")
     origin = Origin(made_by, name, version, software=__version__) if made_by else None

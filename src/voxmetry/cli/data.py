@@ -29,7 +29,7 @@ def check(
 ) -> None:
     """Find mismatched grids, odd labels, duplicates and outliers; exit code 1 with errors, 3 with things to review."""
     from voxmetry.io.atomic import make_folder, write_text
-    from voxmetry.train.check import agreement_lines, check_data
+    from voxmetry.train.data_check import agreement_lines, check_data
     from voxmetry.train.dataset import open_data
 
     opened = open_data(data)

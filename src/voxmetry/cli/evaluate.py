@@ -28,8 +28,8 @@ def evaluate(
 ) -> None:
     """Evaluate models on labelled cases that they have not seen; the first is compared with each of the others."""
     from voxmetry.core.records import CohortSettings
-    from voxmetry.evaluation import evaluate as evaluate_models
     from voxmetry.train.dataset import open_data
+    from voxmetry.workflows.evaluate import evaluate as evaluate_models
 
     settings = CohortSettings(tolerance_mm=tolerance_mm)
     with show.progress("evaluating", quiet=as_json) as progress:

@@ -59,8 +59,8 @@ def follow_up(
 ) -> None:
     """Follow lesions from one scan to the next: matched, new, gone, merged, split, and the RECIST 1.1 category."""
     from voxmetry.config import parse_record
-    from voxmetry.core.follow_up import FollowUpSettings
-    from voxmetry.timepoints import TimePaths, follow_up_paths
+    from voxmetry.core.records.follow_up import FollowUpSettings
+    from voxmetry.workflows.follow_up import TimePaths, follow_up_paths
 
     settings = parse_record(
         {

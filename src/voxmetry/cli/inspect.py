@@ -70,7 +70,7 @@ def _series_line(members: Sequence[SeriesInfo]) -> Text:
 def _volume_line(row: SeriesInfo) -> Text:
     from rich.text import Text
 
-    from voxmetry.io.dicom.split import in_words
+    from voxmetry.io.dicom.read.split import in_words
 
     spacing = " x ".join(f"{value:.3g}" for value in row.spacing_mm) + " mm" if row.spacing_mm else ""
     size = f"{row.n_slices} slices" if row.n_slices else f"{row.n_files} files"

@@ -42,9 +42,9 @@ def measure(
     from voxmetry import io
     from voxmetry.core.records import Lesion, Measurement
     from voxmetry.io.atomic import claim_folder, replaced_together, write_text
-    from voxmetry.measure import lesions
-    from voxmetry.measure import measure as measure_structures
-    from voxmetry.measure.tables import records_csv
+    from voxmetry.measurement import lesions
+    from voxmetry.measurement import measure as measure_structures
+    from voxmetry.measurement.tables import records_csv
 
     names = ("measurements.csv", "lesions.csv")
     if out is not None:

@@ -30,9 +30,9 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Write the report of an earlier run again: as a PDF, in another language, against a prior study, as images."""
-    from voxmetry.dicom_output import write_key_images_again
-    from voxmetry.report.again import Wishes, rewrite_report
-    from voxmetry.report.results import CHANGE
+    from voxmetry.workflows.dicom_objects import write_key_images_again
+    from voxmetry.workflows.rewrite_report import Wishes, rewrite_report
+    from voxmetry.workflows.run_folder import CHANGE
 
     if key_images:
         if image is None:

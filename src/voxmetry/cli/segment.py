@@ -122,7 +122,7 @@ def segment(
 ) -> None:
     """Segment and measure a study, and write the label map, the tables and the report."""
     from voxmetry.config import StudySettings, load_yaml, parse_record
-    from voxmetry.workflow import segment_study
+    from voxmetry.workflows.segment import segment_study
 
     settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()
     options = given(reading) | given(running) | given(writing) | {"dicom": settings.dicom.model_dump() | given(objects)}

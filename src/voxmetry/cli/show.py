@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from voxmetry.config import ModelSpec
     from voxmetry.core.base import Record
-    from voxmetry.core.follow_up import FollowUp
     from voxmetry.core.records import (
         CohortComparison,
         Comparison,
@@ -26,8 +25,9 @@ if TYPE_CHECKING:
         Measurement,
         StudyResult,
     )
+    from voxmetry.core.records.follow_up import FollowUp
     from voxmetry.core.volume import Volume
-    from voxmetry.train.check import DataCheck
+    from voxmetry.train.data_check import DataCheck
 
 MOST_LESIONS = 30
 """Lesions that a table on the terminal shows; JSON and the table file hold all."""
@@ -64,7 +64,7 @@ def study(result: StudyResult, out: Path, *, as_json: bool) -> None:
 def measurements(rows: Sequence[Measurement], *, as_json: bool, lesions: Sequence[Lesion] = ()) -> None:
     """Show the structures of a segmentation, and its lesions."""
     if as_json:
-        from voxmetry.measure.definitions import MEASURED
+        from voxmetry.measurement.definitions import MEASURED
 
         _dump({"measurements": _plain(rows), "lesions": _plain(lesions), "definitions": dict(MEASURED)})
         return
@@ -150,7 +150,7 @@ def comparisons(
 ) -> None:
     """Show a prediction held against a reference, with the definitions of the chosen settings."""
     if as_json:
-        from voxmetry.measure import DEFINITIONS
+        from voxmetry.measurement import DEFINITIONS
 
         matched = {"instances": _plain(matchings)} if matchings else {}
         _dump({"comparisons": _plain(rows), **matched, "definitions": dict(definitions or DEFINITIONS)})

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from voxmetry.studies.records import CohortPlan
-    from voxmetry.studies.run import Tally
+    from voxmetry.workflows.cohort.records import CohortPlan
+    from voxmetry.workflows.cohort.run import Tally
 
 _SHOWN = 20
 """Lines of one kind that a person is shown; --json and --save have all."""
@@ -66,7 +66,7 @@ def _more(n: int) -> None:
 
 def status(out: Path, *, as_json: bool) -> dict[str, int]:
     """Show how many studies are in each state, and why some are not done; return the numbers."""
-    from voxmetry.studies.record import read_faults, read_summary
+    from voxmetry.workflows.cohort.database import read_faults, read_summary
 
     summary = read_summary(out)
     faults = read_faults(out)
@@ -125,7 +125,7 @@ def progress_words(tally: Tally, seconds: float) -> str:
 
     Examples
     --------
-    >>> from voxmetry.studies.run import Tally
+    >>> from voxmetry.workflows.cohort.run import Tally
     >>> progress_words(Tally(total=100, done=48, failed=2, flagged=3), 25.0)
     '2.0 a second, 25 s remaining, 2 failed, 3 flagged'
     """

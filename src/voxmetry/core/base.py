@@ -28,3 +28,6 @@ Number: TypeAlias = Annotated[
     PlainSerializer(_nan_to_null, return_type=float | None, when_used="json"),
 ]
 """A float that is nan where it is undefined, and null in JSON, which knows no nan."""
+
+SCHEMA_VERSION = 1
+"""Version of the shape of `result.json`; it grows by one whenever a reader of the last one would stumble."""

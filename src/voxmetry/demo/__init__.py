@@ -14,8 +14,8 @@ from voxmetry.config import StudySettings
 from voxmetry.core.records import StudyResult
 from voxmetry.io import list_series, read_volume
 from voxmetry.io.atomic import claim_folder
-from voxmetry.io.dicom.write import write_series
-from voxmetry.workflow import OUTPUTS, segment_study
+from voxmetry.io.dicom.objects.write import write_series
+from voxmetry.workflows.segment import OUTPUTS, segment_study
 
 FOLDER = Path(__file__).parent
 DESCRIPTION = "ICBM 152 template, hippocampus"

@@ -9,10 +9,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 _ROOMS = {
-    "read_volume": "files",
-    "read_segmentation": "files",
-    "read_layers": "structures",
-    "save": "files",
+    "read_volume": "read",
+    "read_segmentation": "read",
+    "read_layers": "segmentations",
+    "save": "read",
     "list_series": "dicom",
     "choose_series": "dicom",
     "read_series": "dicom",
@@ -35,8 +35,8 @@ __all__ = [
 if TYPE_CHECKING:
     from voxmetry.io.atomic import atomic_path
     from voxmetry.io.dicom import choose_series, list_series, read_series, write_series
-    from voxmetry.io.files import read_segmentation, read_volume, save
-    from voxmetry.io.structures import read_layers
+    from voxmetry.io.read import read_segmentation, read_volume, save
+    from voxmetry.io.segmentations import read_layers
 
 
 def __getattr__(name: str) -> object:

@@ -10,9 +10,9 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError, OutputExistsError
 from voxmetry.io.atomic import make_folder
-from voxmetry.io.dicom.origin import Origin
-from voxmetry.io.files import ITK, NIFTI, Modality, read_segmentation, read_volume, save, suffix_of
-from voxmetry.io.layers import Overlap
+from voxmetry.io.dicom.objects.origin import Origin
+from voxmetry.io.overlapping import Overlap
+from voxmetry.io.read import ITK, NIFTI, Modality, read_segmentation, read_volume, save, suffix_of
 
 Target: TypeAlias = Literal["seg", "labelmap", "rtstruct"]
 """What a .dcm file becomes: a SEG of one bit a voxel, a label map SEG, or an RT structure set."""
@@ -87,9 +87,9 @@ def convert(
 
 def holds_structures(source: Path) -> bool:
     """Whether a path is a segmentation by its kind: DICOM SEG, RTSTRUCT, a folder of masks, or a file with labels."""
-    from voxmetry.io.dicom.headers import begins_as_dicom, read_header, sop_class_uid
-    from voxmetry.io.dicom.rtstruct import RTSTRUCT_CLASS
-    from voxmetry.io.dicom.seg import SEG_CLASSES
+    from voxmetry.io.dicom.read.headers import begins_as_dicom, read_header, sop_class_uid
+    from voxmetry.io.dicom.segmentations.rtstruct import RTSTRUCT_CLASS
+    from voxmetry.io.dicom.segmentations.seg import SEG_CLASSES
 
     if suffix_of(source) in NIFTI:
         from voxmetry.io.nifti import read_nifti_labels
@@ -133,9 +133,9 @@ def _to_dicom(
     origin: Origin | None,
     overlap: Overlap,
 ) -> Path:
-    from voxmetry.io.dicom.rtstruct_write import write_rtstruct
-    from voxmetry.io.dicom.seg_write import write_seg
-    from voxmetry.io.dicom.source import read_source
+    from voxmetry.io.dicom.objects.source import read_source
+    from voxmetry.io.dicom.segmentations.rtstruct_write import write_rtstruct
+    from voxmetry.io.dicom.segmentations.seg_write import write_seg
 
     missing = [
         words
@@ -165,7 +165,7 @@ def _to_dicom(
 def _to_series(
     source: Path, target: Path, series: str | None, modality: Modality | None, *, deidentify: bool
 ) -> tuple[Path, ...]:
-    from voxmetry.io.dicom.write import write_series
+    from voxmetry.io.dicom.objects.write import write_series
 
     if target.suffix and not target.is_dir():
         raise InputError(
@@ -198,9 +198,9 @@ def _to_series(
 
 
 def _copies(source: Path, target: Path, series: str | None, modality: Modality | None) -> tuple[Path, ...]:
-    from voxmetry.io.dicom.choose import choose_series
-    from voxmetry.io.dicom.deidentify import UidMap, deidentify_files
-    from voxmetry.io.dicom.series import list_series
+    from voxmetry.io.dicom.objects.deidentify import UidMap, deidentify_files
+    from voxmetry.io.dicom.read.choose import choose_series
+    from voxmetry.io.dicom.read.series import list_series
 
     chosen = choose_series(list_series(source), modality=modality, series_uid=series)
     if target.is_dir() and any(target.iterdir()):

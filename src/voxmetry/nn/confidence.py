@@ -23,7 +23,7 @@ class Confidence:
         expected Dice = 2 sum(p m) / (sum(p) + sum(m)).
 
     A network that is sure everywhere has 1, right or wrong; how it goes with the true Dice is measured on cases that
-    the network has not seen, see `voxmetry.quality`.
+    the network has not seen, see `voxmetry.workflows.calibrate`.
 
     Parameters
     ----------

@@ -32,11 +32,11 @@ from voxmetry.errors import InferenceError, OutputError
 from voxmetry.io.atomic import write_text
 from voxmetry.nn.cache import cache_root
 from voxmetry.nn.grids import is_turned, model_grid, reorientation
-from voxmetry.nn.maps import BLOCK_VALUES
+from voxmetry.nn.oblique import LOT
 from voxmetry.nn.preprocess import RESAMPLE_VALUES
 from voxmetry.nn.restore import CHUNK_VALUES, SLAB_VALUES
 from voxmetry.nn.runtime import Choice
-from voxmetry.nn.turned import LOT
+from voxmetry.nn.uncertainty_maps import BLOCK_VALUES
 from voxmetry.nn.window import Streaming, smallest_section
 
 NETWORK_FACTOR = {
@@ -188,7 +188,7 @@ def plan_memory(
     memory_gb
         The most that this process may hold in 10^9 bytes; None takes what the system has left for it.
     maps
-        Whether maps are written as well, see `nn.maps`.
+        Whether maps are written as well, see `nn.uncertainty_maps`.
     measured
         Whether the result is measured in this process afterwards, while the model stays loaded.
 

@@ -13,11 +13,11 @@ from voxmetry.config import ModelSpec, Weights, load_yaml
 from voxmetry.errors import ModelError
 from voxmetry.models import find_model
 from voxmetry.nn.memory import NetworkCost, known_cost
-from voxmetry.nn.networks import Ensemble, build_network
+from voxmetry.nn.networks.build import Ensemble, build_network
 from voxmetry.nn.runtime import Choice, Runtime, build_runtime, choose_runtime
 from voxmetry.nn.weights import fill, read_checked, sha256_of
 
-BUILDERS = ("networks.py", "nnunet_unet.py", "unet.py")
+BUILDERS = ("build.py", "dynunet.py", "nnunet.py")
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,5 +130,5 @@ class _Networks:
 
 def _builders() -> str:
     """Return a checksum of the code that builds networks: with other code, weights may mean another network."""
-    code = resources.files("voxmetry.nn")
+    code = resources.files("voxmetry.nn.networks")
     return sha256_of(b"".join(code.joinpath(name).read_bytes() for name in BUILDERS))

@@ -19,12 +19,12 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InferenceError, VoxmetryError
 from voxmetry.nn.confidence import Agreement, Confidence
-from voxmetry.nn.maps import MapWriter, require_maps, with_disagreement
 from voxmetry.nn.memory import OutOfMemory, Plan, fallback, out_of_memory, plan_memory
 from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.preprocess import Prepared, normalise, preprocess, require_channels
 from voxmetry.nn.restore import Restorer
 from voxmetry.nn.runtime import first_layer_not_finite
+from voxmetry.nn.uncertainty_maps import MapWriter, require_maps, with_disagreement
 from voxmetry.nn.window import RingOverflow, Streaming, averaged, stream_scores
 from voxmetry.ops.components import clean
 
@@ -141,7 +141,7 @@ class Predictor:
         volumes
             One volume, or one for each input of the model in its order.
         maps, maps_to
-            Which of "probabilities", "entropy" and "disagreement" to write to which folder; see `nn.maps`.
+            Which of "probabilities", "entropy" and "disagreement" to write to which folder; see `nn.uncertainty_maps`.
 
         Raises
         ------

@@ -17,9 +17,9 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError
-from voxmetry.nn import nnunet
+from voxmetry.nn import nnunet_preprocess as nnunet
 from voxmetry.nn.grids import edge_grid, interpolate, is_turned, model_grid, positions, reorientation
-from voxmetry.nn.turned import sample
+from voxmetry.nn.oblique import sample
 from voxmetry.ops.layout import memory_axes
 from voxmetry.ops.resample import AIR_HU
 

@@ -19,7 +19,7 @@ from voxmetry.config import ModelSpec
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.nn.grids import is_turned, reorientation, restoring_positions
-from voxmetry.nn.turned import Lot, Places
+from voxmetry.nn.oblique import Lot, Places
 from voxmetry.nn.window import Slab
 
 SLAB_VALUES = 20_000_000

@@ -15,7 +15,7 @@ import torch
 
 from voxmetry.config import WindowSpec
 from voxmetry.errors import InferenceError
-from voxmetry.nn.tiles import even_starts, monai_importance, nnunet_importance
+from voxmetry.nn.window_weights import even_starts, monai_importance, nnunet_importance
 
 
 class RingOverflow(Exception):  # noqa: N818  (it is caught, never shown)

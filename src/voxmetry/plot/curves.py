@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from voxmetry.core.labels import PALETTE
 from voxmetry.errors import InputError
-from voxmetry.measure.agreement import bland_altman as agreement
+from voxmetry.measurement.agreement import bland_altman as agreement
 from voxmetry.plot.base import new_figure
 
 _INK, _FAINT = "#333333", "#8A8F98"

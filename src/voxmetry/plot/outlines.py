@@ -14,10 +14,10 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import LabelError
 from voxmetry.plot.base import new_figure
-from voxmetry.report.cohort.pictures import AGREED, EXTRA, MISSED, draw_error, error_panels
-from voxmetry.report.figures import draw_panel
-from voxmetry.report.panels import Panel, find_structures, overview_panels, structure_panels
-from voxmetry.report.planning import lesion_panels
+from voxmetry.report.comparison.pictures import AGREED, EXTRA, MISSED, draw_error, error_panels
+from voxmetry.report.pictures.figures import draw_panel
+from voxmetry.report.pictures.panels import Panel, find_structures, overview_panels, structure_panels
+from voxmetry.report.pictures.planning import lesion_panels
 
 _INCHES = 2.8
 MOST_KEYS = 8
@@ -110,7 +110,7 @@ def lesions(volume: Volume, segmentation: Segmentation, rows: Sequence[Lesion], 
     segmentation
         The labels that the lesions were measured in.
     rows
-        What `voxmetry.measure.lesions` returned.
+        What `voxmetry.measurement.lesions` returned.
     most
         How many are drawn at most, the largest ones first.
 
@@ -130,7 +130,7 @@ def lesions(volume: Volume, segmentation: Segmentation, rows: Sequence[Lesion], 
     --------
     >>> import numpy as np
     >>> from voxmetry import Geometry, LabelTable, Segmentation, Volume
-    >>> from voxmetry.measure.lesions import lesions as measure_lesions
+    >>> from voxmetry.measurement.lesions import lesions as measure_lesions
     >>> grid = Geometry(np.diag([1.0, 1.5, 3.0, 1.0]), (30, 20, 10))
     >>> labels = np.zeros(grid.shape, np.uint8)
     >>> labels[5:12, 4:9, 3:7] = 1
@@ -145,7 +145,7 @@ def lesions(volume: Volume, segmentation: Segmentation, rows: Sequence[Lesion], 
     if not shown:
         raise LabelError(
             found="no lesion to draw",
-            expected="at least one row of voxmetry.measure.lesions",
+            expected="at least one row of voxmetry.measurement.lesions",
             fix="look at the slices of the image instead: voxmetry.plot.slices",
         )
     figure = new_figure(3 * _INCHES, len(shown) * (_INCHES + 0.35))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from voxmetry.core.follow_up import FollowUp, LesionChange, PriorComparison, StructureChange
 from voxmetry.core.records import Flag, StudyResult
+from voxmetry.core.records.follow_up import FollowUp, LesionChange, PriorComparison, StructureChange
 from voxmetry.report.facts import Fact
 from voxmetry.report.language import ENGLISH, Language
 from voxmetry.report.tables import Cell, Column, Row, Table, Tone, signed_millilitres, signed_percent

@@ -12,12 +12,12 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import VoxmetryError
 from voxmetry.io import read_segmentation
 from voxmetry.io.atomic import write_text
-from voxmetry.report.cohort.pictures import AGREED, EXTRA, MISSED, PIXELS, error_panels, render_error
+from voxmetry.report.comparison.pictures import AGREED, EXTRA, MISSED, PIXELS, error_panels, render_error
 from voxmetry.report.document import NOTICE
 from voxmetry.report.html import data_uri, environment
 from voxmetry.report.tables import Cell, Column, Row, Table, Tone
 from voxmetry.report.text import clean, count, ratio
-from voxmetry.train.check import DataCheck, Finding, prediction_of
+from voxmetry.train.data_check import DataCheck, Finding, prediction_of
 from voxmetry.train.dataset import DataSet, read_case
 
 MOST_PICTURED, MOST_ROWS = 8, 60

@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import Literal
 
 from voxmetry.core.base import Record
-from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.labels import Label
 from voxmetry.core.records import Flag, StudyResult
+from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.report.change import change_notes, change_summary, change_tables, merged_flags, response_line
 from voxmetry.report.facts import Fact, Group, command, definitions, examined, provenance
-from voxmetry.report.illustrations import Illustration, illustrate
 from voxmetry.report.language import ENGLISH, Language
 from voxmetry.report.lesions import lesion_table
-from voxmetry.report.plan import Plan
+from voxmetry.report.pictures.illustrations import Illustration, illustrate
+from voxmetry.report.pictures.plan import Plan
 from voxmetry.report.tables import (
     EMPTY_ROWS,
     Table,

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 
 from voxmetry.config import StudySettings
 from voxmetry.core.base import Record
-from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.records import StudyResult
+from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.report.language import ENGLISH, Language
-from voxmetry.report.plan import Plan
+from voxmetry.report.pictures.plan import Plan
 from voxmetry.report.text import clean, unit_name, without_folders
 
 OBLIQUE_DEGREES = 1.0

@@ -14,11 +14,11 @@ from markupsafe import Markup
 
 from voxmetry.report.document import ReportDocument
 from voxmetry.report.language import ENGLISH
-from voxmetry.report.scene import as_json
+from voxmetry.report.viewer import as_json
 
 if TYPE_CHECKING:
     # What draws the pictures draws those of a cohort's page as well, which is rendered here.
-    from voxmetry.report.material import Material
+    from voxmetry.report.pictures.material import Material
 
 PICTURE_PIXELS = 520
 """Size that a page reserves for a picture before it is drawn."""

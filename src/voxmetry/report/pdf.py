@@ -13,11 +13,11 @@ from fpdf.fonts import FontFace
 
 from voxmetry.report.document import ReportDocument
 from voxmetry.report.fonts import FAMILY, Fonts, load_fonts
-from voxmetry.report.illustrations import Illustration
+from voxmetry.report.pictures.illustrations import Illustration
 from voxmetry.report.tables import Column, Row, Table
 
 if TYPE_CHECKING:
-    from voxmetry.report.material import Material
+    from voxmetry.report.pictures.material import Material
 
 MARGIN_MM = 14.0
 BODY_PT, SMALL_PT = 8.5, 7.2

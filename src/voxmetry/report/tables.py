@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from voxmetry.core.base import Record
-from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Comparison, Flag, Measurement, PredictedDice, StudyResult
+from voxmetry.measurement.sides import pairs
 from voxmetry.report.language import ENGLISH, Language
 from voxmetry.report.text import UNDEFINED, clean, intensity_places, millilitres, unit_name
 
@@ -296,22 +295,6 @@ def asymmetry_table(result: StudyResult, say: Language = ENGLISH) -> Table | Non
         ),
         rows=tuple(rows),
     )
-
-
-def pairs(measurements: Iterable[Measurement], labels: LabelTable) -> list[tuple[str, Measurement, Measurement]]:
-    """Return the structures that are there on both sides: their common name, the left and the right one.
-
-    A side is the label's laterality, or the word left or right in its name.
-    """
-    sides: dict[str, dict[str, Measurement]] = {}
-    for m in measurements:
-        words = re.split(r"[_\W]+", m.label)
-        named = [word for word in words if word.lower() in ("left", "right")]
-        side = labels.by_value(m.value).laterality or (named[0].lower() if len(named) == 1 else None)
-        if side is not None and m.n_voxels:
-            rest = " ".join(word for word in words if word.lower() not in ("left", "right"))
-            sides.setdefault(rest, {})[side] = m
-    return [(name, pair["left"], pair["right"]) for name, pair in sides.items() if len(pair) == 2]
 
 
 def signed_percent(share: float) -> str:

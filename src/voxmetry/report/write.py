@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from voxmetry.core.follow_up import PriorComparison
 from voxmetry.core.records import StudyResult
+from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError
@@ -14,8 +14,8 @@ from voxmetry.io.atomic import write_bytes, write_text
 from voxmetry.report.document import ReportDocument, spell
 from voxmetry.report.html import render_html
 from voxmetry.report.language import ENGLISH, Language, load_language
-from voxmetry.report.material import Material, draw
-from voxmetry.report.planning import plan_pictures, require_one_grid
+from voxmetry.report.pictures.material import Material, draw
+from voxmetry.report.pictures.planning import plan_pictures, require_one_grid
 
 PAGES = ("a4", "letter")
 SUFFIXES = (".html", ".pdf")

@@ -24,7 +24,7 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.io.atomic import make_folder, replaced_together, write_text
 from voxmetry.nn import grids
 from voxmetry.nn import preprocess as preparation
-from voxmetry.train.data import LabelledCase, load_case
+from voxmetry.train.batches import LabelledCase, load_case
 from voxmetry.train.dataset import Case, DataSet
 
 if TYPE_CHECKING:

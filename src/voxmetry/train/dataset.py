@@ -19,7 +19,7 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io import read_segmentation, read_volume
-from voxmetry.io.files import Modality
+from voxmetry.io.read import Modality
 
 SHOWN = 10
 """Names that an error lists before it says how many more there are."""

@@ -9,7 +9,7 @@ from torch import nn
 from voxmetry.config import ModelSpec
 from voxmetry.errors import ConfigError, ModelError
 from voxmetry.models import find_model, read_spec
-from voxmetry.nn.networks import build_network
+from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.weights import load_into
 
 SAME = ("orientation", "spacing_mm", "resampling", "labels")

@@ -13,10 +13,10 @@ from voxmetry.config import CleanStep, ModelSpec, Range, TrainingDomain, Weights
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
-from voxmetry.measure.overlap import Overlap
+from voxmetry.measurement.overlap import Overlap
 from voxmetry.models import read_spec
 from voxmetry.nn import Predictor
-from voxmetry.nn.networks import Ensemble, build_network
+from voxmetry.nn.networks.build import Ensemble, build_network
 from voxmetry.nn.weights import load_into, sha256_of, to_bytes
 from voxmetry.ops.components import clean
 from voxmetry.train.dataset import DataSet, read_case

@@ -11,7 +11,7 @@ from torch import nn
 from voxmetry.config import ModelSpec, TrainSettings, parse_record
 from voxmetry.errors import ConfigError, ModelError
 from voxmetry.models import find_model, read_spec
-from voxmetry.nn.networks import build_network
+from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.weights import distinct_tensors, load_into
 
 _HEADS = ("output_block", "deep_supervision_heads")

@@ -15,7 +15,7 @@ from voxmetry.config import ModelSpec, Range, TrainingDomain, TrainSettings, Wei
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.nn.grids import reorientation
 from voxmetry.nn.weights import sha256_of, to_bytes
-from voxmetry.train.data import LabelledCase
+from voxmetry.train.batches import LabelledCase
 
 VOLUME_MARGIN = 0.25
 """Share by which the smallest and the largest volume seen are widened to give the expected range."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from voxmetry.core.labels import PALETTE, Label, LabelTable
 from voxmetry.errors import ConfigError, InputError
-from voxmetry.io.files import ITK, NIFTI, Modality, suffix_of
+from voxmetry.io.read import ITK, NIFTI, Modality, suffix_of
 from voxmetry.train.dataset import Case, Channel, DataSet, listed
 
 _FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))

@@ -27,11 +27,11 @@ from torch import nn
 from voxmetry.config import ModelSpec, TrainSettings
 from voxmetry.errors import InferenceError
 from voxmetry.io.atomic import make_folder, write_text
-from voxmetry.measure.overlap import Overlap
-from voxmetry.nn.unet import split_outputs
+from voxmetry.measurement.overlap import Overlap
+from voxmetry.nn.networks.dynunet import split_outputs
 from voxmetry.nn.window import window_scores
+from voxmetry.train.batches import LabelledCase, ahead, all_folds, batches, hold_out
 from voxmetry.train.cache import cached_cases, default_cache
-from voxmetry.train.data import LabelledCase, ahead, all_folds, batches, hold_out
 from voxmetry.train.dataset import open_data, require_structures
 from voxmetry.train.devices import gather, open_fabric
 from voxmetry.train.finish import write_model

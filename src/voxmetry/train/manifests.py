@@ -13,7 +13,7 @@ from voxmetry.config import load_yaml
 from voxmetry.core.base import Record
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError
-from voxmetry.io.files import Modality
+from voxmetry.io.read import Modality
 from voxmetry.train.dataset import Case, Channel, DataSet
 from voxmetry.train.layouts import modality_of, plain_name, table_of
 

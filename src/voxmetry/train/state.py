@@ -17,7 +17,7 @@ from voxmetry.config import TrainSettings, dump_yaml, load_yaml
 from voxmetry.errors import ConfigError, FormatError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.models import find_model
-from voxmetry.nn.networks import build_network
+from voxmetry.nn.networks.build import build_network
 from voxmetry.train.dataset import listed
 from voxmetry.train.distill import load_teacher
 from voxmetry.train.finetune import carry_over

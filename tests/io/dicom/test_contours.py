@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from skimage.draw import polygon2mask
 
-from voxmetry.io.dicom.contours import area, fill, fill_structure, keyhole, trace
+from voxmetry.io.dicom.segmentations.contours import area, fill, fill_structure, keyhole, trace
 
 
 def box(low, high):

@@ -19,7 +19,7 @@ from pydicom.fileset import FileSet
 from voxmetry import list_series, read_volume
 from voxmetry.errors import InputError, SeriesError
 from voxmetry.io import read_series
-from voxmetry.io.dicom import find, opened
+from voxmetry.io.dicom.read import find, opened
 
 
 def zipped(files, path, **names):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import phantoms
-from voxmetry.io.dicom.grid import Plane, audit
+from voxmetry.io.dicom.read.grid import Plane, audit
 
 
 def planes(heights, *, degrees=(7.0, -11.0, 19.0), **changes) -> list[Plane]:

@@ -12,11 +12,11 @@ from validators import assert_valid
 from voxmetry import Label, LabelTable, Segmentation, list_series, measure, read_segmentation, read_volume
 from voxmetry.core.labels import Code
 from voxmetry.io import read_series
-from voxmetry.io.dicom.origin import Origin
-from voxmetry.io.dicom.rtstruct_write import write_rtstruct
-from voxmetry.io.dicom.seg_write import write_seg
-from voxmetry.io.dicom.source import read_source
-from voxmetry.io.dicom.structured_report import write_report_sr
+from voxmetry.io.dicom.objects.origin import Origin
+from voxmetry.io.dicom.objects.source import read_source
+from voxmetry.io.dicom.objects.structured_report import write_report_sr
+from voxmetry.io.dicom.segmentations.rtstruct_write import write_rtstruct
+from voxmetry.io.dicom.segmentations.seg_write import write_seg
 
 ORIGIN = Origin("automatic", "phantom-model", "1.2.3", serial="f" * 64, software="0.1.0")
 TABLE = LabelTable(

@@ -21,14 +21,14 @@ from voxmetry.core.geometry import Geometry, swap_lps_ras
 from voxmetry.core.labels import Code
 from voxmetry.errors import FormatError, GeometryError, InputError, LabelError, OutputError
 from voxmetry.io import write_series
-from voxmetry.io.dicom.deidentify import UidMap, deidentify, deidentify_files
-from voxmetry.io.dicom.encapsulated import write_encapsulated_pdf, write_secondary_capture
-from voxmetry.io.dicom.origin import Origin
-from voxmetry.io.dicom.rtstruct_write import write_rtstruct
-from voxmetry.io.dicom.seg_write import write_seg
-from voxmetry.io.dicom.source import read_source
-from voxmetry.io.dicom.structured_report import write_report_sr
-from voxmetry.measure import lesions
+from voxmetry.io.dicom.objects.deidentify import UidMap, deidentify, deidentify_files
+from voxmetry.io.dicom.objects.encapsulated import write_encapsulated_pdf, write_secondary_capture
+from voxmetry.io.dicom.objects.origin import Origin
+from voxmetry.io.dicom.objects.source import read_source
+from voxmetry.io.dicom.objects.structured_report import write_report_sr
+from voxmetry.io.dicom.segmentations.rtstruct_write import write_rtstruct
+from voxmetry.io.dicom.segmentations.seg_write import write_seg
+from voxmetry.measurement import lesions
 
 ORIGIN = Origin("automatic", "phantom-model", "1.2.3", serial="f" * 64, software="0.1.0")
 TABLE = LabelTable(

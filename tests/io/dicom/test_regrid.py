@@ -11,7 +11,7 @@ from voxmetry import Geometry, Volume, list_series, read_volume
 from voxmetry.core.geometry import swap_lps_ras
 from voxmetry.core.records import SeriesInfo
 from voxmetry.errors import SeriesError
-from voxmetry.flags import flag_source
+from voxmetry.flags.study import flag_source
 from voxmetry.io import write_series
 
 SHAPE = (48, 40, 9)

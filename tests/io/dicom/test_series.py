@@ -15,7 +15,7 @@ from pydicom.uid import UID, SecondaryCaptureImageStorage
 
 from voxmetry import list_series, read_volume
 from voxmetry.errors import InputError, SeriesError
-from voxmetry.io.dicom.elements import DamagedError, parse
+from voxmetry.io.dicom.read.elements import DamagedError, parse
 
 
 def only(path):
@@ -37,7 +37,7 @@ def test_a_series_is_described(files):
 
 
 def test_pixels_are_not_read(files, edit, monkeypatch):
-    from voxmetry.io.dicom import headers, opened
+    from voxmetry.io.dicom.read import headers, opened
 
     for file in files:
         edit(file, Rows=512, Columns=512, PixelData=bytes(512 * 512 * 2))

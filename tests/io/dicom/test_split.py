@@ -10,7 +10,7 @@ import pytest
 
 from voxmetry import list_series, read_volume
 from voxmetry.errors import SeriesError
-from voxmetry.io.dicom.split import in_words
+from voxmetry.io.dicom.read.split import in_words
 
 NORMAL_STEP = 2.6
 

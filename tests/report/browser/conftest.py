@@ -80,7 +80,7 @@ def make_page(tmp_path_factory: Any) -> Any:
 
 @pytest.fixture
 def report(make_page: Any, make_result: Any) -> Path:
-    from voxmetry.measure import lesions
+    from voxmetry.measurement import lesions
 
     volume, segmentation = blocks()
     flags = (

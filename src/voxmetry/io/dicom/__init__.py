@@ -5,15 +5,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-_ROOMS = {"list_series": "series", "choose_series": "choose", "read_series": "pixels", "write_series": "write"}
+_ROOMS = {
+    "list_series": "read.series",
+    "choose_series": "read.choose",
+    "read_series": "read.pixels",
+    "write_series": "objects.write",
+}
 
 __all__ = ["choose_series", "list_series", "read_series", "write_series"]
 
 if TYPE_CHECKING:
-    from voxmetry.io.dicom.choose import choose_series
-    from voxmetry.io.dicom.pixels import read_series
-    from voxmetry.io.dicom.series import list_series
-    from voxmetry.io.dicom.write import write_series
+    from voxmetry.io.dicom.objects.write import write_series
+    from voxmetry.io.dicom.read.choose import choose_series
+    from voxmetry.io.dicom.read.pixels import read_series
+    from voxmetry.io.dicom.read.series import list_series
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,6 @@
 """Models of other frameworks: import of nnU-Net v2 folders and MONAI bundles, export to ONNX, TorchScript and MONAI."""
 
-from voxmetry.nn.interop.arrive import ImportOptions, import_model
 from voxmetry.nn.interop.export import export_model
+from voxmetry.nn.interop.import_model import ImportOptions, import_model
 
 __all__ = ["ImportOptions", "export_model", "import_model"]

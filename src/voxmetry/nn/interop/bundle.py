@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from voxmetry.config import ModelSpec, WindowSpec, parse_record
+from voxmetry.config.networks import MonaiName, MonaiNetwork
 from voxmetry.core.labels import LabelTable
-from voxmetry.core.networks import MonaiName, MonaiNetwork
 from voxmetry.errors import ModelError
-from voxmetry.nn.interop.arrive import Arrival, ImportOptions
 from voxmetry.nn.interop.bundle_config import Values, read_config
 from voxmetry.nn.interop.bundle_transforms import Prepared, read_postprocessing, read_preprocessing
 from voxmetry.nn.interop.checkpoint import plain_names, read_checkpoint
-from voxmetry.nn.networks import SET_BY_THE_MODEL
+from voxmetry.nn.interop.import_model import ImportedModel, ImportOptions
+from voxmetry.nn.networks.build import SET_BY_THE_MODEL
 from voxmetry.nn.weights import sha256_of
 
 MONAI_NETWORKS: tuple[str, ...] = get_args(MonaiName)
@@ -40,7 +40,7 @@ def is_bundle(folder: Path) -> bool:
     return (folder / "configs" / "metadata.json").is_file()
 
 
-def read_bundle(folder: Path, options: ImportOptions) -> Arrival:
+def read_bundle(folder: Path, options: ImportOptions) -> ImportedModel:
     """Understand a MONAI bundle, without running any of its expressions.
 
     Parameters
@@ -83,7 +83,7 @@ def read_bundle(folder: Path, options: ImportOptions) -> Arrival:
         where=folder.name,
     )
     version = metadata.get("monai_version", "unknown version")
-    return Arrival(
+    return ImportedModel(
         spec=spec,
         members=(_parameters(weights),),
         origin=f"the MONAI bundle {name} {metadata.get('version', '')} (MONAI {version})",

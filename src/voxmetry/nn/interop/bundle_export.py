@@ -8,10 +8,10 @@ import monai
 import torch
 
 from voxmetry.config import ModelSpec, NetworkSpec, Normalise
-from voxmetry.core.networks import MonaiNetwork
+from voxmetry.config.networks import MonaiNetwork
 from voxmetry.errors import ModelError
-from voxmetry.nn.networks import SET_BY_THE_MODEL
-from voxmetry.nn.unet import dynunet_arguments
+from voxmetry.nn.networks.build import SET_BY_THE_MODEL
+from voxmetry.nn.networks.dynunet import dynunet_arguments
 
 Json: TypeAlias = dict[str, Any]
 

@@ -17,7 +17,7 @@ from voxmetry.errors import MissingExtraError, ModelError, OutputExistsError
 from voxmetry.io.atomic import atomic_path, make_folder, write_bytes, write_text
 from voxmetry.models import find_model
 from voxmetry.nn.interop.bundle_export import inference_config, metadata
-from voxmetry.nn.networks import build_network
+from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.weights import load_into
 
 INPUT, OUTPUT = "image", "scores"

@@ -17,11 +17,11 @@ from voxmetry.config import (
     WindowSpec,
     parse_record,
 )
+from voxmetry.config.networks import NnunetNetwork
 from voxmetry.core.labels import LabelTable
-from voxmetry.core.networks import NnunetNetwork
 from voxmetry.errors import ModelError
-from voxmetry.nn.interop.arrive import Arrival, ImportOptions
 from voxmetry.nn.interop.checkpoint import plain_names, read_checkpoint
+from voxmetry.nn.interop.import_model import ImportedModel, ImportOptions
 from voxmetry.nn.interop.nnunet_plans import read_network, read_resampling
 from voxmetry.nn.weights import sha256_of
 
@@ -45,7 +45,7 @@ def is_nnunet(folder: Path) -> bool:
     )
 
 
-def read_nnunet(folder: Path, options: ImportOptions) -> Arrival:
+def read_nnunet(folder: Path, options: ImportOptions) -> ImportedModel:
     """Understand an nnU-Net v2 model folder.
 
     Parameters
@@ -93,7 +93,7 @@ def read_nnunet(folder: Path, options: ImportOptions) -> Arrival:
         ModelSpec,
         where=folder.name,
     )
-    return Arrival(
+    return ImportedModel(
         spec=spec,
         members=tuple(_parameters(content, network, path) for path, content in checkpoints),
         origin=f"nnU-Net v2 ({plans.get('plans_name', 'plans')}, {first.get('trainer_name', 'unknown trainer')}, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from voxmetry.config import Resampling, parse_record
-from voxmetry.core.networks import NnunetNetwork
+from voxmetry.config.networks import NnunetNetwork
 from voxmetry.errors import ModelError
 
 Json: TypeAlias = dict[str, Any]

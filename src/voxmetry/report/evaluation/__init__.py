@@ -10,7 +10,7 @@ from voxmetry.core.base import Record
 from voxmetry.core.labels import PALETTE
 from voxmetry.core.records import MeanInterval, StructureSummary
 from voxmetry.io.atomic import write_text
-from voxmetry.measure.failures import SIDES, Failures
+from voxmetry.measurement.failures import SIDES, Failures
 from voxmetry.report.document import NOTICE
 from voxmetry.report.evaluation.scatter import ScatterChart, scatter_charts
 from voxmetry.report.html import environment

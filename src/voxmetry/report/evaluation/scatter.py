@@ -6,8 +6,8 @@ import math
 
 from voxmetry.core.base import Record
 from voxmetry.core.labels import PALETTE
-from voxmetry.measure.failures import Failures
-from voxmetry.report.cohort.charts import Point, Tick
+from voxmetry.measurement.failures import Failures
+from voxmetry.report.comparison.charts import Point, Tick
 from voxmetry.report.text import clean, decimals, ratio
 
 SHOWN = {"volume_reference_ml": "Volume of the reference (mL)", "intensity_mean": "Mean intensity in the reference"}

@@ -1,0 +1,63 @@
+"""Settings and model specifications, read from strict YAML."""
+
+from voxmetry.config.model import (
+    Axcodes,
+    CleanStep,
+    InputSpec,
+    IntTriple,
+    Landmarks,
+    MapName,
+    ModelSpec,
+    Network,
+    NetworkSpec,
+    Normalise,
+    Quality,
+    Range,
+    Resampling,
+    SeriesRules,
+    Spacing,
+    TrainingDomain,
+    Triple,
+    Weights,
+    WindowSpec,
+    predicted_dice,
+)
+from voxmetry.config.networks import Count, Counts, MonaiName, MonaiNetwork, NnunetNetwork
+from voxmetry.config.study import DicomOutput, StudySettings
+from voxmetry.config.train import Augment, TrainSettings
+from voxmetry.config.yaml import dump_yaml, load_yaml, parse_record
+
+__all__ = [
+    "Augment",
+    "Axcodes",
+    "CleanStep",
+    "Count",
+    "Counts",
+    "DicomOutput",
+    "InputSpec",
+    "IntTriple",
+    "Landmarks",
+    "MapName",
+    "ModelSpec",
+    "MonaiName",
+    "MonaiNetwork",
+    "Network",
+    "NetworkSpec",
+    "NnunetNetwork",
+    "Normalise",
+    "Quality",
+    "Range",
+    "Resampling",
+    "SeriesRules",
+    "Spacing",
+    "StudySettings",
+    "TrainSettings",
+    "TrainingDomain",
+    "Triple",
+    "Weights",
+    "WindowSpec",
+    "dump_yaml",
+    "load_yaml",
+    "parse_record",
+    "predicted_dice",
+]

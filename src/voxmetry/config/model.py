@@ -1,0 +1,348 @@
+"""What a model is: the content of `model.yaml`."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+
+from voxmetry.config.networks import MonaiNetwork, NnunetNetwork
+from voxmetry.core.base import Record
+from voxmetry.core.labels import LabelTable
+
+Triple: TypeAlias = tuple[float, float, float]
+MapName: TypeAlias = Literal["probabilities", "entropy", "disagreement"]
+"""What can be written for each voxel beside its label; see `nn.uncertainty_maps`."""
+IntTriple: TypeAlias = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Spacing: TypeAlias = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+def _check_axcodes(codes: str) -> str:
+    if sorted(codes) == ["I", "J", "K"]:
+        return codes
+    axes = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
+    if sorted(axes.get(code, -1) for code in codes) != [0, 1, 2]:
+        raise ValueError(f"{codes!r} is not one each of R or L, A or P, S or I, such as 'RAS', nor an order of IJK")
+    return codes
+
+
+Axcodes: TypeAlias = Annotated[str, AfterValidator(_check_axcodes)]
+
+
+class Range(Record):
+    """Lowest and highest value, both included."""
+
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low <= self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
+
+    def __contains__(self, x: float) -> bool:
+        return self.low <= x <= self.high
+
+
+class Normalise(Record):
+    """How intensities of one input become network input.
+
+    'zscore': clip to the given percentiles of the voxels that are not exactly 0 (or of all), then subtract their mean
+    and divide by their standard deviation. 'window': clip to [low, high] in the image's unit, then subtract `mean` and
+    divide by `sd`. 'shift': the same without clipping. 'minmax': scale the lowest and the highest value to low and
+    high (0 and 1 if not given).
+    """
+
+    method: Literal["zscore", "window", "shift", "minmax"]
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    nonzero: bool = True
+    keep_zeros: bool = False
+    """'zscore' with `nonzero`: leave the voxels that are not counted as they are."""
+    low: float | None = None
+    high: float | None = None
+    mean: float = 0.0
+    sd: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.method == "window" and (self.low is None or self.high is None or self.low >= self.high):
+            raise ValueError("method 'window' needs low and high, low below high")
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError(f"percentiles {self.percentiles} are not two rising numbers in 0..100")
+        return self
+
+
+class SeriesRules(Record):
+    """Which series of a study is meant, beyond its modality.
+
+    What a header leaves open breaks no rule but `description`. Patterns are regular expressions, searched without
+    regard to case in Series Description and Protocol Name.
+    """
+
+    description: tuple[str, ...] = ()
+    """One of these must be found."""
+    not_description: tuple[str, ...] = ()
+    """None of these may be found."""
+    body_part: tuple[str, ...] = ()
+    """Body Part Examined."""
+    thickness_mm: Range | None = None
+    """Slice thickness, or the step between slices where the header does not state it."""
+    phase: tuple[Literal["native", "arterial", "portal venous", "delayed"], ...] = ()
+    """Contrast phase, as far as description and protocol name one."""
+    plane: tuple[Literal["axial", "coronal", "sagittal"], ...] = ()
+    """Orientation of the slices; oblique ones count as the nearest."""
+
+    @model_validator(mode="after")
+    def _patterns(self) -> Self:
+        for pattern in (*self.description, *self.not_description):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return self
+
+
+class InputSpec(Record):
+    """One input channel."""
+
+    name: str
+    modality: Literal["CT", "MR", "PT"]
+    normalise: Normalise
+    series: SeriesRules | None = None
+    """Which series of a DICOM study this input is, where its modality alone does not say."""
+    then: tuple[Normalise, ...] = ()
+    """Further steps, each on the result of the one before."""
+
+
+class NetworkSpec(Record):
+    """A DynUNet: one entry a level, from full resolution downwards.
+
+    The patch must be divisible by the product of the strides along each axis.
+    """
+
+    kind: Literal["dynunet"] = "dynunet"
+    channels: tuple[Annotated[int, Field(ge=1)], ...]
+    strides: tuple[IntTriple, ...]
+    kernels: tuple[IntTriple, ...]
+    residual: bool = False
+    deep_supervision: Annotated[int, Field(ge=0)] = 0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _levels(self) -> Self:
+        if not len(self.channels) == len(self.strides) == len(self.kernels) or len(self.channels) < 3:
+            raise ValueError(
+                f"{len(self.channels)} channels, {len(self.strides)} strides and {len(self.kernels)} kernels: "
+                "each level needs one of each, three levels at least"
+            )
+        if self.deep_supervision > len(self.channels) - 2:
+            raise ValueError(
+                f"deep_supervision {self.deep_supervision} with {len(self.channels)} levels: at most two fewer"
+            )
+        return self
+
+    @property
+    def divisor(self) -> tuple[int, int, int]:
+        """What the patch must be divisible by along each axis."""
+        i, j, k = (math.prod(stride[axis] for stride in self.strides) for axis in range(3))
+        return (i, j, k)
+
+
+class WindowSpec(Record):
+    """The sliding window: patch in voxels of the model's grid and the share that neighbours overlap by."""
+
+    patch: IntTriple
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    blending: Literal["gaussian", "constant"] = "gaussian"
+    placement: Literal["monai", "nnunet"] = "monai"
+    """'monai': steps of a fixed size, the last window moved back inside. 'nnunet': as many windows, evenly spread, and
+    nnU-Net's own Gaussian. The two see other patches, and so give other scores."""
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    """Axes along which the scores are averaged over both mirror images."""
+    skip_up_to: float | None = None
+    """Windows in which the first input is nowhere above this value, in the image's unit, are background and are not
+    run. None runs all. For CT, whose air is about -1000 HU."""
+
+
+class Resampling(Record):
+    """How images reach the model's grid, and which grid that is.
+
+    'centred': linear; the grid shares its centre with the study's own. 'monai': linear; the grid starts at the centre
+    of the study's first voxel, as MONAI's `Spacing` has it. 'nnunet': nnU-Net's order of steps: crop to what is not
+    zero, normalise on the study's own voxels, then resample so that the outermost voxel edges agree; what was cropped
+    away is background.
+    """
+
+    rule: Literal["centred", "monai", "nnunet"] = "centred"
+    order: Literal[1, 3] = 1
+    """Of the splines for images, with 'nnunet': 1 linear, 3 cubic. Scores are always interpolated linearly."""
+    slices_apart: bool | None = None
+    """With 'nnunet': resample each thick slice by itself, and take the nearest slice, for images and scores. None:
+    where the largest voxel size is more than `anisotropy` times the smallest."""
+    anisotropy: Annotated[float, Field(ge=1)] = 3.0
+
+    @model_validator(mode="after")
+    def _linear(self) -> Self:
+        if self.rule != "nnunet" and (self.order != 1 or self.slices_apart is not None):
+            raise ValueError(f"rule {self.rule!r} is linear along all axes: order and slices_apart belong to 'nnunet'")
+        return self
+
+
+class CleanStep(Record):
+    """One step of the clean-up after the network.
+
+    'largest': keep the largest connected component. 'drop_small': remove components below `min_volume_ml`.
+    'fill_holes': fill background that the structure encloses. Components are 26-connected.
+    """
+
+    step: Literal["largest", "drop_small", "fill_holes"]
+    labels: tuple[str, ...] = ()
+    """Structures that it applies to; none given means all, each by itself."""
+    min_volume_ml: Annotated[float, Field(ge=0)] = 0.0
+    together: bool = False
+    """Treat the named labels as one structure: what belongs to the union's largest component stays."""
+
+
+class Landmarks(Record):
+    """Ranges of three percentiles of the values of the training images, as `flags.image.landmarks` finds them."""
+
+    p05: Range
+    p50: Range
+    p95: Range
+
+
+class TrainingDomain(Record):
+    """What the model has seen. An input outside is segmented all the same, and flagged."""
+
+    spacing_mm: tuple[Range, Range, Range] | None = None
+    """None where it is not known, as for a model of another framework: then nothing is flagged."""
+    field_of_view_mm: tuple[Range, Range, Range] | None = None
+    """Extent of the image along the model's axes (its orientation), voxel edges included."""
+    obliqueness_degrees: Range | None = None
+    """Angle between the image's axes and the patient's; a network sees a turned grid as a turned patient."""
+    volume_ml: dict[str, Range] = Field(default_factory=dict)
+    """Volume seen per structure, widened by the margin that the model card states."""
+    intensity: dict[str, Landmarks] = Field(default_factory=dict)
+    """Values seen per input; written by `voxmetry calibrate`."""
+
+
+def predicted_dice(intercept: float, slope: float, expected_dice: float) -> float:
+    """Return intercept + slope x expected Dice, kept within 0 and 1.
+
+    Examples
+    --------
+    >>> predicted_dice(-1.0, 2.0, 0.95), predicted_dice(0.5, 1.0, 0.9)
+    (0.9, 1.0)
+    """
+    return min(1.0, max(0.0, round(intercept + slope * expected_dice, 6)))
+
+
+class Quality(Record):
+    """How the Dice of one structure is foretold, fitted on cases that the network had not seen.
+
+    From the expected Dice of `nn.confidence` by `predicted_dice`.
+    """
+
+    intercept: float
+    slope: float
+    review_below: float
+    """A predicted Dice below asks for a look."""
+    error: float
+    """Mean absolute error of the prediction on cases that it was not fitted on."""
+    n_cases: Annotated[int, Field(ge=1)]
+
+    def predict(self, expected_dice: float) -> float:
+        """Return the predicted Dice.
+
+        Examples
+        --------
+        >>> Quality(intercept=-1.0, slope=2.0, review_below=0.8, error=0.02, n_cases=40).predict(0.95)
+        0.9
+        """
+        return predicted_dice(self.intercept, self.slope, expected_dice)
+
+
+class Weights(Record):
+    """The file that holds the network's parameters, and what it must hash to."""
+
+    file: str = "weights.safetensors"
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _network_kind(value: object) -> object:
+    return value.get("kind", "dynunet") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+Network: TypeAlias = Annotated[
+    Annotated[NetworkSpec, Tag("dynunet")]
+    | Annotated[NnunetNetwork, Tag("nnunet")]
+    | Annotated[MonaiNetwork, Tag("monai")],
+    Discriminator(_network_kind),
+]
+
+
+class ModelSpec(Record):
+    """A model: what it takes, what it does to it, what it returns. The content of `model.yaml`."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    version: str
+    summary: str
+    licence: str
+    body_part: str
+    inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1)]
+    orientation: Axcodes = "RAS"
+    """Or an order of "IJK": the axes as they are stored, in that order and whatever their direction."""
+    spacing_mm: Spacing
+    resampling: Resampling = Resampling()
+    window: WindowSpec
+    network: Network
+    members: Annotated[int, Field(ge=1)] = 1
+    """Networks of an ensemble, whose scores are averaged; the weights file holds all of them."""
+    labels: LabelTable
+    activation: Literal["none", "softmax"] = "none"
+    """What is done to the scores on the model's grid, before they are interpolated. The largest logit is the largest
+    probability, but not so between two voxels."""
+    regions: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
+    """None: one output for the background and one a label, of which the largest wins. Else one output a region, each
+    with its own probability: in this order, a region above one half paints this label value over those before."""
+    clean: tuple[CleanStep, ...] = ()
+    training_domain: TrainingDomain
+    quality: dict[str, Quality] = Field(default_factory=dict)
+    """By structure; made by `voxmetry calibrate`. Empty where nothing is foretold."""
+    weights: Weights | None = None
+    """None in a template that training starts from; a model folder always has them."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for axis, (size, divisor) in enumerate(zip(self.window.patch, self.network.divisor, strict=True)):
+            if size % divisor:
+                legal = max(1, round(size / divisor)) * divisor
+                raise ValueError(
+                    f"window.patch is {size} along axis {axis}, which the network's strides need to be a multiple "
+                    f"of {divisor}: {legal} would do"
+                )
+        if self.regions and set(self.regions) != set(self.labels.values):
+            raise ValueError(f"regions paint {sorted(set(self.regions))}, labels are {sorted(self.labels.values)}")
+        if self.regions and self.activation != "none":
+            raise ValueError("regions have a probability each, to which a softmax does not apply")
+        steps = {how.method for how in (self.inputs[0].normalise, *self.inputs[0].then)}
+        if self.window.skip_up_to is not None and steps - {"window", "shift"}:
+            raise ValueError(
+                "window.skip_up_to needs a first input that is normalised by 'window' or 'shift': "
+                "what is scaled by the image's own values has no fixed unit"
+            )
+        known = set(self.labels.names)
+        named = {name for step in self.clean for name in step.labels} | set(self.training_domain.volume_ml)
+        named |= set(self.quality)
+        if named - known:
+            raise ValueError(f"labels {sorted(named - known)} are not in the label table {sorted(known)}")
+        return self
+
+    @property
+    def n_classes(self) -> int:
+        """Number of the network's output channels: the background and each label, or each region."""
+        return len(self.regions) if self.regions else len(self.labels) + 1

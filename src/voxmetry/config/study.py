@@ -1,0 +1,66 @@
+"""How one study is read, run and written: the content of a settings file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from voxmetry.config.model import MapName
+from voxmetry.core.base import Record
+
+
+class DicomOutput(Record):
+    """Which DICOM objects are written of a study that is DICOM itself."""
+
+    seg: bool = False
+    """A DICOM segmentation, seg.dcm."""
+    rtstruct: bool = False
+    """An RT structure set, rtstruct.dcm."""
+    sr: bool = False
+    """A structured report of the measurements, sr.dcm, with the segmentation that it refers to."""
+    pdf: bool = False
+    """The report as a PDF file, and inside a DICOM object, report.dcm."""
+    key_images: bool = False
+    """The report's pictures with their words as Secondary Capture images, key_image_01.dcm and on."""
+    deidentify: bool = False
+    """Whether these objects lose the patient's identity; a copy of the series that they refer to comes with them."""
+    seg_kind: Literal["binary", "labelmap"] = "binary"
+    keep_empty_frames: bool = False
+    """Whether a segment has a frame on each slice, as some viewers need."""
+
+    @property
+    def any_object(self) -> bool:
+        """Whether anything is written."""
+        return self.seg or self.rtstruct or self.sr or self.pdf or self.key_images
+
+
+class StudySettings(Record):
+    """How one study is run. The content of a file in `configs/study`; each field is an option of `voxmetry segment`."""
+
+    series: str | None = None
+    """Series Instance UID, where the folder holds more than one candidate."""
+    modality: Literal["CT", "MR", "PT"] | None = None
+    """What a file without DICOM headers is; None takes the model's word for it, after a look at the values."""
+    unit: Literal["SUVbw"] | None = None
+    """What a PET file without DICOM headers holds; None leaves it open, and no SUV is named."""
+    device: Literal["auto", "cpu", "cuda", "mps", "openvino"] = "auto"
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    execution: Literal["eager", "compile", "graph"] = "eager"
+    """How torch runs the network: operation by operation, compiled, or as a CUDA graph."""
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """The most that the process may hold, in 10^9 bytes; None takes what the system has left."""
+    tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
+    """Tolerance of the surface Dice against a reference."""
+    maps: tuple[MapName, ...] = ()
+    """What is written for each voxel beside its label: probabilities.nii, entropy.nii, disagreement.nii."""
+    dicom: DicomOutput = DicomOutput()
+    report: Literal["full", "brief", "none"] = "full"
+    """A report; a thumbnail, and a report only if the study is flagged for review; neither."""
+    overwrite: bool = False
+    suv: Literal["bw", "lbm", "bsa", "none"] = "bw"
+    """What a PET series becomes: SUV by body weight, lean body mass or body surface area, or its stored values."""
+    allow_uneven: bool = False
+    """Take a DICOM series with missing slices or uneven steps, interpolated onto a regular grid."""
+    resample_tilt: bool = False
+    """Take a DICOM series whose stack leans (gantry tilt), resampled onto a grid at right angles."""

@@ -1,0 +1,88 @@
+"""How a model is trained: the content of a training configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from voxmetry.config.model import ModelSpec
+from voxmetry.core.base import Record
+
+
+class Augment(Record):
+    """Probabilities and strengths of the random changes to a training case. All are drawn per case and step."""
+
+    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0,)
+    affine_probability: float = 0.5
+    rotate_degrees: float = 20.0
+    scale: float = 0.2
+    elastic_probability: float = 0.0
+    low_resolution_probability: float = 0.25
+    low_resolution_zoom: tuple[float, float] = (0.5, 1.0)
+    blur_probability: float = 0.2
+    blur_sigma_voxels: tuple[float, float] = (0.5, 1.2)
+    noise_probability: float = 0.2
+    noise_sd: float = 0.15
+    bias_field_probability: float = 0.2
+    contrast_probability: float = 0.3
+    contrast_gamma: tuple[float, float] = (0.7, 1.5)
+    scale_intensity_probability: float = 0.3
+    scale_intensity: float = 0.25
+
+
+class TrainSettings(Record):
+    """One training run. The content of a file in `configs/train`."""
+
+    schema_version: Literal[1] = 1
+    model: ModelSpec
+    data: str
+    """A data set as `train.dataset.open_data` takes it, relative to this file, to VOXMETRY_DATA or to the working
+    folder."""
+    start_from: str | None = None
+    """Model folder or bundled model whose weights the run starts from; its network must be the same. None starts from
+    random weights."""
+    teacher: str | None = None
+    """Model folder or bundled model, such as an ensemble of folds, whose probabilities the network learns as well."""
+    teacher_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Weight of the teacher's probabilities in the loss; the labels have the rest. Not used without a teacher."""
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the patients that is held out; 0 trains on all. Not used where `fold` is given."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Parts that a cross-validation deals the patients into."""
+    fold: Annotated[int, Field(ge=0)] | None = None
+    """The part that this run holds out, counted from 0; None is no run of a cross-validation."""
+    seed: int = 0
+    epochs: Annotated[int, Field(ge=1)] = 45
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["bf16", "float32"] = "bf16"
+    loss: Literal["dice_ce", "dice_focal", "tversky"] = "dice_ce"
+    """Dice and cross-entropy; Dice and focal loss; or Tversky and cross-entropy, where a missed voxel weighs more than
+    an invented one, for structures of few voxels."""
+    border_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the truth that a voxel beside another structure gives away to it: for borders that are drawn along a
+    slice. 0 keeps labels as they are."""
+    foreground_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the patches that are centred on a structure, each structure of the case as often as the others, so that
+    rare ones are seen. The rest is placed anywhere; cases without a structure stay in."""
+    validate_every: Annotated[int, Field(ge=1)] = 5
+    augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Self:
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} of {self.folds}: the folds are counted from 0")
+        return self
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        model = self.model
+        if model.network.kind != "dynunet" or model.members > 1 or model.regions or model.resampling.rule != "centred":
+            raise ValueError(
+                "model: training takes a network of kind 'dynunet', one member, no regions and the centred grid; "
+                "what was imported from another framework is trained there"
+            )
+        return self

@@ -1,0 +1,84 @@
+"""Strict YAML to records and back. Nothing is evaluated: a configuration is data.
+
+An unknown key, a wrong type or a value out of range is a `ConfigError` that names the file and the key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from voxmetry.core.base import Record
+from voxmetry.errors import ConfigError
+
+R = TypeVar("R", bound=Record)
+
+
+def load_yaml(path: Path | str, kind: type[R]) -> R:
+    """Read a strict YAML file as a record.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        The record type, such as `ModelSpec`.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is no YAML, or has an unknown, missing or unusable key; the message names each.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            found=f"{path} cannot be read: {_why(error)}",
+            expected=f"a YAML file with the keys of {kind.__name__}",
+            fix="check the path, and that it is a text file that you may read",
+        ) from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            found=f"{path} is not valid YAML: {error}", expected="a YAML mapping", fix="mend the line that is named"
+        ) from error
+    return parse_record(data, kind, where=str(path))
+
+
+def parse_record(data: object, kind: type[R], *, where: str) -> R:
+    """Turn plain data into a record; `where` names its origin in an error.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, missing or unusable.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors(include_url=False):
+            key = ".".join(str(part) for part in item["loc"]) or "(top level)"
+            lines.append(f"{key}: {item['msg']}")
+        raise ConfigError(
+            found=f"{where}: " + "; ".join(lines),
+            expected=f"the keys and values of {kind.__name__}",
+            fix="correct the keys that are named; an unknown key is often a typo",
+        ) from error
+
+
+def dump_yaml(record: Record) -> str:
+    """Write a record as YAML that `load_yaml` reads back to an equal one."""
+    text: str = yaml.safe_dump(
+        record.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=100
+    )
+    return text
+
+
+def _why(error: Exception) -> str:
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else type(error).__name__

@@ -1,0 +1,83 @@
+"""What is said about a study, a comparison and two time points: the records that become JSON and tables, and come back.
+
+They hold no patient identity.
+"""
+
+from voxmetry.core.records.comparison import (
+    CaseComparison,
+    CohortComparison,
+    CohortSettings,
+    Comparison,
+    ComparisonSummary,
+    StructureSummary,
+)
+from voxmetry.core.records.follow_up import (
+    FOLLOW_UP_VERSION,
+    Category,
+    Change,
+    FollowUp,
+    FollowUpSettings,
+    LesionChange,
+    PriorComparison,
+    RegistrationInfo,
+    Response,
+    Row4,
+    StructureChange,
+)
+from voxmetry.core.records.instances import Instance, InstanceMatching, PanopticQuality
+from voxmetry.core.records.series import SeriesInfo, Verdict
+from voxmetry.core.records.statistics import BlandAltman, Distribution, MeanInterval, PairedComparison, Reliability
+from voxmetry.core.records.study import (
+    Flag,
+    Lesion,
+    Measurement,
+    MembersAgreement,
+    OtherInput,
+    Point,
+    PredictedDice,
+    Provenance,
+    Region,
+    SourceInfo,
+    StudyResult,
+)
+
+__all__ = [
+    "FOLLOW_UP_VERSION",
+    "BlandAltman",
+    "CaseComparison",
+    "Category",
+    "Change",
+    "CohortComparison",
+    "CohortSettings",
+    "Comparison",
+    "ComparisonSummary",
+    "Distribution",
+    "Flag",
+    "FollowUp",
+    "FollowUpSettings",
+    "Instance",
+    "InstanceMatching",
+    "Lesion",
+    "LesionChange",
+    "MeanInterval",
+    "Measurement",
+    "MembersAgreement",
+    "OtherInput",
+    "PairedComparison",
+    "PanopticQuality",
+    "Point",
+    "PredictedDice",
+    "PriorComparison",
+    "Provenance",
+    "Region",
+    "RegistrationInfo",
+    "Reliability",
+    "Response",
+    "Row4",
+    "SeriesInfo",
+    "SourceInfo",
+    "StructureChange",
+    "StructureSummary",
+    "StudyResult",
+    "Verdict",
+]

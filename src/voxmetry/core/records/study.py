@@ -1,0 +1,198 @@
+"""What is said about a study: the content of `result.json` and its tables."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from voxmetry.core.base import SCHEMA_VERSION, Number, Record
+from voxmetry.core.labels import LabelTable
+from voxmetry.core.notebook import table
+from voxmetry.core.records.comparison import Comparison
+
+Point: TypeAlias = tuple[Number, Number, Number]
+"""A position in RAS+ mm."""
+
+
+class Region(Record):
+    """What is measured of a structure and of a lesion alike, on the segmentation's own grid."""
+
+    label: str
+    value: int
+    n_voxels: int
+    volume_ml: float
+    centroid_ras_mm: Point
+    max_diameter_mm: Number = float("nan")
+    touches_border: bool
+    border_sides: tuple[str, ...] = ()
+    """Faces of the grid that it touches, by the nearest patient direction: L, R, P, A, I, S."""
+    intensity_unit: str | None = None
+    intensity_mean: Number = float("nan")
+    intensity_sd: Number = float("nan")
+    intensity_min: Number = float("nan")
+    intensity_p05: Number = float("nan")
+    intensity_median: Number = float("nan")
+    intensity_p95: Number = float("nan")
+    intensity_max: Number = float("nan")
+    reason: str = ""
+    """Why a number is nan; empty where none is."""
+
+
+class Measurement(Region):
+    """One structure of a segmentation."""
+
+    kind: Literal["organ", "lesion"]
+    extent_rl_mm: Number
+    extent_ap_mm: Number
+    extent_si_mm: Number
+    mesh_volume_ml: Number = float("nan")
+    surface_area_mm2: Number = float("nan")
+    sphericity: Number = float("nan")
+
+
+class Lesion(Region):
+    """One connected component of a structure."""
+
+    id: str
+    """The structure's name and a number; the largest component is 1."""
+    long_axis_mm: Number
+    """Longest diameter in one axial slice, as RECIST 1.1 measures."""
+    long_axis_ends_ras_mm: tuple[Point, Point]
+    short_axis_mm: Number
+    """Longest diameter perpendicular to the long axis in the same slice."""
+    short_axis_ends_ras_mm: tuple[Point, Point]
+    slice_axis: int
+    """Axis of the grid that the axial slices are stacked along: 0, 1 or 2."""
+    slice_index: int
+    location: str | None = None
+    """The organ that holds most of it, or else the nearest one; None without organs."""
+    location_distance_mm: Number = float("nan")
+    """0 inside the organ, else the distance between the nearest voxel centres."""
+    suv_peak: Number = float("nan")
+    total_lesion_glycolysis_suv_ml: Number = float("nan")
+
+
+class Flag(Record):
+    """Something about a study that a person should know before using its numbers."""
+
+    code: str
+    """Machine-readable: 'empty', 'truncated', 'volume_out_of_range', 'spacing_out_of_domain', ..."""
+    severity: Literal["note", "review", "reject"]
+    """'review' asks for a look before the numbers are used, 'reject' says not to use them: exit code 3 for both."""
+    message: str
+    label: str | None = None
+
+
+class PredictedDice(Record):
+    """What Dice a structure would have against a reference, as far as the network's certainty tells."""
+
+    label: str
+    expected_dice: float
+    """Under the network's own probabilities, before it is calibrated."""
+    predicted_dice: float
+    error: float
+    """Mean absolute error of such predictions on labelled cases that were not fitted on."""
+    review_below: float
+
+
+class MembersAgreement(Record):
+    """How far the networks of an ensemble agree on a structure."""
+
+    label: str
+    mean_dice: float
+    """Mean over all pairs of networks of the Dice of their labels, window by window, on the model's grid."""
+    members: int
+
+
+class SourceInfo(Record):
+    """What was segmented, without naming the patient or the path."""
+
+    format: str
+    modality: str | None
+    unit: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    axcodes: str
+    series_uid: str | None = None
+    frame_uid: str | None = None
+    """DICOM Frame of Reference UID: images that share it share their coordinates."""
+    description: str = ""
+    processing: tuple[str, ...] = ()
+    """What was done to the values or the grid when it was read: SUV, resampling."""
+
+
+class Provenance(Record):
+    """How a result came to be: enough to make it again."""
+
+    voxmetry_version: str
+    packages: dict[str, str]
+    python: str
+    platform: str
+    model: str
+    model_version: str
+    weights_sha256: str
+    settings: dict[str, object]
+    device: str
+    precision: str = "float32"
+    """Of the network's products: "float32", "bf16" or "fp16"."""
+    plan: str = ""
+    """How the network was run, and the memory that was predicted for it."""
+    started: str
+    """UTC, ISO 8601."""
+    seconds: dict[str, float]
+    """Wall-clock seconds of each step, and 'total'."""
+    peak_memory_mb: Number
+    """Largest resident memory of the process, in units of 10^6 bytes."""
+
+
+class OtherInput(Record):
+    """A further image of a model with several inputs, measured on its own voxels under the same labels."""
+
+    name: str
+    """The model's name for the input."""
+    source: SourceInfo
+    measurements: tuple[Measurement, ...]
+    lesions: tuple[Lesion, ...] = ()
+
+
+class StudyResult(Record):
+    """All that is known about a study after it was segmented and measured: the content of `result.json`."""
+
+    schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = SCHEMA_VERSION
+    source: SourceInfo
+    labels: LabelTable
+    measurements: tuple[Measurement, ...]
+    lesions: tuple[Lesion, ...] = ()
+    """Connected components of the structures of kind 'lesion'."""
+    others: tuple[OtherInput, ...] = ()
+    """Further inputs of the model, such as the PET beside a CT; SUV is measured there."""
+    comparisons: tuple[Comparison, ...] = ()
+    predicted_dice: tuple[PredictedDice, ...] = ()
+    """Empty where the model is not calibrated."""
+    members_agreement: tuple[MembersAgreement, ...] = ()
+    """Empty where the model is no ensemble."""
+    flags: tuple[Flag, ...] = ()
+    definitions: dict[str, str]
+    """How each number is defined, by the name of its field."""
+    provenance: Provenance
+    files: dict[str, str] = Field(default_factory=dict)
+    """Names of the files beside this one, by what they are."""
+
+    @property
+    def needs_review(self) -> bool:
+        """Whether a person should look before the numbers are used."""
+        return any(flag.severity != "note" for flag in self.flags)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "label": m.label,
+                "volume_ml": m.volume_ml,
+                "max_diameter_mm": m.max_diameter_mm,
+                f"mean ({m.intensity_unit or 'no unit'})": m.intensity_mean,
+            }
+            for m in self.measurements
+        ]
+        flags = [{"flag": flag.code, "severity": flag.severity, "what": flag.message} for flag in self.flags]
+        return table(rows) + (table(flags) if flags else "<p>no flags</p>")

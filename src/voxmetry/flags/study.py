@@ -1,0 +1,236 @@
+"""What a person should know about a study before its numbers are used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from voxmetry.classical.spec import BaselineSpec
+from voxmetry.config import ModelSpec
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.labels import LabelTable
+from voxmetry.core.records import Flag, Measurement, MembersAgreement, PredictedDice, SeriesInfo
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.measurement.sides import pairs
+from voxmetry.nn.grids import is_turned
+from voxmetry.ops.components import component_sizes
+
+SPACING_MARGIN = 0.05
+"""A spacing within a twentieth of what was seen in training counts as seen."""
+
+ASYMMETRY_SHARE = 0.5
+"""A structure below this share of its partner on the other side is flagged."""
+
+ISLANDS_SHARE = 0.1
+"""Share of an organ that may lie apart from its largest part."""
+
+TURN_MARGIN_DEGREES = 5.0
+"""A grid turned by this much more than was seen in training counts as seen: augmentation turns images as far. It
+matters only to models whose input is not brought onto the patient's axes, see `nn.grids.is_turned`."""
+
+AGREEMENT = 0.7
+"""Mean Dice between the networks of an ensemble below which they disagree: overlap above is commonly called good, after
+Zijdenbos et al. 1994, doi 10.1109/42.363096. It is not calibrated, unlike the predicted Dice."""
+
+FIELD_MARGIN = 0.15
+"""A field of view within this share of what was seen in training counts as seen."""
+
+
+def flag_source(source: SeriesInfo | None) -> tuple[Flag, ...]:
+    """Flag an image that was resampled when it was read: its voxels are not those of the scanner."""
+    resampled = [step for step in (source.processing if source else ()) if step.startswith("resampled")]
+    return tuple(
+        Flag(
+            code="resampled_source",
+            severity="review",
+            message=f"The image was {step}, by choice, before anything else.",
+        )
+        for step in resampled
+    )
+
+
+def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
+    """Hold an image's grid against what the model was trained on.
+
+    Parameters
+    ----------
+    oriented
+        The image's grid with its axes in the model's order, as `nn.grids.reorientation` gives it.
+    spec
+        The model, whose `training_domain` says what it has seen.
+    """
+    flags = []
+    domain = spec.training_domain
+    for code, have, seen, margin, what in (
+        ("spacing_out_of_domain", oriented.spacing_mm, domain.spacing_mm, SPACING_MARGIN, "voxel size"),
+        ("field_of_view_out_of_domain", oriented.extent_mm, domain.field_of_view_mm, FIELD_MARGIN, "field of view"),
+    ):
+        if seen is None:
+            continue
+        outside = [
+            f"{value:.3g} mm along {axis} (seen: {span.low:g} to {span.high:g})"
+            for value, span, axis in zip(have, seen, spec.orientation, strict=True)
+            if not span.low * (1 - margin) <= value <= span.high * (1 + margin)
+        ]
+        if outside:
+            flags.append(
+                Flag(
+                    code=code,
+                    severity="review",
+                    message=f"The {what} is outside what {spec.name} was trained on: {', '.join(outside)}. "
+                    "Its accuracy here is unknown.",
+                )
+            )
+    turned = domain.obliqueness_degrees
+    if turned is not None:
+        angle = oriented.obliqueness_degrees
+        stands = (
+            f"The image's axes stand at {angle:.0f} degrees to the patient's; "
+            f"{spec.name} was trained on {turned.low:g} to {turned.high:g}"
+        )
+        if is_turned(oriented, spec):
+            message = f"{stands}, so it was given the image along the patient's axes."
+            flags.append(Flag(code="turned_upright", severity="note", message=message))
+        elif angle > turned.high + TURN_MARGIN_DEGREES:
+            message = f"{stands}. Its accuracy here is unknown."
+            flags.append(Flag(code="turn_out_of_domain", severity="review", message=message))
+    return tuple(flags)
+
+
+def flag_measurements(measurements: Sequence[Measurement], spec: ModelSpec | BaselineSpec) -> tuple[Flag, ...]:
+    """Flag each structure that is empty, cut off at the border, or of a volume outside the model's expected range."""
+    flags = []
+    for row in measurements:
+        span = spec.training_domain.volume_ml.get(row.label)
+        if row.n_voxels == 0:
+            flags.append(_review("empty", row.label, f"No {row.label} was found."))
+            continue
+        if row.touches_border:
+            sides = ", ".join(row.border_sides)
+            flags.append(
+                _review(
+                    "truncated",
+                    row.label,
+                    f"{row.label} touches the edge of the image ({sides}): its volume of {row.volume_ml:.2f} mL counts "
+                    "only what lies inside.",
+                )
+            )
+        if span and row.volume_ml not in span:
+            flags.append(
+                _review(
+                    "volume_out_of_range",
+                    row.label,
+                    f"{row.label} has {row.volume_ml:.2f} mL; {spec.name} expects {span.low:g} to {span.high:g} mL.",
+                )
+            )
+    return tuple(flags)
+
+
+def flag_asymmetry(measurements: Sequence[Measurement], labels: LabelTable) -> tuple[Flag, ...]:
+    """Flag the smaller one of each pair of a left and a right structure of which one is less than half of the other.
+
+    A pair that is cut off at the border is flagged for that alone.
+    """
+    flags = []
+    for _, left, right in pairs(measurements, labels):
+        small, large = sorted((left, right), key=lambda row: row.volume_ml)
+        cut = small.touches_border or large.touches_border
+        if not cut and small.volume_ml < ASYMMETRY_SHARE * large.volume_ml:
+            message = (
+                f"{small.label} has {small.volume_ml:.2f} mL, {large.label} {large.volume_ml:.2f} mL: less than half. "
+                "One of them may be wrong."
+            )
+            flags.append(_review("asymmetry", small.label, message))
+    return tuple(flags)
+
+
+def flag_islands(segmentation: Segmentation) -> tuple[Flag, ...]:
+    """Note each organ of which more than a tenth lies apart from its largest part; lesions may be many."""
+    parts = component_sizes(segmentation, 26)
+    flags = []
+    for label in segmentation.labels:
+        if label.kind == "lesion" or label.value not in parts:
+            continue
+        sizes = parts[label.value]
+        apart = 1 - float(sizes.max()) / float(sizes.sum())
+        if apart > ISLANDS_SHARE:
+            message = f"{label.name} is in {len(sizes)} parts: {apart:.0%} of it lies apart from the largest."
+            flags.append(Flag(code="islands", severity="note", message=message, label=label.name))
+    return tuple(flags)
+
+
+def flag_units(units: Sequence[str], inputs: Sequence[tuple[str, str]]) -> tuple[Flag, ...]:
+    """Note each PET whose file does not say that its values are SUV; the model takes them to be.
+
+    Parameters
+    ----------
+    units
+        Unit of each input's image.
+    inputs
+        Name and modality of each input of the model.
+    """
+    return tuple(
+        Flag(
+            code="unit_assumed",
+            severity="note",
+            message=f"The file of {name} does not say what its values are; the model takes them as SUVbw. If they are, "
+            "say so with --unit SUVbw, and SUV is measured.",
+        )
+        for unit, (name, modality) in zip(units, inputs, strict=True)
+        if modality == "PT" and unit == "1"
+    )
+
+
+def predict_dice(expected: Mapping[str, float], spec: ModelSpec) -> tuple[PredictedDice, ...]:
+    """Foretell the Dice of each structure that the model is calibrated for and that was found.
+
+    Parameters
+    ----------
+    expected
+        Expected Dice by structure, from `nn.confidence`; nan where a structure was not found.
+    spec
+        The model, whose `quality` says how the true Dice goes with it.
+    """
+    return tuple(
+        PredictedDice(
+            label=name,
+            expected_dice=expected[name],
+            predicted_dice=how.predict(expected[name]),
+            error=how.error,
+            review_below=how.review_below,
+        )
+        for name, how in spec.quality.items()
+        if math.isfinite(expected.get(name, math.nan))
+    )
+
+
+def flag_quality(foretold: Sequence[PredictedDice]) -> tuple[Flag, ...]:
+    """Flag each structure whose predicted Dice is below what the model's calibration asks a look for."""
+    return tuple(
+        _review(
+            "low_predicted_dice",
+            row.label,
+            f"{row.label}: predicted Dice {row.predicted_dice:.2f} (mean error {row.error:.2f}), below "
+            f"{row.review_below:.2f}; the network is less sure here than on most cases that it was tested on.",
+        )
+        for row in foretold
+        if row.predicted_dice < row.review_below
+    )
+
+
+def flag_agreement(agreed: Sequence[MembersAgreement]) -> tuple[Flag, ...]:
+    """Flag each structure on which the networks of an ensemble do not agree; see `AGREEMENT`."""
+    return tuple(
+        _review(
+            "members_disagree",
+            row.label,
+            f"{row.label}: the model's {row.members} networks agree with a mean Dice of {row.mean_dice:.2f}, "
+            f"below {AGREEMENT:g}. What is written is their mean.",
+        )
+        for row in agreed
+        if row.mean_dice < AGREEMENT
+    )
+
+
+def _review(code: str, label: str, message: str) -> Flag:
+    return Flag(code=code, severity="review", message=message, label=label)

@@ -1,0 +1,143 @@
+"""The series that was segmented, as its headers tell it: what every object that is derived from it must repeat.
+
+Patient, study and frame of reference are copied, never made up: an image without them (NIfTI, NRRD) has no patient, and
+the writers say so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pydicom
+
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.records import SeriesInfo
+from voxmetry.core.volume import Volume
+from voxmetry.errors import InputError, SeriesError
+from voxmetry.io.dicom.read.frames import Frame
+from voxmetry.io.dicom.read.headers import PARSING_ERRORS, lenient, text, unreadable
+from voxmetry.io.dicom.read.opened import opened
+from voxmetry.io.dicom.read.pixels import slices_of
+
+_NEEDED = {
+    "SOPClassUID": "SOP Class UID",
+    "SOPInstanceUID": "SOP Instance UID",
+    "StudyInstanceUID": "Study Instance UID",
+    "SeriesInstanceUID": "Series Instance UID",
+    "FrameOfReferenceUID": "Frame of Reference UID",
+}
+_MAY_BE_EMPTY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Headers of a series without pixels, slice by slice.
+
+    Parameters
+    ----------
+    headers
+        One a file, in the order of `SeriesInfo.files`. Elements that a derived object must have but may leave empty
+        are there, empty where the series has none.
+    frames
+        One a slice, from the lowest to the highest along the normal: which file and frame it is, and its place.
+    geometry
+        The grid of all slices.
+    """
+
+    headers: tuple[Any, ...]
+    frames: tuple[Frame, ...]
+    geometry: Geometry
+
+    @property
+    def first(self) -> Any:
+        """The header of the first file."""
+        return self.headers[0]
+
+    def reference(self, k: int) -> Any:
+        """Return the item that refers to slice `k`: class, instance and, in a file of many, the frame's number."""
+        frame = self.frames[k]
+        header = self.headers[frame.file]
+        item = pydicom.Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+        if "NumberOfFrames" in header:
+            item.ReferencedFrameNumber = frame.index + 1
+        return item
+
+
+def read_source(series: SeriesInfo | Volume) -> Source:
+    """Read the headers of a series for the objects that are derived from it.
+
+    Parameters
+    ----------
+    series
+        From `list_series`, or a volume that was read from DICOM.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    InputError
+        If the volume is not from DICOM, a file is gone, or the series lacks an identifier that others must refer to.
+    SeriesError
+        If the series cannot be read, or its files are not those that were listed.
+    """
+    info = series.source if isinstance(series, Volume) else series
+    if info is None:
+        raise InputError(
+            found="an image that is not from DICOM: it has no patient, no study and no frame of reference",
+            expected="a DICOM series, whose identity a DICOM object must repeat",
+            fix="segment the DICOM series itself, or name it (--image STUDY), instead of a file converted from it",
+        )
+    slices = slices_of(info)
+    with lenient():
+        headers = [_header(Path(file), name) for file, name in zip(info.files, slices.names, strict=True)]
+    if slices.audit.geometry is None:
+        raise SeriesError(
+            found=f"series {info.key}: {info.verdict}: {info.reason}; its volume was resampled between the slices",
+            expected="a regular series, on whose slices a DICOM segmentation lies",
+            fix="write NIfTI, NRRD or MetaImage instead",
+        )
+    return Source(tuple(headers), tuple(slices.frames), slices.audit.geometry)
+
+
+def _stream(path: Path) -> Path | BytesIO:
+    """Return the file itself, or the content of one inside an archive."""
+    if path.is_file():
+        return path
+    with opened(path) as file:
+        return BytesIO(file.read_at(0, file.size))
+
+
+def _header(path: Path, name: str) -> Any:
+    try:
+        header = pydicom.dcmread(_stream(path), force=True, stop_before_pixels=True)
+    except (*PARSING_ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(name, error) from error
+        raise SeriesError(
+            found=f"{name} cannot be parsed as DICOM ({type(error).__name__})",
+            expected="a complete DICOM file",
+            fix="copy or export the file again from its source",
+        ) from error
+    missing = [words for keyword, words in _NEEDED.items() if text(header, keyword) is None]
+    if missing:
+        raise InputError(
+            found=f"{name} has no {', '.join(missing)}",
+            expected="a series whose slices can be referred to; identifiers are never made up",
+            fix="export the series again from its source, or write NIfTI instead",
+        )
+    for keyword in _MAY_BE_EMPTY:
+        if keyword not in header:
+            setattr(header, keyword, "")
+    # An empty character set means the default one, as an absent one does; writers take only the second.
+    if "SpecificCharacterSet" in header and not header.SpecificCharacterSet:
+        del header.SpecificCharacterSet
+    return header

@@ -1,0 +1,255 @@
+"""Measurements as a DICOM structured report, TID 1500, by highdicom: one measurement group a structure and a lesion."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from voxmetry.core.labels import Code, LabelTable
+from voxmetry.core.records import Lesion, Measurement
+from voxmetry.errors import InputError, LabelError
+from voxmetry.io.atomic import atomic_path
+from voxmetry.io.dicom.objects.origin import SERIES_NUMBERS, Origin, headers_taken, new_uid
+from voxmetry.io.dicom.objects.source import Source
+from voxmetry.io.dicom.read.headers import lenient, text
+from voxmetry.io.dicom.segmentations.codes import ABNORMAL, ANATOMY, LATERALITY
+
+# (field of the record, name of the measurement, unit): PS3.16 CID 218, names from SNOMED CT, DCM and IBSI.
+_SIZES = (
+    ("volume_ml", ("DCM", "VolumeFromVoxelSummation"), ("ml", "milliliter")),
+    ("max_diameter_mm", ("DCM", "Maximum3DDiameterOfAMesh"), ("mm", "millimeter")),
+    ("long_axis_mm", ("SCT", "LongAxis"), ("mm", "millimeter")),
+    ("short_axis_mm", ("SCT", "ShortAxis"), ("mm", "millimeter")),
+)
+_INTENSITY = {
+    "HU": (Code(value="112031", scheme="DCM", meaning="Attenuation Coefficient"), ("[hnsf'U]", "Hounsfield unit")),
+    "SUVbw": (
+        Code(value="126401", scheme="DCM", meaning="SUVbw"),
+        ("g/ml{SUVbw}", "Standardized Uptake Value body weight"),
+    ),
+    # The lean body mass that is worked out here is James' with the multiplier 128 (PS3.16, DCM 126415).
+    "SUVlbm": (
+        Code(value="126406", scheme="DCM", meaning="SUVlbm(James128)"),
+        ("g/ml{SUVlbm(James128)}", "Standardized Uptake Value lean body mass (James 128 multiplier)"),
+    ),
+    "SUVbsa": (
+        Code(value="126403", scheme="DCM", meaning="SUVbsa"),
+        ("cm2/ml{SUVbsa}", "Standardized Uptake Value body surface area"),
+    ),
+    "Bq/mL": (
+        Code(value="110821", scheme="DCM", meaning="Nuclear Medicine Tomographic Activity"),
+        ("Bq/ml", "Becquerels/milliliter"),
+    ),
+}
+_NO_UNIT = ("1", "no units")
+_RELATIVE = {
+    "MR": Code(value="110852", scheme="DCM", meaning="MR signal intensity"),
+    "CT": _INTENSITY["HU"][0],
+    "PT": _INTENSITY["Bq/mL"][0],
+}
+"""What values without an absolute meaning are of, by modality."""
+_STORED_LBM = (
+    Code(value="126402", scheme="DCM", meaning="SUVlbm"),
+    ("g/ml{SUVlbm}", "Standardized Uptake Value lean body mass (James)"),
+)
+"""Of a series that is stored as SUV of type LBM: whose formula it is, the scanner knows."""
+_DERIVATIONS = (
+    ("intensity_mean", Code(value="373098007", meaning="Mean")),
+    ("intensity_sd", Code(value="386136009", meaning="Standard Deviation")),
+    ("intensity_min", Code(value="255605001", meaning="Minimum")),
+    ("intensity_max", Code(value="56851009", meaning="Maximum")),
+    ("intensity_median", Code(value="373099004", meaning="Median")),
+)
+_LESION = Code(value="52988006", meaning="Lesion")
+_DIGITS = 10
+
+
+def write_report_sr(
+    rows: Sequence[Measurement | Lesion],
+    labels: LabelTable,
+    seg: Any,
+    source: Source,
+    path: str | os.PathLike[str],
+    *,
+    origin: Origin,
+    tracking: Mapping[str, str] | None = None,
+    description: str = "Measurements",
+) -> Any:
+    """Write measurements as a structured report that refers to a DICOM segmentation.
+
+    Parameters
+    ----------
+    rows
+        One a structure or lesion; those whose name is no segment of `seg` are left out, as they have no voxel.
+    labels
+        Codes and laterality of the structures.
+    seg
+        What `write_seg` returned. Its segment labels are the names of the rows: `label` of a structure, `id` of a
+        lesion.
+    source
+        Headers of the series.
+    path
+        The file; written whole or not at all.
+    origin
+        Who made the segmentation.
+    tracking
+        Tracking UID by name; new ones where absent.
+    description
+        Series Description.
+
+    Returns
+    -------
+    Dataset
+        What was written: a Comprehensive 3D SR. Numbers that are nan are left out, as TID 300 asks for a value.
+
+    Raises
+    ------
+    LabelError
+        If no row belongs to a segment.
+    InputError
+        If highdicom refuses the source's headers.
+    OutputError
+        If the file cannot be written.
+    """
+    import highdicom
+
+    numbers = {str(item.SegmentLabel): int(item.SegmentNumber) for item in seg.SegmentSequence}
+    with lenient():
+        groups = [
+            _group(row, labels, numbers[_name(row)], seg, source, (tracking or {}).get(_name(row)))
+            for row in rows
+            if _name(row) in numbers
+        ]
+        if not groups:
+            raise LabelError(
+                found="no measurement of a segment of this segmentation",
+                expected="rows that are named as the segments are",
+                fix="measure the segmentation that was written",
+            )
+        with headers_taken("structured report", fix="repair the headers of the series"):
+            dataset = highdicom.sr.Comprehensive3DSR(
+                evidence=[seg, *source.headers],
+                content=_content(groups, origin),
+                series_instance_uid=new_uid(),
+                series_number=SERIES_NUMBERS["SR"],
+                sop_instance_uid=new_uid(),
+                instance_number=1,
+                series_description=description[:64],
+                **origin.equipment(),
+            )
+        with atomic_path(path) as temporary:
+            dataset.save_as(temporary, enforce_file_format=True)
+    return dataset
+
+
+def _name(row: Measurement | Lesion) -> str:
+    return row.id if isinstance(row, Lesion) else row.label
+
+
+def _content(groups: Sequence[Any], origin: Origin) -> Any:
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    device = sr.ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=new_uid(),
+            name=(origin.algorithm or "Voxmetry")[:64],
+            manufacturer_name="Voxmetry",
+            model_name=(origin.version or origin.software or "unknown")[:64],
+        ),
+    )
+    return sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=device),
+        procedure_reported=sr.CodedConcept("363679005", "SCT", "Imaging procedure"),
+        imaging_measurements=groups,
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+
+
+def _group(
+    row: Measurement | Lesion, labels: LabelTable, number: int, seg: Any, source: Source, uid: str | None
+) -> Any:
+    from highdicom import sr
+
+    label = labels[row.label]
+    is_lesion = isinstance(row, Lesion) or label.kind == "lesion"
+    modifiers = [code for code in (LATERALITY.get(label.laterality or ""), label.modifier) if code]
+    sites = []
+    if label.code and not is_lesion:
+        # TID 1419 has room for one of each; the segment itself carries both modifiers.
+        side = _coded(LATERALITY[label.laterality]) if label.laterality else None
+        part = _coded(label.modifier) if label.modifier else None
+        sites = [sr.FindingSite(anatomic_location=_coded(label.code), laterality=side, topographical_modifier=part)]
+    return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=uid or new_uid(), identifier=_name(row)[:64]),
+        referenced_segment=sr.ReferencedSegment(
+            sop_class_uid=seg.SOPClassUID,
+            sop_instance_uid=seg.SOPInstanceUID,
+            segment_number=number,
+            source_series=sr.SourceSeriesForSegmentation(source.first.SeriesInstanceUID),
+        ),
+        finding_type=_coded(label.code or (_LESION if is_lesion else ANATOMY)),
+        finding_category=_coded(ABNORMAL if is_lesion else ANATOMY) if modifiers or not label.code else None,
+        finding_sites=sites or None,
+        measurements=_measurements(row, source),
+    )
+
+
+def _measurements(row: Measurement | Lesion, source: Source) -> list[Any]:
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    found = []
+    for field, (_, keyword), unit in _SIZES:
+        value = float(getattr(row, field, math.nan))
+        if math.isfinite(value):
+            found.append(sr.Measurement(getattr(codes.cid218, keyword), _rounded(value), _unit(*unit)))
+    if row.intensity_unit is not None:
+        name, unit = _intensity(row.intensity_unit, source)
+        for field, derivation in _DERIVATIONS:
+            value = float(getattr(row, field))
+            if math.isfinite(value):
+                found.append(sr.Measurement(_coded(name), _rounded(value), _unit(*unit), derivation=_coded(derivation)))
+    return found
+
+
+def _intensity(unit: str, source: Source) -> tuple[Code, tuple[str, str]]:
+    """Return what was measured, and its unit.
+
+    Raises
+    ------
+    InputError
+        If there is no code for the unit: a report that leaves the intensities out without a word would mislead.
+    """
+    if unit == "SUVlbm" and text(source.first, "SUVType") == "LBM":
+        return _STORED_LBM
+    modality = text(source.first, "Modality")
+    if unit == "1" and modality in _RELATIVE:
+        return _RELATIVE[modality], _NO_UNIT
+    if unit not in _INTENSITY:
+        raise InputError(
+            found=f"intensities in {unit}",
+            expected=f"one of {', '.join(_INTENSITY)}, which have codes",
+            fix="leave the structured report out (--sr)",
+        )
+    return _INTENSITY[unit]
+
+
+def _rounded(value: float) -> float:
+    # Numeric Value is a decimal string of 16 characters.
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def _coded(code: Code) -> Any:
+    from highdicom.sr import CodedConcept
+
+    return CodedConcept(code.value, code.scheme, code.meaning[:64])
+
+
+def _unit(value: str, meaning: str) -> Any:
+    from highdicom.sr import CodedConcept
+
+    return CodedConcept(value, "UCUM", meaning)

@@ -1,0 +1,193 @@
+"""Taking apart what one series mixes: each part is one volume, and says what tells it from the others.
+
+A series is left whole wherever it makes one regular grid. What is taken apart is what cannot be one: other sizes,
+orientations or pixel spacings; several slices at one place; and stacks that lie between each other's slices.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxmetry.io.dicom.read.frames import Frame
+from voxmetry.io.dicom.read.grid import SAME_PLACE_MM, Audit, Plane, audit, grid_groups, normal_of, unusable
+
+_KEYS = (
+    *("Stack ID", "Acquisition Number", "Temporal Position", "Cardiac Phase", "Trigger Time", "Echo Time"),
+    *("Echo Number", "b-value", "Gradient Direction", "Inversion Time", "Flip Angle", "Image Type", "Frame Type"),
+    *("Contrast Agent", "Acquisition Contrast", "Convolution Kernel", "KVP", "Instance Number"),
+)
+"""What may tell volumes of one series apart, in the order in which it is tried."""
+_MOST_KEYS = 3
+_MOST_PARTS = 4096
+
+_MEANS_ANOTHER_IMAGE = (
+    *("Temporal Position", "Cardiac Phase", "Echo Time", "Echo Number", "b-value", "Inversion Time", "Flip Angle"),
+    *("Image Type", "Frame Type", "Contrast Agent", "Acquisition Contrast", "Convolution Kernel", "KVP"),
+)
+"""Slices that differ in one of these are not neighbours in one image, even where they interleave to a regular grid."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Frames that are meant to be one volume."""
+
+    frames: list[Frame]
+    audit: Audit
+    differs: dict[str, str] = field(default_factory=dict)
+    """What tells it from the other parts of its series; empty where the series is one volume."""
+
+
+def split(frames: Sequence[Frame], modality: str | None) -> list[Part]:
+    """Take the frames of a series apart into volumes.
+
+    Parameters
+    ----------
+    frames
+        Those of all files of the series.
+    modality
+        Of the series: in CT an Acquisition Number of its own is a pass of its own, in MR it may be every other slice.
+
+    Returns
+    -------
+    list of Part
+        In the order of the first file of each; one part with all frames where nothing needs taking apart, or where
+        nothing in the headers says how: then its verdict says what is wrong.
+    """
+    if unusable([frame.plane for frame in frames]):
+        return [Part(list(frames), audit([frame.plane for frame in frames]))]
+    grids = grid_groups([frame.plane for frame in frames])
+    stacks = [([frames[index] for index in members], differs) for members, differs in grids]
+    lonely = sum(len(members) == 1 for members, _ in stacks)
+    if len(stacks) > 2 and lonely * 2 > len(stacks):
+        # Slices that turn around an axis: no two of them make a grid.
+        return [Part(list(frames), audit([frame.plane for frame in frames]))]
+    parts = []
+    for members, differs in stacks:
+        parts += [Part(part.frames, part.audit, differs | part.differs) for part in _stack(members, modality)]
+    return parts
+
+
+def _stack(frames: list[Frame], modality: str | None) -> list[Part]:
+    """Take apart what has one size, orientation and pixel spacing."""
+    whole = audit([frame.plane for frame in frames])
+    if whole.verdict in ("single", "unreadable", "mixed"):
+        return [Part(frames, whole)]
+    if whole.verdict in ("regular", "tilted"):
+        return _interleaved(frames, modality) or [Part(frames, whole)]
+    uids = [frame.plane.uid for frame in frames if frame.plane.uid]
+    if len(set(uids)) < len(uids):
+        return [Part(frames, whole)]
+    places = _places(frames)
+    if whole.verdict == "duplicate":
+        return _by_notes(frames, places) or _by_time(frames, places) or [Part(frames, whole)]
+    return _by_notes(frames, places, all_readable=True) or [Part(frames, whole)]
+
+
+def _places(frames: Sequence[Frame]) -> NDArray[np.intp]:
+    """Return the index of the place along the normal of each frame."""
+    normal = normal_of(frames[0].plane)
+    heights = np.array([frame.plane.position for frame in frames]) @ normal
+    order = np.argsort(heights, kind="stable")
+    steps = np.concatenate([[False], np.diff(heights[order]) >= SAME_PLACE_MM])
+    places = np.empty(len(frames), np.intp)
+    places[order] = np.cumsum(steps)
+    return places
+
+
+def _differing(frames: Sequence[Frame], keys: Sequence[str]) -> list[str]:
+    return [key for key in keys if len({frame.plane.notes.get(key) for frame in frames}) > 1]
+
+
+def _groups(frames: Sequence[Frame], key: Callable[[Frame], Hashable]) -> list[list[Frame]]:
+    groups: dict[Hashable, list[Frame]] = defaultdict(list)
+    for frame in frames:
+        groups[key(frame)].append(frame)
+    return list(groups.values())
+
+
+def _by_notes(frames: list[Frame], places: NDArray[np.intp], *, all_readable: bool = False) -> list[Part] | None:
+    """Split by the fewest elements that leave one slice at each place; None where none do."""
+    crowd = max(Counter(places.tolist()).values())
+    n_places = int(places.max()) + 1
+    usable = _differing(frames, _KEYS)
+    place_of = {id(frame): int(place) for frame, place in zip(frames, places, strict=True)}
+    for size in range(1, _MOST_KEYS + 1):
+        fair: list[tuple[bool, int, list[Part]]] = []
+        for keys in itertools.combinations(usable, size):
+            groups = _groups(frames, lambda frame, keys=keys: tuple(frame.plane.notes.get(key) for key in keys))  # type: ignore[misc]
+            if not 1 < len(groups) <= _MOST_PARTS or (n_places > 1 and min(map(len, groups)) < 2):
+                continue
+            if any(len({place_of[id(frame)] for frame in group}) < len(group) for group in groups):
+                continue
+            parts = [Part(group, audit([f.plane for f in group]), _told(group[0], keys)) for group in groups]
+            readable = all(part.audit.verdict in ("regular", "single", "tilted") for part in parts)
+            if readable or (len(groups) == crowd and not all_readable):
+                fair.append((not readable, len(groups), parts))
+        if fair:
+            return min(fair, key=lambda found: found[:2])[2]
+    return None
+
+
+def _told(frame: Frame, keys: Sequence[str]) -> dict[str, str]:
+    return {key: frame.plane.notes.get(key, "none") for key in keys}
+
+
+def _by_time(frames: list[Frame], places: NDArray[np.intp]) -> list[Part] | None:
+    """Split into time points where each began after the last one was done at every place; None elsewhere."""
+    stacks: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    for index, (frame, place) in enumerate(zip(frames, places.tolist(), strict=True)):
+        if frame.time_s is None:
+            return None
+        stacks[place].append((frame.time_s, index))
+    counts = {len(stack) for stack in stacks.values()}
+    if len(counts) != 1 or len(stacks) < 2:
+        return None
+    points = list(zip(*(sorted(stack) for stack in stacks.values()), strict=True))
+    ends = [(min(time for time, _ in point), max(time for time, _ in point)) for point in points]
+    if any(late >= next_early for (_, late), (next_early, _) in itertools.pairwise(ends)):
+        return None
+    parts = []
+    for (early, _), point in zip(ends, points, strict=True):
+        members = [frames[index] for _, index in point]
+        seconds = {"Acquisition Time": f"+{early - ends[0][0]:g} s"}
+        parts.append(Part(members, audit([frame.plane for frame in members]), seconds))
+    return parts
+
+
+def _interleaved(frames: list[Frame], modality: str | None) -> list[Part] | None:
+    """Split stacks that lie between each other's slices; None where all slices are of one image."""
+    keys = (*_MEANS_ANOTHER_IMAGE, "Acquisition Number") if modality == "CT" else _MEANS_ANOTHER_IMAGE
+    normal = normal_of(frames[0].plane)
+    for key in _differing(frames, keys):
+        groups = _groups(frames, lambda frame, key=key: frame.plane.notes.get(key))  # type: ignore[misc]
+        if len(groups) * 2 > len(frames) or min(map(len, groups)) < 2:
+            continue
+        ends = sorted(_ends([frame.plane for frame in group], normal) for group in groups)
+        if not any(high > low for (_, high), (low, _) in itertools.pairwise(ends)):
+            continue
+        parts = [Part(group, audit([f.plane for f in group]), _told(group[0], (key,))) for group in groups]
+        if all(part.audit.verdict == "regular" for part in parts):
+            return parts
+    return None
+
+
+def _ends(planes: Sequence[Plane], normal: NDArray[np.float64]) -> tuple[float, float]:
+    heights = np.array([plane.position for plane in planes]) @ normal
+    return float(heights.min()), float(heights.max())
+
+
+def in_words(differs: dict[str, str]) -> str:
+    r"""Say what tells a volume from the others of its series.
+
+    Examples
+    --------
+    >>> in_words({"Echo Time": "4.92", "Image Type": "ORIGINAL\\PRIMARY"})
+    'Echo Time 4.92, Image Type ORIGINAL/PRIMARY'
+    """
+    return ", ".join(f"{key} {value}".replace("\\", "/") for key, value in differs.items())

@@ -1,0 +1,241 @@
+"""RT structure sets in: planar contours in the patient, filled on an image's grid.
+
+Reference: DICOM PS3.3 C.8.8.5 (Structure Set) and C.8.8.6 (ROI Contour).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxmetry.core.geometry import Float64, Geometry, swap_lps_ras
+from voxmetry.core.labels import PALETTE, Label
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.errors import FormatError, GeometryError
+from voxmetry.io.dicom.read.headers import PARSING_ERRORS, lenient, read_all, text, whole
+from voxmetry.io.dicom.segmentations.codes import code_of
+from voxmetry.io.dicom.segmentations.contours import fill, fill_structure
+from voxmetry.io.overlapping import Layers, Piece
+
+RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
+"""RT Structure Set Storage."""
+
+_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_TIE = 1e-3
+_TILT = 0.2
+"""A contour counts as lying in a slice while its points stray less than this share of the slice step from a plane."""
+_BEYOND_VOXELS = 1.0
+_BEYOND_SLICES = 0.6
+"""Contours may reach this far beyond the outermost voxel centres: bodies are drawn to the edge of the image, but a
+contour a slice above the last one would be lost."""
+
+
+@dataclass(frozen=True)
+class _Contour:
+    """One closed polygon in voxel indices of the grid, shape (N, 3)."""
+
+    points: Float64
+    exclusive_or: bool
+
+
+def read_rtstruct(path: Path, grid: Geometry) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
+    """Fill the contours of an RT structure set on an image's grid.
+
+    A voxel belongs to a structure when its centre lies inside the nearest contours, those within half a step along
+    the slices' normal. The step is the structure's own, so that contours of a coarser or finer series, or of one that
+    is turned against this grid, give a structure of the same extent.
+
+    Parameters
+    ----------
+    path
+        The file.
+    grid
+        The image's grid.
+
+    Returns
+    -------
+    tuple of Segmentation
+        One where no structures overlap, else as few as hold them. Label values are ROI numbers where these are 1 to
+        65535, else positions in the file. Structures without a closed contour (points, lines) are left out.
+    tuple of str
+        The pairs of structures that overlap.
+
+    Raises
+    ------
+    FormatError
+        If it is no structure set with closed contours, or is damaged.
+    GeometryError
+        If it is drawn in another frame of reference, a contour is not flat, or reaches beyond the image.
+    """
+    dataset = read_all(path, path.name)
+    with lenient():
+        rois = _rois(dataset, path.name)
+        layers = Layers(grid, path.name)
+        for label, item, frame_uid in rois:
+            if frame_uid and grid.frame_uid and frame_uid != grid.frame_uid:
+                raise GeometryError(
+                    found=f"{path.name}: {label.name} is drawn in another frame of reference than the image's",
+                    expected="contours in the image's frame of reference",
+                    fix="pass the series that the contours were drawn on",
+                )
+            contours = _contours(item, grid, f"{label.name} of {path.name}")
+            layers.add(label, _fill(contours, grid, f"{label.name} of {path.name}"))
+    return layers.all(), layers.pairs
+
+
+def _rois(dataset: Any, name: str) -> list[tuple[Label, Any, str | None]]:
+    """Pair names with contours; return (label, contours, frame of reference) in the file's order."""
+    items = {whole(item, "ReferencedROINumber"): item for item in dataset.get("ROIContourSequence") or []}
+    described = {whole(item, "ReferencedROINumber"): item for item in dataset.get("RTROIObservationsSequence") or []}
+    found: list[tuple[Label, Any, str | None]] = []
+    for place, roi in enumerate(dataset.get("StructureSetROISequence") or [], start=1):
+        number = whole(roi, "ROINumber")
+        item = items.get(number)
+        if number is None or item is None or not _closed(item):
+            continue
+        taken = [label.name for label, _, _ in found]
+        label = _label(roi, item, described.get(number, {}), number, place)
+        if label.name in taken:
+            label = label.model_copy(update={"name": f"{label.name}_{label.value}"})
+        found.append((label, item, text(roi, "ReferencedFrameOfReferenceUID")))
+    if not found:
+        raise FormatError(
+            found=f"{name} has no structure with a closed contour",
+            expected="an RT structure set with contours of type CLOSED_PLANAR",
+            fix="export the structures again, contours included",
+        )
+    values = [label.value for label, _, _ in found]
+    if len(set(values)) == len(values) and all(1 <= value <= 65535 for value in values):
+        return found
+    return [(x.model_copy(update={"value": i}), item, uid) for i, (x, item, uid) in enumerate(found, start=1)]
+
+
+def _label(roi: Any, item: Any, observation: Any, number: int, place: int) -> Label:
+    colour = [int(x) for x in item.get("ROIDisplayColor") or []]
+    good = len(colour) == 3 and all(0 <= x <= 255 for x in colour)
+    kind = text(observation, "RTROIInterpretedType") or ""
+    return Label.model_construct(
+        value=number,
+        name=text(roi, "ROIName") or f"roi_{number}",
+        colour="#{:02X}{:02X}{:02X}".format(*colour) if good else PALETTE[(place - 1) % len(PALETTE)],
+        # Gross tumour volumes are what is measured as lesions; clinical and planning volumes are margins round them.
+        kind="lesion" if kind == "GTV" else "organ",
+        code=code_of(observation, "RTROIIdentificationCodeSequence"),
+        modifier=None,
+        laterality=None,
+    )
+
+
+def _closed(item: Any) -> list[Any]:
+    contours = item.get("ContourSequence") or []
+    return [contour for contour in contours if text(contour, "ContourGeometricType") in _CLOSED]
+
+
+def _contours(item: Any, grid: Geometry, name: str) -> list[_Contour]:
+    found = []
+    for number, contour in enumerate(_closed(item), start=1):
+        try:
+            points = _coordinates(contour).reshape(-1, 3)
+        except PARSING_ERRORS as error:
+            raise _malformed(name, number, "coordinates that are not numbers in threes") from error
+        if not np.isfinite(points).all():
+            raise _malformed(name, number, "coordinates that are not finite")
+        points = points[np.abs(points - np.roll(points, 1, axis=0)).max(axis=1) > 0] if len(points) > 1 else points
+        # One or two points enclose nothing; some programs leave such remains behind.
+        if len(points) >= 3:
+            is_xor = text(contour, "ContourGeometricType") == "CLOSEDPLANAR_XOR"
+            found.append(_Contour(grid.to_ijk(swap_lps_ras(points)), is_xor))
+    return found
+
+
+def _coordinates(contour: Any) -> Float64:
+    stored = contour.get_item("ContourData")
+    if stored is None:
+        return np.zeros(0)
+    value = stored.value
+    # pydicom makes an object of each decimal string: ten times slower for the thousands of points of a contour.
+    parts = value.split(b"\\") if isinstance(value, bytes) else value or []
+    return np.array([float(x) for x in parts], dtype=np.float64)
+
+
+def _malformed(name: str, number: int, what: str) -> FormatError:
+    return FormatError(
+        found=f"contour {number} of {name} has {what}",
+        expected="x, y, z in mm for each point",
+        fix="export the structures again",
+    )
+
+
+def _fill(contours: Sequence[_Contour], grid: Geometry, name: str) -> list[Piece]:
+    """Fill one structure: slice by slice where the contours lie in slices of the grid, else plane by plane."""
+    if not contours:
+        return []
+    axis = _slice_axis(contours)
+    _require_inside(contours, grid, axis, name)
+    if axis is None:
+        from voxmetry.io.dicom.segmentations.oblique import fill_oblique
+
+        return fill_oblique([(x.points, x.exclusive_or) for x in contours], grid, name)
+    planes: dict[float, list[_Contour]] = {}
+    for contour in contours:
+        planes.setdefault(round(float(contour.points[:, axis].mean()), 2), []).append(contour)
+    return _fill_slices(planes, axis, grid)
+
+
+def _slice_axis(contours: Sequence[_Contour]) -> int | None:
+    """Return the grid's axis that all contours are perpendicular to; None where they are turned against the grid."""
+    spread = np.max([np.ptp(contour.points, axis=0) for contour in contours], axis=0)
+    flat = [axis for axis in range(3) if spread[axis] <= _TILT]
+    return min(flat, key=lambda axis: float(spread[axis])) if flat else None
+
+
+def _fill_slices(planes: dict[float, list[_Contour]], axis: int, grid: Geometry) -> list[Piece]:
+    heights = np.array(sorted(planes))
+    half = own_step(heights) / 2
+    others = [i for i in range(3) if i != axis]
+    shape = (grid.shape[others[0]], grid.shape[others[1]])
+    masks: dict[float, NDArray[np.bool_]] = {}
+    pieces: list[Piece] = []
+    for k in range(grid.shape[axis]):
+        # A slice halfway between two contours goes to the upper one, so that each contour has slices of its own.
+        nearest = float(heights[np.abs(heights - k - _TIE).argmin()])
+        if abs(k + _TIE - nearest) >= half:
+            continue
+        if nearest not in masks:
+            masks = {nearest: fill_plane([(x.points[:, others], x.exclusive_or) for x in planes[nearest]], shape)}
+        place: list[Any] = [slice(None)] * 3
+        place[axis] = k
+        pieces.append((tuple(place), masks[nearest]))
+    return pieces
+
+
+def own_step(heights: Float64) -> float:
+    """Return the distance between neighbouring contour planes: the smallest gap; one slice step for a single plane."""
+    gaps = np.diff(heights)
+    gaps = gaps[gaps > 0.05]
+    return float(gaps.min()) if gaps.size else 1.0
+
+
+def fill_plane(polygons: Sequence[tuple[Float64, bool]], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Fill the contours of one plane: those of type CLOSEDPLANAR_XOR by exclusive or, as PS3.3 C.8.8.6.3 says."""
+    if all(exclusive_or for _, exclusive_or in polygons):
+        return fill([points for points, _ in polygons], shape)
+    return fill_structure([points for points, _ in polygons], shape)
+
+
+def _require_inside(contours: Sequence[_Contour], grid: Geometry, axis: int | None, name: str) -> None:
+    points = np.concatenate([contour.points for contour in contours])
+    over = np.maximum(-points, points - (np.array(grid.shape) - 1)).max(axis=0)
+    allowed = np.array([_BEYOND_SLICES if i == axis else _BEYOND_VOXELS for i in range(3)])
+    worst = int((over - allowed).argmax())
+    if over[worst] > allowed[worst]:
+        raise GeometryError(
+            found=f"{name} reaches {over[worst] * grid.spacing_mm[worst]:.4g} mm beyond the image's outer voxels",
+            expected="contours within the image",
+            fix="pass the series that the contours were drawn on, complete",
+        )

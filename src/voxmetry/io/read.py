@@ -1,0 +1,289 @@
+"""Read and save by what the path is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxmetry.config import SeriesRules
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.labels import LabelTable
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Unit, Volume
+from voxmetry.errors import FormatError, InputError, LabelError, OutputError, OutputExistsError
+from voxmetry.io.lattice import find_move
+from voxmetry.io.overlapping import Overlap, flatten
+from voxmetry.io.segmentations import is_structures, layers_of
+
+Modality: TypeAlias = Literal["CT", "MR", "PT"]
+
+NIFTI = (".nii", ".nii.gz")
+ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+_WRITABLE = (*NIFTI, ".nrrd", ".mha", ".mhd")
+
+
+def read_volume(
+    path: str | os.PathLike[str],
+    *,
+    modality: Modality | None = None,
+    series: str | None = None,
+    unit: Unit | None = None,
+    rules: SeriesRules | None = None,
+    suv: Literal["bw", "lbm", "bsa", "none"] = "bw",
+    allow_uneven: bool = False,
+    resample_tilt: bool = False,
+) -> Volume:
+    """Read one image: a NIfTI, NRRD or MetaImage file, a folder of DICOM files, or one DICOM file of a series.
+
+    Parameters
+    ----------
+    path
+        A file, or a folder that is searched for DICOM files with all its subfolders. A DICOM file stands for the
+        whole series that it belongs to, as far as it lies in the same folder.
+    modality
+        Take only DICOM series of this modality. For other files, which do not say what they are, "CT" declares that
+        the values are Hounsfield units.
+    series
+        Series Instance UID, to choose where a folder holds several; with `#2` its second volume, where one series mixes
+        several.
+    unit
+        What the values are, where the file does not say: "SUVbw" for a PET image that was converted already.
+    rules
+        What else the series must be, such as `InputSpec.series` of a model.
+    suv
+        What a PET series becomes: SUV by body weight, lean body mass or body surface area, or "none" for its values as
+        they are stored.
+    allow_uneven, resample_tilt
+        Take a series with missing slices or uneven steps, or one whose stack leans, resampled onto a regular grid;
+        `source.processing` says how.
+
+    Returns
+    -------
+    Volume
+        Array (I, J, K) and geometry in RAS+ mm.
+
+    Raises
+    ------
+    InputError
+        If there is nothing at the path, the image cannot be used, or its headers say another unit than `unit`.
+    SeriesError
+        If no series, or more than one, can be taken; it lists every candidate and why each is not taken.
+    FormatError
+        If the file is of no known format, or damaged.
+    GeometryError
+        If the file does not say where its voxels lie.
+    """
+    source = _existing(path)
+    if source.is_file() and suffix_of(source) in (*NIFTI, *ITK):
+        with _naming(source.name):
+            return _read_file(source, unit or ("HU" if modality == "CT" else "1"))
+    from voxmetry.io.dicom import choose_series, list_series, read_series
+    from voxmetry.io.dicom.read.choose import allowed_verdicts
+    from voxmetry.io.dicom.read.headers import looks_like_dicom
+
+    if source.is_file() and source.suffix.lower() not in (".dcm", ".zip") and not looks_like_dicom(source):
+        raise FormatError(
+            found=f"{source.name} is of no format that can be read",
+            expected=f"a name that ends in {', '.join((*NIFTI, *ITK))}, or DICOM content",
+            fix="convert the image to NIfTI first",
+        )
+    allowed = allowed_verdicts(allow_uneven=allow_uneven, resample_tilt=resample_tilt)
+    chosen = choose_series(list_series(source), modality=modality, series_uid=series, rules=rules, allowed=allowed)
+    volume = read_series(chosen, suv=suv, allow_uneven=allow_uneven, resample_tilt=resample_tilt)
+    if unit is not None and volume.unit != unit:
+        raise InputError(
+            found=f"a series in {volume.unit} that was declared to be in {unit}",
+            expected="the unit that its headers say",
+            fix="leave the unit out; it is for files without DICOM headers",
+        )
+    return volume
+
+
+def _read_file(source: Path, unit: Unit) -> Volume:
+    if suffix_of(source) in NIFTI:
+        from voxmetry.io.nifti import read_nifti
+
+        return read_nifti(source, unit=unit)
+    from voxmetry.io.itk import read_itk
+
+    return read_itk(source, unit=unit)
+
+
+def read_segmentation(
+    path: str | os.PathLike[str],
+    labels: LabelTable | None = None,
+    *,
+    image: Volume | Geometry | None = None,
+    overlap: Overlap = "refuse",
+) -> Segmentation:
+    """Read a label map (NIfTI, NRRD, MetaImage), a DICOM SEG, an RT structure set, or a folder of NIfTI masks.
+
+    Parameters
+    ----------
+    path
+        The file, or the folder. Floating-point voxels are accepted where all are whole numbers.
+    labels
+        What the values mean. Without it, the table inside the file is taken; without that too, each value present
+        is named `label_<value>`. From a SEG, a structure set or a folder of masks, the structures of this table are
+        taken, found by name or code, and get its values.
+    image
+        The image that was segmented, or its grid. An RT structure set needs it; a label map of the same voxels in
+        another order of the axes is turned to it, and one of other voxels refused.
+    overlap
+        What a voxel of two structures becomes: an error ('refuse'), or the structure whose value is lower ('first')
+        or higher ('last').
+
+    Returns
+    -------
+    Segmentation
+        uint8 where all values are below 256, else uint16.
+
+    Raises
+    ------
+    LabelError
+        If the values are not whole numbers in 0..65535, the table does not name all of them, or structures overlap.
+    InputError, FormatError, GeometryError
+        As `read_volume`.
+    """
+    source = _existing(path)
+    if suffix_of(source) not in (*NIFTI, *ITK) and is_structures(source):
+        layers, pairs = layers_of(source, labels, image, 0.5)
+        return flatten(layers, overlap, source.name, pairs)
+    segmentation = _read_label_map(source, labels)
+    if image is None:
+        return segmentation
+    grid = image.geometry if isinstance(image, Volume) else image
+    move = find_move(segmentation.geometry, grid, what=f"{source.name} and the image")
+    return Segmentation(move(segmentation.array), grid, segmentation.labels)
+
+
+def _read_label_map(source: Path, labels: LabelTable | None) -> Segmentation:
+    with _naming(source.name):
+        array, geometry, stored = _read_labels(source)
+    values = _as_labels(array, source.name)
+    table = stored if labels is None else labels
+    if table is None:
+        present = set().union(*(np.unique(slab).tolist() for slab in values.T))
+        table = LabelTable.from_names({value: f"label_{value}" for value in present if value > 0})
+    with _naming(source.name):
+        return Segmentation(values, geometry, table)
+
+
+def _read_labels(source: Path) -> tuple[NDArray[Any], Geometry, LabelTable | None]:
+    suffix = suffix_of(source)
+    if source.is_file() and suffix in NIFTI:
+        from voxmetry.io.nifti import read_nifti_labels
+
+        return read_nifti_labels(source)
+    if source.is_file() and suffix in ITK:
+        from voxmetry.io.itk import read_itk_labels
+
+        return read_itk_labels(source)
+    raise FormatError(
+        found=f"{source.name} is no label map that can be read",
+        expected=f"a file that ends in {', '.join((*NIFTI, *ITK))}",
+        fix="convert the label map to NIfTI or NRRD first",
+    )
+
+
+def save(x: Volume | Segmentation, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+    """Write an image or a label map; the suffix decides on the format. The file is there in full or not at all.
+
+    Parameters
+    ----------
+    x
+        What to write. A label map carries its label table inside the file.
+    path
+        Ends in `.nii`, `.nii.gz`, `.nrrd`, `.mha` or `.mhd`.
+    overwrite
+        Whether a file of that name is replaced.
+
+    Raises
+    ------
+    OutputError
+        If the suffix is of no known format or the file cannot be written.
+    OutputExistsError
+        If the file is there already and `overwrite` is false.
+    """
+    target = Path(path)
+    suffix = suffix_of(target)
+    if suffix not in _WRITABLE:
+        raise OutputError(
+            found=f"no format to write {target.name} in",
+            expected=f"a name that ends in {', '.join(_WRITABLE)}",
+            fix="choose one of these suffixes",
+        )
+    if not overwrite and target.exists():
+        raise OutputExistsError(
+            found=f"{target.name} is there already",
+            expected="a name that is free",
+            fix="choose another name, or allow overwriting",
+        )
+    if suffix in NIFTI:
+        from voxmetry.io.nifti import write_nifti
+
+        write_nifti(x, target)
+    else:
+        from voxmetry.io.itk import write_itk
+
+        write_itk(x, target)
+
+
+def suffix_of(path: Path) -> str:
+    """Return the part of the name that says what the file is, in lower case; `.nii.gz` counts as one.
+
+    Examples
+    --------
+    >>> suffix_of(Path("a.b/case.1.NII.gz")), suffix_of(Path("scan.nrrd"))
+    ('.nii.gz', '.nrrd')
+    """
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    source = Path(path)
+    if not source.exists():
+        raise InputError(
+            found=f"nothing at {source.name or source}",
+            expected="a NIfTI, NRRD or MetaImage file, or a DICOM file or folder",
+            fix="check the path",
+        )
+    return source
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Put the file's name before an error that comes from the nouns, which know no files."""
+    try:
+        yield
+    except InputError as error:
+        if name in error.found:
+            raise
+        raise type(error)(found=f"{name}: {error.found}", expected=error.expected, fix=error.fix) from error
+
+
+def _as_labels(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Cast to uint8 or uint16 without changing a value, or refuse."""
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.rint(array)).all()):
+        raise _no_labels(name, "fractions, NaN or infinite values")
+    low, high = array.min(), array.max()
+    if low < 0:
+        raise _no_labels(name, f"negative values (down to {low:g})")
+    if high > 65535:
+        raise _no_labels(name, f"values up to {high:g}")
+    return array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
+
+
+def _no_labels(name: str, what: str) -> LabelError:
+    return LabelError(
+        found=f"{name} holds {what}",
+        expected="a label map: whole numbers from 0 (background) to 65535",
+        fix="pass the label map, not the image; probabilities need a threshold first",
+    )

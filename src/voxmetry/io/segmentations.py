@@ -1,0 +1,185 @@
+"""Segmentations that keep each structure apart: DICOM SEG, RT structure sets, and folders of one mask a structure."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.labels import PALETTE, Code, Label, LabelTable
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
+from voxmetry.errors import FormatError, InputError, LabelError
+from voxmetry.io.overlapping import Layers
+
+NIFTI = (".nii", ".nii.gz")
+
+
+def read_layers(
+    path: str | os.PathLike[str],
+    labels: LabelTable | None = None,
+    *,
+    image: Volume | Geometry | None = None,
+    threshold: float = 0.5,
+) -> tuple[Segmentation, ...]:
+    """Read structures that may overlap, as few label maps as hold them all.
+
+    Parameters
+    ----------
+    path
+        A DICOM SEG file, an RT structure set, a folder that holds one of these, or a folder of NIfTI masks, one a
+        structure, named after it.
+    labels
+        The structures that are wanted, found by name (any case), or by code, modifier and laterality. They take this
+        table's values; others are left out.
+    image
+        The image that was segmented, or its grid. An RT structure set needs it, as contours have no voxels; a SEG
+        lies on it then, empty slices included.
+    threshold
+        A fractional segment holds the voxels at or above this share of its maximum.
+
+    Returns
+    -------
+    tuple of Segmentation
+        In the order of the structures: each in the first one where it overlaps nothing.
+
+    Raises
+    ------
+    InputError, FormatError, GeometryError, LabelError
+        If there is nothing, it cannot be read, does not fit the image, or holds none of the wanted structures.
+    """
+    return layers_of(Path(path), labels, image, threshold)[0]
+
+
+def layers_of(
+    source: Path, labels: LabelTable | None, image: Volume | Geometry | None, threshold: float
+) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
+    """Return the layers, and the pairs of structures that overlap."""
+    grid = image.geometry if isinstance(image, Volume) else image
+    if source.is_dir():
+        source, masks = _inside(source)
+        if masks:
+            layers, pairs = _read_masks(masks, grid, source.name)
+            return _wanted(layers, labels, source.name), pairs
+    from voxmetry.io.dicom.read.headers import read_header, sop_class_uid
+    from voxmetry.io.dicom.segmentations.rtstruct import RTSTRUCT_CLASS, read_rtstruct
+    from voxmetry.io.dicom.segmentations.seg import SEG_CLASSES, read_seg
+
+    kind = sop_class_uid(read_header(source, source.name))
+    if kind in SEG_CLASSES:
+        layers, pairs = read_seg(source, grid=grid, threshold=threshold)
+    elif kind == RTSTRUCT_CLASS and grid is not None:
+        layers, pairs = read_rtstruct(source, grid)
+    elif kind == RTSTRUCT_CLASS:
+        raise InputError(
+            found=f"{source.name} holds contours, which have no voxels of their own",
+            expected="the image that they were drawn on",
+            fix="pass it: read_segmentation(path, image=read_volume(study)), or --image STUDY",
+        )
+    else:
+        raise FormatError(
+            found=f"{source.name} is a DICOM file without structures",
+            expected="a DICOM SEG or an RT structure set",
+            fix="pass the segmentation, not the image",
+        )
+    return _wanted(layers, labels, source.name), pairs
+
+
+def is_structures(path: Path) -> bool:
+    """Whether a path is a folder or a DICOM file, as against an image file by its suffix."""
+    if path.is_dir():
+        return True
+    from voxmetry.io.dicom.read.headers import looks_like_dicom
+
+    return path.suffix.lower() == ".dcm" or looks_like_dicom(path)
+
+
+def _inside(folder: Path) -> tuple[Path, list[Path]]:
+    """Find the one DICOM object with structures in a folder, or its NIfTI masks."""
+    from voxmetry.io.dicom.read.headers import looks_like_dicom, read_header, sop_class_uid
+    from voxmetry.io.dicom.segmentations.rtstruct import RTSTRUCT_CLASS
+    from voxmetry.io.dicom.segmentations.seg import SEG_CLASSES
+
+    files = [entry for entry in sorted(folder.iterdir()) if entry.is_file() and not entry.name.startswith(".")]
+    masks = [entry for entry in files if entry.name.lower().endswith(NIFTI)]
+    objects = [
+        entry
+        for entry in files
+        if entry not in masks
+        and looks_like_dicom(entry)
+        and sop_class_uid(read_header(entry, entry.name)) in (*SEG_CLASSES, RTSTRUCT_CLASS)
+    ]
+    if len(objects) == 1 and not masks:
+        return objects[0], []
+    if masks and not objects:
+        return folder, masks
+    raise InputError(
+        found=f"{folder.name} holds {len(objects)} DICOM SEG or RTSTRUCT files and {len(masks)} NIfTI files",
+        expected="one DICOM object with structures, or NIfTI masks alone",
+        fix="name the file that is meant",
+    )
+
+
+def _read_masks(
+    masks: list[Path], grid: Geometry | None, name: str
+) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
+    """Read one mask a file, each holding 0 and one other value."""
+    from voxmetry.io.read import read_segmentation
+
+    layers: Layers | None = None
+    for value, path in enumerate(masks, start=1):
+        mask = read_segmentation(path)
+        present = np.unique(mask.array[mask.array > 0])
+        if present.size > 1:
+            raise LabelError(
+                found=f"{path.name} holds the values {present[:6].tolist()}",
+                expected="a mask of one structure: 0 and one other value",
+                fix="name a label map of several structures by its file, not its folder",
+            )
+        if layers is None:
+            layers = Layers(grid or mask.geometry, name)
+        other = masks[0].name if grid is None else "the image"
+        layers.geometry.require_same(mask.geometry, what=f"{other} and {path.name}")
+        structure = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
+        colour = PALETTE[(value - 1) % len(PALETTE)]
+        layers.add(Label(value=value, name=structure, colour=colour), [((slice(None),) * 3, mask.array > 0)])
+    if layers is None:
+        raise InputError(found=f"no mask in {name}", expected="NIfTI files", fix="check the path")
+    return layers.all(), layers.pairs
+
+
+def _wanted(layers: tuple[Segmentation, ...], labels: LabelTable | None, name: str) -> tuple[Segmentation, ...]:
+    """Keep the structures of the table and give them its values."""
+    if labels is None:
+        return layers
+    found = [(layer, label, match) for layer in layers for label in layer.labels if (match := _match(label, labels))]
+    if not found:
+        theirs = ", ".join(label.name for layer in layers for label in layer.labels)
+        raise LabelError(
+            found=f"{name} holds {theirs or 'no structure'}",
+            expected=f"at least one of {', '.join(labels.names)}",
+            fix="rename the structures, or read them without a label table",
+        )
+    kept = Layers(layers[0].geometry, name)
+    # In the table's order, so that layers do not depend on the file's.
+    for layer, label, match in sorted(found, key=lambda item: labels.values.index(item[2].value)):
+        kept.add(match, [((slice(None),) * 3, layer.array == label.value)])
+    return tuple(Segmentation(layer.array, layer.geometry, labels) for layer in kept.all())
+
+
+def _match(label: Label, labels: LabelTable) -> Label | None:
+    for wanted in labels:
+        if wanted.name.casefold() == label.name.casefold():
+            return wanted
+    for wanted in labels:
+        if wanted.code and (wanted.code.scheme, wanted.code.value) == _key(label.code):
+            same_part = _key(wanted.modifier) == _key(label.modifier)
+            if same_part and wanted.laterality == label.laterality:
+                return wanted
+    return None
+
+
+def _key(code: Code | None) -> tuple[str, str] | None:
+    return (code.scheme, code.value) if code else None

@@ -1,0 +1,18 @@
+"""Numbers from label maps: sizes, intensities, overlaps and distances, each with its definition."""
+
+from __future__ import annotations
+
+from voxmetry.measurement.compare import compare, summarise
+from voxmetry.measurement.definitions import DEFINITIONS, definitions
+from voxmetry.measurement.lesions import lesions, sum_of_diameters_mm
+from voxmetry.measurement.volumetry import measure
+
+__all__ = [
+    "DEFINITIONS",
+    "compare",
+    "definitions",
+    "lesions",
+    "measure",
+    "sum_of_diameters_mm",
+    "summarise",
+]

@@ -1,0 +1,209 @@
+"""Import a model of another framework as an ordinary model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from voxmetry.config import ModelSpec, Weights, dump_yaml
+from voxmetry.errors import ConfigError, ModelError, OutputExistsError
+from voxmetry.io.atomic import make_folder, write_bytes, write_text
+from voxmetry.nn.networks.build import build_network
+from voxmetry.nn.weights import distinct_tensors, require_fit, sha256_of
+
+MODALITIES = ("CT", "MR", "PT")
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What the files of a model do not say, or what should be otherwise.
+
+    Parameters
+    ----------
+    name
+        Of the new model; None makes one from the source's.
+    modalities
+        One an input; needed where the names of the channels do not tell.
+    orientation
+        The axes of the images that the model was trained on, such as "RAS", or "stored"; None takes what the source
+        says.
+    folds
+        Folds of an nnU-Net folder to average, such as ("0", "1") or ("all",); None takes all that are there.
+    checkpoint
+        File name of the weights; None takes the framework's usual one.
+    mirroring
+        False leaves out mirroring at inference, which costs up to eight times the time.
+    licence
+        Of the weights; None takes what the source says.
+    overwrite
+        Whether to replace a model that is there already.
+    """
+
+    name: str | None = None
+    modalities: tuple[str, ...] = ()
+    orientation: str | None = None
+    folds: tuple[str, ...] | None = None
+    checkpoint: str | None = None
+    mirroring: bool = True
+    licence: str | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class ImportedModel:
+    """A model of another framework, understood but not yet written.
+
+    Parameters
+    ----------
+    spec
+        Without weights.
+    members
+        The parameters of each network of the ensemble, under the names of `build_network(spec)`.
+    origin
+        Framework and version, as the card says it.
+    sources
+        SHA-256 by file name of what the weights came from.
+    notes
+        What a user should know, each a sentence.
+    """
+
+    spec: ModelSpec
+    members: tuple[dict[str, torch.Tensor], ...]
+    origin: str
+    sources: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def import_model(path: Path | str, out: Path | str, options: ImportOptions = ImportOptions()) -> ImportedModel:
+    """Turn an nnU-Net v2 model folder or a MONAI bundle into a model folder that `load_model` and `segment` take.
+
+    Parameters
+    ----------
+    path
+        A folder with plans.json and dataset.json (nnU-Net v2), or one with configs/metadata.json (a MONAI bundle).
+    out
+        The new model folder.
+    options
+        What the files do not say.
+
+    Returns
+    -------
+    ImportedModel
+        What was understood, with notes.
+
+    Raises
+    ------
+    ConfigError
+        If a modality is unknown.
+    ModelError
+        If the source is of neither kind, is incomplete, or holds what cannot be reproduced; it is named.
+    OutputExistsError
+        If there is a model at `out` already.
+    OutputError
+        If `out` cannot be written.
+    """
+    source, target = Path(path), Path(out)
+    for modality in options.modalities:
+        if modality not in MODALITIES:
+            raise ConfigError(
+                found=f"modality {modality!r}", expected=f"one of {', '.join(MODALITIES)}", fix="name one of these"
+            )
+    if (target / "model.yaml").exists() and not options.overwrite:
+        raise OutputExistsError(
+            found=f"{target} holds a model already",
+            expected="a folder without model.yaml",
+            fix="name another folder, or add --overwrite (overwrite=True) to replace it",
+        )
+    arrival = _understand(source, options)
+    _write(arrival, target)
+    return arrival
+
+
+def _understand(source: Path, options: ImportOptions) -> ImportedModel:
+    from voxmetry.nn.interop.bundle import is_bundle, read_bundle
+    from voxmetry.nn.interop.nnunet import is_nnunet, read_nnunet
+
+    if is_bundle(source):
+        return read_bundle(source, options)
+    if is_nnunet(source):
+        return read_nnunet(source, options)
+    if not source.is_dir():
+        found = f"{source} is no folder"
+    else:
+        names = ", ".join(sorted(entry.name for entry in source.iterdir())[:8]) or "nothing"
+        found = f"{source} holds {names}"
+    raise ModelError(
+        found=found,
+        expected="an nnU-Net v2 model folder (plans.json, dataset.json, fold_0/...) or a MONAI bundle "
+        "(configs/metadata.json, models/...)",
+        fix="give the folder that holds these; unpack an archive first",
+    )
+
+
+def _write(arrival: ImportedModel, out: Path) -> None:
+    """Write weights and card, and model.yaml last: a model is there when it is whole."""
+    data = pack(arrival.spec, arrival.members)
+    finished = arrival.spec.model_copy(update={"weights": Weights(sha256=sha256_of(data))})
+    make_folder(out)
+    (out / "model.yaml").unlink(missing_ok=True)
+    write_bytes(out / "weights.safetensors", data)
+    write_text(out / "MODEL_CARD.md", _card(arrival))
+    write_text(out / "model.yaml", dump_yaml(finished))
+
+
+def pack(spec: ModelSpec, members: Sequence[dict[str, torch.Tensor]]) -> bytes:
+    """Return the parameters of all members as float32 safetensors, after a look whether the network takes them.
+
+    Raises
+    ------
+    ModelError
+        If they are those of another network.
+    """
+    network = build_network(spec)
+    want = distinct_tensors(network)
+    if len(members) == 1:
+        have = dict(members[0])
+    else:
+        have = {f"members.{n}.{name}": value for n, member in enumerate(members) for name, value in member.items()}
+    # A network may register a block twice, under two names for one tensor; the file holds each once.
+    twice = set(network.state_dict()) - set(want)
+    have = {name: value for name, value in have.items() if name not in twice}
+    require_fit(have, want, "the checkpoint")
+    return save({name: have[name].detach().to(want[name].dtype).contiguous().clone() for name in want})
+
+
+def _card(arrival: ImportedModel) -> str:
+    spec = arrival.spec
+    lines = [
+        f"# {spec.name} {spec.version}",
+        "",
+        f"{spec.summary}. Research use only; not a medical device.",
+        "",
+        f"Licence of these weights: {spec.licence}.",
+        "",
+        f"Imported from {arrival.origin}. Its accuracy was not measured here; see its authors' publication.",
+        "",
+        "## Where the weights come from",
+        "",
+        "| file | SHA-256 |",
+        "| --- | --- |",
+        *(f"| {name} | {digest} |" for name, digest in arrival.sources.items()),
+        "",
+        "## What it takes and returns",
+        "",
+        "Inputs: " + ", ".join(f"{item.name} ({item.modality})" for item in spec.inputs) + ".",
+        "",
+        "Structures: " + ", ".join(f"{label.value} {label.name}" for label in spec.labels) + ".",
+        "",
+        "Axes of the network's grid: " + ", ".join(spec.orientation) + "; voxels of "
+        f"{' x '.join(f'{mm:g}' for mm in spec.spacing_mm)} mm; patches of "
+        f"{' x '.join(str(n) for n in spec.window.patch)} voxels.",
+        "",
+    ]
+    if arrival.notes:
+        lines += ["## Notes", "", *(f"- {note}" for note in arrival.notes), ""]
+    return "\n".join(lines)

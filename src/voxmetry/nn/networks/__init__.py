@@ -1,0 +1,1 @@
+"""The networks: which one a specification names, and how it is built."""

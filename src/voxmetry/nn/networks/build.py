@@ -1,0 +1,98 @@
+"""Networks by what model.yaml says: a DynUNet of this package, or one that another framework trained."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from voxmetry.config import ModelSpec, NetworkSpec
+from voxmetry.config.networks import MonaiNetwork, NnunetNetwork
+from voxmetry.errors import ConfigError, MissingExtraError
+from voxmetry.nn.networks.nnunet import NnunetUNet
+
+SET_BY_THE_MODEL = ("spatial_dims", "in_channels", "out_channels")
+
+
+class Ensemble(nn.Module):
+    """Several networks of one architecture, whose scores are averaged."""
+
+    def __init__(self, members: list[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the mean of the members' scores for patches (B, C, I, J, K)."""
+        total = self.members[0](x)
+        for member in list(self.members)[1:]:
+            total = total + member(x)
+        return total / len(self.members)
+
+
+def build_network(spec: ModelSpec) -> nn.Module:
+    """Build a model's network with random weights.
+
+    Parameters
+    ----------
+    spec
+        Names the network, its inputs and its outputs; several `members` become an `Ensemble`.
+
+    Returns
+    -------
+    Module
+        In evaluation mode: (B, C, I, J, K) with I, J, K divisible by `spec.network.divisor` to logits
+        (B, n_classes, I, J, K).
+
+    Raises
+    ------
+    ConfigError
+        If an argument of a MONAI network is unknown or unusable.
+    MissingExtraError
+        If the network needs a package that is not installed.
+    """
+    if spec.members > 1:
+        return Ensemble([_build_one(spec) for _ in range(spec.members)])
+    return _build_one(spec)
+
+
+def _build_one(spec: ModelSpec) -> nn.Module:
+    network, n_inputs = spec.network, len(spec.inputs)
+    if isinstance(network, NetworkSpec):
+        # MONAI takes seconds to import, and a network that OpenVINO has in its cache is not built at all.
+        from voxmetry.nn.networks.dynunet import build_unet
+
+        return build_unet(network, n_inputs=n_inputs, n_classes=spec.n_classes)
+    if isinstance(network, NnunetNetwork):
+        return NnunetUNet(network, n_inputs=n_inputs, n_outputs=spec.n_classes)
+    return _build_monai(network, n_inputs, spec.n_classes)
+
+
+def _build_monai(network: MonaiNetwork, n_inputs: int, n_outputs: int) -> nn.Module:
+    from monai.networks import nets
+
+    make: Callable[..., nn.Module] = getattr(nets, network.name)
+    known = set(inspect.signature(make).parameters)
+    refused = sorted((set(network.arguments) - known) | (set(network.arguments) & set(SET_BY_THE_MODEL)))
+    if refused:
+        raise ConfigError(
+            found=f"network.arguments names {', '.join(refused)}",
+            expected=f"arguments of MONAI's {network.name} other than {', '.join(SET_BY_THE_MODEL)}",
+            fix="correct model.yaml, or install a version of MONAI that has them",
+        )
+    fixed = {"spatial_dims": 3, "in_channels": n_inputs, "out_channels": n_outputs}
+    try:
+        return make(**{name: value for name, value in fixed.items() if name in known}, **network.arguments)
+    except ImportError as error:
+        raise MissingExtraError(
+            found=f"MONAI's {network.name} needs a package that is not installed: {error}",
+            expected="the packages of the extra 'interop'",
+            fix='pip install "voxmetry[interop]"',
+        ) from error
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise ConfigError(
+            found=f"MONAI's {network.name} cannot be built from network.arguments: {error}",
+            expected="arguments that its documentation allows",
+            fix="correct model.yaml",
+        ) from error

@@ -1,0 +1,362 @@
+"""Run models over a data set and say how good they are: what stands behind `voxmetry evaluate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxmetry import io, nn
+from voxmetry._version import __version__
+from voxmetry.classical import Baseline
+from voxmetry.config import StudySettings, parse_record
+from voxmetry.core.base import Record
+from voxmetry.core.records import CaseComparison, CohortComparison, CohortSettings, PairedComparison
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
+from voxmetry.errors import ConfigError, InputError, OutputExistsError, VoxmetryError
+from voxmetry.io.atomic import make_folder, write_text
+from voxmetry.measurement import tables
+from voxmetry.measurement.compare_cases import compare_pair, number_patients, summarise_cohort
+from voxmetry.measurement.failures import FailureCounter, Failures, structures_of
+from voxmetry.ops.resample import resample
+from voxmetry.train.dataset import Case, DataSet, read_case
+from voxmetry.workflows.segment import load_any
+
+RESULT, TABLE, PAGE = "evaluation.json", "evaluation.csv", "evaluation.html"
+MARGIN = 0.02
+"""Dice by which a baseline may be worse and still count as as good."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model with the cases that it may be judged on.
+
+    Parameters
+    ----------
+    name
+        What it is called in tables and file names.
+    folds
+        Model and the cases that it predicts; several for a cross-validated run, where each case is predicted by the
+        fold that held it out.
+    n_seen
+        Cases of the data set that are left out because it was trained on them.
+    """
+
+    name: str
+    folds: tuple[tuple[nn.Predictor | Baseline, tuple[str, ...]], ...]
+    n_seen: int
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is a classical baseline."""
+        return isinstance(self.folds[0][0], Baseline)
+
+
+class ModelEvaluation(Record):
+    """How good one model is on the cases that it did not train on."""
+
+    name: str
+    is_baseline: bool
+    n_seen: int
+    """Cases left out because it was trained on them."""
+    cohort: CohortComparison
+    failures: Failures
+
+
+class Evaluation(Record):
+    """The content of `evaluation.json`."""
+
+    schema_version: int = 1
+    voxmetry_version: str
+    data: str
+    models: tuple[ModelEvaluation, ...]
+    paired: dict[str, tuple[PairedComparison, ...]]
+    """By the name of the other model: the first model minus it."""
+    verdicts: tuple[str, ...]
+    """How each other model stands against the first, in words."""
+
+
+def evaluate(
+    data: DataSet,
+    models: Sequence[str | Path],
+    out: Path,
+    *,
+    settings: CohortSettings = CohortSettings(),  # noqa: B008  (frozen)
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Evaluation, tuple[Path, ...]]:
+    """Predict, compare, summarise, and write the tables and the page.
+
+    Parameters
+    ----------
+    data
+        Labelled cases.
+    models
+        Bundled models, model folders, baselines' YAML files, or run folders with folds. The first is compared with
+        each of the others, case by case.
+    out
+        Folder for `predictions/`, `evaluation.csv`, `evaluation.json`, a page for each model and `evaluation.html`.
+    settings
+        How predictions are compared.
+    device
+        Where networks run.
+    overwrite
+        Whether an earlier evaluation is replaced.
+    progress
+        Called after each case with the number that is done and of all.
+
+    Returns
+    -------
+    Evaluation, tuple of Path
+        What was found, and the files that were written.
+
+    Raises
+    ------
+    VoxmetryError
+        If a model cannot be loaded, has been trained on all cases, or the folder cannot be written. A case that fails
+        is a row with its reason.
+    """
+    _prepare(out, overwrite=overwrite)
+    entries = [open_entry(model, data, device=device) for model in models]
+    if len({entry.name for entry in entries}) < len(entries):
+        raise ConfigError(
+            found=f"two models of the name {entries[0].name}" if len(entries) == 2 else "two models of the same name",
+            expected="models whose folders or files have different names",
+            fix="rename one of the folders",
+        )
+    total = sum(len(names) for entry in entries for _, names in entry.folds)
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    results = [_evaluate_one(entry, data, out, settings, tick) for entry in entries]
+    paired = {
+        other.name: summarise_cohort(results[0].cohort.cases, settings, other=other.cohort.cases).paired
+        for other in results[1:]
+    }
+    evaluation = Evaluation(
+        voxmetry_version=__version__,
+        data=data.name,
+        models=tuple(results),
+        paired=paired,
+        verdicts=tuple(line for other in results[1:] for line in verdicts(results[0], other, paired[other.name])),
+    )
+    return evaluation, _write(evaluation, data, out)
+
+
+def open_entry(model: str | Path, data: DataSet, *, device: str) -> Entry:
+    """Load a model and leave out the cases that it was trained on.
+
+    A run folder with `fold-0/model` and so on predicts each case by the fold that held it out. The cases that a model
+    was trained on are those of its `split.json`.
+
+    Raises
+    ------
+    InputError
+        If no case is left.
+    """
+    settings = parse_record({"device": device}, StudySettings, where="--device")
+    folds = sorted(Path(model).glob("fold-*/model")) if Path(model).is_dir() else []
+    names = [case.name for case in data.cases]
+    parts: list[tuple[nn.Predictor | Baseline, tuple[str, ...]]] = []
+    for folder in folds:
+        held_out = set(_split(folder)["validation"])
+        parts.append((load_any(folder, settings), tuple(name for name in names if name in held_out)))
+    if not folds:
+        loaded = load_any(model, settings)
+        seen = set() if isinstance(loaded, Baseline) else set(_split(_folder_of(model)).get("training", ()))
+        parts.append((loaded, tuple(name for name in names if name not in seen)))
+    left = {name for _, part in parts for name in part}
+    name = Path(model).name if folds or Path(model).is_dir() else parts[0][0].spec.name
+    if not left:
+        raise InputError(
+            found=f"{name} was trained on all {len(names)} cases of {data.name}",
+            expected="cases that it has not seen",
+            fix="evaluate it on other data, or train with held-out cases or folds and evaluate that run",
+        )
+    return Entry(name, tuple(parts), len(names) - len(left))
+
+
+def _folder_of(model: str | Path) -> Path:
+    from voxmetry.models import find_model
+
+    return find_model(model)
+
+
+def _split(folder: Path) -> Mapping[str, Sequence[str]]:
+    path = folder / "split.json"
+    if not path.is_file():
+        return {}
+    content: Mapping[str, Sequence[str]] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _evaluate_one(
+    entry: Entry, data: DataSet, out: Path, settings: CohortSettings, tick: Callable[[], None]
+) -> ModelEvaluation:
+    folder = make_folder(out / "predictions" / entry.name)
+    numbers = number_patients([case.name for case in data.cases], data.patients)
+    counter = FailureCounter()
+    rows = []
+    for model, names in entry.folds:
+        for case in data.select(names).cases:
+            rows.append(_case(model, case, data, folder, numbers[case.name], settings, counter))
+            tick()
+    rows.sort(key=lambda row: row.case)
+    cohort = summarise_cohort(rows, settings).model_copy(update={"voxmetry_version": __version__})
+    return ModelEvaluation(
+        name=entry.name,
+        is_baseline=entry.is_baseline,
+        n_seen=entry.n_seen,
+        cohort=cohort,
+        failures=counter.result(),
+    )
+
+
+def _case(
+    model: nn.Predictor | Baseline,
+    case: Case,
+    data: DataSet,
+    folder: Path,
+    patient: int,
+    settings: CohortSettings,
+    counter: FailureCounter,
+) -> CaseComparison:
+    try:
+        volumes, reference = read_case(case, data)
+        volumes = _inputs(model, volumes, data)
+        found = model.segment(volumes) if isinstance(model, Baseline) else model(volumes)
+        if not found.geometry.is_same(reference.geometry):
+            # A baseline of a second channel segments on that channel's own, often coarser grid.
+            found = resample(found, to=reference.geometry)
+        io.save(found, folder / f"{case.name}.nii.gz")
+        row = compare_pair(
+            case.name,
+            prediction=found,
+            reference=reference,
+            settings=_in_common(settings, found, reference),
+            patient=patient,
+        )
+    except VoxmetryError as error:
+        return CaseComparison(case=case.name, patient=patient, error=error.to_dict())
+    counter.add(found, reference, structures_of(row.comparisons))
+    same = next((v for v in volumes if v.geometry.is_same(reference.geometry)), None)
+    counter.add_properties(row, reference, same.array if same is not None else None)
+    return row
+
+
+def _in_common(settings: CohortSettings, found: Segmentation, reference: Segmentation) -> CohortSettings:
+    """Judge a model by the structures that it knows, where it knows some of the data set's by their names."""
+    names = [name for name in found.labels.names if name in reference.labels.names]
+    if not names or settings.labels is not None or set(found.labels.names) == set(reference.labels.names):
+        return settings
+    return settings.model_copy(update={"labels": tuple(names)})
+
+
+def _inputs(model: nn.Predictor | Baseline, volumes: Sequence[Volume], data: DataSet) -> list[Volume]:
+    """Choose the channels that a model takes: by name, or by modality, or all where the numbers agree."""
+    wanted = model.spec.inputs
+    if len(wanted) == len(volumes):
+        return list(volumes)
+    chosen = []
+    for item in wanted:
+        for key in ("name", "modality"):
+            places = [p for p, channel in enumerate(data.channels) if getattr(channel, key) == getattr(item, key)]
+            if len(places) == 1:
+                chosen.append(volumes[places[0]])
+                break
+        else:
+            raise InputError(
+                found=f"the channels {', '.join(channel.name for channel in data.channels)}",
+                expected=f"one called {item.name}, or one of modality {item.modality}",
+                fix="name channels or modalities in the data set as the model does",
+            )
+    return chosen
+
+
+def verdicts(first: ModelEvaluation, other: ModelEvaluation, paired: Sequence[PairedComparison]) -> list[str]:
+    """Say for each structure how the other model stands to the first, by the interval of the difference in Dice.
+
+    As good: the whole interval of the first's advantage lies below `MARGIN`.
+    """
+    lines = []
+    what = f"{'the baseline ' if other.is_baseline else ''}{other.name}"
+    for row in paired:
+        if row.metric != "dice":
+            continue
+        d = row.difference
+        gap = f"Dice {d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f}, {d.n} cases) for {first.name}"
+        if not d.low <= d.high:
+            verdict = f"cannot be told: {d.reason or row.reason}"
+        elif d.high < 0:
+            verdict = f"is better than {first.name}: {gap}"
+        elif d.high < MARGIN:
+            verdict = f"is as good as {first.name} to within {MARGIN:g}: {gap}"
+        elif d.low > 0:
+            verdict = f"is worse than {first.name}: {gap}"
+        else:
+            verdict = f"differs too little from {first.name} to be told apart with these cases: {gap}"
+        lines.append(f"{row.label}: {what} {verdict}.")
+    return lines
+
+
+def _prepare(out: Path, *, overwrite: bool) -> None:
+    there = [name for name in (RESULT, TABLE, PAGE) if (out / name).exists()]
+    if there and not overwrite:
+        raise OutputExistsError(
+            found=f"{', '.join(there)} in the folder already",
+            expected="a folder without an earlier evaluation",
+            fix="name another folder, or add --overwrite (overwrite=True) to replace it",
+        )
+    make_folder(out)
+    for name in there:
+        (out / name).unlink()
+
+
+def _write(evaluation: Evaluation, data: DataSet, out: Path) -> tuple[Path, ...]:
+    from voxmetry.report.comparison import write_cohort_page
+    from voxmetry.report.evaluation import EvaluatedModel, write_evaluation_page
+
+    rows = [
+        {"model": model.name, **row}
+        for model in evaluation.models
+        for row in tables.comparison_rows(model.cohort.cases)
+    ]
+    tables.write_csv(rows, ("model", *tables.COMPARISON_COLUMNS), out / TABLE)
+    write_text(out / RESULT, evaluation.model_dump_json(indent=1))
+    pages = []
+    for model in evaluation.models:
+        pages.append(out / f"{model.name}.html")
+        write_cohort_page(model.cohort, pages[-1], read=_reader(data, out / "predictions" / model.name))
+    shown = [
+        EvaluatedModel(
+            name=model.name,
+            is_baseline=model.is_baseline,
+            n_seen=model.n_seen,
+            structures=model.cohort.structures,
+            failures=model.failures,
+        )
+        for model in evaluation.models
+    ]
+    write_evaluation_page(evaluation.data, shown, evaluation.verdicts, out / PAGE)
+    return (out / TABLE, out / RESULT, *pages, out / PAGE)
+
+
+def _reader(data: DataSet, folder: Path) -> Callable[[str], tuple[Segmentation, Segmentation, Volume | None]]:
+    cases = {case.name: case for case in data.cases}
+
+    def read(name: str) -> tuple[Segmentation, Segmentation, Volume | None]:
+        case = cases[name]
+        prediction = io.read_segmentation(folder / f"{name}.nii.gz")
+        volumes, reference = read_case(case, data)
+        image = volumes[0]
+        return prediction, reference, image if image.geometry.is_same(prediction.geometry) else None
+
+    return read

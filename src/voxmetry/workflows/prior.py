@@ -1,0 +1,169 @@
+"""Hold a study against an earlier run of the same patient: structures, lesions, RECIST.
+
+A run's folder holds no image, but its report does: the viewer's, reduced. It is fine enough to bring two time points
+together; sizes are always measured on the label maps' own grids.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import gzip
+import math
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.records import Flag, Measurement, SourceInfo, StudyResult
+from voxmetry.core.records.follow_up import FollowUp, PriorComparison, StructureChange
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
+from voxmetry.errors import FormatError, InputError
+from voxmetry.io.read import read_segmentation
+from voxmetry.measurement.follow_up import TimePoint, follow_up
+from voxmetry.measurement.recist import percent
+from voxmetry.report.pictures.material import read_material
+from voxmetry.report.viewer import Scene
+from voxmetry.workflows.run_folder import HTML, SEGMENTATION, read_result
+
+_CARRIED = ("registration", "not_covered", "matched_by_distance")
+"""Flags of a follow-up that are not said by the study's own flags."""
+
+
+def compare_with_prior(
+    result: StudyResult, prior: Path | str, *, segmentation: Segmentation, image: Volume | None
+) -> PriorComparison:
+    """Hold a study against the folder of an earlier run.
+
+    Parameters
+    ----------
+    result
+        What was measured now.
+    prior
+        The folder that `voxmetry segment` wrote for the earlier study: `result.json`, `seg.nii.gz`, and `report.html`
+        where lesions have to be matched and the two studies share no frame of reference.
+    segmentation
+        The labels of now, (I, J, K).
+    image
+        The image of now, on the same grid or reduced, to bring the two together; None where there is none.
+
+    Returns
+    -------
+    PriorComparison
+        Without `follow_up`, and with the reason, where there are no lesions or they could not be matched.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no run.
+    FormatError
+        If a file in it is none of this software.
+    """
+    folder = Path(prior)
+    earlier = read_result(folder)
+    followed, reason, flags = _follow(result, earlier, folder, segmentation, image)
+    if earlier.source.series_uid is not None and earlier.source.series_uid == result.source.series_uid:
+        message = "The prior is a run on the same series: a change is one of the model or of its version."
+        flags = (*flags, Flag(code="same_series", severity="review", message=message))
+    return PriorComparison(
+        voxmetry_version=result.provenance.voxmetry_version,
+        prior=earlier.provenance,
+        structures=_structures(result, earlier),
+        follow_up=followed,
+        reason=reason,
+        flags=flags,
+    )
+
+
+def overview(scene: Scene) -> Volume:
+    """Return the image that a report's viewer shows, in the study's own unit, (I, J, K).
+
+    Raises
+    ------
+    FormatError
+        If the report is damaged.
+    """
+    try:
+        image = nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(scene.image)))
+        array = np.asarray(image.dataobj, dtype=np.float32)
+    except (ValueError, OSError, EOFError) as error:
+        raise FormatError(
+            found="a report whose viewer holds no image that can be read",
+            expected="a report.html as voxmetry segment wrote it",
+            fix="run voxmetry segment again",
+        ) from error
+    return Volume(array, Geometry(np.asarray(image.affine, dtype=np.float64), array.shape))
+
+
+def _follow(
+    result: StudyResult, earlier: StudyResult, folder: Path, segmentation: Segmentation, image: Volume | None
+) -> tuple[FollowUp | None, str, tuple[Flag, ...]]:
+    if not any(label.kind == "lesion" for label in (*result.labels, *earlier.labels)):
+        return None, "no structure is a lesion", ()
+    if not (result.lesions or earlier.lesions):
+        return None, "neither study has a lesion", ()
+    before = read_segmentation(folder / earlier.files.get("segmentation", SEGMENTATION), labels=earlier.labels)
+    try:
+        found = follow_up(
+            baseline=TimePoint(_placed(before, earlier.source), overview=_image_of(folder)),
+            current=TimePoint(_placed(segmentation, result.source), overview=image),
+        )
+    except InputError as error:
+        flag = Flag(
+            code="lesions_not_matched",
+            severity="note",
+            message=f"Lesions were not matched with those of the prior: {error.found}.",
+        )
+        return None, error.found, (flag,)
+    return found, "", tuple(flag for flag in found.flags if flag.code in _CARRIED)
+
+
+def _placed(segmentation: Segmentation, source: SourceInfo) -> Segmentation:
+    """Name the study's frame of reference, which a label map's file does not hold."""
+    return dataclasses.replace(
+        segmentation, geometry=dataclasses.replace(segmentation.geometry, frame_uid=source.frame_uid)
+    )
+
+
+def _image_of(folder: Path) -> Volume | None:
+    if not (folder / HTML).is_file():
+        return None
+    scene = read_material(folder / HTML).scene
+    return overview(scene) if scene is not None else None
+
+
+def _structures(result: StudyResult, earlier: StudyResult) -> tuple[StructureChange, ...]:
+    before = {m.label: m for m in earlier.measurements}
+    now = {m.label: m for m in result.measurements}
+    both = {name: (now.get(name), before.get(name)) for name in {**now, **before}}
+    return tuple(
+        _structure(name, ours, theirs)
+        for name, (ours, theirs) in both.items()
+        if any(m is not None and m.n_voxels for m in (ours, theirs))
+    )
+
+
+def _structure(name: str, ours: Measurement | None, theirs: Measurement | None) -> StructureChange:
+    v0, v1 = (m.volume_ml if m is not None else math.nan for m in (theirs, ours))
+    d0, d1 = (m.max_diameter_mm if m is not None else math.nan for m in (theirs, ours))
+    reasons = [f"not known to the {'later' if m is ours else 'earlier'} model" for m in (ours, theirs) if m is None]
+    reasons += [
+        f"not found in the {'later' if m is ours else 'earlier'} study"
+        for m in (ours, theirs)
+        if m is not None and not m.n_voxels
+    ]
+    return StructureChange(
+        label=name,
+        value=ours.value if ours is not None else None,
+        volume_prior_ml=v0,
+        volume_ml=v1,
+        volume_change_ml=v1 - v0,
+        volume_change_percent=percent(v1, v0),
+        max_diameter_prior_mm=d0,
+        max_diameter_mm=d1,
+        max_diameter_change_mm=d1 - d0,
+        cut_off=any(m is not None and m.touches_border for m in (ours, theirs)),
+        reason="; ".join(reasons),
+    )

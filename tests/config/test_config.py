@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from voxmetry.classical import BaselineSpec
+from voxmetry.config import ModelSpec, StudySettings, TrainSettings, dump_yaml, load_yaml, parse_record
+from voxmetry.errors import ConfigError
+from voxmetry.train.manifests import Manifest
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+KINDS = {"models": BaselineSpec, "train": TrainSettings, "study": StudySettings, "data": Manifest}
+
+
+@pytest.fixture
+def template() -> dict:
+    return load_yaml(CONFIGS / "train" / "hippocampus-mr.yaml", TrainSettings).model.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.name)
+def test_each_configuration_is_read_and_survives_a_round_trip(path, tmp_path):
+    kind = KINDS[path.parent.name]
+    record = load_yaml(path, kind)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_yaml(record), encoding="utf-8")
+    assert load_yaml(copy, kind) == record
+
+
+def test_a_typo_is_an_error_that_names_the_key(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("devcie: cpu\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"study\.yaml: devcie"):
+        load_yaml(path, StudySettings)
+
+
+def test_yaml_is_data_and_never_code(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("device: !!python/object/apply:os.getcwd []\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_yaml(path, StudySettings)
+
+
+def test_a_missing_file_is_a_configuration_error(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_yaml(tmp_path / "none.yaml", StudySettings)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"window": {"patch": [48, 60, 48]}}, "multiple of 8: 64 would do"),
+        ({"orientation": "RAR"}, "RAR"),
+        ({"orientation": "RAx"}, "RAx"),
+        ({"clean": [{"step": "largest", "labels": ["spleen"]}]}, "spleen"),
+        ({"spacing_mm": [1, 0, 1]}, "spacing_mm.1"),
+        ({"inputs": []}, "inputs"),
+        ({"network": {"channels": [16, 32], "strides": [[1, 1, 1]], "kernels": [[3, 3, 3]]}}, "each level"),
+    ],
+)
+def test_an_impossible_model_is_refused_with_its_key(template, change, words):
+    with pytest.raises(ConfigError, match=words):
+        parse_record(template | change, ModelSpec, where="model.yaml")
+
+
+def test_the_default_study_file_says_every_setting_as_the_code_has_it():
+    path = CONFIGS / "study" / "default.yaml"
+    assert load_yaml(path, StudySettings) == StudySettings()
+    assert yaml.safe_load(path.read_text(encoding="utf-8")).keys() == StudySettings.model_fields.keys()
