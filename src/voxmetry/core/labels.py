@@ -35,6 +35,10 @@ class Label(Record):
     modifier: Code | None = None
     """Which part of what `code` names, such as SNOMED CT 255549009 'Anterior'."""
     laterality: Literal["left", "right"] | None = None
+    category: Code | None = None
+    """Of DICOM PS3.16 CID 7150, such as 85756007 'Tissue'; None: what `kind` says."""
+    region: Code | None = None
+    """Where it lies, if `code` does not say it, such as SNOMED CT 64033007 'Kidney' of a cyst; the side is its."""
 
     @property
     def rgb(self) -> tuple[float, float, float]:

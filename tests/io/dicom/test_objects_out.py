@@ -29,6 +29,7 @@ from voxmetry.io.dicom.objects.structured_report import write_report_sr
 from voxmetry.io.dicom.segmentations.rtstruct_write import write_rtstruct
 from voxmetry.io.dicom.segmentations.seg_write import write_seg
 from voxmetry.measurement import lesions
+from voxmetry.models.structures import with_codes
 
 ORIGIN = Origin("automatic", "phantom-model", "1.2.3", serial="f" * 64, software="0.1.0")
 TABLE = LabelTable(
@@ -48,6 +49,9 @@ TABLE = LabelTable(
 )
 # The pixels of a sagittal slice, 27 x 19, are no multiple of eight: frames begin within a byte.
 SHAPE = (32, 27, 19)
+
+
+COMPOSED = with_codes(LabelTable.from_names({2: "kidney_cyst_left", 7: "kidney_cyst_right", 9: "subcutaneous_fat"}))
 
 
 def blobs(geometry):
@@ -208,6 +212,28 @@ class TestSeg:
             ("left kidney", "#E69F00", "organ", "left"),
             ("tumour", "#56B4E9", "lesion", None),
         ]
+
+    def test_a_cyst_lies_in_the_kidney_of_its_side_and_fat_is_tissue(self, study, tmp_path):
+        volume, source = study
+        truth = Segmentation(blobs(volume.geometry).array, volume.geometry, COMPOSED)
+        path = tmp_path / "seg.dcm"
+        seg = write_seg(truth, source, path, origin=ORIGIN)
+        write_report_sr(measure(truth, volume), COMPOSED, seg, source, tmp_path / "sr.dcm", origin=ORIGIN)
+        assert_valid(path, study[0].source.files)
+        assert_valid(tmp_path / "sr.dcm", study[0].source.files)
+        left, right, *_ = pydicom.dcmread(path).SegmentSequence
+        for segment, side in ((left, "7771000"), (right, "24028007")):
+            region = segment.AnatomicRegionSequence[0]
+            assert (region.CodeValue, region.AnatomicRegionModifierSequence[0].CodeValue) == ("64033007", side)
+            assert "SegmentedPropertyTypeModifierCodeSequence" not in segment.SegmentedPropertyTypeCodeSequence[0]
+        report = str(pydicom.dcmread(tmp_path / "sr.dcm"))
+        assert "7771000" in report and "24028007" in report and "64033007" in report
+        back = read_segmentation(path, image=volume).labels
+        for label in back:
+            was = COMPOSED[label.name]
+            for what in ("kind", "code", "laterality", "category", "region"):
+                assert getattr(label, what) == getattr(was, what), (label.name, what)
+        assert any(label.category for label in COMPOSED)
 
     def test_each_frame_names_its_slice_and_place(self, study, written):
         _, source = study

@@ -178,11 +178,12 @@ def _group(
     is_lesion = isinstance(row, Lesion) or label.kind == "lesion"
     modifiers = [code for code in (LATERALITY.get(label.laterality or ""), label.modifier) if code]
     sites = []
-    if label.code and not is_lesion:
+    place = label.region or (None if is_lesion else label.code)
+    if place:
         # TID 1419 has room for one of each; the segment itself carries both modifiers.
         side = _coded(LATERALITY[label.laterality]) if label.laterality else None
         part = _coded(label.modifier) if label.modifier else None
-        sites = [sr.FindingSite(anatomic_location=_coded(label.code), laterality=side, topographical_modifier=part)]
+        sites = [sr.FindingSite(anatomic_location=_coded(place), laterality=side, topographical_modifier=part)]
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=uid or new_uid(), identifier=_name(row)[:64]),
         referenced_segment=sr.ReferencedSegment(
@@ -192,7 +193,9 @@ def _group(
             source_series=sr.SourceSeriesForSegmentation(source.first.SeriesInstanceUID),
         ),
         finding_type=_coded(label.code or (_LESION if is_lesion else ANATOMY)),
-        finding_category=_coded(ABNORMAL if is_lesion else ANATOMY) if modifiers or not label.code else None,
+        finding_category=_coded(label.category or (ABNORMAL if is_lesion else ANATOMY))
+        if modifiers or label.category or not label.code
+        else None,
         finding_sites=sites or None,
         measurements=_measurements(row, source),
     )

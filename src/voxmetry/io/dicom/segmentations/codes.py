@@ -20,6 +20,9 @@ LATERALITY = {
 }
 _SIDES = {code.value: side for side, code in LATERALITY.items()}
 _BACKGROUND = ("DCM", "125040")
+_ABNORMAL = (ABNORMAL.value, "M-01000")
+_BY_KIND = (*_ABNORMAL, ANATOMY.value, "123037004", "T-D000A")
+"""Categories that a label's kind says; 123037004 is what TotalSegmentator and older writers have for anatomy."""
 
 
 def labels_of(dataset: Any, name: str) -> LabelTable:
@@ -67,10 +70,12 @@ def _label(item: Any, value: int, kind: Code | None, taken: Sequence[str]) -> La
         value=value,
         name=f"{name}_{value}" if name in taken else name,
         colour=_colour(item, value),
-        kind="lesion" if category is not None and category.value in (ABNORMAL.value, "M-01000") else "organ",
+        kind="lesion" if category is not None and category.value in _ABNORMAL else "organ",
         code=kind,
         modifier=others[0] if others else None,
         laterality="left" if sides[:1] == ["left"] else "right" if sides[:1] == ["right"] else None,
+        category=category if category and category.value not in _BY_KIND else None,
+        region=code_of(item, "AnatomicRegionSequence"),
     )
 
 

@@ -128,7 +128,7 @@ def _description(label: Label, number: int, origin: Origin, tracking: Mapping[st
     segment = SegmentDescription(
         segment_number=number,
         segment_label=label.name[:64],
-        segmented_property_category=coded(ABNORMAL if is_lesion else ANATOMY),
+        segmented_property_category=coded(label.category or (ABNORMAL if is_lesion else ANATOMY)),
         # Without a code of its own, a structure is what its kind says, and no more.
         segmented_property_type=coded(label.code or (_LESION if is_lesion else ANATOMY)),
         algorithm_type=origin.how.upper(),
@@ -136,8 +136,13 @@ def _description(label: Label, number: int, origin: Origin, tracking: Mapping[st
         tracking_uid=tracking.get(label.name),
         tracking_id=label.name[:64] if label.name in tracking else None,
         display_color=CIELabColor.from_rgb(red, green, blue),
+        anatomic_regions=[coded(label.region)] if label.region else None,
     )
-    modifiers = [code for code in (LATERALITY.get(label.laterality or ""), label.modifier) if code]
+    side = LATERALITY.get(label.laterality or "")
+    if side and label.region:
+        # A cyst of the left kidney: the side is the kidney's.
+        segment.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [coded(side)]
+    modifiers = [code for code in (None if label.region else side, label.modifier) if code]
     if modifiers:
         kind = segment.SegmentedPropertyTypeCodeSequence[0]
         kind.SegmentedPropertyTypeModifierCodeSequence = [coded(code) for code in modifiers]
