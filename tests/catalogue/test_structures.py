@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+import nnunet_folders
 from voxmetry.core.labels import Code, LabelTable
 from voxmetry.errors import ConfigError, LabelError
 from voxmetry.models.structures import (
@@ -26,7 +27,8 @@ def test_the_table_names_every_structure_once_and_no_code_contradicts_its_side()
     rows = known_structures()
     assert len(rows) > 300
     for row in rows.values():
-        assert row.group in GROUPS and row.category in CATEGORIES
+        assert row.group in GROUPS
+        assert row.category in CATEGORIES
         named = side_of(row.name)
         assert row.side in ("", named), row.name
         # Where the name has a side and the code is not of that side alone, the row says which.
@@ -48,7 +50,7 @@ def test_codes_agree_with_dicoms_own_dictionary_on_left_and_right():
     for row in known_structures().values():
         words = meanings.get(row.code, set())
         for side in {"left", "right"} & words:
-            assert side_of(row.name) == side and row.side == "", f"{row.name} is coded as the {side} one"
+            assert (side_of(row.name), row.side) == (side, ""), f"{row.name} is coded as the {side} one"
 
 
 @pytest.mark.parametrize("name", ["kidney_left", "Left Kidney", "KIDNEY-LEFT", "left_kidney", "LeftKidney"])
@@ -77,8 +79,22 @@ def test_labels_get_code_side_colour_category_and_region():
 
 def test_a_left_atrium_has_no_further_side():
     left, right = with_codes(LabelTable.from_names({1: "heart_atrium_left", 2: "heart_atrium_right"}))
-    assert left.laterality is None and right.laterality is None
+    assert left.laterality is None
+    assert right.laterality is None
     assert left.code != right.code
+
+
+def test_an_imported_models_structures_are_coded_in_its_folder(tmp_path):
+    from voxmetry.models import read_spec
+    from voxmetry.nn.interop import ImportOptions, import_model
+
+    codes = tmp_path / "codes.csv"
+    codes.write_text("name,code,meaning\nspleen,1234,My spleen\n")
+    model = nnunet_folders.write(tmp_path / "source", "ct")
+    import_model(model, tmp_path / "out", ImportOptions(orientation="RAS", codes=read_structures(codes)))
+    labels = read_spec(tmp_path / "out").labels
+    assert [(label.code.value, label.colour) for label in labels][0] == ("10200004", "#288C28")
+    assert labels["spleen"].code.meaning == "My spleen"
 
 
 def test_what_a_model_says_itself_stays():

@@ -32,10 +32,17 @@ def models_import(
     checkpoint: Annotated[str | None, typer.Option(help="File name of the weights, if not the usual one.")] = None,
     mirroring: Annotated[bool, typer.Option(help="Average over mirror images where the source does.")] = True,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
+    codes: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV of name, code, meaning, side, colour ... for structures; wins over the package's table."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Turn another framework's model into a model folder that `voxmetry segment -m` takes. No code of it is run."""
+    from voxmetry.models.structures import read_structures
     from voxmetry.nn.interop import ImportOptions, import_model
 
     options = ImportOptions(
@@ -47,6 +54,7 @@ def models_import(
         mirroring=mirroring,
         licence=licence,
         overwrite=overwrite,
+        codes=read_structures(codes) if codes else (),
     )
     arrival = import_model(path, out, options)
     spec = arrival.spec

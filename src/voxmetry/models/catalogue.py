@@ -41,7 +41,7 @@ class Part(Record):
     overlap: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Of neighbouring windows, where the model's authors do not use their framework's half."""
     labels: tuple[str, ...] = ()
-    """Names of the label values 1, 2, 3 of this part; none given: those of the whole model. Values above are dropped."""
+    """Names of the label values 1, 2, 3 of this part; none: those of the whole model. Higher values are dropped."""
 
     @property
     def file(self) -> str:

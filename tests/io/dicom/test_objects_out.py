@@ -227,7 +227,9 @@ class TestSeg:
             assert (region.CodeValue, region.AnatomicRegionModifierSequence[0].CodeValue) == ("64033007", side)
             assert "SegmentedPropertyTypeModifierCodeSequence" not in segment.SegmentedPropertyTypeCodeSequence[0]
         report = str(pydicom.dcmread(tmp_path / "sr.dcm"))
-        assert "7771000" in report and "24028007" in report and "64033007" in report
+        assert "7771000" in report
+        assert "24028007" in report
+        assert "64033007" in report
         back = read_segmentation(path, image=volume).labels
         for label in back:
             was = COMPOSED[label.name]

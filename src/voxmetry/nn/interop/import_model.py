@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from safetensors.torch import save
 from voxmetry.config import ModelSpec, Weights, dump_yaml
 from voxmetry.errors import ConfigError, ModelError, OutputExistsError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
+from voxmetry.models.structures import Structure, with_codes
 from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.weights import distinct_tensors, require_fit, sha256_of
 
@@ -41,6 +42,9 @@ class ImportOptions:
         Of the weights; None takes what the source says.
     overwrite
         Whether to replace a model that is there already.
+    codes
+        Codes, sides and colours of structures by name, which win over the package's own table; see
+        `models.structures`.
     """
 
     name: str | None = None
@@ -51,6 +55,7 @@ class ImportOptions:
     mirroring: bool = True
     licence: str | None = None
     overwrite: bool = False
+    codes: tuple[Structure, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +106,8 @@ def import_model(path: Path | str, out: Path | str, options: ImportOptions = Imp
         If a modality is unknown.
     ModelError
         If the source is of neither kind, is incomplete, or holds what cannot be reproduced; it is named.
+    LabelError
+        If a left and a right structure would have one code without a side.
     OutputExistsError
         If there is a model at `out` already.
     OutputError
@@ -119,6 +126,8 @@ def import_model(path: Path | str, out: Path | str, options: ImportOptions = Imp
             fix="name another folder, or add --overwrite (overwrite=True) to replace it",
         )
     arrival = _understand(source, options)
+    labels = with_codes(arrival.spec.labels, options.codes)
+    arrival = replace(arrival, spec=arrival.spec.model_copy(update={"labels": labels}))
     _write(arrival, target)
     return arrival
 
