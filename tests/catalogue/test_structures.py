@@ -93,7 +93,7 @@ def test_an_imported_models_structures_are_coded_in_its_folder(tmp_path):
     model = nnunet_folders.write(tmp_path / "source", "ct")
     import_model(model, tmp_path / "out", ImportOptions(orientation="RAS", codes=read_structures(codes)))
     labels = read_spec(tmp_path / "out").labels
-    assert [(label.code.value, label.colour) for label in labels][0] == ("10200004", "#288C28")
+    assert next((label.code.value, label.colour) for label in labels) == ("10200004", "#288C28")
     assert labels["spleen"].code.meaning == "My spleen"
 
 

@@ -34,9 +34,7 @@ def models_import(
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     codes: Annotated[
         Path | None,
-        typer.Option(
-            help="CSV of name, code, meaning, side, colour ... for structures; wins over the package's table."
-        ),
+        typer.Option(help="CSV of name, code, meaning, side, colour of structures; wins over the package's table."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in OUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
