@@ -106,6 +106,15 @@ class Elements:
 
     def private(self, group: int, creator: str, element: int, vr: str) -> Any:
         """Return a private element of a creator's block; None where it is absent."""
+        tag = self._private_tag(group, creator, element)
+        return None if tag is None else self._value(tag, vr)
+
+    def private_items(self, group: int, creator: str, element: int) -> list[Elements]:
+        """Return the items of a private sequence, as `items` does."""
+        tag = self._private_tag(group, creator, element)
+        return [] if tag is None else self._items(tag, f"({group:04X},xx{element:02X})")
+
+    def _private_tag(self, group: int, creator: str, element: int) -> int | None:
         for block in range(0x10, 0x20):
             place = self._places.get(group << 16 | block)
             if place is None:
@@ -113,8 +122,25 @@ class Elements:
             owner = self._data[place[1] : place[1] + place[2]].decode("ascii", "replace").strip(" \0")
             tag = group << 16 | block << 8 | element
             if owner == creator and tag in self._places:
-                return self._value(tag, vr)
+                return tag
         return None
+
+    def tags(self, keyword: str) -> tuple[int, ...]:
+        """Return the tags that an element points at, as group and element in one number; empty where absent.
+
+        Raises
+        ------
+        DamagedError
+            If it holds something else.
+        """
+        place = self._places.get(_tag(keyword))
+        if place is None:
+            return ()
+        vr, start, length = place
+        if vr not in (b"AT", b"UN", b"") or length % 4:
+            raise DamagedError("a value where a tag belongs")
+        halves = struct.unpack(f"{self._encoding.order}{length // 2}H", self._data[start : start + length])
+        return tuple(group << 16 | element for group, element in zip(halves[::2], halves[1::2], strict=True))
 
     def items(self, keyword: str) -> list[Elements]:
         """Return the items of a sequence; empty where it is absent.
@@ -124,10 +150,11 @@ class Elements:
         DamagedError
             If it is there and is no sequence.
         """
-        place = self._places.get(_tag(keyword))
-        if place is None:
-            return []
-        vr, start, length = place
+        tag = _tag(keyword)
+        return self._items(tag, keyword) if tag in self._places else []
+
+    def _items(self, tag: int, keyword: str) -> list[Elements]:
+        vr, start, length = self._places[tag]
         if vr not in (b"SQ", b"UN", b""):
             raise DamagedError(f"{keyword} is no sequence")
         # PS3.5 6.2.2: a sequence of unknown representation is encoded as implicit little endian.

@@ -18,46 +18,17 @@ from voxmetry.io.dicom.read.elements import Elements
 from voxmetry.io.dicom.read.grid import Plane
 from voxmetry.io.dicom.read.headers import number, numbers, seconds, text, whole
 from voxmetry.io.dicom.read.mosaic import is_mosaic, tiles_of
+from voxmetry.io.dicom.read.notes import (
+    classic_notes,
+    dimensions_of,
+    file_notes,
+    frame_dimensions,
+    frame_notes,
+    instance_number,
+)
 from voxmetry.io.dicom.read.real_world import RealWorld, real_world_of
 
 _REAL_WORLD = "RealWorldValueMappingSequence"
-_NOTES = {
-    "AcquisitionNumber": "Acquisition Number",
-    "TemporalPositionIdentifier": "Temporal Position",
-    "EchoTime": "Echo Time",
-    "EchoNumbers": "Echo Number",
-    "InversionTime": "Inversion Time",
-    "FlipAngle": "Flip Angle",
-    "TriggerTime": "Trigger Time",
-    "NominalPercentageOfCardiacPhase": "Cardiac Phase",
-    "DiffusionBValue": "b-value",
-    "DiffusionGradientOrientation": "Gradient Direction",
-    "ImageType": "Image Type",
-    "ConvolutionKernel": "Convolution Kernel",
-    "KVP": "KVP",
-    "ContrastBolusAgent": "Contrast Agent",
-    "AcquisitionContrast": "Acquisition Contrast",
-}
-_PRIVATE_NOTES = (
-    (0x0019, "SIEMENS MR HEADER", 0x0C, "IS", "b-value"),
-    (0x2001, "Philips Imaging DD 001", 0x03, "FL", "b-value"),
-)
-_FRAME_NOTES = {
-    ("FrameContentSequence", "StackID"): "Stack ID",
-    ("FrameContentSequence", "FrameAcquisitionNumber"): "Acquisition Number",
-    ("FrameContentSequence", "TemporalPositionIndex"): "Temporal Position",
-    ("MREchoSequence", "EffectiveEchoTime"): "Echo Time",
-    ("MRModifierSequence", "InversionTimes"): "Inversion Time",
-    ("MRTimingAndRelatedParametersSequence", "FlipAngle"): "Flip Angle",
-    ("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"): "Trigger Time",
-    ("CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase"): "Cardiac Phase",
-    ("MRDiffusionSequence", "DiffusionBValue"): "b-value",
-    ("MRImageFrameTypeSequence", "FrameType"): "Frame Type",
-    ("CTImageFrameTypeSequence", "FrameType"): "Frame Type",
-    ("PETFrameTypeSequence", "FrameType"): "Frame Type",
-    ("CTReconstructionSequence", "ConvolutionKernel"): "Convolution Kernel",
-    ("CTXRayDetailsSequence", "KVP"): "KVP",
-}
 
 
 @dataclass(frozen=True)
@@ -78,6 +49,10 @@ class Frame:
     """Whether the header holds a slope and an intercept."""
     real_world: tuple[RealWorld, ...] = ()
     """What its stored values stand for, as far as the header says it."""
+    dimensions: tuple[tuple[str, int], ...] = ()
+    """Name and index of each dimension of an enhanced file that is not the place."""
+    number: int | None = None
+    """Instance Number of a classic file."""
 
 
 def frames_of(dataset: Elements, name: str, file: int = 0) -> list[Frame]:
@@ -107,12 +82,23 @@ def frames_of(dataset: Elements, name: str, file: int = 0) -> list[Frame]:
         if len(groups) != count:
             raise _refusal(f"{name} has {count} frames and {len(groups)} descriptions of frames", name)
         common = _Groups(shared[0] if shared else None, None)
-        return [_enhanced(dataset, _Groups(group, common), name, file, index) for index, group in enumerate(groups)]
+        whole_file = _File(name, file, file_notes(dataset), dimensions_of(dataset))
+        return [_enhanced(dataset, _Groups(group, common), whole_file, index) for index, group in enumerate(groups)]
     if count > 1:
         raise _refusal(f"{name} has {count} frames without a position for each", name)
     if is_mosaic(dataset):
         return _mosaic(dataset, name, file)
     return [_classic(dataset, name, file)]
+
+
+@dataclass(frozen=True)
+class _File:
+    """What the frames of an enhanced file share."""
+
+    name: str
+    index: int
+    notes: dict[str, str]
+    dimensions: tuple[str | None, ...]
 
 
 class _Groups:
@@ -144,10 +130,18 @@ def _classic(dataset: Elements, name: str, file: int) -> Frame:
         thickness_mm=number(dataset, "SliceThickness"),
         step_mm=number(dataset, "SpacingBetweenSlices"),
         uid=text(dataset, "SOPInstanceUID"),
-        notes=_notes(dataset),
+        notes=classic_notes(dataset),
     )
-    real_world = _real_world(dataset, name)
-    return Frame(plane, file, 0, *_rescale(dataset, name), _time(dataset), _is_rescaled(dataset), real_world)
+    return Frame(
+        plane,
+        file,
+        0,
+        *_rescale(dataset, name),
+        _time(dataset),
+        _is_rescaled(dataset),
+        _real_world(dataset, name),
+        number=instance_number(dataset),
+    )
 
 
 def _real_world(holder: Any, name: str) -> tuple[RealWorld, ...]:
@@ -165,7 +159,7 @@ def _mosaic(dataset: Elements, name: str, file: int) -> list[Frame]:
         raise _refusal(f"{name} is a Siemens mosaic, and {error}", name) from error
     orientation = _needed(dataset, "ImageOrientationPatient", "Image Orientation (Patient)", 6, name)
     spacing = _needed(dataset, "PixelSpacing", "Pixel Spacing", 2, name)
-    scale, time_s, notes = _rescale(dataset, name), _time(dataset), _notes(dataset)
+    scale, time_s, notes = _rescale(dataset, name), _time(dataset), classic_notes(dataset)
     if instance := text(dataset, "InstanceNumber"):
         notes["Instance Number"] = instance
     frames = []
@@ -187,14 +181,15 @@ def _mosaic(dataset: Elements, name: str, file: int) -> list[Frame]:
     return frames
 
 
-def _enhanced(dataset: Elements, groups: _Groups, name: str, file: int, index: int) -> Frame:
+def _enhanced(dataset: Elements, groups: _Groups, file: _File, index: int) -> Frame:
+    name = file.name
     label = f"frame {index + 1} of {name}"
     try:
         measures = groups.item("PixelMeasuresSequence")
         position, orientation = groups.item("PlanePositionSequence"), groups.item("PlaneOrientationSequence")
         content = groups.item("FrameContentSequence")
         values = groups.item("PixelValueTransformationSequence")
-        notes = {what: text(groups.item(sequence), key) for (sequence, key), what in _FRAME_NOTES.items()}
+        notes = file.notes | frame_notes(groups.item)
     except ValueError as error:
         raise _refusal(f"the description of {label} cannot be parsed: {error}", name) from error
     plane = Plane(
@@ -206,24 +201,18 @@ def _enhanced(dataset: Elements, groups: _Groups, name: str, file: int, index: i
         thickness_mm=number(measures, "SliceThickness"),
         step_mm=number(measures, "SpacingBetweenSlices"),
         uid=f"{text(dataset, 'SOPInstanceUID') or name} {index}",
-        notes={what: value for what, value in notes.items() if value},
+        notes=notes,
     )
-    time_s = seconds(text(content, "FrameAcquisitionDateTime"))
-    real_world = _real_world(groups, label)
-    return Frame(plane, file, index, *_rescale(values, label), time_s, _is_rescaled(values), real_world)
-
-
-def _notes(dataset: Elements) -> dict[str, str]:
-    notes = {label: value for key, label in _NOTES.items() if (value := text(dataset, key))}
-    for group, creator, element, vr, label in _PRIVATE_NOTES:
-        if label not in notes:
-            try:
-                value = dataset.private(group, creator, element, vr)
-            except ValueError:
-                continue
-            if value is not None and not isinstance(value, (list, bytes)):
-                notes[label] = f"{value:g}" if isinstance(value, float) else str(value)
-    return notes
+    return Frame(
+        plane,
+        file.index,
+        index,
+        *_rescale(values, label),
+        seconds(text(content, "FrameAcquisitionDateTime")),
+        _is_rescaled(values),
+        _real_world(groups, label),
+        frame_dimensions(file.dimensions, content),
+    )
 
 
 def _time(dataset: Elements) -> float | None:

@@ -18,19 +18,25 @@ from voxmetry.io.dicom.read.frames import Frame
 from voxmetry.io.dicom.read.grid import SAME_PLACE_MM, Audit, Plane, audit, grid_groups, normal_of, unusable
 
 _KEYS = (
-    *("Stack ID", "Acquisition Number", "Temporal Position", "Cardiac Phase", "Trigger Time", "Echo Time"),
-    *("Echo Number", "b-value", "Gradient Direction", "Inversion Time", "Flip Angle", "Image Type", "Frame Type"),
-    *("Contrast Agent", "Acquisition Contrast", "Convolution Kernel", "KVP", "Instance Number"),
+    *("Stack ID", "Acquisition Number", "Temporal Position", "Time Offset", "Repetition", "ASL Context"),
+    *("Cardiac Phase", "Respiratory Phase", "Phase Number", "Trigger Time", "Echo Time", "Echo Number", "b-value"),
+    *("Diffusion Directionality", "Gradient Direction", "Gradient Number", "Inversion Time", "Flip Angle"),
+    *("Complex Component", "Image Type", "Frame Type", "Velocity Encoding", "Contrast Agent", "Acquisition Contrast"),
+    *("Convolution Kernel", "KVP", _FILE := "Instance Number"),
 )
 """What may tell volumes of one series apart, in the order in which it is tried."""
 _MOST_KEYS = 3
 _MOST_PARTS = 4096
 
 _MEANS_ANOTHER_IMAGE = (
-    *("Temporal Position", "Cardiac Phase", "Echo Time", "Echo Number", "b-value", "Inversion Time", "Flip Angle"),
-    *("Image Type", "Frame Type", "Contrast Agent", "Acquisition Contrast", "Convolution Kernel", "KVP"),
+    *("Stack ID", "Temporal Position", "Time Offset", "Repetition", "ASL Context", "Cardiac Phase"),
+    *("Respiratory Phase", "Phase Number", "Echo Time", "Echo Number", "b-value", "Diffusion Directionality"),
+    *("Gradient Direction", "Gradient Number", "Inversion Time", "Flip Angle", "Complex Component", "Image Type"),
+    *("Frame Type", "Velocity Encoding", "Contrast Agent", "Acquisition Contrast", "Convolution Kernel", "KVP"),
 )
 """Slices that differ in one of these are not neighbours in one image, even where they interleave to a regular grid."""
+
+_READABLE = ("regular", "single", "tilted")
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,14 @@ def _stack(frames: list[Frame], modality: str | None) -> list[Part]:
         return [Part(frames, whole)]
     places = _places(frames)
     if whole.verdict == "duplicate":
-        return _by_notes(frames, places) or _by_time(frames, places) or [Part(frames, whole)]
+        return (
+            _by_dimensions(frames, places)
+            or _by_notes(frames, places)
+            or _by_even_notes(frames, places)
+            or _by_time(frames, places)
+            or _by_number(frames, places)
+            or [Part(frames, whole)]
+        )
     return _by_notes(frames, places, all_readable=True) or [Part(frames, whole)]
 
 
@@ -115,7 +128,7 @@ def _by_notes(frames: list[Frame], places: NDArray[np.intp], *, all_readable: bo
     """Split by the fewest elements that leave one slice at each place; None where none do."""
     crowd = max(Counter(places.tolist()).values())
     n_places = int(places.max()) + 1
-    usable = _differing(frames, _KEYS)
+    usable = _differing(frames, [key for key in _KEYS if not (all_readable and key == _FILE)])
     place_of = {id(frame): int(place) for frame, place in zip(frames, places, strict=True)}
     for size in range(1, _MOST_KEYS + 1):
         fair: list[tuple[bool, int, list[Part]]] = []
@@ -125,13 +138,113 @@ def _by_notes(frames: list[Frame], places: NDArray[np.intp], *, all_readable: bo
                 continue
             if any(len({place_of[id(frame)] for frame in group}) < len(group) for group in groups):
                 continue
-            parts = [Part(group, audit([f.plane for f in group]), _told(group[0], keys)) for group in groups]
-            readable = all(part.audit.verdict in ("regular", "single", "tilted") for part in parts)
+            parts = [_part(group, _told(group[0], keys)) for group in groups]
+            readable = all(part.audit.verdict in _READABLE for part in parts)
             if readable or (len(groups) == crowd and not all_readable):
                 fair.append((not readable, len(groups), parts))
         if fair:
             return min(fair, key=lambda found: found[:2])[2]
     return None
+
+
+def _part(frames: list[Frame], differs: dict[str, str]) -> Part:
+    return Part(frames, audit([frame.plane for frame in frames]), differs)
+
+
+def _by_dimensions(frames: list[Frame], places: NDArray[np.intp]) -> list[Part] | None:
+    """Split by the file's own dimensions (PS3.3 C.7.6.17); None where it has none, or they leave slices at one place.
+
+    What the dimensions leave together at one place, such as files that each hold a time point of their own, is split
+    further by what else the frames say.
+    """
+    place_of = {id(frame): int(place) for frame, place in zip(frames, places, strict=True)}
+    index_of = {id(frame): dict(frame.dimensions) for frame in frames}
+    stacked = int(places.max()) > 0
+    used: list[str] = []
+    groups = [frames]
+    for name in dict.fromkeys(name for frame in frames for name, _ in frame.dimensions):
+        values = _groups(frames, lambda frame, name=name: index_of[id(frame)].get(name))  # type: ignore[misc]
+        if stacked and all(len({place_of[id(frame)] for frame in group}) == 1 for group in values):
+            # A dimension that changes with the place alone, such as the time of each slice, tells no volumes apart.
+            continue
+        keys = (*used, name)
+        finer = _groups(frames, lambda frame, keys=keys: tuple(index_of[id(frame)].get(key) for key in keys))  # type: ignore[misc]
+        if len(finer) > len(groups):
+            used, groups = list(keys), finer
+    lonely = sum(len(group) < 2 for group in groups)
+    if not 1 < len(groups) <= _MOST_PARTS or (stacked and 2 * lonely > len(groups)):
+        return None
+    told = [_shown_by(name, frames, index_of) for name in used]
+    parts: list[Part] = []
+    for group in groups:
+        differs = dict(entry(group[0]) for entry in told)
+        if len({place_of[id(frame)] for frame in group}) == len(group):
+            parts.append(_part(group, differs))
+            continue
+        rest = _places(group)
+        further = _by_notes(group, rest) or _by_even_notes(group, rest) or _by_time(group, rest)
+        if further is None:
+            return None
+        parts += [Part(part.frames, part.audit, differs | part.differs) for part in further]
+    return parts
+
+
+def _shown_by(
+    name: str, frames: Sequence[Frame], index_of: dict[int, dict[str, int]]
+) -> Callable[[Frame], tuple[str, str]]:
+    """Return how a dimension is told: by the element that changes as it does, else by its own name and index."""
+    for key in (name, *_KEYS):
+        pairs = {(index_of[id(frame)].get(name), frame.plane.notes.get(key, "none")) for frame in frames}
+        if len(pairs) == len({index for index, _ in pairs}) == len({value for _, value in pairs}):
+            return lambda frame: (key, frame.plane.notes.get(key, "none"))
+    return lambda frame: (name, str(index_of[id(frame)].get(name, "none")))
+
+
+def _by_even_notes(frames: list[Frame], places: NDArray[np.intp]) -> list[Part] | None:
+    """Split by as many elements as it takes, each of which has the same values at every place; None elsewhere."""
+    place_of = {id(frame): int(place) for frame, place in zip(frames, places, strict=True)}
+    n_places = int(places.max()) + 1
+    used: list[str] = []
+    groups = [frames]
+    for key in _differing(frames, _KEYS):
+        keys = (*used, key)
+        finer = _groups(frames, lambda frame, keys=keys: tuple(frame.plane.notes.get(x) for x in keys))  # type: ignore[misc]
+        if len(finer) > len(groups) and all(_is_even(group, place_of, n_places) for group in finer):
+            used, groups = list(keys), finer
+    if len(groups) < 2 or any(len(group) != n_places for group in groups):
+        return None
+    return [_part(group, _told(group[0], used)) for group in groups]
+
+
+def _is_even(frames: Sequence[Frame], place_of: dict[int, int], n_places: int) -> bool:
+    counts = Counter(place_of[id(frame)] for frame in frames)
+    return len(counts) == n_places and len(set(counts.values())) == 1
+
+
+def _by_number(frames: list[Frame], places: NDArray[np.intp]) -> list[Part] | None:
+    """Split by the order of Instance Number where it goes volume by volume, or place by place; None elsewhere.
+
+    Some series of functional MR say in nothing else which slices were acquired together.
+    """
+    n_places = int(places.max()) + 1
+    numbers = [frame.number for frame in frames]
+    if None in numbers or len(set(numbers)) < len(numbers) or n_places < 2 or len(frames) % n_places:
+        return None
+    order = sorted(range(len(frames)), key=lambda index: numbers[index] or 0)
+    times = len(frames) // n_places
+    table = np.reshape(order, (times, n_places))
+    if not all(len(set(places[row].tolist())) == n_places for row in table):
+        table = np.reshape(order, (n_places, times)).T
+        if not all(len(set(places[column].tolist())) == 1 for column in table.T):
+            return None
+        if len({int(place) for place in places[table[0]]}) < n_places:
+            return None
+    parts = [
+        _part([frames[index] for index in row], {"Order of Instance Number": str(number)})
+        for number, row in enumerate(table.tolist(), start=1)
+    ]
+    mixed = any(_differing(part.frames, _MEANS_ANOTHER_IMAGE) for part in parts)
+    return None if mixed else parts
 
 
 def _told(frame: Frame, keys: Sequence[str]) -> dict[str, str]:
@@ -156,7 +269,7 @@ def _by_time(frames: list[Frame], places: NDArray[np.intp]) -> list[Part] | None
     for (early, _), point in zip(ends, points, strict=True):
         members = [frames[index] for _, index in point]
         seconds = {"Acquisition Time": f"+{early - ends[0][0]:g} s"}
-        parts.append(Part(members, audit([frame.plane for frame in members]), seconds))
+        parts.append(_part(members, seconds))
     return parts
 
 
@@ -171,7 +284,7 @@ def _interleaved(frames: list[Frame], modality: str | None) -> list[Part] | None
         ends = sorted(_ends([frame.plane for frame in group], normal) for group in groups)
         if not any(high > low for (_, high), (low, _) in itertools.pairwise(ends)):
             continue
-        parts = [Part(group, audit([f.plane for f in group]), _told(group[0], (key,))) for group in groups]
+        parts = [_part(group, _told(group[0], (key,))) for group in groups]
         if all(part.audit.verdict == "regular" for part in parts):
             return parts
     return None
