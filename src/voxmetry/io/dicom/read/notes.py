@@ -207,7 +207,7 @@ def _dimension(item: Elements, place: int) -> str | None:
     if keyword in _LABELS:
         return _LABELS[keyword]
     if keyword:
-        return dictionary_description(tag)
+        return str(dictionary_description(tag))
     return text(item, "DimensionDescriptionLabel") or f"Dimension {place + 1}"
 
 
