@@ -52,6 +52,7 @@ from torch import nn
 
 from voxmetry import Geometry, LabelTable, Segmentation, Volume, save
 from voxmetry.config import TrainSettings
+from voxmetry.nn.runtime import choose_for_training
 from voxmetry.train.batches import LabelledCase, ahead, batches
 from voxmetry.train.cache import cached_case
 from voxmetry.train.dataset import DataSet, open_data
@@ -134,7 +135,10 @@ def _phantoms(folder: Path, count: int) -> Path:
 
 def _ours(settings: TrainSettings, data: DataSet, device: str, work: Path) -> tuple[Callable[[int], Feed], Callable]:
     cases: list[LabelledCase] = [cached_case(case, data, settings.model, work / "cache") for case in data.cases]
-    state, criterion = begin(settings, open_fabric(settings, device)), build_loss(settings.loss)
+    state, criterion = (
+        begin(settings, open_fabric(settings, choose_for_training(device, settings.precision))),
+        build_loss(settings.loss),
+    )
 
     def endless() -> Feed:
         for epoch in itertools.count():

@@ -63,6 +63,7 @@ def _measure(name: str, threads: int, precision: str) -> tuple[float, float]:
     import torch
 
     from voxmetry.config import TrainSettings, load_yaml
+    from voxmetry.nn.runtime import choose_for_training
     from voxmetry.train.devices import open_fabric
     from voxmetry.train.loop import train_step
     from voxmetry.train.losses import build_loss
@@ -83,7 +84,10 @@ def _measure(name: str, threads: int, precision: str) -> tuple[float, float]:
     )
     model = settings.model.model_copy(update={"network": network})
     settings = settings.model_copy(update={"model": model, "precision": precision})
-    state, criterion = begin(settings, open_fabric(settings, "cpu")), build_loss(settings.loss)
+    state, criterion = (
+        begin(settings, open_fabric(settings, choose_for_training("cpu", precision))),
+        build_loss(settings.loss),
+    )
     image = torch.randn(batch, 1, *patch)
     label = torch.randint(0, model.n_classes, (batch, 1, *patch))
     before = peak_memory_mb() / 1000

@@ -11,7 +11,7 @@ import phantoms
 from voxmetry import Predictor, Segmentation, compare, load_model, read_volume
 from voxmetry.errors import ConfigError
 from voxmetry.nn.openvino import OpenVinoRuntime, openvino_has_bf16
-from voxmetry.nn.runtime import WORTH_COMPILING_GFLOP, choose_runtime
+from voxmetry.nn.runtime import WORTH_COMPILING_GFLOP, choose_for_training, choose_runtime
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +29,60 @@ class TestChoice:
         for has, wanted in ((True, "bf16"), (False, "float32")):
             monkeypatch.setattr("voxmetry.nn.runtime.openvino_has_bf16", lambda has=has: has)
             assert choose_runtime("openvino").precision == wanted
+
+    @pytest.mark.parametrize(
+        ("device", "torch_uses", "openvino_finds", "cuda_has", "wanted"),
+        [
+            ("cpu", "AVX512", True, False, "bf16"),  # Sapphire Rapids, Zen 4
+            ("cpu", "AVX512", False, False, "float32"),  # Skylake-X: AVX-512 without bf16
+            ("cpu", "AVX2", False, False, "float32"),  # laptops, Zen 3
+            ("cpu", "AVX2", True, False, "float32"),  # a torch that is kept from AVX-512
+            ("cpu", "DEFAULT", False, False, "float32"),  # ARM
+            ("cuda", "AVX2", False, True, "bf16"),  # Ampere and later
+            ("cuda", "AVX512", True, False, "float32"),  # V100, T4: torch emulates bf16 there
+        ],
+    )
+    def test_training_takes_bf16_only_where_the_processor_multiplies_it(
+        self, device, torch_uses, openvino_finds, cuda_has, wanted, monkeypatch
+    ):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: torch_uses)
+        monkeypatch.setattr("voxmetry.nn.runtime.openvino_has_bf16", lambda: openvino_finds)
+        # With emulation torch says yes on every CUDA device.
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or cuda_has
+        )
+        choice = choose_for_training(device)
+        assert (choice.device, choice.precision) == (device, wanted)
+        assert (
+            str(choice)
+            == f"{device} in {wanted} (auto: it {'multiplies' if wanted == 'bf16' else 'does not multiply'} bf16)"
+        )
+        assert choose_for_training(device, "bf16").precision == "bf16", "what is asked for is done"
+        assert ("many times faster" in choose_for_training(device, "bf16").why) == (wanted == "float32")
+
+    def test_inference_on_a_gpu_that_emulates_bf16_takes_fp16(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        for has, wanted in ((True, "bf16"), (False, "fp16")):
+            monkeypatch.setattr(
+                torch.cuda, "is_bf16_supported", lambda including_emulation=True, has=has: including_emulation or has
+            )
+            assert choose_runtime("cuda").precision == wanted
+
+    @pytest.mark.parametrize(
+        ("began", "has", "wanted", "said"),
+        [
+            ("bf16", True, "bf16", "as the run began"),
+            ("float32", True, "float32", "as the run began"),
+            ("float32", False, "float32", "as the run began"),
+            ("bf16", False, "float32", "its weights will not be those of one processor"),
+            (None, True, "bf16", "it multiplies bf16"),
+        ],
+    )
+    def test_a_run_that_goes_on_stays_in_its_precision_where_it_can(self, began, has, wanted, said, monkeypatch):
+        monkeypatch.setattr("voxmetry.nn.runtime.multiplies_bf16", lambda _: has)
+        choice = choose_for_training("cpu", begun_in=began)
+        assert choice.precision == wanted
+        assert said in choice.why
 
     def test_refuses_a_precision_that_is_unknown_or_that_the_device_lacks(self):
         with pytest.raises(ConfigError, match="fp16 on cpu"):

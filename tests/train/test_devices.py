@@ -15,6 +15,7 @@ from cases import write_cases
 from voxmetry.config import dump_yaml
 from voxmetry.errors import ConfigError
 from voxmetry.nn.networks.build import build_network
+from voxmetry.nn.runtime import choose_for_training
 from voxmetry.train import train
 from voxmetry.train.batches import batches, hold_out, load_case
 from voxmetry.train.dataset import open_data
@@ -77,7 +78,7 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match="set batch_size to 8"):
-        open_fabric(settings(batch_size=6), "cpu")
+        open_fabric(settings(batch_size=6), choose_for_training("cpu", "float32"))
 
 
 RECORDING = """

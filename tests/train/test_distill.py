@@ -10,6 +10,7 @@ from voxmetry import load_model
 from voxmetry.cli import run
 from voxmetry.config import dump_yaml
 from voxmetry.errors import ConfigError
+from voxmetry.nn.runtime import choose_for_training
 from voxmetry.train import train
 from voxmetry.train.devices import open_fabric
 from voxmetry.train.distill import load_teacher
@@ -36,7 +37,7 @@ def student(**change):
 
 
 def step_loss(chosen, label):
-    state = begin(chosen, open_fabric(chosen, "cpu"))
+    state = begin(chosen, open_fabric(chosen, choose_for_training("cpu", "float32")))
     image = torch.linspace(-1, 1, 2 * 16 * 24 * 8).reshape(2, 1, 16, 24, 8)
     return train_step(state, chosen, build_loss(chosen.loss), image, label, 0)
 

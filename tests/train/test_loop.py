@@ -65,6 +65,20 @@ class TestRun:
         held_out = [row["case"] for row in csv.DictReader((finished / "validation.csv").read_text().splitlines())]
         assert held_out == split["validation"]
 
+    def test_keeps_and_prints_what_it_computed_on(self, data, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("voxmetry.nn.runtime.multiplies_bf16", lambda _: False)
+        train(settings(epochs=1), tmp_path, data=data)
+        monkeypatch.setattr("voxmetry.nn.runtime.multiplies_bf16", lambda _: True)
+        train(settings(epochs=1), tmp_path, data=data, resume=True)
+        starts = json.loads((tmp_path / "starts.json").read_text())
+        assert [(row["device"], row["precision"], row["processes"]) for row in starts] == [("cpu", "float32", 1)] * 2
+        assert [row["why"] for row in starts] == ["auto: it does not multiply bf16", "auto: as the run began"]
+        said = capsys.readouterr().err
+        assert "training on cpu in float32 (auto: it does not multiply bf16)" in said
+        (tmp_path / "starts.json").write_text("[1]")
+        with pytest.raises(FormatError, match=r"starts\.json"):
+            train(settings(epochs=1), tmp_path, data=data, resume=True)
+
     def test_the_same_seed_gives_the_same_weights(self, finished, data, tmp_path):
         assert weights(train(settings(), tmp_path, data=data)) == weights(finished)
 

@@ -48,6 +48,12 @@ def train(
     modality: Modality = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
     device: TrainDevice = "auto",
+    precision: Annotated[
+        Literal["auto", "bf16", "float32"] | None,
+        typer.Option(
+            help="Numerical precision of training; auto: bf16 where the processor multiplies it, else float32."
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder of prepared cases, which runs may share; in OUT if not given."),
@@ -81,7 +87,11 @@ def train(
                 source, memory_gb=memory_gb, device=chosen, epochs=epochs, modality=modality, start=start, out=out
             )
         given = {}
-    given = {name: value for name, value in {**given, "fold": fold, "teacher": teacher}.items() if value is not None}
+    given = {
+        name: value
+        for name, value in {**given, "fold": fold, "teacher": teacher, "precision": precision}.items()
+        if value is not None
+    }
     if given:
         settings = parse_record(settings.model_dump() | given, TrainSettings, where="the options")
     run = out or Path("runs") / settings.model.name / ("" if settings.fold is None else f"fold-{settings.fold}")

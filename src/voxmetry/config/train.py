@@ -58,7 +58,8 @@ class TrainSettings(Record):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    precision: Literal["bf16", "float32"] = "bf16"
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Of the network's products; "auto" is bf16 where the processor multiplies it, else float32."""
     loss: Literal["dice_ce", "dice_focal", "tversky"] = "dice_ce"
     """Dice and cross-entropy; Dice and focal loss; or Tversky and cross-entropy, where a missed voxel weighs more than
     an invented one, for structures of few voxels."""

@@ -117,6 +117,53 @@ def choose_device(requested: str) -> str:
     return choose_runtime(requested).device
 
 
+def multiplies_bf16(device: str) -> bool:
+    """Say whether the hardware multiplies bf16 itself; where it is emulated, it is many times slower than float32.
+
+    Parameters
+    ----------
+    device
+        "cpu" (torch), "openvino" (the same processor), "cuda" or "mps".
+    """
+    if device == "cuda":
+        # Before Ampere (compute capability 8) torch computes bf16 in float32, and says that it is supported.
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu":
+        # torch can be kept from using what the processor has: by its build, or by ATEN_CPU_CAPABILITY.
+        return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and openvino_has_bf16()
+    return device == "openvino" and openvino_has_bf16()
+
+
+def choose_for_training(device: str, precision: str = "auto", *, begun_in: str | None = None) -> Choice:
+    """Turn "auto" into a precision that a processor trains fast in: bf16 where it multiplies it, else float32.
+
+    Parameters
+    ----------
+    device
+        "cpu" or "cuda", as `choose_device` returns it.
+    precision
+        "auto", "bf16" or "float32". bf16 is done where it is asked for, however slowly.
+    begun_in
+        The precision of a run that goes on: "auto" stays with it, unless that is bf16 and this processor has none.
+
+    Examples
+    --------
+    >>> str(choose_for_training("cpu", "float32"))
+    'cpu in float32 (as asked for)'
+    """
+    if precision != "auto":
+        slow = precision == "bf16" and not multiplies_bf16(device)
+        why = "as asked for" + ("; it does not multiply bf16, so float32 would be many times faster" if slow else "")
+        return Choice(device, precision, why)
+    has = multiplies_bf16(device)
+    if begun_in == "float32" or (begun_in == "bf16" and has):
+        return Choice(device, begun_in, "auto: as the run began")
+    why = "auto: it multiplies bf16" if has else "auto: it does not multiply bf16"
+    if begun_in is not None:
+        why += ", in which the run began: its weights will not be those of one processor"
+    return Choice(device, "bf16" if has else "float32", why)
+
+
 def require_device(device: str) -> None:
     """Raise `InferenceError` where a device is not there."""
     missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
@@ -229,8 +276,7 @@ def _best_device(gflop: float) -> tuple[str, str]:
 
 
 def _best_precision(device: str) -> str:
-    if device == "openvino":
-        return "bf16" if openvino_has_bf16() else "float32"
     if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "float32"
+        return "bf16" if multiplies_bf16(device) else "fp16"
+    # torch on a processor is for small networks, which bf16 does not make faster.
+    return "bf16" if device == "openvino" and multiplies_bf16(device) else "float32"

@@ -13,6 +13,7 @@ import torch
 
 from voxmetry.config import TrainSettings
 from voxmetry.errors import ConfigError
+from voxmetry.nn.runtime import Choice
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -30,15 +31,15 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def open_fabric(settings: TrainSettings, device: str) -> Fabric:
+def open_fabric(settings: TrainSettings, choice: Choice) -> Fabric:
     """Return the device, alone or as one of the processes of `torchrun`, which have found each other.
 
     Parameters
     ----------
     settings
         The run; its batch is shared out evenly.
-    device
-        "cpu" or "cuda".
+    choice
+        "cpu" or "cuda", in bf16 or float32, as `nn.runtime.choose_for_training` returns it.
 
     Raises
     ------
@@ -55,11 +56,11 @@ def open_fabric(settings: TrainSettings, device: str) -> Fabric:
             fix=f"set batch_size to {-(-settings.batch_size // total) * total}, or start fewer processes",
         )
     fabric = Fabric(
-        accelerator=device,
+        accelerator=choice.device,
         devices=here,
         num_nodes=total // here,
         strategy="ddp" if total > 1 else "auto",
-        precision=PRECISION[settings.precision],
+        precision=PRECISION[choice.precision],
     )
     fabric.launch()
     return fabric

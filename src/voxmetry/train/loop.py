@@ -1,8 +1,9 @@
 """The training run, from top to bottom.
 
-A run folder holds `settings.yaml`, `cases.json`, `split.json`, `checkpoint.pt` (renewed after each epoch), `log.csv`,
-and at the end `model/`. Batches follow from the seed and the epoch alone and the learning rate from the step alone, so
-a run that was killed continues from its last whole epoch to the weights that it would have had.
+A run folder holds `settings.yaml`, `starts.json` (device and precision), `cases.json`, `split.json`, `checkpoint.pt`
+(renewed after each epoch), `log.csv`, and at the end `model/`. Batches follow from the seed and the epoch alone and the
+learning rate from the step alone, so a run that was killed continues from its last whole epoch to the weights that it
+would have had.
 
 Under `torchrun` each process goes through these same lines with its share of each batch; the first one alone writes.
 """
@@ -29,6 +30,7 @@ from voxmetry.errors import InferenceError
 from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.measurement.overlap import Overlap
 from voxmetry.nn.networks.dynunet import split_outputs
+from voxmetry.nn.runtime import choose_for_training
 from voxmetry.nn.window import window_scores
 from voxmetry.train.batches import LabelledCase, ahead, all_folds, batches, hold_out
 from voxmetry.train.cache import cached_cases, default_cache
@@ -39,8 +41,10 @@ from voxmetry.train.losses import build_loss, teaching
 from voxmetry.train.state import (
     RunState,
     begin,
+    begun_in,
     load_checkpoint,
     log_row,
+    note_start,
     require_same_cases,
     require_unseen,
     save_checkpoint,
@@ -94,13 +98,16 @@ def train(
     VoxmetryError
         If a case cannot be used, before the first step; if `out` holds another run; if the loss is no longer finite.
     """
-    fabric = open_fabric(settings, device)
+    choice = choose_for_training(device, settings.precision, begun_in=begun_in(out) if resume else None)
+    fabric = open_fabric(settings, choice)
     first = fabric.is_global_zero
     found = open_data(data)
     names = hold_out(found, settings)
     require_unseen(settings, names[1])
     if first:
         start_folder(settings, out, resume=resume)
+        note_start(choice, fabric.world_size, out)
+        Console(stderr=True).print(f"training on {choice}", highlight=False)
     state = begin(settings, fabric, tell=Console(stderr=True).print if first else None)
     if resume:
         load_checkpoint(state, out / "checkpoint.pt")
@@ -190,7 +197,7 @@ def train_step(
         raise InferenceError(
             found=f"a loss of {value} in step {step}",
             expected="a finite loss",
-            fix="lower learning_rate, or set precision to float32; the last checkpoint is kept",
+            fix="lower learning_rate, or use --precision float32; the last checkpoint is kept",
         )
     state.optimiser.zero_grad(set_to_none=True)
     state.fabric.backward(loss)

@@ -22,7 +22,7 @@ from voxmetry.train.fingerprint import ChannelFacts, Fingerprint, with_labels
 
 VALUES_PER_VOXEL = 20
 """Values of four bytes that a step keeps for each voxel and channel of a level. benchmarks/bench_training_memory.py
-measures 11 to 14 for five networks in bf16, which plans use, and 17 to 24 for three in float32; with `BASE_GB`, 20 gave
+measures 11 to 14 for five networks in bf16, and 17 to 24 for three in float32; with `BASE_GB`, 20 gave
 an estimate above the measured peak for all eight."""
 BASE_GB = 0.6
 """What the process takes before the first step."""
@@ -124,6 +124,7 @@ def make_plan(fingerprint: Fingerprint, named: DataSet, *, data: str, budget: Bu
         "epochs": _epochs(fingerprint, batch, budget, reasons),
         "batch_size": batch,
         "ema_decay": 0.98,
+        "precision": "auto",
         "augment": {"flip_axes": _flips(labels, reasons)},
         "model": {
             "name": fingerprint.name,
@@ -148,6 +149,7 @@ def make_plan(fingerprint: Fingerprint, named: DataSet, *, data: str, budget: Bu
         },
     }
     content |= _sampling(fingerprint, patch, shape, reasons)
+    reasons["precision"] = "bf16 where the processor multiplies it, else float32; the memory is planned for float32"
     reasons["model.network.deep_supervision"] = (
         "two coarser outputs take part in the loss where there are levels for it"
     )

@@ -25,6 +25,8 @@ from voxmetry.train.finetune import carry_over
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from voxmetry.nn.runtime import Choice
+
 
 @dataclass
 class RunState:
@@ -157,6 +159,40 @@ def start_folder(settings: TrainSettings, out: Path, *, resume: bool) -> None:
             expected="the settings that it was started with",
             fix=f"resume it with {saved}, or start a new folder",
         )
+
+
+def begun_in(out: Path) -> str | None:
+    """Return the precision that the run in a folder began in; None where it is not known.
+
+    Raises
+    ------
+    FormatError
+        If `starts.json` is damaged.
+    """
+    starts = _starts(out)
+    return starts[0]["precision"] if starts else None
+
+
+def note_start(choice: Choice, processes: int, out: Path) -> None:
+    """Add to `starts.json` what this start of the run computes on: device, precision and why, and the processes."""
+    row = {"device": choice.device, "precision": choice.precision, "why": choice.why, "processes": processes}
+    write_text(out / "starts.json", json.dumps([*_starts(out), row], indent=1))
+
+
+def _starts(out: Path) -> list[dict[str, str]]:
+    path = out / "starts.json"
+    if not path.exists():
+        return []
+    try:
+        found: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+        _ = [row["precision"] for row in found]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(
+            found=f"{path} cannot be used: {type(error).__name__}",
+            expected="the list of this run's starts",
+            fix="delete it: the run then goes on in the precision that suits this processor",
+        ) from error
+    return found
 
 
 def save_checkpoint(state: RunState, path: Path) -> None:
