@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo test check lint docs bench-cohort bench-inference bench-gpu bench-surface reproduce-hippocampus \
+.PHONY: demo test mutations check lint docs bench-cohort bench-inference bench-gpu bench-surface reproduce-hippocampus \
   reproduce-sarcoma clean help
 
 help:
 	@echo "make demo    segment a brain region from DICOM to report, into $(OUT)"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, import contracts and tests"
+	@echo "make mutations   prove that changes of one line which would move a number make a test fail"
 	@echo "make docs    the documentation site, into build/docs"
 	@echo "make bench-cohort   many studies: throughput, memory, Dask workers, 100,000 simulated; DATA=FOLDER"
 	@echo "make bench-surface   surface distances against surface-distance and MONAI"
@@ -54,6 +55,11 @@ reproduce-hippocampus: $(VENV)/ready
 
 reproduce-sarcoma: $(VENV)/ready
 	$(call reproduce,sarcoma-petct,-m configs/models/suv41.yaml -m configs/models/kmeans.yaml --tolerance-mm 3)
+
+# ONLY="nadir" for those whose name holds the word.
+mutations: $(VENV)/ready
+	@echo "== Each change of tests/mutations/mutations.yaml in a copy of the package: the tests it names must fail"
+	$(BIN)/python tests/mutations/mutate.py $(ONLY)
 
 lint: $(VENV)/ready
 	@echo "== Lint, types, import contracts"

@@ -3,7 +3,7 @@ import pytest
 
 import phantoms
 from voxmetry import Geometry
-from voxmetry.core.geometry import swap_lps_ras
+from voxmetry.core.geometry import SAME_GRID_TOLERANCE_MM, swap_lps_ras
 from voxmetry.errors import GeometryError
 
 
@@ -82,6 +82,13 @@ class TestRequireSame:
     def test_refuses_a_rotation_that_only_the_far_corner_feels(self):
         with pytest.raises(GeometryError, match="mm apart"):
             phantoms.geometry().require_same(phantoms.geometry(degrees=(7.0, -11.0, 19.1)))
+
+    def test_one_corner_too_far_is_enough_whatever_the_others_do(self):
+        # A step that is 0.0015 mm longer moves the last of 11 voxels by 0.015 mm and the first by none.
+        near, far = (Geometry(np.diag([step, 1.0, 2.0, 1.0]), (11, 5, 7)) for step in (1.0, 1.0015))
+        assert np.linalg.norm(near.corners_mm - far.corners_mm, axis=1).mean() < SAME_GRID_TOLERANCE_MM
+        with pytest.raises(GeometryError, match=r"0\.015 mm apart"):
+            near.require_same(far)
 
     def test_refuses_another_shape(self):
         with pytest.raises(GeometryError, match="shapes"):

@@ -121,6 +121,44 @@ def test_one_side_less_than_half_of_the_other():
     assert flag_asymmetry(rows, segmentation.labels) == ()
 
 
+@pytest.mark.parametrize(("small", "large", "flagged"), [(49, 100, True), (50, 100, False), (51, 100, False)])
+def test_one_side_is_compared_with_half_of_the_other(small, large, flagged):
+    grid = Geometry(np.eye(4), (12, 12, 102))
+    array = np.zeros(grid.shape, np.uint8)
+    array[2, 2, 1 : 1 + large] = 1
+    array[9, 9, 1 : 1 + small] = 2
+    segmentation = Segmentation(array, grid, LabelTable.from_names({1: "kidney_left", 2: "kidney_right"}))
+    found = flag_asymmetry(measure(segmentation), segmentation.labels)
+    assert [flag.label for flag in found] == ["kidney_right"] * flagged
+    swapped = Segmentation(np.array([0, 2, 1], np.uint8)[array], grid, segmentation.labels)
+    assert [flag.label for flag in flag_asymmetry(measure(swapped), swapped.labels)] == ["kidney_left"] * flagged
+
+
+@pytest.mark.parametrize("cut", ["small", "large"])
+def test_a_pair_of_which_one_is_cut_off_is_not_called_asymmetric(cut):
+    segmentation, _ = blocks(10, 4)
+    shift = -5 if cut == "large" else 0
+    array = np.roll(segmentation.array, shift, axis=0)
+    if cut == "small":
+        array[35:39, 10:20, 0] = array[35:39, 10:20, 5]
+    moved = Segmentation(array, GRID, segmentation.labels)
+    rows = measure(moved)
+    assert [row.touches_border for row in rows] == [cut == "large", cut == "small"]
+    assert rows[1].volume_ml < 0.5 * rows[0].volume_ml
+    assert flag_asymmetry(rows, moved.labels) == ()
+
+
+@pytest.mark.parametrize(("apart", "noted"), [((10,), False), ((11,), True), ((6, 6), True), ((5, 5), False)])
+def test_what_lies_apart_from_the_largest_part_is_added_up(apart, noted):
+    grid = Geometry(np.eye(4), (12, 12, 102))
+    array = np.zeros(grid.shape, np.uint8)
+    array[2, 2, : 100 - sum(apart)] = 1
+    for place, size in enumerate(apart):
+        array[6, 2 + 4 * place, :size] = 1
+    segmentation = Segmentation(array, grid, LabelTable.from_names({1: "liver"}))
+    assert [flag.label for flag in flag_islands(segmentation)] == ["liver"] * noted
+
+
 def test_an_organ_in_parts_and_lesions_that_may_be():
     segmentation, _ = blocks(10, 10)
     array = segmentation.array.copy()

@@ -51,6 +51,20 @@ def blob(seed: int, shape: tuple[int, int, int], cut: float = 0.0) -> np.ndarray
     return binary_closing(noise > cut * noise.std())
 
 
+@pytest.mark.parametrize(("pieces", "area"), [(60, 0.7), (100, 1 / 3), (100, 2.3), (200, 0.1)])
+def test_an_exact_share_of_the_area_is_not_moved_on_by_rounding(pieces, area):
+    # 95 % of the pieces lie within 1 mm, the rest at 9 mm; added up, their areas fall short of 95 % of the sum.
+    near = pieces * 95 // 100
+    side = m.Directed(
+        np.r_[np.linspace(0.1, 1, near), np.linspace(9, 10, pieces - near)], np.full(pieces, area), pieces * area
+    )
+    summed = np.cumsum(side.weight)
+    assert 0 < 0.95 * summed[-1] - summed[near - 1] < 1e-10
+    d = m.SurfaceDistances(side, side, "elements")
+    assert m.hausdorff_distance_mm(d, 95) == 1.0
+    assert m.hausdorff_distance_mm(d, 95.01) == 9.0
+
+
 def test_area_table_by_hand():
     i, j, k = 0.7, 1.1, 3.0
     areas = element_areas_mm2((i, j, k))

@@ -138,6 +138,23 @@ def test_pet_numbers_by_hand():
     assert "HU" in row.reason
 
 
+@pytest.mark.parametrize("shear", [0.0, 1.5])
+def test_the_sphere_of_the_peak_is_round_in_millimetres_on_an_oblique_grid(shear):
+    affine = np.array(phantoms.geometry(spacing_mm=(1.7, 2.9, 4.3), degrees=(17.0, -31.0, 24.0)).affine)
+    affine[:3, 2] += shear * affine[:3, 0]
+    grid = Geometry(affine, (17, 13, 11))
+    suv = np.random.default_rng(0).gamma(2, 2, grid.shape).astype(np.float32)
+    mask = np.zeros(grid.shape, bool)
+    mask[5:11, 4:9, 3:8] = True
+    mm = grid.to_mm(np.argwhere(np.ones(grid.shape, bool)))
+    wanted = max(
+        suv.ravel()[np.linalg.norm(mm - centre, axis=1) <= PEAK_RADIUS_MM].mean(dtype=np.float64)
+        for centre in grid.to_mm(np.argwhere(mask))
+    )
+    box = tuple(slice(0, n) for n in grid.shape)
+    assert suv_peak(mask, box, Volume(suv, grid, "SUVbw")) == pytest.approx(wanted, rel=1e-6)
+
+
 def test_a_sphere_that_leaves_the_image_counts_what_is_inside():
     grid = Geometry(np.diag([4.0, 4.0, 4.0, 1.0]), (3, 3, 3))
     mask = np.zeros(grid.shape, bool)

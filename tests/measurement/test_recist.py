@@ -98,6 +98,15 @@ def test_thresholds_of_the_sum(pairs, nadir, category, words):
     assert words in found.rule
 
 
+def test_the_baseline_counts_as_the_smallest_sum_where_later_ones_were_larger():
+    found = answer([("t-1", 50, 62)], ["t-1"], nadir_mm=80)
+    assert (found.sum_nadir_mm, found.category) == (50, "PD")
+    assert found.change_from_nadir_mm == pytest.approx(12)
+    # From 80 mm the same sum would be a fall.
+    assert answer([("t-1", 50, 59)], ["t-1"], nadir_mm=80).category == "SD"
+    assert answer([("t-1", 50, 59)], ["t-1"], nadir_mm=40).category == "PD"
+
+
 def test_sums_are_of_the_targets_alone():
     found = answer([("t-1", 40, 20), ("t-2", 30, 30), ("t-3", 20, 90)], ["t-1", "t-2"])
     assert (found.sum_baseline_mm, found.sum_nadir_mm, found.sum_follow_up_mm) == (70, 70, 50)

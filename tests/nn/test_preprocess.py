@@ -144,3 +144,33 @@ def test_labels_become_class_indices_on_the_models_grid():
     found = preprocess_labels(segmentation, models.spec())
     assert np.array_equal(found == 1, (array == 2)[::-1])
     assert np.array_equal(found == 2, (array == 7)[::-1])
+
+
+@pytest.mark.parametrize("degrees", [(0.0, 0.0, 0.0), (7.0, -11.0, 19.0)])
+def test_labels_on_another_grid_are_those_of_the_nearest_voxel(degrees):
+    # No whole fraction of the model's 1.0 x 1.2 x 2.5 mm, so that hardly any voxel lies half-way between two.
+    grid = phantoms.geometry(shape=(23, 29, 17), spacing_mm=(0.7, 0.9, 1.9), degrees=degrees)
+    array = np.random.default_rng(0).choice(np.array([0, 2, 7], np.uint8), grid.shape)
+    spec = models.spec()
+    found, target = preprocess_labels(Segmentation(array, grid, spec.labels), spec), model_grid(grid, spec)
+    at = grid.to_ijk(target.to_mm(np.moveaxis(np.indices(target.shape), 0, -1)))
+    clear = (np.abs(at - np.floor(at) - 0.5) > 1e-3).all(axis=-1)
+    nearest = np.clip(np.rint(at).astype(int), 0, np.array(grid.shape) - 1)
+    wanted = np.array([0, 0, 1, 0, 0, 0, 0, 2])[array[tuple(np.moveaxis(nearest, -1, 0))]]
+    assert clear.mean() > 0.9
+    assert np.array_equal(found[clear], wanted[clear])
+
+
+@pytest.mark.parametrize("spacing_mm", [(0.7, 0.9, 1.9), (2.0, 1.8, 3.1)])
+def test_the_middle_of_a_structure_stays_where_it_was(spacing_mm):
+    shape = tuple(round(60 / mm) for mm in spacing_mm)
+    grid = phantoms.geometry(shape=shape, spacing_mm=spacing_mm, degrees=(7.0, -11.0, 19.0))
+    centre = grid.to_mm((np.array(shape) - 1) / 2) + np.array([3.3, -2.1, 1.7])
+    mm = grid.to_mm(np.moveaxis(np.indices(shape), 0, -1))
+    ball = (np.linalg.norm(mm - centre, axis=-1) < 18).astype(np.uint8) * 2
+    spec = models.spec()
+    target = model_grid(grid, spec)
+    found = preprocess_labels(Segmentation(ball, grid, spec.labels), spec)
+    apart = target.to_mm(np.argwhere(found == 1)).mean(axis=0) - centre
+    # Half a voxel of the label map's own grid along each axis would be 1.1 mm and more.
+    assert np.linalg.norm(apart) < 0.25

@@ -11,10 +11,21 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 import models
 import phantoms
-from voxmetry import Segmentation, StudyResult, Volume, load_model, read_segmentation, read_volume, save, segment_study
+from voxmetry import (
+    Geometry,
+    Segmentation,
+    StudyResult,
+    Volume,
+    load_model,
+    read_segmentation,
+    read_volume,
+    save,
+    segment_study,
+)
 from voxmetry.config import StudySettings
 from voxmetry.errors import (
     FormatError,
@@ -398,3 +409,33 @@ def test_reading_back_what_was_written(study, model, tmp_path):
 def test_the_peak_is_known_where_the_system_names_it_in_another_way(status, monkeypatch):
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: status)
     assert peak_memory_mb() > 10
+
+
+def test_a_study_is_flagged_for_uneven_sides_and_for_parts(tmp_path):
+    sides = [
+        {"value": 2, "name": "kidney_left", "colour": "#E69F00"},
+        {"value": 7, "name": "kidney_right", "colour": "#56B4E9"},
+    ]
+    as_it_is = {"method": "window", "low": 0, "high": 200, "mean": 0, "sd": 1}
+    folder = models.write(
+        tmp_path / "model",
+        inputs=[{"name": "t1", "modality": "MR", "normalise": as_it_is}],
+        labels={"labels": sides},
+        training_domain={},
+    )
+
+    def by_brightness(patches):
+        """Logits of a network that finds what is 100 bright on the left, and what is 200 bright on the right."""
+        return torch.cat([-abs(patches - wanted) for wanted in (0, 100, 200)], dim=1)
+
+    array = np.zeros((30, 32, 14), np.int16)
+    array[3:12, 5:20, 3:9] = 100
+    array[3:12, 24:29, 3:9] = 100
+    array[18:22, 5:12, 3:9] = 200
+    affine = np.diag([-1.0, -1.2, 2.5, 1.0])
+    save(Volume(array, Geometry(affine, array.shape)), tmp_path / "study.nii.gz")
+    model = models.replace(load_model(folder, device="cpu"), members=(by_brightness,))
+    result = segment_study(tmp_path / "study.nii.gz", tmp_path / "out", model, settings=StudySettings(report="none"))
+    assert [row.n_voxels for row in result.measurements] == [9 * 20 * 6, 4 * 7 * 6]
+    found = {(flag.code, flag.label) for flag in result.flags}
+    assert {("asymmetry", "kidney_right"), ("islands", "kidney_left")} <= found

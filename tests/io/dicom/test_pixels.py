@@ -69,6 +69,18 @@ def test_whole_numbers_stay_whole(files, edit, array, slope, kind):
     np.testing.assert_array_equal(again, rescaled(array, slope, -1024))
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_whole_numbers_are_rescaled_by_the_numbers_of_their_own_slice(files, edit, array, compressed):
+    # Whole numbers have a path of their own, and native files one more, that reads into the result.
+    for k, file in enumerate(files):
+        if compressed:
+            edit(file, lambda dataset: dataset.compress(RLELossless, generate_instance_uid=False))
+        edit(file, RescaleSlope=str(1 + k % 3), RescaleIntercept=str(-7 * k))
+    again = read_volume(files[0].parent).array
+    assert again.dtype == np.int16
+    np.testing.assert_array_equal(again, rescaled(array, 1 + np.arange(11) % 3, -7 * np.arange(11)))
+
+
 def test_unsigned_values_beyond_int16(files, edit):
     def set_high(dataset):
         dataset.PixelRepresentation = 0
