@@ -14,6 +14,7 @@ from voxmetry.classical.methods import find
 from voxmetry.classical.spec import BaselineSpec
 from voxmetry.config import Weights, dump_yaml, load_yaml
 from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.strict_yaml import read_strict
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError
 from voxmetry.ops.components import clean
@@ -65,7 +66,7 @@ def is_baseline(name: str | Path) -> bool:
     if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
         return False
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_strict(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return False
     return isinstance(content, dict) and content.get("kind") == "baseline"

@@ -5,14 +5,26 @@
 
 from __future__ import annotations
 
-import json
+import platform
 import signal
 import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
+from voxmetry.cli.streams import StandardOutputError, plain_streams, say, say_json
 from voxmetry.errors import VoxmetryError
 
 INTERRUPTED = 130
+SIGNALS = ("SIGTERM", "SIGHUP")
+"""Asked to stop by a scheduler, or left by the terminal."""
+
+
+class UnforeseenError(VoxmetryError):
+    """An error that nobody foresaw."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,37 +33,99 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line and return its exit code; an expected error is told in words, never as a traceback."""
-    from voxmetry.cli.app import app
-
-    signal.signal(signal.SIGTERM, _interrupt)
-    if arguments[:2] == ["train", "plan"]:
-        # A verb with an argument of its own cannot have verbs below it.
-        arguments = ["train-plan", *arguments[2:]]
+    """Run the command line and return its exit code; an error is told in words, never as a traceback."""
+    _listen()
     try:
-        app(arguments, prog_name="voxmetry")
-    except VoxmetryError as error:
-        _tell(error, as_json="--json" in arguments)
+        with plain_streams():
+            return _run(arguments)
+    except StandardOutputError as error:
+        # A reader that closed its end, such as `head`, has what it wanted.
+        if not error.is_closed:
+            with suppress(OSError):
+                sys.stderr.write(f"voxmetry: {error}\n")
         return error.exit_code
+
+
+def _run(arguments: list[str]) -> int:
+    as_json = "--json" in arguments
+    try:
+        from voxmetry.cli.app import app
+
+        if arguments[:2] == ["train", "plan"]:
+            # A verb with an argument of its own cannot have verbs below it.
+            arguments = ["train-plan", *arguments[2:]]
+        app(arguments, prog_name="voxmetry")
+    except StandardOutputError:
+        raise
+    except VoxmetryError as error:
+        return _tell(error, as_json=as_json)
     except KeyboardInterrupt:
         return _interrupted()
     except SystemExit as leaving:
         # typer leaves by SystemExit: 0, a verb's own code, 2 for wrong usage, 130 for Ctrl-C.
         return _interrupted() if leaving.code == INTERRUPTED else int(leaving.code or 0)
+    except Exception as error:  # noqa: BLE001  (the one place where what nobody foresaw is caught)
+        return _tell(_unforeseen(error, arguments), as_json=as_json)
     return 0
 
 
 def _interrupted() -> int:
-    sys.stderr.write("\nInterrupted. What was written is whole; nothing half-written is left.\n")
+    say("\nInterrupted. What was written is whole; nothing half-written is left.", err=True)
     return 1
 
 
-def _tell(error: VoxmetryError, *, as_json: bool) -> None:
+def _tell(error: VoxmetryError, *, as_json: bool) -> int:
     if as_json:
-        sys.stdout.write(json.dumps(error.to_dict(), indent=1) + "\n")
-    sys.stderr.write(f"voxmetry: {error}\n")
+        say_json(error.to_dict())
+    say(f"voxmetry: {error}", err=True)
+    return error.exit_code
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    # Asked to stop by a scheduler, unwind as for Ctrl-C, so that temporary files are removed.
+def _unforeseen(error: Exception, arguments: Sequence[str]) -> VoxmetryError:
+    """Put an error into words, and where it arose into a file: places in the code, no value and no message.
+
+    A message may hold a path, or what a header says of a patient.
+    """
+    if isinstance(error, MemoryError):
+        return UnforeseenError(
+            found="the memory of this machine does not suffice",
+            expected="room for the study: a small multiple of the size of its image",
+            fix="close other programs, or give --memory-gb a lower limit, and try again",
+        )
+    verb = next((word for word in arguments if not word.startswith("-")), "")
+    lines = [f"voxmetry {_version()}, Python {platform.python_version()}, {platform.platform()}", f"verb: {verb}"]
+    cause: BaseException | None = error
+    while cause is not None:
+        lines += [f"{type(cause).__module__}.{type(cause).__qualname__}", *traceback.format_tb(cause.__traceback__)]
+        cause = cause.__cause__ or cause.__context__
+    where = "run it again with room in the folder for temporary files to have the details written, and report it"
+    with suppress(OSError):
+        place = Path(tempfile.mkdtemp(prefix="voxmetry-")) / "error.txt"
+        place.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
+        where = f"report it with {place}, which holds places in the code and nothing of the study"
+    return UnforeseenError(
+        found=f"an error that nobody foresaw: {type(error).__name__}",
+        expected="a result, or a refusal in words",
+        fix=where,
+    )
+
+
+def _version() -> str:
+    from voxmetry._version import __version__
+
+    return __version__
+
+
+def _listen() -> None:
+    for name in SIGNALS:
+        number = getattr(signal, name, None)
+        # What `nohup` has silenced stays so; only the main thread of a process may listen.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            with suppress(ValueError):
+                signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    # Unwind as for Ctrl-C, so that temporary files are removed; asked twice, go on with that.
+    signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

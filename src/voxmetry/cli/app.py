@@ -21,6 +21,7 @@ from voxmetry.cli.measure import measure
 from voxmetry.cli.options import FLAGGED
 from voxmetry.cli.report import report
 from voxmetry.cli.segment import segment
+from voxmetry.cli.streams import say
 from voxmetry.cli.train import train, train_plan
 
 app = typer.Typer(
@@ -50,7 +51,7 @@ def _version(value: bool) -> None:
     if value:
         from voxmetry._version import __version__
 
-        typer.echo(f"voxmetry {__version__}")
+        say(f"voxmetry {__version__}")
         raise typer.Exit
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.streams import say, say_json
 
 
 def calibrate(
@@ -29,8 +30,8 @@ def calibrate(
         result = fit(open_entry(model, found, device=device), found, progress=progress)
     files = write_calibration(result, out, into=into)
     if as_json:
-        typer.echo(result.model_dump_json(indent=1))
+        say_json(result)
         return
     for row in result.structures:
-        typer.echo(str(row))
+        say(str(row))
     show.files(files)

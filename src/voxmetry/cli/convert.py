@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from voxmetry.cli.streams import say, say_json
+
 
 def convert(
     source: Annotated[
@@ -38,8 +40,6 @@ def convert(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Convert an image or a segmentation from one format to another."""
-    import json
-
     from voxmetry._version import __version__
     from voxmetry.io.convert import convert as convert_files
     from voxmetry.io.dicom.objects.origin import Origin
@@ -59,8 +59,8 @@ def convert(
         overwrite=overwrite,
     )
     if as_json:
-        typer.echo(json.dumps({"files": [str(path) for path in written]}, indent=1))
+        say_json({"files": [str(path) for path in written]})
     elif len(written) == 1:
-        typer.echo(f"  {written[0]}")
+        say(f"  {written[0]}")
     else:
-        typer.echo(f"  {len(written)} files in {written[0].parent}")
+        say(f"  {len(written)} files in {written[0].parent}")

@@ -9,6 +9,7 @@ import typer
 
 from voxmetry.cli import show
 from voxmetry.cli.options import FLAGGED
+from voxmetry.cli.streams import say, say_json
 
 data_app = typer.Typer(help="Look at data sets of labelled cases.", no_args_is_help=True)
 
@@ -43,11 +44,11 @@ def check(
         write_text(files[0], found.model_dump_json(indent=1))
         write_check_page(found, opened, files[1], predictions=predictions)
     if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+        say_json(found)
     else:
         show.data_check(found)
         for line in agreement_lines(found.agreements):
-            typer.echo(line)
+            say(line)
         show.files(files)
     severities = {row.severity for row in found.findings}
     raise typer.Exit(1 if "error" in severities else FLAGGED if "review" in severities else 0)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.streams import say, say_json
 
 
 def ensemble(
@@ -41,9 +41,9 @@ def ensemble(
         write_clean(clean_into, choices[0].steps)
     if as_json:
         rows = [{"clean": choice.name, "dice": choice.dice} for choice in choices]
-        typer.echo(json.dumps({"model": str(folder), "choices": rows}, indent=1))
+        say_json({"model": str(folder), "choices": rows})
         return
     for choice in choices:
         dice = ", ".join(f"{name} {value:.4f}" for name, value in choice.dice.items())
-        typer.echo(f"{'taken: ' if choice is choices[0] else ''}{choice.name}: Dice {dice}")
+        say(f"{'taken: ' if choice is choices[0] else ''}{choice.name}: Dice {dice}")
     show.trained(folder, as_json=False)

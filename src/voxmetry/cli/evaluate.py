@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.streams import say, say_json
 
 
 def evaluate(
@@ -37,13 +38,13 @@ def evaluate(
             open_data(data), model, out, settings=settings, device=device, overwrite=overwrite, progress=progress
         )
     if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+        say_json(found)
     else:
         for result in found.models:
             left_out = f", {result.n_seen} cases it was trained on left out" if result.n_seen else ""
-            typer.echo(f"{result.name}{left_out}")
+            say(f"{result.name}{left_out}")
             show.cohort(result.cohort, (), as_json=False)
         for line in found.verdicts:
-            typer.echo(line)
+            say(line)
         show.files(files)
     raise typer.Exit(1 if any(result.cohort.failed for result in found.models) else 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.streams import console, say_json
+from voxmetry.core.text import clean, terminal
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -31,7 +32,7 @@ def inspect(
             found = io.list_series(path, progress=progress)
         if as_json:
             content = {"series": [{"key": info.key, **info.model_dump(mode="json")} for info in found]}
-            typer.echo(json.dumps(content, indent=1, allow_nan=False))
+            say_json(content)
         else:
             show_studies(found)
         raise typer.Exit(0 if any(series.readable for series in found) else 1)
@@ -40,22 +41,22 @@ def inspect(
 
 def show_studies(rows: Sequence[SeriesInfo]) -> None:
     """Show a tree of studies, series and volumes; the name that `--series` takes stands with each volume."""
-    from rich.console import Console
+    from rich.text import Text
     from rich.tree import Tree
 
     studies: dict[str | None, dict[str, list[SeriesInfo]]] = {}
     for row in rows:
         studies.setdefault(row.study_uid, {}).setdefault(row.series_uid, []).append(row)
     for uid, series in studies.items():
-        tree = Tree(f"study {uid}" if uid else "study without a UID")
+        tree = Tree(Text(terminal(f"study {uid}" if uid else "study without a UID")))
         for members in sorted(series.values(), key=lambda members: not any(row.readable for row in members)):
             branch = tree.add(_series_line(members))
             for row in members:
                 branch.add(_volume_line(row))
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console = Console(highlight=False, width=_WIDTH_OF_FILES)
-        console.print(tree)
+        shown = console()
+        if not shown.is_terminal:
+            shown = console(width=_WIDTH_OF_FILES)
+        shown.print(tree)
 
 
 def _series_line(members: Sequence[SeriesInfo]) -> Text:
@@ -64,7 +65,7 @@ def _series_line(members: Sequence[SeriesInfo]) -> Text:
     row = members[0]
     number = f"series {row.number}" if row.number is not None else "series"
     facts = (row.modality or "?", row.description, row.body_part, row.phase and f"{row.phase} phase", row.kernel)
-    return Text("  ".join((number, *(fact for fact in facts if fact))))
+    return Text(clean("  ".join((number, *(fact for fact in facts if fact)))))
 
 
 def _volume_line(row: SeriesInfo) -> Text:
@@ -76,8 +77,8 @@ def _volume_line(row: SeriesInfo) -> Text:
     size = f"{row.n_slices} slices" if row.n_slices else f"{row.n_files} files"
     facts = (in_words(row.differs), size, spacing, row.plane, row.axcodes)
     line = Text(row.verdict, style="green" if row.readable else "yellow")
-    line.append("  " + "  ".join(fact for fact in facts if fact), style="default")
+    line.append("  " + terminal("  ".join(fact for fact in facts if fact)), style="default")
     if row.reason:
-        line.append(f"\n{row.reason}", style="default")
-    line.append(f"\n{row.key or '(no series UID)'}", style="dim")
+        line.append(terminal(f"\n{row.reason}"), style="default")
+    line.append(terminal(f"\n{row.key or '(no series UID)'}"), style="dim")
     return line

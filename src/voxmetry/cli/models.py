@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from voxmetry.cli.streams import say, say_json
 
 
 def add_to(app: typer.Typer) -> None:
@@ -58,14 +59,14 @@ def models_import(
     spec = arrival.spec
     if as_json:
         model = spec.model_dump(mode="json", exclude_none=True)
-        typer.echo(json.dumps({"model": model, "origin": arrival.origin, "notes": list(arrival.notes)}, indent=1))
+        say_json({"model": model, "origin": arrival.origin, "notes": list(arrival.notes)})
         return
-    typer.echo(f"{spec.name}, from {arrival.origin}")
-    typer.echo(f"inputs: {', '.join(f'{item.name} ({item.modality})' for item in spec.inputs)}")
-    typer.echo(f"structures: {', '.join(spec.labels.names)}")
+    say(f"{spec.name}, from {arrival.origin}")
+    say(f"inputs: {', '.join(f'{item.name} ({item.modality})' for item in spec.inputs)}")
+    say(f"structures: {', '.join(spec.labels.names)}")
     for note in arrival.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(f"use it: voxmetry segment STUDY -m {out} -o OUT")
+        say(f"note: {note}")
+    say(f"use it: voxmetry segment STUDY -m {out} -o OUT")
 
 
 def models_export(
@@ -80,7 +81,7 @@ def models_export(
 
     written = export_model(model, out, form=form, overwrite=overwrite)
     if as_json:
-        typer.echo(json.dumps({"files": [str(path) for path in written]}, indent=1))
+        say_json({"files": [str(path) for path in written]})
         return
     for path in written:
-        typer.echo(str(path))
+        say(str(path))

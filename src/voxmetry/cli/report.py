@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from voxmetry.cli.streams import say, say_json
 from voxmetry.errors import InputError
 
 
@@ -42,13 +42,16 @@ def report(
                 fix="pass the study with --image",
             )
         paths = [str(path) for path in write_key_images_again(out, image, reference=reference)]
-        typer.echo(json.dumps({"key_images": paths}) if as_json else "\n".join(f"  {path}" for path in paths))
+        if as_json:
+            say_json({"key_images": paths})
+        else:
+            say("\n".join(f"  {path}" for path in paths))
         return
     wishes = Wishes(pdf=pdf, language=lang, page=page, with_identity=with_identity)
     path = rewrite_report(out, wishes, prior=prior, image=image, reference=reference)
     files = {"report": path} | ({"change": path.with_name(CHANGE)} if prior is not None else {})
     if as_json:
-        typer.echo(json.dumps({what: str(file) for what, file in files.items()}))
+        say_json({what: str(file) for what, file in files.items()})
         return
     for file in files.values():
-        typer.echo(f"  {file}")
+        say(f"  {file}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
+from voxmetry.cli.streams import console, say, say_json, table
+from voxmetry.core.text import terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,29 +36,29 @@ MOST_LESIONS = 30
 @contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
     """Show the step that is running, on stderr and on a terminal only, so that results can be piped."""
-    from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status("start") as status:
-        yield status.update
+    with console(err=True).status("start") as status:
+        yield lambda text: status.update(Text(terminal(text)))
 
 
 def study(result: StudyResult, out: Path, *, as_json: bool) -> None:
     """Show what was found, how far to trust it, and where the files are."""
     if as_json:
-        typer.echo(result.model_dump_json(indent=1))
+        say_json(result)
         return
     measurements(result.measurements, as_json=False, lesions=result.lesions)
     if result.comparisons:
         comparisons(result.comparisons, as_json=False)
     for flag in result.flags:
-        typer.secho(f"{flag.severity}: {flag.message}", fg="yellow")
+        say(f"{flag.severity}: {flag.message}", fg="yellow")
     seconds = result.provenance.seconds["total"]
     made = result.provenance
-    typer.echo(f"{made.model} on {made.device} in {made.precision}, {seconds:.1f} s. Research use only.")
+    say(f"{made.model} on {made.device} in {made.precision}, {seconds:.1f} s. Research use only.")
     if result.provenance.plan:
-        typer.echo(result.provenance.plan)
+        say(result.provenance.plan)
     for name in result.files.values():
-        typer.echo(f"  {out / name}")
+        say(f"  {out / name}")
 
 
 def measurements(rows: Sequence[Measurement], *, as_json: bool, lesions: Sequence[Lesion] = ()) -> None:
@@ -70,10 +70,10 @@ def measurements(rows: Sequence[Measurement], *, as_json: bool, lesions: Sequenc
         return
     unit = next((row.intensity_unit for row in rows if row.intensity_unit), None)
     named = {"1": "intensity", None: "intensity"}.get(unit, unit)
-    table = _table(["structure", "mL", "voxels", "R-L, A-P, S-I mm", f"{named}, mean ± SD", "at edge"])
+    made = table(["structure", "mL", "voxels", "R-L, A-P, S-I mm", f"{named}, mean ± SD", "at edge"])
     for row in rows:
         extents = (row.extent_rl_mm, row.extent_ap_mm, row.extent_si_mm)
-        table.add_row(
+        made.add_row(
             row.label,
             f"{row.volume_ml:.3f}",
             str(row.n_voxels),
@@ -81,7 +81,7 @@ def measurements(rows: Sequence[Measurement], *, as_json: bool, lesions: Sequenc
             f"{_number(row.intensity_mean, 1)} ± {_number(row.intensity_sd, 1)}" if row.intensity_unit else "-",
             ", ".join(row.border_sides) if row.touches_border else "",
         )
-    _print(table)
+    _print(made)
     if lesions:
         lesion_rows(lesions)
 
@@ -93,29 +93,29 @@ def lesion_rows(rows: Sequence[Lesion]) -> None:
     located, cut = any(row.location for row in shown), any(row.touches_border for row in shown)
     heads = ["lesion", "mL", "long mm", "short mm", "3-D mm"]
     heads += (["SUVmax", "SUVpeak", "TLG"] if is_pet else []) + ["location"] * located + ["at edge"] * cut
-    table = _table(heads)
+    made = table(heads)
     for row in shown:
         cells = [_number(x, 1) for x in (row.long_axis_mm, row.short_axis_mm, row.max_diameter_mm)]
         if is_pet:
             cells += [_number(row.intensity_max, 2), _number(row.suv_peak, 2)]
             cells.append(_number(row.total_lesion_glycolysis_suv_ml, 1))
         cells += [row.location or "-"] * located + [", ".join(row.border_sides)] * cut
-        table.add_row(row.id, f"{row.volume_ml:.2f}", *cells)
-    _print(table)
+        made.add_row(row.id, f"{row.volume_ml:.2f}", *cells)
+    _print(made)
     if len(rows) > MOST_LESIONS:
-        typer.echo(f"{len(rows)} lesions; the {MOST_LESIONS} largest are shown.")
+        say(f"{len(rows)} lesions; the {MOST_LESIONS} largest are shown.")
 
 
 def follow_up(result: FollowUp, written: Sequence[Path], *, as_json: bool) -> None:
     """Show what became of each lesion, the category with its rule, and what to look at."""
     if as_json:
-        typer.echo(result.model_dump_json(indent=1))
+        say_json(result)
         return
-    table = _table(["before", "now", "status", "mL", "diameter mm", "target"])
+    made = table(["before", "now", "status", "mL", "diameter mm", "target"])
     for row in result.changes:
         volumes = f"{_number(row.volume_baseline_ml, 2)} > {_number(row.volume_follow_up_ml, 2)}"
         diameters = f"{_number(row.diameter_baseline_mm, 1)} > {_number(row.diameter_follow_up_mm, 1)}"
-        table.add_row(
+        made.add_row(
             "\n".join(row.baseline_ids) or "-",
             "\n".join(row.follow_up_ids) or "-",
             "\n".join(part for part in (row.status, row.trend) if part),
@@ -123,17 +123,17 @@ def follow_up(result: FollowUp, written: Sequence[Path], *, as_json: bool) -> No
             f"{diameters}\n{_percent(row.diameter_change_percent)}",
             "yes" if row.target else "",
         )
-    _print(table)
+    _print(made)
     answer, bridge = result.response, result.registration
     sums = [_number(x, 1) for x in (answer.sum_baseline_mm, answer.sum_nadir_mm, answer.sum_follow_up_mm)]
-    typer.echo(f"Sum of target diameters: baseline {sums[0]} mm, smallest {sums[1]} mm, now {sums[2]} mm")
-    typer.secho(f"RECIST 1.1: {answer.category}, {answer.rule}", bold=True)
-    typer.echo(f"Registration: {bridge.kind}, {bridge.reason}")
+    say(f"Sum of target diameters: baseline {sums[0]} mm, smallest {sums[1]} mm, now {sums[2]} mm")
+    say(f"RECIST 1.1: {answer.category}, {answer.rule}", bold=True)
+    say(f"Registration: {bridge.kind}, {bridge.reason}")
     for flag in result.flags:
-        typer.secho(f"{flag.severity}: {flag.message}", fg="yellow")
+        say(f"{flag.severity}: {flag.message}", fg="yellow")
     for caveat in answer.caveats:
-        typer.echo(f"caveat: {caveat}")
-    typer.echo("Research use only.")
+        say(f"caveat: {caveat}")
+    say("Research use only.")
     files(written)
 
 
@@ -166,9 +166,9 @@ def comparisons(
         f"surface Dice at {tolerance:g} mm",
         "mL difference",
     ]
-    table = _table(heads)
+    made = table(heads)
     for row in rows:
-        table.add_row(
+        made.add_row(
             row.label,
             row.status,
             _number(row.dice, 4),
@@ -176,78 +176,78 @@ def comparisons(
             _number(row.surface_dice, 4),
             f"{row.volume_difference_ml:+.3f}",
         )
-    _print(table)
+    _print(made)
     for row in rows:
         if row.surface_dice_at_mm:
             further = ", ".join(f"{_number(x, 4)} at {mm} mm" for mm, x in row.surface_dice_at_mm.items())
-            typer.echo(f"{row.label}: surface Dice {further}")
+            say(f"{row.label}: surface Dice {further}")
         if row.reason:
-            typer.echo(f"{row.label}: {row.reason}")
+            say(f"{row.label}: {row.reason}")
     if matchings:
         instances(matchings)
 
 
 def instances(rows: Sequence[InstanceMatching]) -> None:
     """Show how the instances of each structure were matched."""
-    table = _table(["structure", "rule", "TP", "FN", "FP", "sens.", "prec.", "F1", "PQ"])
+    made = table(["structure", "rule", "TP", "FN", "FP", "sens.", "prec.", "F1", "PQ"])
     for row in rows:
         counts = (row.tp_reference, row.fn, row.fp)
         shares = (row.sensitivity, row.precision, row.f1, row.pq)
         kind = f"{row.rule}, {row.kind}"
-        table.add_row(row.label, kind, *map(str, counts), *(_number(value, 3) for value in shares))
-    _print(table)
+        made.add_row(row.label, kind, *map(str, counts), *(_number(value, 3) for value in shares))
+    _print(made)
 
 
 def cohort(result: CohortComparison, written: Sequence[Path], *, as_json: bool) -> None:
     """Show the summary of many cases, and what was left out of it."""
     if as_json:
-        typer.echo(result.model_dump_json(indent=1))
+        say_json(result)
         return
     _summary(result)
     if result.other_structures:
-        typer.echo("The other model:")
+        say("The other model:")
         _summary(result.of_other_model())
     if result.panoptic is not None:
         instances(result.panoptic.classes)
     for row in result.paired:
-        typer.echo(
+        say(
             f"{row.label}, {row.metric}: first - other {_interval(row.difference, 4)}, p {_number(row.p_value, 4)}, "
             f"adjusted {_number(row.p_adjusted, 4)}, {row.difference.n} cases, {row.n_undefined} left out"
         )
     if any(s.n_missed + s.n_extra for s in result.structures):
-        typer.echo(result.policy)
+        say(result.policy)
     for case in result.failed:
-        typer.secho(f"failed: {case.case}: {(case.error or {}).get('found', '')}", fg="red")
+        say(f"failed: {case.case}: {(case.error or {}).get('found', '')}", fg="red")
     for which, names in (
         ("predictions without a reference", result.unmatched_predictions),
         ("references without a prediction", result.unmatched_references),
     ):
         if names:
-            typer.secho(f"{len(names)} {which}: {', '.join(names)}", fg="yellow")
+            say(f"{len(names)} {which}: {', '.join(names)}", fg="yellow")
     notes(result.notes)
     files(written)
 
 
 def data_check(found: DataCheck) -> None:
     """Show what was found in a data set, errors first."""
-    typer.echo(f"{found.data}: {found.n_cases} cases of {found.n_patients} patients, {found.n_read} could be read")
+    say(f"{found.data}: {found.n_cases} cases of {found.n_patients} patients, {found.n_read} could be read")
     if not found.findings:
-        typer.echo("Nothing stands in the way of training.")
+        say("Nothing stands in the way of training.")
         return
-    table = _table(["case", "severity", "what", "in words"])
-    for column in table.columns:
+    made = table(["case", "severity", "what", "in words"])
+    for column in made.columns:
         column.justify = "left"
     for row in found.findings:
-        table.add_row(row.case, row.severity, row.code.replace("_", " "), row.message)
-    _print(table)
+        made.add_row(row.case, row.severity, row.code.replace("_", " "), row.message)
+    _print(made)
 
 
 def _summary(result: CohortComparison) -> None:
     level = f"{result.settings.level:.0%} interval"
-    table = _table(["structure", "cases", "missed", "extra", f"Dice, {level}", f"HD95 mm, {level}", "lowest Dice"])
+    made = table(["structure", "cases", "missed", "extra", f"Dice, {level}", f"HD95 mm, {level}", "lowest Dice"])
     for s in (*result.structures, *([result.overall] if result.overall and len(result.structures) > 1 else [])):
         dice, hd95 = s.present["dice"], s.present["hd95_mm"]
-        table.add_row(
+        made.add_row(
             s.label,
             str(dice.mean.n),
             str(s.n_missed),
@@ -256,28 +256,27 @@ def _summary(result: CohortComparison) -> None:
             _interval(hd95.mean, 2),
             f"{_number(dice.worst, 3)} {dice.worst_case or ''}",
         )
-    _print(table)
+    _print(made)
 
 
 def notes(texts: Sequence[str]) -> None:
     """Say what was left out."""
     for text in texts:
-        typer.secho(f"note: {text}", fg="yellow")
+        say(f"note: {text}", fg="yellow")
 
 
 def files(written: Sequence[Path]) -> None:
     """Say where the files are."""
     for path in written:
-        typer.echo(f"  {path}")
+        say(f"  {path}")
 
 
 @contextmanager
 def progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on standard error while cases are worked through."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+    with Progress(console=console(err=True), transient=True, disable=quiet) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -298,7 +297,7 @@ def image(volume: Volume, *, as_json: bool) -> None:
         _dump({"image": facts})
         return
     for name, value in facts.items():
-        typer.echo(f"{name:14} {value}")
+        say(f"{name:14} {value}")
 
 
 def trained(model: Path, *, as_json: bool) -> None:
@@ -306,7 +305,7 @@ def trained(model: Path, *, as_json: bool) -> None:
     if as_json:
         _dump({"model": str(model)})
         return
-    typer.echo(f"The model is in {model}. Run it: voxmetry segment STUDY -m {model} -o OUT")
+    say(f"The model is in {model}. Run it: voxmetry segment STUDY -m {model} -o OUT")
 
 
 def models(specs: Sequence[ModelSpec], *, as_json: bool) -> None:
@@ -314,11 +313,11 @@ def models(specs: Sequence[ModelSpec], *, as_json: bool) -> None:
     if as_json:
         _dump({"models": [spec.model_dump(mode="json", exclude_none=True) for spec in specs]})
         return
-    table = _table(["model", "version", "input", "structures", "licence", "what it is"])
+    made = table(["model", "version", "input", "structures", "licence", "what it is"])
     for spec in specs:
         inputs = ", ".join(item.modality for item in spec.inputs)
-        table.add_row(spec.name, spec.version, inputs, ", ".join(spec.labels.names), spec.licence, spec.summary)
-    _print(table)
+        made.add_row(spec.name, spec.version, inputs, ", ".join(spec.labels.names), spec.licence, spec.summary)
+    _print(made)
 
 
 def model(spec: ModelSpec, folder: Path, *, as_json: bool) -> None:
@@ -328,10 +327,9 @@ def model(spec: ModelSpec, folder: Path, *, as_json: bool) -> None:
         return
     card = folder / "MODEL_CARD.md"
     if card.is_file():
-        from rich.console import Console
         from rich.markdown import Markdown
 
-        Console().print(Markdown(card.read_text(encoding="utf-8")))
+        console().print(Markdown(terminal(card.read_text(encoding="utf-8", errors="replace"))))
     else:
         models([spec], as_json=False)
 
@@ -341,7 +339,7 @@ def _plain(rows: Sequence[Record]) -> list[dict[str, object]]:
 
 
 def _dump(content: dict[str, object]) -> None:
-    typer.echo(json.dumps(content, indent=1, allow_nan=False))
+    say_json(content)
 
 
 def _interval(mean: MeanInterval, digits: int) -> str:
@@ -354,17 +352,5 @@ def _number(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _table(heads: Sequence[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, head in enumerate(heads):
-        table.add_column(head, justify="left" if place == 0 else "right", overflow="fold")
-    return table
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    Console().print(table)
+def _print(made: Table) -> None:
+    console().print(made)

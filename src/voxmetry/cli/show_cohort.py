@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
+from voxmetry.cli.streams import console, say, say_json
+from voxmetry.core.text import terminal
 
 if TYPE_CHECKING:
     from voxmetry.workflows.cohort.records import CohortPlan
@@ -25,10 +25,10 @@ def plan(made: CohortPlan, *, as_json: bool) -> None:
     if as_json:
         content = made.model_dump(mode="json")
         content["counts"] = made.counts()
-        typer.echo(json.dumps(content, indent=1))
+        say_json(content)
         return
     counts = made.counts()
-    typer.echo(f"{counts.get('waiting', 0)} would run")
+    say(f"{counts.get('waiting', 0)} would run")
     for state, words in (
         ("done", "done, and their files are whole"),
         ("failed", "failed before with the same input (--only-failed runs them again)"),
@@ -36,32 +36,32 @@ def plan(made: CohortPlan, *, as_json: bool) -> None:
         ("running", "not done yet, left out by --only-failed"),
     ):
         if state in counts:
-            typer.echo(f"{counts[state]} {words}")
+            say(f"{counts[state]} {words}")
     _again(made)
     for state, words in (("duplicate", "found twice"), ("refused", "refused")):
         rows = made.of(state)  # type: ignore[arg-type]
         if rows:
-            typer.secho(f"{len(rows)} {words}:", fg="yellow")
+            say(f"{len(rows)} {words}:", fg="yellow")
         for study in rows[:_SHOWN]:
-            typer.echo(f"  {study.case}: {study.fault.found if study.fault else ''}")
+            say(f"  {study.case}: {study.fault.found if study.fault else ''}")
         _more(len(rows))
     foreseen = made.forecast
     if foreseen.n:
         memory = "" if math.isnan(foreseen.memory_mb) else f", up to {foreseen.memory_mb / 1000:.1f} GB a process"
-        typer.echo(f"foreseen: {_duration(foreseen.seconds)}{memory}")
-        typer.echo(f"  from {foreseen.basis}")
+        say(f"foreseen: {_duration(foreseen.seconds)}{memory}")
+        say(f"  from {foreseen.basis}")
 
 
 def _again(made: CohortPlan) -> None:
     rows = [study for study in made.of("waiting") if study.why]
     for study in rows[:_SHOWN]:
-        typer.echo(f"  again: {study.case}: {study.why}")
+        say(f"  again: {study.case}: {study.why}")
     _more(len(rows))
 
 
 def _more(n: int) -> None:
     if n > _SHOWN:
-        typer.echo(f"  and {n - _SHOWN} more (--json shows all)")
+        say(f"  and {n - _SHOWN} more (--json shows all)")
 
 
 def status(out: Path, *, as_json: bool) -> dict[str, int]:
@@ -75,18 +75,18 @@ def status(out: Path, *, as_json: bool) -> dict[str, int]:
             {"case": case, "model": model, "state": state, "fault": fault.model_dump() if fault else None}
             for case, model, state, fault in faults
         ]
-        typer.echo(json.dumps({**summary.model_dump(mode="json"), "not_done": rows}, indent=1))
+        say_json({**summary.model_dump(mode="json"), "not_done": rows})
         return summary.counts
     counts = summary.counts
     parts = [f"{n} {name}" for name, n in counts.items() if n and name != "flagged"]
-    typer.echo(", ".join(parts) + (f"; {counts['flagged']} flagged for review" if counts["flagged"] else ""))
+    say(", ".join(parts) + (f"; {counts['flagged']} flagged for review" if counts["flagged"] else ""))
     if summary.last_run:
-        typer.echo(f"last run: {summary.last_run}")
+        say(f"last run: {summary.last_run}")
     if summary.median_seconds:
-        typer.echo(f"median {summary.median_seconds:.2f} s a study")
+        say(f"median {summary.median_seconds:.2f} s a study")
     bad = [row for row in faults if row[2] != "duplicate"]
     for case, _, state, fault in bad[:_SHOWN]:
-        typer.secho(f"  {state}: {case}: {fault.found.splitlines()[0] if fault else ''}", fg="red")
+        say(f"  {state}: {case}: {fault.found.splitlines()[0] if fault else ''}", fg="red")
     _more(len(bad))
     return counts
 
@@ -94,30 +94,27 @@ def status(out: Path, *, as_json: bool) -> dict[str, int]:
 def files(written: Sequence[Path], *, as_json: bool) -> None:
     """Say where the files are."""
     if as_json:
-        typer.echo(json.dumps({"files": [str(path) for path in written]}, indent=1))
+        say_json({"files": [str(path) for path in written]})
         return
     for path in written:
-        typer.echo(f"  {path}")
+        say(f"  {path}")
 
 
 @contextmanager
 def progress(tally: Tally, *, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
     """Show done, failed, rate and remaining time on standard error, and sentences above the bar."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    console = Console(stderr=True)
     begin = time.monotonic()
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
-    with Progress(*columns, console=console, disable=quiet) as bar:
+    with Progress(*columns, console=console(err=True), disable=quiet) as bar:
         task = bar.add_task("", total=None, words="planning")
 
         def update() -> None:
             words = progress_words(tally, time.monotonic() - begin)
             bar.update(task, completed=tally.finished, total=tally.total, words=words)
 
-        yield (lambda text: bar.console.print(escape(text), highlight=False)), update
+        yield (lambda text: bar.console.print(terminal(text))), update
 
 
 def progress_words(tally: Tally, seconds: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.streams import say, say_json
 
 if TYPE_CHECKING:
     from voxmetry.config import TrainSettings
@@ -137,12 +138,10 @@ def train_plan(
     )
     text = dump_yaml(settings_from(plan.settings, start)) if start else plan.to_yaml()
     if as_json:
-        import json
-
         content = {"settings": plan.settings.model_dump(mode="json", exclude_none=True), "reasons": plan.reasons}
-        typer.echo(json.dumps(content, indent=1))
+        say_json(content)
     elif out is None:
-        typer.echo(text)
+        say(text)
     if out is not None:
         write_text(out, text)
 
@@ -193,12 +192,13 @@ def _is_configuration(path: Path) -> bool:
     """Say whether a YAML file is a training configuration (it describes a model) and not a manifest."""
     import yaml
 
+    from voxmetry.core.strict_yaml import read_strict
     from voxmetry.errors import ConfigError
 
     if path.suffix.lower() not in (".yaml", ".yml"):
         return False
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_strict(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
             found=f"{path} cannot be read as YAML: {type(error).__name__}",

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from voxmetry.core.base import Record
+from voxmetry.core.strict_yaml import read_strict
 from voxmetry.errors import ConfigError
 
 R = TypeVar("R", bound=Record)
@@ -34,15 +35,13 @@ def load_yaml(path: Path | str, kind: type[R]) -> R:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        data = read_strict(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             found=f"{path} cannot be read: {_why(error)}",
             expected=f"a YAML file with the keys of {kind.__name__}",
             fix="check the path, and that it is a text file that you may read",
         ) from error
-    try:
-        data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(
             found=f"{path} is not valid YAML: {error}", expected="a YAML mapping", fix="mend the line that is named"
@@ -81,4 +80,4 @@ def dump_yaml(record: Record) -> str:
 
 
 def _why(error: Exception) -> str:
-    return error.strerror or type(error).__name__ if isinstance(error, OSError) else type(error).__name__
+    return (error.strerror or str(error)) if isinstance(error, OSError) else type(error).__name__

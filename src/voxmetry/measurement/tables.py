@@ -13,6 +13,7 @@ import numpy as np
 
 from voxmetry.core.base import Record
 from voxmetry.core.records import CaseComparison, Comparison, Instance
+from voxmetry.core.text import csv_row
 from voxmetry.errors import MissingExtraError
 from voxmetry.io.atomic import atomic_path, write_text
 
@@ -58,7 +59,7 @@ def _written(rows: Sequence[tuple[Row, Record]], head: Sequence[str]) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, head, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(first | flat(row) for first, row in rows)
+    writer.writerows(csv_row(first | flat(row)) for first, row in rows)
     return text.getvalue()
 
 
@@ -132,7 +133,7 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: P
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(csv_row, rows))
     write_text(path, text.getvalue())
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from voxmetry.core.labels import PALETTE
+from voxmetry.core.text import figure as plain
 from voxmetry.errors import InputError
 from voxmetry.measurement.agreement import bland_altman as agreement
 from voxmetry.plot.base import new_figure
@@ -52,7 +53,7 @@ def training_curve(run: Path | str) -> Figure:
         seen = [(int(row["epoch"]), float(row[name])) for row in rows if row[name]]
         x, y = zip(*seen, strict=True) if seen else ((), ())
         colour = PALETTE[(0, 1, 2, 5, 6)[place % 5]]
-        panels[1].plot(x, y, marker="o", markersize=3.5, color=colour, label=name.removeprefix("dice_"))
+        panels[1].plot(x, y, marker="o", markersize=3.5, color=colour, label=plain(name.removeprefix("dice_")))
     if names:
         panels[1].set_ylabel("Dice, held out")
         panels[1].legend(frameon=False, fontsize=8, loc="best")
@@ -113,8 +114,8 @@ def bland_altman(first: ArrayLike, second: ArrayLike, *, unit: str = "mL", name:
             va="center",
             annotation_clip=False,
         )
-    axes.set_xlabel(f"mean {name} ({unit})")
-    axes.set_ylabel(f"difference ({unit})")
+    axes.set_xlabel(plain(f"mean {name} ({unit})"))
+    axes.set_ylabel(plain(f"difference ({unit})"))
     axes.set_title(f"n = {found.n}" + (f"; {found.reason}" if found.reason else ""), fontsize=9, loc="left")
     _plain(axes)
     figure.tight_layout()
@@ -148,7 +149,7 @@ def calibration(rows: Sequence[tuple[str, float, float]]) -> Figure:
     axes.plot([low, 1], [low, 1], color=_FAINT, linewidth=1, linestyle=(0, (4, 3)))
     for place, label in enumerate(dict.fromkeys(row[0] for row in known)):
         x, y = zip(*[(x, y) for name, x, y in known if name == label], strict=True)
-        axes.scatter(x, y, s=16, color=PALETTE[(0, 1, 2, 5, 6)[place % 5]], alpha=0.8, linewidths=0, label=label)
+        axes.scatter(x, y, s=16, color=PALETTE[(0, 1, 2, 5, 6)[place % 5]], alpha=0.8, linewidths=0, label=plain(label))
     if known:
         axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.set(xlim=(low, 1), ylim=(low, 1), xlabel="predicted Dice", ylabel="true Dice", aspect="equal")

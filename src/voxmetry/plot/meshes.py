@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.text import clean
 from voxmetry.errors import LabelError
 from voxmetry.ops.boxes import boxes_of
 from voxmetry.plot.base import new_figure
@@ -90,7 +91,7 @@ def surfaces(segmentation: Segmentation, labels: Sequence[str] | None = None) ->
     for place, (label, _) in enumerate(meshes[:6]):
         x = 0.25 + 0.125 * place
         figure.text(x, 0.045, "■", color=label.colour, fontsize=10, va="center")
-        figure.text(x + 0.018, 0.045, label.name, fontsize=8.5, va="center", parse_math=False)
+        figure.text(x + 0.018, 0.045, clean(label.name), fontsize=8.5, va="center", parse_math=False)
     return figure
 
 

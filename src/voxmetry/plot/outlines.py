@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from voxmetry.core.labels import Label
 from voxmetry.core.records import Lesion
 from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.text import clean
 from voxmetry.core.volume import Volume
 from voxmetry.errors import LabelError
 from voxmetry.plot.base import new_figure
@@ -154,9 +155,8 @@ def lesions(volume: Volume, segmentation: Segmentation, rows: Sequence[Lesion], 
         for axes, panel in zip(line, lesion_panels(volume, lesion), strict=True):
             draw_panel(axes, panel, volume, segmentation)
             _title(axes, panel)
-        said = (
-            f"{lesion.id}: {lesion.volume_ml:.3g} mL, {lesion.long_axis_mm:.1f} x {lesion.short_axis_mm:.1f} mm axial"
-        )
+        size = f"{lesion.long_axis_mm:.1f} x {lesion.short_axis_mm:.1f} mm axial"
+        said = f"{clean(lesion.id)}: {lesion.volume_ml:.3g} mL, {size}"
         line[0].set_title("")
         line[0].set_title(said, fontsize=9, loc="left", parse_math=False)
     figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.32 / figure.get_figheight(), bottom=0.01, wspace=0.03)
@@ -216,7 +216,7 @@ def compare(
         _title(axes, panel)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.9, bottom=0.12, wspace=0.03)
     both = int(ours.sum()) + int(theirs.sum())
-    words = f"{name}: Dice {2 * int((ours & theirs).sum()) / both:.3f}"
+    words = f"{clean(name)}: Dice {2 * int((ours & theirs).sum()) / both:.3f}"
     figure.text(0.015, 0.05, words, fontsize=8.5, va="center", parse_math=False)
     for x, colour, text in ((0.55, AGREED, "both"), (0.66, MISSED, "missed"), (0.79, EXTRA, "invented")):
         figure.text(x, 0.05, "■", color=colour, fontsize=10, va="center")
@@ -256,4 +256,4 @@ def _name(figure: Figure, shown: list[Label]) -> None:
         x, y = 0.015 + 0.245 * column, 0.075 - 0.055 * line
         figure.text(x, y, "■", color=label.colour, fontsize=10, va="center")
         # A dollar sign in a name is no formula.
-        figure.text(x + 0.022, y, label.name, fontsize=8.5, va="center", parse_math=False)
+        figure.text(x + 0.022, y, clean(label.name), fontsize=8.5, va="center", parse_math=False)

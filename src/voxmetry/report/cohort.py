@@ -232,7 +232,7 @@ def _json(roster: Roster, labels: Sequence[str], odd: set[int]) -> str:
         ]
         for index, e in enumerate(roster.entries)
     ]
-    columns = [f"{label} mL" for label in labels] + (["lowest Dice"] if roster.accuracy else [])
+    columns = [f"{clean(label)} mL" for label in labels] + (["lowest Dice"] if roster.accuracy else [])
     text = json.dumps({"columns": columns, "rows": rows}, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("&", "\\u0026")
 

@@ -11,6 +11,8 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
+from voxmetry.core.text import visible
+
 if TYPE_CHECKING:
     from fpdf import FPDF
 
@@ -44,7 +46,7 @@ class Fonts:
 
     def fit(self, text: str) -> str:
         """Put the replacement character where no font has the character; leave marks without a picture out."""
-        kept = (letter for letter in text if letter not in _INVISIBLE)
+        kept = (letter for letter in visible(text, keep="\n") if letter not in _INVISIBLE)
         return "".join(REPLACEMENT if letter in self.missing else letter for letter in kept)
 
 
@@ -58,7 +60,7 @@ def load_fonts(texts: Iterable[str]) -> Fonts:
     """
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     regular, bold = folder / "DejaVuSans.ttf", folder / "DejaVuSans-Bold.ttf"
-    wanted = {letter for text in texts for letter in text if letter.isprintable()} - _INVISIBLE
+    wanted = {letter for text in texts for letter in visible(text) if letter.isprintable()} - _INVISIBLE
     missing = {letter for letter in wanted if ord(letter) not in _characters(regular)}
     others: list[Path] = []
     for path in _installed() if missing else ():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from voxmetry.core.text import visible
 from voxmetry.report.document import ReportDocument
 from voxmetry.report.language import ENGLISH
 from voxmetry.report.viewer import as_json
@@ -89,11 +90,21 @@ def environment() -> Environment:
         loader=PackageLoader("voxmetry.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_harmless,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     made.globals["say"] = ENGLISH
     return made
+
+
+def _harmless(value: object) -> object:
+    """Clean each text that a template puts into a page; what is markup of this package's own is not text."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) and len(value) < _LONG else value
+
+
+_LONG = 20_000
+"""Longer than any text that is read: a picture or a block of data in base64, which this package wrote itself."""
 
 
 def data_uri(png: bytes) -> str:

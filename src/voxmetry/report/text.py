@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Iterable
+
+from voxmetry.core.text import clean as clean
 
 UNDEFINED = "n/a"
 """What stands for a number that is not defined. A dash beside the number of its note would read as minus one."""
@@ -114,24 +115,6 @@ def count(n: int, singular: str, plural: str | None = None) -> str:
     ('1 flag', '2 flags', '0 studies')
     """
     return f"{n} {singular if n == 1 else plural or singular + 's'}"
-
-
-def clean(text: str) -> str:
-    r"""Make text from a header or a file fit for a page.
-
-    Control characters become spaces and half surrogates, which no UTF-8 file can hold, the replacement character.
-    Markup is not touched here: the page's template escapes it.
-
-    Examples
-    --------
-    >>> clean(" T1\x00 sag\n")
-    'T1 sag'
-    """
-    kept = "".join(_REPLACED.get(unicodedata.category(character), character) for character in text)
-    return re.sub(r"\s+", " ", kept).strip()
-
-
-_REPLACED = {"Cc": " ", "Cs": "\ufffd"}
 
 
 def without_folders(text: str) -> str:

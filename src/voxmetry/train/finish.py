@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from voxmetry.config import ModelSpec, Range, TrainingDomain, TrainSettings, Weights, dump_yaml
+from voxmetry.core.text import csv_cell, csv_cells
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.nn.grids import reorientation
 from voxmetry.nn.weights import sha256_of, to_bytes
@@ -79,9 +80,9 @@ def validation_csv(table: dict[str, dict[str, float]], spec: ModelSpec) -> str:
     """One row a held-out case: its name and the Dice of each structure."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", *[f"dice_{name}" for name in spec.labels.names]])
+    writer.writerow(csv_cells(["case", *[f"dice_{name}" for name in spec.labels.names]]))
     for case, row in table.items():
-        writer.writerow([case, *[f"{row[name]:.4f}" for name in spec.labels.names]])
+        writer.writerow([csv_cell(case), *[f"{row[name]:.4f}" for name in spec.labels.names]])
     return text.getvalue()
 
 

@@ -107,8 +107,8 @@ def train(
     if first:
         start_folder(settings, out, resume=resume)
         note_start(choice, fabric.world_size, out)
-        Console(stderr=True).print(f"training on {choice}", highlight=False)
-    state = begin(settings, fabric, tell=Console(stderr=True).print if first else None)
+        Console(stderr=True, markup=False, emoji=False).print(f"training on {choice}", highlight=False)
+    state = begin(settings, fabric, tell=Console(stderr=True, markup=False, emoji=False).print if first else None)
     if resume:
         load_checkpoint(state, out / "checkpoint.pt")
     table: dict[str, dict[str, float]] | None = None
@@ -284,6 +284,6 @@ def progress_bars(*, shown: bool) -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(stderr=True, markup=False, emoji=False),
         disable=not shown,
     )

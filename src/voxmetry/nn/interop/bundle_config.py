@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from voxmetry.core.strict_yaml import load_strict
 from voxmetry.errors import ModelError
 
 Json: TypeAlias = dict[str, Any]
@@ -55,7 +56,7 @@ def read_config(path: Path) -> Json:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        content = json.loads(text) if path.suffix == ".json" else load_strict(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ModelError(
             found=f"{path.name} cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.text import figure as plain
 from voxmetry.core.volume import Volume
 from voxmetry.report.document import NOTICE
 from voxmetry.report.pictures.figures import BACKGROUND, INK, draw_panel
@@ -113,6 +114,4 @@ def _write(
 ) -> None:
     """Write words below and to the right of a place in pixels, counted from the lower left corner."""
     where = (at[0] / size[0], at[1] / size[1])
-    # A dollar sign would begin a formula.
-    text = words.replace("$", r"\$")
-    figure.text(*where, text, color=colour, fontsize=points, ha="left", va="top")
+    figure.text(*where, plain(words), color=colour, fontsize=points, ha="left", va="top")

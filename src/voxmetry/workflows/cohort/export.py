@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from voxmetry.core.records import Comparison, Lesion, Measurement
+from voxmetry.core.text import csv_cells
 from voxmetry.errors import MissingExtraError
 from voxmetry.io.atomic import atomic_path
 from voxmetry.measurement.tables import columns, require_parquet
@@ -85,7 +86,7 @@ def export_tables(out: Path, *, parquet: bool | None = None) -> tuple[Path, ...]
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
             for batch in batches(db):
-                writer.writerows(batch)
+                writer.writerows(map(csv_cells, batch))
         if parquet:
             _write_parquet(db, out / PARQUET)
     return (out / CSV, *([out / PARQUET] if parquet else []))
@@ -184,4 +185,5 @@ def save_plan(plan: CohortPlan, path: Path) -> None:
             seen = study.candidate
             numbers = (study.seconds_foreseen, study.memory_mb_foreseen)
             cells = ("" if math.isnan(x) else f"{x:.6g}" for x in numbers)
-            writer.writerow((study.case, study.model, study.state, why, seen.path, seen.series, seen.modality, *cells))
+            row = (study.case, study.model, study.state, why, seen.path, seen.series, seen.modality, *cells)
+            writer.writerow(csv_cells(row))

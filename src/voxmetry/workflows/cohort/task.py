@@ -15,6 +15,7 @@ from voxmetry._version import __version__
 from voxmetry.config import StudySettings
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import StudyResult
+from voxmetry.core.text import csv_cell
 from voxmetry.errors import (
     ConfigError,
     InferenceError,
@@ -121,7 +122,7 @@ def _segment(task: Task, claim: Claim) -> Outcome:
 
 def _write_sidecar(folder: Path, task: Task, labels: LabelTable) -> None:
     """Lay the BIDS sidecar and the table of labels beside the segmentation."""
-    rows = [f"{label.value}\t{label.name}\t{label.colour}" for label in labels]
+    rows = [f"{label.value}\t{csv_cell(label.name)}\t{label.colour}" for label in labels]
     write_text(folder / "dseg.tsv", "\n".join(["index\tname\tcolor", *rows]) + "\n")
     write_text(folder / "dseg.json", json.dumps(task.sidecar, indent=1) + "\n")
 
