@@ -15,11 +15,11 @@ import pytest
 
 import models
 import phantoms
-from studies.conftest import Threads
 from voxmetry import LabelTable, Segmentation, plot, save
 from voxmetry.cli import run
 from voxmetry.core.labels import Label
 from voxmetry.io import write_series
+from workflows.cohort.conftest import Threads
 
 MARKUP = "kidney [/left]"
 NAMES = (
@@ -135,7 +135,7 @@ QUIET = ("cohort run", "data check", "convert")
     ("verb", "form"), [*((verb, "words") for verb in VERBS), *((verb, "json") for verb in ALSO_JSON)]
 )
 def test_no_name_does_anything(verb, form, place, tmp_path, monkeypatch):
-    monkeypatch.setattr("voxmetry.studies.run.make_executor", lambda settings, tasks: Threads())
+    monkeypatch.setattr("voxmetry.workflows.cohort.run.make_executor", lambda settings, tasks: Threads())
     words = [word.replace("{p}", str(place)).replace("{o}", str(tmp_path / "out")) for word in VERBS[verb]]
     text = spoken([*words, *(["--json"] if form == "json" else [])], (0, 1, 3) if verb == "data check" else (0, 3))
     assert is_harmless(text)
@@ -148,7 +148,7 @@ def test_no_name_does_anything(verb, form, place, tmp_path, monkeypatch):
 
 
 def test_a_study_list_shows_names_as_they_are(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("voxmetry.studies.run.make_executor", lambda settings, tasks: Threads())
+    monkeypatch.setattr("voxmetry.workflows.cohort.run.make_executor", lambda settings, tasks: Threads())
     text = spoken(["cohort", "plan", place / "images", "-m", place / "model", "-o", tmp_path / "o"], (0,))
     assert is_harmless(text)
 
