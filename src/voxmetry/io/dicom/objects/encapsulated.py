@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from voxmetry.errors import FormatError, InputError
 from voxmetry.io.atomic import atomic_path
-from voxmetry.io.dicom.objects.origin import Origin, new_object
+from voxmetry.io.dicom.objects.characters import fitted
+from voxmetry.io.dicom.objects.origin import Origin, new_object, settle
 from voxmetry.io.dicom.objects.source import Source
 from voxmetry.io.dicom.read.headers import lenient, unreadable
 
@@ -69,12 +70,13 @@ def write_encapsulated_pdf(
         _conversion(dataset, "WSD")
         dataset.BurnedInAnnotation = "NO"
         dataset.RecognizableVisualFeatures = "NO"
-        dataset.DocumentTitle = title[:1024]
+        dataset.DocumentTitle = fitted(title, 1024)
         dataset.ConceptNameCodeSequence = []
         dataset.SourceInstanceSequence = [_instance(header) for header in source.headers]
         dataset.MIMETypeOfEncapsulatedDocument = "application/pdf"
         dataset.EncapsulatedDocumentLength = len(content)
         dataset.EncapsulatedDocument = content + b"\0" * (len(content) % 2)
+        settle(dataset, source)
         with atomic_path(path) as temporary:
             dataset.save_as(temporary, enforce_file_format=True)
     return dataset
@@ -138,6 +140,7 @@ def write_secondary_capture(
         raw = np.ascontiguousarray(picture).tobytes()
         dataset.PixelData = raw + b"\0" * (len(raw) % 2)
         dataset["PixelData"].VR = "OB"
+        settle(dataset, source)
         with atomic_path(path) as temporary:
             dataset.save_as(temporary, enforce_file_format=True)
     return dataset

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import pydicom
+from pydicom.datadict import tag_for_keyword
+from pydicom.uid import CTImageStorage
+
 from voxmetry.errors import InputError
+from voxmetry.io.dicom.objects.characters import fitted, settle_characters
 from voxmetry.io.dicom.objects.source import Source
 
 How: TypeAlias = Literal["automatic", "semiautomatic", "manual"]
@@ -55,16 +60,16 @@ class Origin:
         if self.how == "manual":
             return None
         return AlgorithmIdentificationSequence(
-            name=self.algorithm[:64], family=codes.DCM.ArtificialIntelligence, version=self.version[:64]
+            name=fitted(self.algorithm), family=codes.DCM.ArtificialIntelligence, version=fitted(self.version)
         )
 
     def equipment(self) -> dict[str, str]:
         """Return the words for highdicom's constructors: maker, model, version and serial number of the software."""
         return {
             "manufacturer": "Voxmetry",
-            "manufacturer_model_name": (self.algorithm or "Voxmetry")[:64],
-            "software_versions": self.software or "unknown",
-            "device_serial_number": (self.serial or self.software or "unknown")[:64],
+            "manufacturer_model_name": fitted(self.algorithm or "Voxmetry"),
+            "software_versions": fitted(self.software or "unknown"),
+            "device_serial_number": fitted(self.serial or self.software or "unknown"),
         }
 
 
@@ -87,9 +92,8 @@ def new_object(source: Source, origin: Origin, *, sop_class: str, modality: str,
     from highdicom.base import SOPClass
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    first = source.first
     dataset = SOPClass(
-        study_instance_uid=first.StudyInstanceUID,
+        study_instance_uid=source.first.StudyInstanceUID,
         series_instance_uid=new_uid(),
         series_number=SERIES_NUMBERS[modality],
         sop_instance_uid=new_uid(),
@@ -98,21 +102,53 @@ def new_object(source: Source, origin: Origin, *, sop_class: str, modality: str,
         modality=modality,
         # The explicit form has two bytes for the length of a contour's numbers: too few for a large outline.
         transfer_syntax_uid=ImplicitVRLittleEndian if modality == "RTSTRUCT" else ExplicitVRLittleEndian,
-        patient_id=first.PatientID,
-        patient_name=first.PatientName,
-        patient_birth_date=first.PatientBirthDate,
-        patient_sex=first.PatientSex or None,
-        accession_number=first.AccessionNumber,
-        study_id=first.StudyID,
-        study_date=first.StudyDate,
-        study_time=first.StudyTime,
-        referring_physician_name=first.ReferringPhysicianName,
-        specific_character_set=first.get("SpecificCharacterSet"),
-        series_description=description[:64],
+        series_description=fitted(description),
+        **dict.fromkeys(_IDENTITY.values(), ""),
         **origin.equipment(),
     )
-    dataset.copy_patient_and_study_information(first)
+    copy_identity(dataset, source)
     return dataset
+
+
+_IDENTITY = {
+    "PatientID": "patient_id",
+    "PatientName": "patient_name",
+    "PatientBirthDate": "patient_birth_date",
+    "PatientSex": "patient_sex",
+    "AccessionNumber": "accession_number",
+    "StudyID": "study_id",
+    "StudyDate": "study_date",
+    "StudyTime": "study_time",
+    "ReferringPhysicianName": "referring_physician_name",
+}
+"""Elements of patient and study that highdicom asks for and checks, and its names for them."""
+
+
+def without_identity(dataset: Any, **elements: Any) -> Any:
+    """Return a header for highdicom to make an object of: identifiers and what is given, patient and study empty.
+
+    highdicom refuses a birth date of 19500000 or a sex of "U"; a derived object repeats what the source says, right or
+    wrong, and `copy_identity` does that afterwards.
+    """
+    header = pydicom.Dataset()
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        if keyword in dataset:
+            setattr(header, keyword, dataset[keyword].value)
+    for keyword in _IDENTITY:
+        setattr(header, keyword, "")
+    for keyword, value in elements.items():
+        setattr(header, keyword, value)
+    header.file_meta = dataset.file_meta
+    return header
+
+
+def copy_identity(dataset: Any, source: Source) -> None:
+    """Copy all elements of patient and study from the source's first header, as they are there."""
+    kind = tag_for_keyword("SOPClassUID")
+    header = pydicom.Dataset({tag: source.first[tag] for tag in source.first.keys() - {kind}})
+    # highdicom looks up the elements of a class that it knows; they are the same in all images.
+    header.SOPClassUID = CTImageStorage
+    dataset.copy_patient_and_study_information(header)
 
 
 def new_uid() -> str:
@@ -127,10 +163,32 @@ def keep_encoded(dataset: Any, *, implicit: bool) -> None:
 
     Call it on each data set on the way down to such elements, before they are put in.
     """
-    from pydicom.charset import convert_encodings
     from pydicom.filewriter import correct_ambiguous_vr
 
     correct_ambiguous_vr(dataset, True)
+    _say_encoded(dataset, implicit=implicit)
+
+
+def settle(dataset: Any, source: Source, *, implicit: bool | None = None) -> None:
+    """Choose the character set of an object when its text is complete.
+
+    Parameters
+    ----------
+    dataset
+        Complete but for frames and contours.
+    source
+        Whose character set is kept where it can be.
+    implicit
+        Where `keep_encoded` was called before: what it was told.
+    """
+    settle_characters(dataset, source.first, source.character_set)
+    if implicit is not None:
+        _say_encoded(dataset, implicit=implicit)
+
+
+def _say_encoded(dataset: Any, *, implicit: bool) -> None:
+    from pydicom.charset import convert_encodings
+
     characters = dataset.get("SpecificCharacterSet")
     dataset.set_original_encoding(implicit, True, convert_encodings(characters) if characters else "iso8859")
 

@@ -17,6 +17,7 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import SeriesInfo
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError, SeriesError
+from voxmetry.io.dicom.objects.characters import UNICODE, decode_all
 from voxmetry.io.dicom.read.frames import Frame
 from voxmetry.io.dicom.read.headers import PARSING_ERRORS, lenient, text, unreadable
 from voxmetry.io.dicom.read.opened import opened
@@ -48,16 +49,31 @@ class Source:
         One a slice, from the lowest to the highest along the normal: which file and frame it is, and its place.
     geometry
         The grid of all slices.
+    character_set
+        Specific Character Set of the first header, values joined by backslashes. The header itself is decoded, and
+        says UTF-8: what is copied from it is text, not bytes.
     """
 
     headers: tuple[Any, ...]
     frames: tuple[Frame, ...]
     geometry: Geometry
+    character_set: str = ""
 
     @property
     def first(self) -> Any:
         """The header of the first file."""
         return self.headers[0]
+
+    @property
+    def thickness_mm(self) -> float | None:
+        """Slice Thickness, where all slices state the same."""
+        stated = {frame.plane.thickness_mm for frame in self.frames}
+        return next(iter(stated)) if len(stated) == 1 else None
+
+    @property
+    def step_mm(self) -> float | None:
+        """Distance between neighbouring slices; of a single one, Spacing Between Slices where it is stated."""
+        return self.geometry.spacing_mm[2] if len(self.frames) > 1 else self.frames[0].plane.step_mm
 
     def reference(self, k: int) -> Any:
         """Return the item that refers to slice `k`: class, instance and, in a file of many, the frame's number."""
@@ -97,15 +113,18 @@ def read_source(series: SeriesInfo | Volume) -> Source:
             fix="segment the DICOM series itself, or name it (--image STUDY), instead of a file converted from it",
         )
     slices = slices_of(info)
-    with lenient():
-        headers = [_header(Path(file), name) for file, name in zip(info.files, slices.names, strict=True)]
     if slices.audit.geometry is None:
         raise SeriesError(
             found=f"series {info.key}: {info.verdict}: {info.reason}; its volume was resampled between the slices",
             expected="a regular series, on whose slices a DICOM segmentation lies",
             fix="write NIfTI, NRRD or MetaImage instead",
         )
-    return Source(tuple(headers), tuple(slices.frames), slices.audit.geometry)
+    with lenient():
+        headers = [_header(Path(file), name) for file, name in zip(info.files, slices.names, strict=True)]
+        declared = text(headers[0], "SpecificCharacterSet") or ""
+        decode_all(headers[0])
+    headers[0].SpecificCharacterSet = UNICODE
+    return Source(tuple(headers), tuple(slices.frames), slices.audit.geometry, declared)
 
 
 def _stream(path: Path) -> Path | BytesIO:
@@ -137,7 +156,4 @@ def _header(path: Path, name: str) -> Any:
     for keyword in _MAY_BE_EMPTY:
         if keyword not in header:
             setattr(header, keyword, "")
-    # An empty character set means the default one, as an absent one does; writers take only the second.
-    if "SpecificCharacterSet" in header and not header.SpecificCharacterSet:
-        del header.SpecificCharacterSet
     return header

@@ -11,7 +11,16 @@ from voxmetry.core.labels import Code, LabelTable
 from voxmetry.core.records import Lesion, Measurement
 from voxmetry.errors import InputError, LabelError
 from voxmetry.io.atomic import atomic_path
-from voxmetry.io.dicom.objects.origin import SERIES_NUMBERS, Origin, headers_taken, new_uid
+from voxmetry.io.dicom.objects.characters import UNICODE, fitted
+from voxmetry.io.dicom.objects.origin import (
+    SERIES_NUMBERS,
+    Origin,
+    copy_identity,
+    headers_taken,
+    new_uid,
+    settle,
+    without_identity,
+)
 from voxmetry.io.dicom.objects.source import Source
 from voxmetry.io.dicom.read.headers import lenient, text
 from voxmetry.io.dicom.segmentations.codes import ABNORMAL, ANATOMY, LATERALITY
@@ -115,7 +124,7 @@ def write_report_sr(
     """
     import highdicom
 
-    numbers = {str(item.SegmentLabel): int(item.SegmentNumber) for item in seg.SegmentSequence}
+    numbers = {_segment_name(item): int(item.SegmentNumber) for item in seg.SegmentSequence}
     with lenient():
         groups = [
             _group(row, labels, numbers[_name(row)], seg, source, (tracking or {}).get(_name(row)))
@@ -130,18 +139,26 @@ def write_report_sr(
             )
         with headers_taken("structured report", fix="repair the headers of the series"):
             dataset = highdicom.sr.Comprehensive3DSR(
-                evidence=[seg, *source.headers],
+                evidence=[without_identity(seg), *source.headers],
                 content=_content(groups, origin),
                 series_instance_uid=new_uid(),
                 series_number=SERIES_NUMBERS["SR"],
                 sop_instance_uid=new_uid(),
                 instance_number=1,
-                series_description=description[:64],
+                series_description=fitted(description),
+                specific_character_set=UNICODE,
                 **origin.equipment(),
             )
+        copy_identity(dataset, source)
+        settle(dataset, source)
         with atomic_path(path) as temporary:
             dataset.save_as(temporary, enforce_file_format=True)
     return dataset
+
+
+def _segment_name(item: Any) -> str:
+    """Return a segment's name in full; the label is cut to 64 characters."""
+    return str(item.get("SegmentDescription") or item.SegmentLabel)
 
 
 def _name(row: Measurement | Lesion) -> str:
@@ -156,9 +173,9 @@ def _content(groups: Sequence[Any], origin: Origin) -> Any:
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
             uid=new_uid(),
-            name=(origin.algorithm or "Voxmetry")[:64],
+            name=fitted(origin.algorithm or "Voxmetry"),
             manufacturer_name="Voxmetry",
-            model_name=(origin.version or origin.software or "unknown")[:64],
+            model_name=fitted(origin.version or origin.software or "unknown"),
         ),
     )
     return sr.MeasurementReport(
@@ -185,7 +202,7 @@ def _group(
         part = _coded(label.modifier) if label.modifier else None
         sites = [sr.FindingSite(anatomic_location=_coded(place), laterality=side, topographical_modifier=part)]
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=uid or new_uid(), identifier=_name(row)[:64]),
+        tracking_identifier=sr.TrackingIdentifier(uid=uid or new_uid(), identifier=fitted(_name(row))),
         referenced_segment=sr.ReferencedSegment(
             sop_class_uid=seg.SOPClassUID,
             sop_instance_uid=seg.SOPInstanceUID,
@@ -249,7 +266,7 @@ def _rounded(value: float) -> float:
 def _coded(code: Code) -> Any:
     from highdicom.sr import CodedConcept
 
-    return CodedConcept(code.value, code.scheme, code.meaning[:64])
+    return CodedConcept(code.value, code.scheme, fitted(code.meaning))
 
 
 def _unit(value: str, meaning: str) -> Any:

@@ -17,7 +17,8 @@ from voxmetry.core.labels import Label
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import LabelError
 from voxmetry.io.atomic import atomic_path
-from voxmetry.io.dicom.objects.origin import Origin, keep_encoded, new_object
+from voxmetry.io.dicom.objects.characters import fitted, fitted_apart
+from voxmetry.io.dicom.objects.origin import Origin, keep_encoded, new_object, settle
 from voxmetry.io.dicom.objects.source import Source
 from voxmetry.io.dicom.read.headers import lenient
 from voxmetry.io.dicom.segmentations.contours import keyhole, trace
@@ -78,19 +79,21 @@ def write_rtstruct(
         dataset = new_object(source, origin, sop_class=RTSTRUCT_CLASS, modality="RTSTRUCT", description=description)
         _structure_set(dataset, source, description)
         keep_encoded(dataset, implicit=True)
+        names = fitted_apart(segmentation.labels.names)
         for label in segmentation.labels:
             contours = [
                 _contour(points, source, k, number)
                 for number, (k, points) in enumerate(_outlines(array == label.value, source), start=1)
             ]
             if contours:
-                _add(dataset, label, contours, source, origin)
+                _add(dataset, label, names[label.name], contours, source, origin)
         if not dataset.ROIContourSequence:
             raise LabelError(
                 found="a segmentation without a voxel",
                 expected="at least one structure",
                 fix="leave the file out",
             )
+        settle(dataset, source, implicit=True)
         with atomic_path(path) as temporary:
             dataset.save_as(temporary, enforce_file_format=True)
     return dataset
@@ -113,7 +116,7 @@ def _outlines(mask: NDArray[np.bool_], source: Source) -> list[tuple[int, Float6
 def _structure_set(dataset: Any, source: Source, description: str) -> None:
     now = datetime.datetime.now().astimezone()
     dataset.StructureSetLabel = "Voxmetry"
-    dataset.StructureSetName = description[:64]
+    dataset.StructureSetName = fitted(description)
     dataset.StructureSetDate, dataset.StructureSetTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     dataset.FrameOfReferenceUID = source.first.FrameOfReferenceUID
     dataset.PositionReferenceIndicator = source.first.get("PositionReferenceIndicator", "")
@@ -146,17 +149,19 @@ def _contour(points: Float64, source: Source, k: int, number: int) -> Any:
     return item
 
 
-def _add(dataset: Any, label: Label, contours: list[Any], source: Source, origin: Origin) -> None:
+def _add(dataset: Any, label: Label, name: str, contours: list[Any], source: Source, origin: Origin) -> None:
     from highdicom.sr import CodedConcept
 
     roi, drawn, observation = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
     roi.ROINumber = drawn.ReferencedROINumber = observation.ReferencedROINumber = label.value
     observation.ObservationNumber = label.value
     roi.ReferencedFrameOfReferenceUID = source.first.FrameOfReferenceUID
-    roi.ROIName = label.name[:64]
+    roi.ROIName = name
+    if name != label.name:
+        roi.ROIDescription = fitted(label.name, 1024)
     roi.ROIGenerationAlgorithm = origin.how.upper()
     if origin.algorithm:
-        roi.ROIGenerationDescription = f"{origin.algorithm} {origin.version}"[:64]
+        roi.ROIGenerationDescription = fitted(f"{origin.algorithm} {origin.version}")
     drawn.ROIDisplayColor = [int(label.colour[start : start + 2], 16) for start in (1, 3, 5)]
     keep_encoded(drawn, implicit=True)
     drawn.ContourSequence = contours
@@ -164,7 +169,7 @@ def _add(dataset: Any, label: Label, contours: list[Any], source: Source, origin
     observation.RTROIInterpretedType = "ORGAN" if label.kind == "organ" else ""
     observation.ROIInterpreter = ""
     if label.code:
-        code = CodedConcept(label.code.value, label.code.scheme, label.code.meaning[:64])
+        code = CodedConcept(label.code.value, label.code.scheme, fitted(label.code.meaning))
         observation.RTROIIdentificationCodeSequence = [code]
     dataset.StructureSetROISequence.append(roi)
     dataset.ROIContourSequence.append(drawn)

@@ -10,23 +10,41 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.valuerep import format_number_as_ds
 
 from voxmetry.core.labels import Code, Label
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import InputError, LabelError
 from voxmetry.io.atomic import atomic_path
-from voxmetry.io.dicom.objects.origin import SERIES_NUMBERS, Origin, headers_taken, keep_encoded, new_uid
+from voxmetry.io.dicom.objects.characters import UNICODE, fitted, fitted_apart
+from voxmetry.io.dicom.objects.origin import (
+    SERIES_NUMBERS,
+    Origin,
+    copy_identity,
+    headers_taken,
+    keep_encoded,
+    new_uid,
+    settle,
+    without_identity,
+)
 from voxmetry.io.dicom.objects.source import Source
 from voxmetry.io.dicom.read.headers import lenient
 from voxmetry.io.dicom.segmentations.codes import ABNORMAL, ANATOMY, LATERALITY
 from voxmetry.io.lattice import find_move
 
 _CLASSIC = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4", "PT": "1.2.840.10008.5.1.4.1.1.128"}
-_OF_FRAMES = ("NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
+_CARRIED = (
+    *("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "StationName"),
+    *("InstitutionName", "InstitutionalDepartmentName", "InstitutionAddress", "AcquisitionDateTime"),
+    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+    "PositionReferenceIndicator",
+)
+"""What the object repeats of the image beside patient and study: the scanner, as Contributing Equipment, and more."""
 _LESION = Code(value="52988006", meaning="Lesion")
 _ITEM = struct.Struct("<HHI")
 _SEQUENCE = struct.Struct("<HH2sHI")
@@ -34,7 +52,7 @@ _MOST_BYTES = 2**32 - 2
 
 
 def write_seg(
-    segmentation: Segmentation,
+    segmentation: Segmentation | Sequence[Segmentation],
     source: Source,
     path: str | os.PathLike[str],
     *,
@@ -49,7 +67,8 @@ def write_seg(
     Parameters
     ----------
     segmentation
-        On the series' grid, or the same voxels in another order of the axes.
+        On the series' grid, or the same voxels in another order of the axes. Several hold structures that overlap, as
+        `read_layers` returns them; a label map cannot hold these.
     source
         Headers of the series: patient, study, frame of reference and the positions of slices are copied from it.
     path
@@ -70,38 +89,41 @@ def write_seg(
     Returns
     -------
     Dataset
-        What was written, without pixel data. Segment numbers are positions among the labels that are present, and in
-        a label map the label values.
+        What was written, without pixel data. Segment numbers are positions among the labels that are present (by their
+        values, where structures overlap), and in a label map the label values. A name that is longer than a Segment
+        Label can be is cut, and stands in full as the Segment Description.
 
     Raises
     ------
     GeometryError
         If the segmentation has other voxels than the series.
     LabelError
-        If it is empty.
+        If it is empty, or structures overlap in a label map.
     InputError
         If highdicom refuses the source's headers, or the file would exceed what DICOM can hold.
     OutputError
         If the file cannot be written.
     """
-    move = find_move(segmentation.geometry, source.geometry, what="the segmentation and the series")
-    # Fortran order lays each slice out in one piece.
-    array = np.asfortranarray(move(segmentation.array))
-    values = [_values(array[:, :, k]) for k in range(array.shape[2])]
-    present = [label for label in segmentation.labels if any(label.value in found for found in values)]
-    if not present:
+    layers = [segmentation] if isinstance(segmentation, Segmentation) else list(segmentation)
+    arrays = [_on_slices(layer, source) for layer in layers]
+    overlap = _overlap(arrays)
+    found = _segments(layers, arrays, numbered=kind != "labelmap")
+    segments = _one_map(found, overlap=overlap) if kind == "labelmap" and len(arrays) > 1 else found
+    if not segments:
         raise LabelError(
             found="a segmentation without a voxel",
             expected="at least one structure, as a DICOM segmentation must hold a frame",
             fix="leave the file out",
         )
-    numbers = {x.value: x.value if kind == "labelmap" else n for n, x in enumerate(present, start=1)}
-    segments = [_description(x, numbers[x.value], origin, tracking or {}) for x in present]
+    names = fitted_apart([x.label.name for x in segments])
+    described = [_description(x.label, x.number, names, origin, tracking or {}) for x in segments]
     with lenient():
-        dataset = _skeleton(source, segments, kind, origin, description)
-        frames = _frames(values, numbers, kind, keep_empty_frames)
-        _describe_frames(dataset, source, frames)
-        pixels = _packed(array, frames, numbers, kind)
+        dataset = _skeleton(source, described, kind, origin, description)
+        dataset.SegmentsOverlap = "YES" if overlap else "NO"
+        settle(dataset, source)
+        frames = _frames(segments, kind, keep_empty_frames)
+        _describe_frames(dataset, source, [(0 if kind == "labelmap" else x.number, k) for x, k in frames])
+        pixels = _packed(frames, max(x.number for x in segments), kind)
         if len(pixels) > _MOST_BYTES:
             raise InputError(
                 found=f"a segmentation of {len(pixels) / 1e9:.1f} GB",
@@ -115,29 +137,91 @@ def write_seg(
     return dataset
 
 
-def _description(label: Label, number: int, origin: Origin, tracking: Mapping[str, str]) -> Any:
+@dataclass(frozen=True)
+class _Segment:
+    """One structure: its number, what it is, and the slices of an array (I, J, K) where its value stands."""
+
+    number: int
+    label: Label
+    array: NDArray[Any]
+    slices: frozenset[int]
+
+
+def _on_slices(segmentation: Segmentation, source: Source) -> NDArray[Any]:
+    move = find_move(segmentation.geometry, source.geometry, what="the segmentation and the series")
+    # Fortran order lays each slice out in one piece.
+    return np.asfortranarray(move(segmentation.array))
+
+
+def _overlap(arrays: Sequence[NDArray[Any]]) -> bool:
+    taken = arrays[0] > 0
+    for array in arrays[1:]:
+        if (taken & (array > 0)).any():
+            return True
+        taken |= array > 0
+    return False
+
+
+def _segments(layers: Sequence[Segmentation], arrays: Sequence[NDArray[Any]], *, numbered: bool) -> list[_Segment]:
+    """Return the structures that have a voxel, numbered from 1 or by their values."""
+    found = []
+    for layer, array in zip(layers, arrays, strict=True):
+        by_slice = [_values(array[:, :, k]) for k in range(array.shape[2])]
+        for label in layer.labels:
+            slices = frozenset(k for k, there in enumerate(by_slice) if label.value in there)
+            if slices:
+                found.append(_Segment(label.value, label, array, slices))
+    if len(layers) > 1:
+        found.sort(key=lambda x: x.label.value)
+    return [replace(x, number=n) for n, x in enumerate(found, start=1)] if numbered else found
+
+
+def _values(plane: NDArray[Any]) -> set[int]:
+    return set((np.flatnonzero(np.bincount(plane.ravel(order="K"))[1:]) + 1).tolist())
+
+
+def _one_map(segments: Sequence[_Segment], *, overlap: bool) -> list[_Segment]:
+    """Put the layers of structures that do not overlap into one array."""
+    if overlap or len({x.number for x in segments}) < len(segments):
+        raise LabelError(
+            found="structures that overlap, for a label map, which has one value a voxel",
+            expected='a segmentation with one bit a voxel and segment (kind="binary")',
+            fix="write that (--to seg), or say which structure a shared voxel goes to (overlap, --overlap)",
+        )
+    merged = np.zeros(segments[0].array.shape, np.uint16, order="F")
+    for x in segments:
+        merged[x.array == x.label.value] = x.number
+    return [replace(x, array=merged) for x in segments]
+
+
+def _description(
+    label: Label, number: int, names: Mapping[str, str], origin: Origin, tracking: Mapping[str, str]
+) -> Any:
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentDescription
     from highdicom.sr import CodedConcept
 
     def coded(code: Code) -> Any:
-        return CodedConcept(code.value, code.scheme, code.meaning[:64])
+        return CodedConcept(code.value, code.scheme, fitted(code.meaning))
 
     is_lesion = label.kind == "lesion"
+    name = names[label.name]
     red, green, blue = (int(label.colour[start : start + 2], 16) for start in (1, 3, 5))
     segment = SegmentDescription(
         segment_number=number,
-        segment_label=label.name[:64],
+        segment_label=name,
         segmented_property_category=coded(label.category or (ABNORMAL if is_lesion else ANATOMY)),
         # Without a code of its own, a structure is what its kind says, and no more.
         segmented_property_type=coded(label.code or (_LESION if is_lesion else ANATOMY)),
         algorithm_type=origin.how.upper(),
         algorithm_identification=origin.identification,
         tracking_uid=tracking.get(label.name),
-        tracking_id=label.name[:64] if label.name in tracking else None,
+        tracking_id=name if label.name in tracking else None,
         display_color=CIELabColor.from_rgb(red, green, blue),
         anatomic_regions=[coded(label.region)] if label.region else None,
     )
+    if name != label.name:
+        segment.SegmentDescription = fitted(label.name, 1024)
     side = LATERALITY.get(label.laterality or "")
     if side and label.region:
         # A cyst of the left kidney: the side is the kidney's.
@@ -173,7 +257,8 @@ def _skeleton(source: Source, segments: Sequence[Any], kind: str, origin: Origin
             pixel_measures=highdicom.PixelMeasuresSequence(plane.pixel_spacing, plane.thickness_mm or step, step),
             plane_orientation=highdicom.PlaneOrientationSequence("PATIENT", plane.orientation),
             plane_positions=[highdicom.PlanePositionSequence("PATIENT", plane.position)],
-            series_description=description[:64],
+            series_description=fitted(description),
+            specific_character_set=UNICODE,
             **origin.equipment(),
         )
     shared = dataset.SharedFunctionalGroupsSequence[0]
@@ -181,36 +266,43 @@ def _skeleton(source: Source, segments: Sequence[Any], kind: str, origin: Origin
         # What one slice of one segment has in common stands with each frame here.
         if keyword in shared:
             delattr(shared, keyword)
+    _state_sizes(shared.PixelMeasuresSequence[0], source)
+    copy_identity(dataset, source)
     series = dataset.ReferencedSeriesSequence[0]
     series.ReferencedInstanceSequence = [_whole(source, index) for index in range(len(source.headers))]
     return dataset
 
 
 def _one_slice(source: Source) -> Any:
-    """Return the first header as that of a classic slice, which is all that highdicom needs to see here."""
-    import pydicom
-    from pydicom.datadict import tag_for_keyword
-
-    plane = source.frames[0].plane
+    """Return a header of a classic slice, which is all that highdicom needs to see here."""
+    first, plane = source.first, source.frames[0].plane
     columns, rows, _ = source.geometry.shape
-    classic = {
+    carried = {keyword: first[keyword].value for keyword in _CARRIED if first.get(keyword)}
+    return without_identity(
+        first,
         # By the class highdicom tells whether to look for functional groups.
-        "SOPClassUID": _CLASSIC.get(source.first.get("Modality", ""), source.first.SOPClassUID),
-        "ImagePositionPatient": list(plane.position),
-        "ImageOrientationPatient": list(plane.orientation),
-        "PixelSpacing": list(plane.pixel_spacing),
-        "SliceThickness": plane.thickness_mm or source.geometry.spacing_mm[2],
-        "Rows": rows,
-        "Columns": columns,
-    }
-    header = pydicom.Dataset()
-    # Elements are shared with the source, and setting a value would change it there: what differs is left out first.
-    left_out = {tag_for_keyword(keyword) for keyword in (*classic, *_OF_FRAMES)}
-    header.update({tag: source.first.get_item(tag) for tag in source.first.keys() - left_out})
-    for keyword, value in classic.items():
-        setattr(header, keyword, value)
-    header.file_meta = source.first.file_meta
-    return header
+        SOPClassUID=_CLASSIC.get(first.get("Modality", ""), first.SOPClassUID),
+        Modality=first.get("Modality", "OT"),
+        ImagePositionPatient=[format_number_as_ds(x) for x in plane.position],
+        ImageOrientationPatient=[format_number_as_ds(x) for x in plane.orientation],
+        PixelSpacing=[format_number_as_ds(x) for x in plane.pixel_spacing],
+        SliceThickness=format_number_as_ds(source.thickness_mm or source.geometry.spacing_mm[2]),
+        Rows=rows,
+        Columns=columns,
+        **carried,
+    )
+
+
+def _state_sizes(measures: Any, source: Source) -> None:
+    """Write thickness and spacing as the series has them, and leave out what is not known.
+
+    highdicom sees one slice, and would write a spacing of 1 mm.
+    """
+    for keyword, value_mm in (("SliceThickness", source.thickness_mm), ("SpacingBetweenSlices", source.step_mm)):
+        if value_mm is not None:
+            setattr(measures, keyword, format_number_as_ds(value_mm))
+        elif keyword in measures:
+            delattr(measures, keyword)
 
 
 def _whole(source: Source, index: int) -> Any:
@@ -222,22 +314,13 @@ def _whole(source: Source, index: int) -> Any:
     return item
 
 
-def _values(plane: NDArray[Any]) -> set[int]:
-    return set((np.flatnonzero(np.bincount(plane.ravel(order="K"))[1:]) + 1).tolist())
-
-
-def _frames(
-    values: Sequence[set[int]], numbers: Mapping[int, int], kind: str, keep_empty: bool
-) -> list[tuple[int, int]]:
-    """Return (segment number, slice) of each frame; the number is 0 in a label map."""
+def _frames(segments: Sequence[_Segment], kind: str, keep_empty: bool) -> list[tuple[_Segment, int]]:
+    """Return (segment, slice) of each frame; in a label map the first segment stands for all."""
+    n_slices = segments[0].array.shape[2]
     if kind == "labelmap":
-        return [(0, k) for k, found in enumerate(values) if keep_empty or found]
-    return sorted(
-        (number, k)
-        for value, number in numbers.items()
-        for k, found in enumerate(values)
-        if keep_empty or value in found
-    )
+        used = range(n_slices) if keep_empty else sorted(frozenset().union(*(x.slices for x in segments)))
+        return [(segments[0], k) for k in used]
+    return [(x, k) for x in segments for k in (range(n_slices) if keep_empty else sorted(x.slices))]
 
 
 def _describe_frames(dataset: Any, source: Source, frames: Sequence[tuple[int, int]]) -> None:
@@ -296,7 +379,6 @@ def _derivation(source: Source, k: int) -> bytes:
 
 def _position(source: Source, k: int) -> bytes:
     import pydicom
-    from pydicom.valuerep import format_number_as_ds
 
     item, holder = pydicom.Dataset(), pydicom.Dataset()
     item.ImagePositionPatient = [format_number_as_ds(float(x)) for x in source.frames[k].plane.position]
@@ -313,21 +395,20 @@ def _segment(number: int) -> bytes:
     return _encoded(holder)
 
 
-def _packed(array: NDArray[Any], frames: Sequence[tuple[int, int]], numbers: Mapping[int, int], kind: str) -> bytes:
+def _packed(frames: Sequence[tuple[_Segment, int]], highest: int, kind: str) -> bytes:
     """Return the pixels of all frames: bytes or words of a label map, or bits, the lowest first (PS3.5 8.1.1)."""
     if kind == "labelmap":
-        wide = np.uint8 if max(numbers) <= 255 else np.dtype("<u2")
-        raw = b"".join(np.ascontiguousarray(array[:, :, k].T, wide).tobytes() for _, k in frames)
+        wide = np.uint8 if highest <= 255 else np.dtype("<u2")
+        raw = b"".join(np.ascontiguousarray(x.array[:, :, k].T, wide).tobytes() for x, k in frames)
     else:
-        raw = b"".join(_bits(array, frames, numbers))
+        raw = b"".join(_bits(frames))
     return raw + b"\0" * (len(raw) % 2)
 
 
-def _bits(array: NDArray[Any], frames: Sequence[tuple[int, int]], numbers: Mapping[int, int]) -> Iterator[bytes]:
-    values = {number: value for value, number in numbers.items()}
+def _bits(frames: Sequence[tuple[_Segment, int]]) -> Iterator[bytes]:
     rest = np.zeros(0, np.uint8)
-    for number, k in frames:
-        bits = np.equal(array[:, :, k].T, values[number]).ravel().view(np.uint8)
+    for segment, k in frames:
+        bits = np.equal(segment.array[:, :, k].T, segment.label.value).ravel().view(np.uint8)
         # A frame begins at the bit after the last one, within a byte where the pixels are no multiple of eight.
         bits = np.concatenate([rest, bits]) if rest.size else bits
         whole = bits.size // 8 * 8
