@@ -18,7 +18,6 @@ from voxmetry.cli.evaluate import evaluate
 from voxmetry.cli.follow_up import follow_up
 from voxmetry.cli.inspect import inspect
 from voxmetry.cli.measure import measure
-from voxmetry.cli.options import FLAGGED
 from voxmetry.cli.report import report
 from voxmetry.cli.segment import segment
 from voxmetry.cli.streams import say
@@ -87,7 +86,7 @@ def demo(
     with show.steps() as tell:
         result = run_demo(out, side=side, settings=StudySettings(overwrite=overwrite), tell=tell)
     show.study(result, out, as_json=as_json)
-    raise typer.Exit(FLAGGED if result.needs_review else 0)
+    raise typer.Exit(show.exit_code(result))
 
 
 app.command("inspect")(inspect)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
-from voxmetry.cli.options import FLAGGED, AllowUneven, ResampleTilt, Suv, ToleranceMm, Unit, given, grouped
+from voxmetry.cli.options import AllowUneven, ResampleTilt, Suv, ToleranceMm, Unit, given, grouped
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,12 @@ class Objects:
         bool, typer.Option("--key-images", help="Write the report's pictures as DICOM images, key_image_01.dcm and on.")
     ] = False
     deidentify: Annotated[
-        bool, typer.Option("--deidentify", help="DICOM objects without the patient, and a copy of the series like it.")
+        bool,
+        typer.Option(
+            "--deidentify",
+            help="DICOM objects without the patient, a copy of the series like it, and no UID or text of the source in "
+            "any file.",
+        ),
     ] = False
     seg_kind: Annotated[Literal["binary", "labelmap"] | None, typer.Option(help="Kind of the DICOM segmentation.")] = (
         None
@@ -90,6 +95,9 @@ class Writing:
         Literal["full", "brief", "none"] | None,
         typer.Option(help="A report; a thumbnail, and a report only if flagged; neither."),
     ] = None
+    with_identity: Annotated[
+        bool, typer.Option("--with-identity", help="Repeat free text of the source, such as the series description.")
+    ] = False
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in OUT.")] = False
 
 
@@ -130,4 +138,4 @@ def segment(
     with show.steps() as tell:
         result = segment_study(study, out, model, reference=reference, prior=prior, settings=settings, tell=tell)
     show.study(result, out, as_json=as_json)
-    raise typer.Exit(FLAGGED if result.needs_review else 0)
+    raise typer.Exit(show.exit_code(result))

@@ -24,7 +24,8 @@ class DicomOutput(Record):
     key_images: bool = False
     """The report's pictures with their words as Secondary Capture images, key_image_01.dcm and on."""
     deidentify: bool = False
-    """Whether these objects lose the patient's identity; a copy of the series that they refer to comes with them."""
+    """Whether these objects lose the patient's identity, and all files of the run the identifiers and the free text of
+    the source; a copy of the series that the objects refer to comes with them."""
     seg_kind: Literal["binary", "labelmap"] = "binary"
     keep_empty_frames: bool = False
     """Whether a segment has a frame on each slice, as some viewers need."""
@@ -57,6 +58,8 @@ class StudySettings(Record):
     dicom: DicomOutput = DicomOutput()
     report: Literal["full", "brief", "none"] = "full"
     """A report; a thumbnail, and a report only if the study is flagged for review; neither."""
+    with_identity: bool = False
+    """Whether results repeat free text of the source, such as Series Description, which can hold a name."""
     overwrite: bool = False
     suv: Literal["bw", "lbm", "bsa", "none"] = "bw"
     """What a PET series becomes: SUV by body weight, lean body mass or body surface area, or its stored values."""

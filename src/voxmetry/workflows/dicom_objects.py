@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,14 @@ from voxmetry.core.records import Lesion, Measurement, StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.errors import ConfigError, InputError
+from voxmetry.errors import ConfigError, InputError, OutputError
 from voxmetry.io.atomic import atomic_path, replaced_together
-from voxmetry.io.dicom.objects.deidentify import UidMap, deidentify_files
+from voxmetry.io.dicom.objects.deidentify import (
+    UidMap,
+    deidentify_files,
+    require_deidentifier,
+    require_no_burned_in_words,
+)
 from voxmetry.io.dicom.objects.encapsulated import write_encapsulated_pdf, write_secondary_capture
 from voxmetry.io.dicom.objects.origin import Origin, new_uid
 from voxmetry.io.dicom.objects.source import Source, read_source
@@ -31,7 +38,7 @@ from voxmetry.ops.boxes import boxes_of
 from voxmetry.report import write_report
 from voxmetry.report.pictures.key_images import MOST_SHEETS, render_key_images
 from voxmetry.workflows.rewrite_report import read_image_again
-from voxmetry.workflows.run_folder import read_result
+from voxmetry.workflows.run_folder import PDF, Outputs, read_result
 
 KEY_IMAGES = {f"key_image_{n:02}": f"key_image_{n:02}.dcm" for n in range(1, MOST_SHEETS + 1)}
 """Names of the key images, as many as there can be."""
@@ -44,18 +51,19 @@ FILES = {
     "images": "images.zip",
 }
 """Names of the objects; the last is the de-identified copy of the series that they refer to."""
-PDF = "report.pdf"
 
 
 def require_dicom(volume: Volume, wanted: DicomOutput) -> None:
-    """Refuse DICOM output of an image that has no patient, before any work is spent.
+    """Refuse DICOM output that cannot be written of this image, before any work is spent.
 
     Raises
     ------
     InputError
-        If the image is not from DICOM.
+        If the image is not from DICOM, or words are burned into its pixels that de-identification cannot remove.
     ConfigError
         If de-identification is asked for without anything to de-identify.
+    MissingExtraError
+        If it is asked for and its package is not installed.
     """
     if wanted.deidentify and not wanted.any_object:
         raise ConfigError(
@@ -63,12 +71,17 @@ def require_dicom(volume: Volume, wanted: DicomOutput) -> None:
             expected="at least one of --dicom-seg, --rtstruct, --sr, --pdf, --key-images; nothing else names a patient",
             fix="add one of them, or leave --deidentify out",
         )
-    if wanted.any_object:
-        read_source(volume)
+    if not wanted.any_object:
+        return
+    source = read_source(volume)
+    if wanted.deidentify:
+        require_deidentifier()
+        for number, header in enumerate(source.headers, start=1):
+            require_no_burned_in_words(header, f"file {number}")
 
 
 def write_objects(
-    out: Path,
+    outputs: Outputs,
     wanted: DicomOutput,
     result: StudyResult,
     *,
@@ -76,13 +89,15 @@ def write_objects(
     segmentation: Segmentation,
     reference: Segmentation | None = None,
     prior: PriorComparison | None = None,
-) -> dict[str, str]:
-    """Write the objects that are wanted.
+    uids: UidMap | None = None,
+) -> None:
+    """Write the objects that are wanted, each on its own.
 
     Parameters
     ----------
-    out
-        Folder.
+    outputs
+        Takes the names of what was written and of what could not be. An empty segmentation has neither SEG nor
+        contours nor a report.
     wanted
         Which objects.
     result
@@ -92,67 +107,99 @@ def write_objects(
     reference
         What it was compared with, for the pictures of the PDF.
     prior
-        The study held against an earlier one, for the PDF.
-
-    Returns
-    -------
-    dict
-        Names of the files, by what they are. An empty segmentation has neither SEG nor contours nor a report.
+        The study compared with an earlier one, for the PDF.
+    uids
+        What UIDs become, where the objects are de-identified.
     """
     if not wanted.any_object:
-        return {}
-    source = read_source(volume)
-    origin = origin_of(result)
-    written: dict[str, str] = {}
+        return
+    writer = _Writer(outputs, wanted, result, read_source(volume), uids)
     if np.any(segmentation.array):
-        written |= _segmentation(out, wanted, result, source, origin, segmentation)
+        writer.segmentation(segmentation)
     if wanted.pdf:
-        pdf = out / PDF
-        write_report(result, pdf, volume=volume, segmentation=segmentation, reference=reference, prior=prior)
-        write_encapsulated_pdf(pdf, source, out / FILES["pdf"], origin=origin)
-        written["pdf"] = FILES["pdf"]
+        with outputs.each("report_pdf", PDF) as pdf:
+            write_report(result, pdf, volume=volume, segmentation=segmentation, reference=reference, prior=prior)
+        with writer.each("pdf") as path:
+            write_encapsulated_pdf(outputs.folder / PDF, writer.source, path, origin=origin_of(result))
     if wanted.key_images:
-        written |= write_key_images(out, result, source, volume, segmentation, reference)
-    if wanted.deidentify and written:
-        _deidentify(out, volume, written)
-    return written | ({"report_pdf": PDF} if wanted.pdf else {})
+        writer.key_images(volume, segmentation, reference)
+    if uids is not None and any(what in outputs.files for what in FILES):
+        with outputs.each("images", FILES["images"]) as path:
+            _copy_series(path, volume, uids)
 
 
-def write_key_images(
-    out: Path,
-    result: StudyResult,
-    source: Source,
-    volume: Volume,
-    segmentation: Segmentation,
-    reference: Segmentation | None = None,
-) -> dict[str, str]:
-    """Write the report's pictures as one series of Secondary Capture images, and return their names.
+@dataclass(frozen=True)
+class _Writer:
+    """Writes each object under its name, and without the patient where that is wanted."""
 
-    Parameters
-    ----------
-    out
-        Folder.
-    result
-        What was measured.
-    source
-        Headers of the series.
-    volume, segmentation, reference
-        The image, what was found in it, and what that was compared with.
-    """
-    series, written = new_uid(), {}
-    sheets = render_key_images(result, volume, segmentation, reference)
-    for number, ((what, name), (_, picture)) in enumerate(zip(KEY_IMAGES.items(), sheets, strict=False), start=1):
-        write_secondary_capture(
-            picture,
-            source,
-            out / name,
-            origin=origin_of(result),
-            number=number,
-            series_uid=series,
-            description=f"{result.provenance.model} key images",
-        )
-        written[what] = name
-    return written
+    outputs: Outputs
+    wanted: DicomOutput
+    result: StudyResult
+    source: Source
+    uids: UidMap | None
+
+    @contextlib.contextmanager
+    def each(self, what: str) -> Iterator[Path]:
+        """Yield where an object is written; it loses the patient before it counts as written."""
+        with self.outputs.each(what, FILES[what]) as path:
+            yield path
+            if self.uids is not None:
+                deidentify_files([path], path.parent, self.uids, pattern=path.name)
+
+    def segmentation(self, segmentation: Segmentation) -> None:
+        """Write the segmentation, the contours and the measurements."""
+        result, wanted, origin = self.result, self.wanted, origin_of(self.result)
+        apart: Segmentation | None = None
+        tracking = {row.id: new_uid() for row in result.lesions}
+        seg: Any = None
+        # A report refers to the segments that it measures, so there is none without a segmentation.
+        if wanted.seg or wanted.sr:
+            with self.each("dicom_seg") as path:
+                apart = lesions_apart(segmentation, result.lesions)
+                seg = write_seg(
+                    apart,
+                    self.source,
+                    path,
+                    origin=origin,
+                    kind=wanted.seg_kind,
+                    keep_empty_frames=wanted.keep_empty_frames,
+                    tracking=tracking,
+                    description=f"{result.provenance.model} segmentation",
+                )
+        if wanted.sr:
+            with self.each("sr") as path:
+                if "dicom_seg" not in self.outputs.files:
+                    raise InputError(
+                        found=f"{FILES['dicom_seg']}, which it refers to, was not written",
+                        expected="the segmentation",
+                        fix="see why that failed",
+                    )
+                _report(path, result, segmentation.labels, seg, self.source, origin, tracking)
+        if wanted.rtstruct:
+            with self.each("rtstruct") as path:
+                apart = apart or lesions_apart(segmentation, result.lesions)
+                description = f"{result.provenance.model} structures"
+                write_rtstruct(apart, self.source, path, origin=origin, description=description)
+
+    def key_images(self, volume: Volume, segmentation: Segmentation, reference: Segmentation | None) -> None:
+        """Write the report's pictures as one series of Secondary Capture images."""
+        sheets = render_key_images(self.result, volume, segmentation, reference)
+        series = new_uid()
+        for number, what in enumerate(KEY_IMAGES, start=1):
+            with self.each(what) as path:
+                sheet = next(sheets, None)
+                # No more, or the last one could not be drawn.
+                if sheet is None:
+                    return
+                write_secondary_capture(
+                    sheet[1],
+                    self.source,
+                    path,
+                    origin=origin_of(self.result),
+                    number=number,
+                    series_uid=series,
+                    description=f"{self.result.provenance.model} key images",
+                )
 
 
 def write_key_images_again(out: Path, image: Path, *, reference: Path | None = None) -> tuple[Path, ...]:
@@ -185,8 +232,15 @@ def write_key_images_again(out: Path, image: Path, *, reference: Path | None = N
     segmentation = io.read_segmentation(out / "seg.nii.gz", labels=result.labels)
     truth = io.read_segmentation(reference, labels=result.labels, image=volume) if reference is not None else None
     with replaced_together(out, KEY_IMAGES.values()) as stage:
-        names = write_key_images(stage, result, source, volume, segmentation, truth)
-    return tuple(out / name for name in names.values())
+        outputs = Outputs(stage)
+        _Writer(outputs, DicomOutput(key_images=True), result, source, None).key_images(volume, segmentation, truth)
+        for name, reason in outputs.not_written.items():
+            raise OutputError(
+                found=f"{name} cannot be written: {reason}",
+                expected="all pictures of one run",
+                fix="write them again; the earlier ones are as they were",
+            )
+    return tuple(out / name for name in outputs.files.values())
 
 
 def origin_of(result: StudyResult) -> Origin:
@@ -201,42 +255,8 @@ def origin_of(result: StudyResult) -> Origin:
     )
 
 
-def _segmentation(
-    out: Path,
-    wanted: DicomOutput,
-    result: StudyResult,
-    source: Source,
-    origin: Origin,
-    segmentation: Segmentation,
-) -> dict[str, str]:
-    written: dict[str, str] = {}
-    apart = lesions_apart(segmentation, result.lesions)
-    tracking = {row.id: new_uid() for row in result.lesions}
-    # A report refers to the segments that it measures, so there is none without a segmentation.
-    if wanted.seg or wanted.sr:
-        seg = write_seg(
-            apart,
-            source,
-            out / FILES["dicom_seg"],
-            origin=origin,
-            kind=wanted.seg_kind,
-            keep_empty_frames=wanted.keep_empty_frames,
-            tracking=tracking,
-            description=f"{result.provenance.model} segmentation",
-        )
-        written["dicom_seg"] = FILES["dicom_seg"]
-        if wanted.sr:
-            _report(out, result, segmentation.labels, seg, source, origin, tracking)
-            written["sr"] = FILES["sr"]
-    if wanted.rtstruct:
-        description = f"{result.provenance.model} structures"
-        write_rtstruct(apart, source, out / FILES["rtstruct"], origin=origin, description=description)
-        written["rtstruct"] = FILES["rtstruct"]
-    return written
-
-
 def _report(
-    out: Path,
+    path: Path,
     result: StudyResult,
     labels: LabelTable,
     seg: Any,
@@ -248,9 +268,7 @@ def _report(
     rows: list[Measurement | Lesion] = [row for row in result.measurements if row.label not in apart]
     rows += result.lesions
     description = f"{result.provenance.model} measurements"
-    write_report_sr(
-        rows, labels, seg, source, out / FILES["sr"], origin=origin, tracking=tracking, description=description
-    )
+    write_report_sr(rows, labels, seg, source, path, origin=origin, tracking=tracking, description=description)
 
 
 def lesions_apart(segmentation: Segmentation, lesions: Sequence[Lesion]) -> Segmentation:
@@ -292,16 +310,12 @@ def lesions_apart(segmentation: Segmentation, lesions: Sequence[Lesion]) -> Segm
     return Segmentation(array, segmentation.geometry, table)
 
 
-def _deidentify(out: Path, volume: Volume, written: dict[str, str]) -> None:
-    """Replace the objects by de-identified ones, and put a copy of the series beside them that they refer to."""
+def _copy_series(path: Path, volume: Volume, uids: UidMap) -> None:
+    """Write a de-identified copy of the series that the objects refer to."""
     if volume.source is None:
         raise InputError(found="an image that is not from DICOM", expected="a DICOM series", fix="pass the series")
-    uids = UidMap()
-    for name in written.values():
-        deidentify_files([out / name], out, uids, pattern=name)
-    with tempfile.TemporaryDirectory(dir=out) as folder, atomic_path(out / FILES["images"]) as archive:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, atomic_path(path) as archive:
         copies = deidentify_files(volume.source.files, Path(folder), uids)
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
             for copy in copies:
                 file.write(copy, copy.name)
-    written["images"] = FILES["images"]

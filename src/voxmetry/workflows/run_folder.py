@@ -2,15 +2,80 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from voxmetry.core.records import StudyResult
-from voxmetry.errors import FormatError, InputError
+from voxmetry.errors import FormatError, InputError, VoxmetryError
 
 RESULT, SEGMENTATION, CHANGE = "result.json", "seg.nii.gz", "change.json"
 HTML, PDF = "report.html", "report.pdf"
+_UNFORESEEN = (
+    *(
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        OSError,
+        EOFError,
+    ),
+)
+"""What libraries raise on headers and values that nobody foresaw."""
+
+
+class Outputs:
+    """The files of a run, each written on its own: one that cannot be written costs none of the others.
+
+    Parameters
+    ----------
+    folder
+        Where they are written.
+
+    Attributes
+    ----------
+    files
+        Names of what was written, by what it is.
+    not_written
+        Names of what could not be, and why.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> outputs = Outputs(Path(tempfile.mkdtemp()))
+    >>> for what, text in (("one", "1"), ("two", None)):
+    ...     with outputs.each(what, f"{what}.txt") as path:
+    ...         _ = path.write_text(text)
+    >>> outputs.files, outputs.not_written
+    ({'one': 'one.txt'}, {'two.txt': 'TypeError'})
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, str] = {}
+        self.not_written: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def each(self, what: str, name: str) -> Iterator[Path]:
+        """Yield where a file is written; if that fails, nothing of it is left, and the reason is kept."""
+        path = self.folder / name
+        try:
+            yield path
+            if path.exists():
+                self.files[what] = name
+        except VoxmetryError as error:
+            self.not_written[name] = error.found
+        except _UNFORESEEN as error:
+            # The words of a library may repeat a header, and with it a name.
+            self.not_written[name] = type(error).__name__
+        if name in self.not_written:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def read_result(folder: Path | str) -> StudyResult:

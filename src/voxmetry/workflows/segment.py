@@ -57,9 +57,10 @@ from voxmetry.ops.components import clean
 from voxmetry.ops.resample import resample
 from voxmetry.report.pictures.thumbnail import render_thumbnail
 from voxmetry.workflows.dicom_objects import FILES as DICOM_FILES
-from voxmetry.workflows.dicom_objects import PDF, require_dicom, write_objects
+from voxmetry.workflows.dicom_objects import require_dicom, write_objects
 from voxmetry.workflows.prior import compare_with_prior
-from voxmetry.workflows.run_folder import read_result
+from voxmetry.workflows.privacy import Privacy
+from voxmetry.workflows.run_folder import PDF, Outputs, read_result
 
 OUTPUTS = {
     "segmentation": "seg.nii.gz",
@@ -131,7 +132,7 @@ def segment_study(
     VoxmetryError
         If the input, the model or the output cannot be used; nothing half-written is left.
     """
-    clock, out = Clock(tell), Path(out)
+    clock, out, privacy = Clock(tell), Path(out), Privacy.of(settings)
     claim_folder(out, OUTPUTS.values(), overwrite=settings.overwrite)
     if prior is not None:
         read_result(prior)
@@ -170,14 +171,11 @@ def segment_study(
             definitions=dict(DEFINITIONS),
             provenance=provenance(ready, settings, clock),
         )
-        shown = Shown(
-            volume, segmentation, truth, tuple(volumes[1:]), since(prior, result, segmentation, volume, clock)
-        )
-        result = finished(result, settings, shown.prior)
+        change = privacy.change(since(prior, result, segmentation, volume, clock))
+        result = finished(privacy.result(result), settings, change)
+        shown = Shown(volume, segmentation, truth, tuple(volumes[1:]), change)
         with clock.step("write"):
-            objects = write_objects(stage, settings.dicom, result, **shown.of_image())
-            result = result.model_copy(update={"files": result.files | objects})
-            write_outputs(stage, result, shown)
+            result = write_outputs(stage, result, shown, settings, privacy)
     return result
 
 
@@ -507,22 +505,61 @@ def peak_memory_mb() -> float:
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
 
 
-def write_outputs(out: Path, result: StudyResult, shown: Shown) -> None:
-    """Write all files, each atomically, the report last: it exists only if everything else does."""
+def write_outputs(
+    out: Path, result: StudyResult, shown: Shown, settings: StudySettings, privacy: Privacy
+) -> StudyResult:
+    """Write all files, each atomically and on its own, and return the result as it was written.
+
+    One that cannot be written costs none of the others: `not_written` of the result and a flag name it. Without the
+    label map, the table or the result there is no run, and the error is raised.
+    """
+    outputs, files = Outputs(out), result.files
     io.save(shown.segmentation, out / OUTPUTS["segmentation"])
     write_text(out / OUTPUTS["measurements"], records_csv(result.measurements, Measurement))
-    if "lesions" in result.files:
-        write_text(out / OUTPUTS["lesions"], records_csv(result.lesions, Lesion))
-    for kind, what in ((Measurement, "measurements"), (Lesion, "lesions")):
-        if f"other {what}" in result.files:
-            tables = {other.name: getattr(other, what) for other in result.others}
-            write_text(out / OUTPUTS[f"other {what}"], named_records_csv(tables, kind, name="input"))
-    if result.comparisons:
-        write_text(out / OUTPUTS["comparison"], records_csv(result.comparisons, Comparison))
-    if shown.prior is not None:
-        write_text(out / OUTPUTS["change"], shown.prior.model_dump_json(indent=1))
+    for what, text in tables(result, shown).items():
+        with outputs.each(what, OUTPUTS[what]) as path:
+            write_text(path, text())
+    write_objects(outputs, settings.dicom, result, **shown.of_image(), uids=privacy.uids)
+    if "thumbnail" in files:
+        with outputs.each("thumbnail", OUTPUTS["thumbnail"]) as path:
+            write_bytes(path, render_thumbnail(shown.volume, shown.segmentation))
+    result = with_failures(result, outputs)
+    if "report" in output_files(result, settings, changed=shown.prior is not None):
+        with outputs.each("report", OUTPUTS["report"]) as path:
+            report.write_report(result, path, **shown._asdict())
+        result = with_failures(result, outputs)
     write_text(out / OUTPUTS["result"], result.model_dump_json(indent=1))
-    if "thumbnail" in result.files:
-        write_bytes(out / OUTPUTS["thumbnail"], render_thumbnail(shown.volume, shown.segmentation))
-    if "report" in result.files:
-        report.write_report(result, out / OUTPUTS["report"], **shown._asdict())
+    return result
+
+
+def tables(result: StudyResult, shown: Shown) -> dict[str, Callable[[], str]]:
+    """Return what makes the text of each further table that the run has."""
+    made: dict[str, Callable[[], str]] = {}
+    if "lesions" in result.files:
+        made["lesions"] = lambda: records_csv(result.lesions, Lesion)
+    if "other measurements" in result.files:
+        rows = {other.name: other.measurements for other in result.others}
+        made["other measurements"] = lambda: named_records_csv(rows, Measurement, name="input")
+    if "other lesions" in result.files:
+        spots = {other.name: other.lesions for other in result.others}
+        made["other lesions"] = lambda: named_records_csv(spots, Lesion, name="input")
+    if result.comparisons:
+        made["comparison"] = lambda: records_csv(result.comparisons, Comparison)
+    prior = shown.prior
+    if prior is not None:
+        made["change"] = lambda: prior.model_dump_json(indent=1)
+    return made
+
+
+def with_failures(result: StudyResult, outputs: Outputs) -> StudyResult:
+    """Name the files that are there, and flag each that was asked for and is not."""
+    lost = outputs.not_written
+    files = {what: name for what, name in {**result.files, **outputs.files}.items() if name not in lost}
+    new = {name: why for name, why in lost.items() if name not in result.not_written}
+    flags = tuple(
+        Flag(code="not_written", severity="review", message=f"{name} was not written: {why}.")
+        for name, why in new.items()
+    )
+    return result.model_copy(
+        update={"files": files, "not_written": dict(lost), "flags": (*result.flags, *flags)},
+    )

@@ -178,6 +178,8 @@ class StudyResult(Record):
     provenance: Provenance
     files: dict[str, str] = Field(default_factory=dict)
     """Names of the files beside this one, by what they are."""
+    not_written: dict[str, str] = Field(default_factory=dict)
+    """Files that were asked for and could not be written, by their names, and why."""
 
     @property
     def needs_review(self) -> bool:

@@ -88,12 +88,24 @@ def deidentify(dataset: Any, uids: UidMap, *, name: str = "the object") -> Any:
     MissingExtraError
         If dicom-anonymizer is not installed.
     """
-    if text(dataset, "BurnedInAnnotation") == "YES":
-        raise InputError(
-            found=f"{name} says that words are burned into its pixels",
-            expected="an image without annotation; rules on elements do not reach pixels",
-            fix="leave it out, or have a person blank the words first",
-        )
+    require_no_burned_in_words(dataset, name)
+    actions = require_deidentifier()
+    for keyword in _CLEAN:
+        actions.pop((tag_for_keyword(keyword) >> 16, tag_for_keyword(keyword) & 0xFFFF), None)
+    with lenient():
+        _apply(dataset, actions, uids)
+        _mark(dataset)
+    return dataset
+
+
+def require_deidentifier() -> dict[tuple[int, int], Callable[[Any, Any], None]]:
+    """Return the profile's rules by tag.
+
+    Raises
+    ------
+    MissingExtraError
+        If dicom-anonymizer is not installed.
+    """
     try:
         from dicomanonymizer.simpledicomanonymizer import initialize_actions_2024b  # type: ignore[import-untyped]
     except ImportError as error:
@@ -102,13 +114,23 @@ def deidentify(dataset: Any, uids: UidMap, *, name: str = "the object") -> Any:
             expected="the package, which holds the rules of PS3.15",
             fix="install it: pip install voxmetry[deidentify]",
         ) from error
-    actions = initialize_actions_2024b()
-    for keyword in _CLEAN:
-        actions.pop((tag_for_keyword(keyword) >> 16, tag_for_keyword(keyword) & 0xFFFF), None)
-    with lenient():
-        _apply(dataset, actions, uids)
-        _mark(dataset)
-    return dataset
+    return dict(initialize_actions_2024b())
+
+
+def require_no_burned_in_words(dataset: Any, name: str) -> None:
+    """Refuse an image whose pixels may name the patient.
+
+    Raises
+    ------
+    InputError
+        If Burned In Annotation is YES.
+    """
+    if text(dataset, "BurnedInAnnotation") == "YES":
+        raise InputError(
+            found=f"{name} says that words are burned into its pixels",
+            expected="an image without annotation; rules on elements do not reach pixels",
+            fix="leave it out, or have a person blank the words first",
+        )
 
 
 def _apply(dataset: Any, actions: Mapping[tuple[int, int], Callable[[Any, Any], None]], uids: UidMap) -> None:
