@@ -13,6 +13,8 @@ from voxmetry.errors import ConfigError
 from voxmetry.io.dicom.objects.deidentify import UidMap
 
 _DATE = re.compile(r"\b(19|20)\d{2}-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])([T ]?\d{2}:?\d{2}(:?\d{2}(\.\d+)?)?)?")
+_LUT_LABEL = re.compile(r"(Real World Value Mapping to \S+|real-world values in \S+) \(.*\)")
+"""A mapping is named by its unit and by the LUT Label, which is free text."""
 _REMOVED = "(date removed)"
 
 
@@ -65,12 +67,14 @@ class Privacy:
         return change.model_copy(update={"prior": self._provenance(change.prior)})
 
     def _source(self, source: SourceInfo) -> SourceInfo:
-        update: dict[str, object] = {} if self.with_identity else {"description": ""}
+        update: dict[str, object] = {}
+        if not self.with_identity:
+            update |= {"description": "", "processing": tuple(_LUT_LABEL.sub(r"\1", x) for x in source.processing)}
         if self.uids is not None:
             update |= {
                 "series_uid": self._uid(source.series_uid),
                 "frame_uid": self._uid(source.frame_uid),
-                "processing": tuple(_DATE.sub(_REMOVED, step) for step in source.processing),
+                "processing": tuple(_DATE.sub(_REMOVED, _LUT_LABEL.sub(r"\1", x)) for x in source.processing),
             }
         return source.model_copy(update=update)
 

@@ -131,7 +131,7 @@ def _holds(term: str, text: str) -> bool:
         return True
     encodings = charset.convert_encodings(term)
     try:
-        back = charset.decode_bytes(charset.encode_string(text, encodings), encodings, _DELIMITERS)
+        back: str = charset.decode_bytes(charset.encode_string(text, encodings), encodings, _DELIMITERS)
     except UnicodeError:
         return False
-    return back == text
+    return str(back) == text

@@ -137,7 +137,7 @@ def _judge(
         return verdict, problem, None
     indices = np.arange(len(planes)) - (len(planes) - 1) / 2
     step = indices @ offsets / (indices @ indices)
-    tolerance = _tolerance(float(step @ normal))
+    tolerance = tolerance_mm(float(step @ normal))
     aside = step - (step @ normal) * normal
     shift = float(np.linalg.norm(aside)) * (len(planes) - 1)
     angle = float(np.degrees(np.arctan2(np.linalg.norm(aside), step @ normal)))
@@ -150,7 +150,8 @@ def _judge(
     return "regular", "", step
 
 
-def _tolerance(step_mm: float) -> float:
+def tolerance_mm(step_mm: float) -> float:
+    """Return how far in mm a slice may lie off the regular grid: the one rule for images and for what lies on them."""
     return min(JITTER_MM + JITTER_SHARE * step_mm, JITTER_LIMIT * step_mm)
 
 
@@ -310,7 +311,7 @@ def _unproved_step(planes: Sequence[Plane], gap: float) -> str:
     between = f"{gap:.4g} mm between {planes[0].name} and {planes[1].name}"
     step, thickness = planes[0].step_mm, planes[0].thickness_mm
     if step:
-        stated, most = f"Spacing Between Slices is {step:.4g} mm", step + 2 * _tolerance(step)
+        stated, most = f"Spacing Between Slices is {step:.4g} mm", step + 2 * tolerance_mm(step)
     elif thickness:
         # An MR gap is rarely as wide as the slice; twice the thickness is what one lost slice looks like.
         stated, most = f"Slice Thickness is {thickness:.4g} mm", 1.9 * thickness
@@ -325,7 +326,7 @@ def _unproved_step(planes: Sequence[Plane], gap: float) -> str:
 def _gaps(planes: Sequence[Plane], heights: Float64) -> tuple[Verdict, str]:
     gaps = np.diff(heights)
     base = float(np.median(gaps[gaps < 1.5 * gaps.min()]))
-    tolerance = _tolerance(base)
+    tolerance = tolerance_mm(base)
     indices = np.arange(len(planes)) - (len(planes) - 1) / 2
     fitted = heights.mean() + indices * (indices @ heights / (indices @ indices))
     if np.abs(heights - fitted).max() <= tolerance:

@@ -133,7 +133,7 @@ def check_range(array: NDArray[Any], mappings: Sequence[RealWorld], what: str) -
 def named(frames: Sequence[tuple[RealWorld, ...]], rescaled: Sequence[tuple[float, float]]) -> tuple[str, ...]:
     """Say which mappings were not applied, where they say more than the rescaling does."""
     more = {
-        each.unit: None
+        each.words: None
         for frame, scale in zip(frames, rescaled, strict=True)
         for each in frame
         if (each.slope, each.intercept) != scale or each.unit not in (_NONE, *_UNITS)

@@ -17,18 +17,17 @@ from voxmetry.core.geometry import Float64, Geometry, swap_lps_ras
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import FormatError, GeometryError, LabelError
+from voxmetry.io.dicom.read.grid import tolerance_mm
 from voxmetry.io.dicom.read.headers import PARSING_ERRORS, lenient, number, numbers, read_all, text, whole
 from voxmetry.io.dicom.read.kinds import shown
 from voxmetry.io.dicom.segmentations.codes import labels_of
-from voxmetry.io.lattice import Move, find_move
+from voxmetry.io.lattice import OFF_LATTICE, Move, find_move
 from voxmetry.io.overlapping import Layers
 
 SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation Storage and Label Map Segmentation Storage."""
 
 _DECODING_ERRORS = (*PARSING_ERRORS, RuntimeError, OSError, MemoryError)
-_OFF_STEP = 0.1
-"""A frame may lie this share of a voxel off the grid of all frames: positions are rounded in headers."""
 
 
 @dataclass(frozen=True)
@@ -242,38 +241,87 @@ def _own_grid(
     positions = np.array([frame.position for frame in frames])
     heights = positions @ normal
     lowest = int(heights.argmin())
-    step = _step(heights - heights[lowest], first.step_mm, normal, grid, name)
-    places = (heights - heights[lowest]) / step
-    slots = np.rint(places).astype(int)
     affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1], affine[:3, 2] = row * first.spacing[1], column * first.spacing[0], normal * step
-    affine[:3, 3] = positions[lowest]
-    off = np.linalg.norm(positions - affine[:3, 3] - np.outer(slots, affine[:3, 2]), axis=1)
-    if off.max() > _OFF_STEP * min(step, *first.spacing):
-        raise GeometryError(
-            found=f"frame {int(off.argmax()) + 1} of {name} lies {off.max():.3g} mm off the grid of the others",
-            expected="frames one above the other, a whole number of steps apart",
-            fix="pass the image that was segmented, so that its slices say where frames may lie, "
-            "or resample the segmentation onto a regular grid",
-        )
+    affine[:3, 0], affine[:3, 1] = row * first.spacing[1], column * first.spacing[0]
+    snapped = _on_image(affine, normal, positions, grid) if grid is not None else None
+    if snapped is not None:
+        affine, slots = snapped
+    else:
+        step, slots = _steps(heights - heights[lowest], first.step_mm, normal, grid, name)
+        affine[:3, 2] = normal * step
+        # From all frames, so that the rounding of one position does not move the others.
+        origins = positions - np.outer(slots, affine[:3, 2])
+        affine[:3, 3] = np.median(origins, axis=0)
+        off = np.linalg.norm(origins - affine[:3, 3], axis=1)
+        if off.max() > tolerance_mm(step):
+            raise GeometryError(
+                found=f"frame {int(off.argmax()) + 1} of {name} lies {off.max():.3g} mm off the grid of the others",
+                expected=f"frames one above the other, a whole number of steps apart (to {tolerance_mm(step):.3g} mm)",
+                fix="pass the image that was segmented, so that its slices say where frames may lie, "
+                "or resample the segmentation onto a regular grid",
+            )
     shape = (int(dataset.Columns), int(dataset.Rows), int(slots.max()) + 1)
     return Geometry(swap_lps_ras(affine), shape, text(dataset, "FrameOfReferenceUID")), tuple(slots.tolist())
 
 
-def _step(heights: Float64, stated_mm: float | None, normal: Float64, grid: Geometry | None, name: str) -> float:
-    """Return the slice step in mm: the image's, else the stated one if all gaps are multiples of it, else the gap."""
+def _on_image(
+    affine: Float64, normal: Float64, positions: Float64, grid: Geometry
+) -> tuple[Float64, NDArray[np.intp]] | None:
+    """Put frames on the slices of the image that they belong to; None where they are none of its slices.
+
+    Positions of both are rounded in headers. What counts as a slice's place for the image does so for a frame of it.
+    """
+    ijk = grid.to_ijk(swap_lps_ras(positions))
+    nearest = np.rint(ijk)
+    off = np.linalg.norm(grid.to_mm(nearest) - swap_lps_ras(positions), axis=1)
+    directions = np.column_stack([affine[:3, 0], affine[:3, 1], normal])
+    steps = np.linalg.solve(grid.affine[:3, :3], swap_lps_ras(directions.T).T)
+    axes = np.abs(steps).argmax(axis=0)
+    along = grid.spacing_mm[int(axes[2])]
+    whole = np.zeros((3, 3))
+    whole[axes, range(3)] = np.sign(steps[axes, range(3)])
+    # In the plane a pixel is a pixel of the image: over a whole row the two may part by a twentieth of one.
+    parts = np.abs(steps[:, :2] - whole[:, :2]).max() * max(grid.shape)
+    if sorted(axes.tolist()) != [0, 1, 2] or parts > OFF_LATTICE or off.max() > tolerance_mm(along):
+        return None
+    found = np.eye(4)
+    found[:3, :3] = swap_lps_ras((grid.affine[:3, :3] @ whole).T).T
+    places = nearest[:, axes[2]] * whole[axes[2], 2]
+    lowest = int(places.argmin())
+    found[:3, 3] = swap_lps_ras(grid.to_mm(nearest[lowest]))
+    return found, (places - places[lowest]).astype(np.intp)
+
+
+def _steps(
+    heights: Float64, stated_mm: float | None, normal: Float64, grid: Geometry | None, name: str
+) -> tuple[float, NDArray[np.intp]]:
+    """Return the step in mm, and how many lie below each frame.
+
+    The step is the image's, else the stated one if all gaps are multiples of it, else the gap, each fitted to all
+    positions by least squares.
+    """
     if grid is not None:
         along = np.abs(swap_lps_ras(normal) @ grid.directions)
-        return grid.spacing_mm[int(along.argmax())]
+        step = grid.spacing_mm[int(along.argmax())]
+        return step, np.rint(heights / step).astype(np.intp)
     gaps = np.diff(np.unique(np.round(heights, 3)))
-    smallest = float(gaps[gaps > 0.01].min()) if (gaps > 0.01).any() else None
-    for step in (stated_mm, smallest):
-        if step and (np.abs(heights / step - np.rint(heights / step)) <= _OFF_STEP).all():
-            return step
-    if smallest is None:
-        raise GeometryError(
-            found=f"{name} has one slice and no Slice Thickness",
-            expected="a thickness, or the image that was segmented",
-            fix="pass the image",
-        )
-    return smallest
+    gaps = gaps[gaps > 0.01]
+    if not gaps.size:
+        if not stated_mm:
+            raise GeometryError(
+                found=f"{name} has one slice and no Slice Thickness",
+                expected="a thickness, or the image that was segmented",
+                fix="pass the image",
+            )
+        return stated_mm, np.zeros(len(heights), np.intp)
+    for step in (stated_mm, float(np.median(gaps[gaps < 1.5 * gaps.min()]))):
+        if not step:
+            continue
+        slots = np.concatenate([[0], np.cumsum(np.maximum(np.rint(gaps / step), 1))])
+        places = np.concatenate([[0.0], np.cumsum(gaps)])
+        centred = slots - slots.mean()
+        fitted = float(centred @ places / (centred @ centred))
+        if np.abs(places - places.mean() - fitted * centred).max() <= tolerance_mm(fitted):
+            return fitted, np.rint(heights / fitted).astype(np.intp)
+    smallest = float(gaps.min())
+    return smallest, np.rint(heights / smallest).astype(np.intp)
