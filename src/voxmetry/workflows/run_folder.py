@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from voxmetry.core.records import StudyResult
-from voxmetry.errors import FormatError, InputError, VoxmetryError
+from voxmetry.errors import FormatError, InputError, OutputError, VoxmetryError
 
 RESULT, SEGMENTATION, CHANGE = "result.json", "seg.nii.gz", "change.json"
 HTML, PDF = "report.html", "report.pdf"
@@ -36,6 +36,9 @@ class Outputs:
     ----------
     folder
         Where they are written.
+    keep_earlier
+        Whether the run replaces an earlier one: where the system will not write (a full disk), the error is raised
+        then, and the earlier files stay as they are.
 
     Attributes
     ----------
@@ -55,8 +58,9 @@ class Outputs:
     ({'one': 'one.txt'}, {'two.txt': 'TypeError'})
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, keep_earlier: bool = False) -> None:
         self.folder = folder
+        self._keep_earlier = keep_earlier
         self.files: dict[str, str] = {}
         self.not_written: dict[str, str] = {}
 
@@ -69,6 +73,8 @@ class Outputs:
             if path.exists():
                 self.files[what] = name
         except VoxmetryError as error:
+            if self._keep_earlier and isinstance(error, OutputError):
+                raise
             self.not_written[name] = error.found
         except _UNFORESEEN as error:
             # The words of a library may repeat a header, and with it a name.

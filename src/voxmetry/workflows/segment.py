@@ -175,7 +175,9 @@ def segment_study(
         result = finished(privacy.result(result), settings, change)
         shown = Shown(volume, segmentation, truth, tuple(volumes[1:]), change)
         with clock.step("write"):
-            result = write_outputs(stage, result, shown, settings, privacy)
+            earlier = any((out / name).exists() for name in OUTPUTS.values())
+            outputs = Outputs(stage, keep_earlier=earlier)
+            result = write_outputs(outputs, result, shown, settings, privacy)
     return result
 
 
@@ -506,14 +508,14 @@ def peak_memory_mb() -> float:
 
 
 def write_outputs(
-    out: Path, result: StudyResult, shown: Shown, settings: StudySettings, privacy: Privacy
+    outputs: Outputs, result: StudyResult, shown: Shown, settings: StudySettings, privacy: Privacy
 ) -> StudyResult:
     """Write all files, each atomically and on its own, and return the result as it was written.
 
     One that cannot be written costs none of the others: `not_written` of the result and a flag name it. Without the
     label map, the table or the result there is no run, and the error is raised.
     """
-    outputs, files = Outputs(out), result.files
+    out, files = outputs.folder, result.files
     io.save(shown.segmentation, out / OUTPUTS["segmentation"])
     write_text(out / OUTPUTS["measurements"], records_csv(result.measurements, Measurement))
     for what, text in tables(result, shown).items():

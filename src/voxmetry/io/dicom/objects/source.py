@@ -6,14 +6,16 @@ the writers say so.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 
-from voxmetry.core.geometry import Geometry
+from voxmetry.core.geometry import Geometry, swap_lps_ras
 from voxmetry.core.records import SeriesInfo
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError, SeriesError
@@ -34,6 +36,8 @@ _MAY_BE_EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
+_REGULAR_MM = 1e-4
+"""Readers take steps for equal that differ by less than a thousandth of a millimetre."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,20 @@ class Source:
     def first(self) -> Any:
         """The header of the first file."""
         return self.headers[0]
+
+    @functools.cached_property
+    def positions(self) -> tuple[tuple[float, ...], ...]:
+        """Image Position (Patient) of each slice in LPS+ mm: as stated where that is regular, else the grid's.
+
+        Positions that a header rounds to tenths of a millimetre are no regular volume for most readers: GDCM then takes
+        a step of 1 mm, and highdicom refuses.
+        """
+        stated = np.array([frame.plane.position for frame in self.frames], dtype=np.float64)
+        places = np.zeros((len(self.frames), 3))
+        places[:, 2] = np.arange(len(self.frames))
+        regular = swap_lps_ras(self.geometry.to_mm(places))
+        chosen = stated if np.abs(stated - regular).max() <= _REGULAR_MM else np.round(regular, 6)
+        return tuple(map(tuple, chosen.tolist()))
 
     @property
     def thickness_mm(self) -> float | None:

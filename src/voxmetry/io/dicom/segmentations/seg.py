@@ -302,8 +302,8 @@ def _steps(
     """
     if grid is not None:
         along = np.abs(swap_lps_ras(normal) @ grid.directions)
-        step = grid.spacing_mm[int(along.argmax())]
-        return step, np.rint(heights / step).astype(np.intp)
+        image_mm = grid.spacing_mm[int(along.argmax())]
+        return image_mm, np.rint(heights / image_mm).astype(np.intp)
     gaps = np.diff(np.unique(np.round(heights, 3)))
     gaps = gaps[gaps > 0.01]
     if not gaps.size:
@@ -314,9 +314,8 @@ def _steps(
                 fix="pass the image",
             )
         return stated_mm, np.zeros(len(heights), np.intp)
-    for step in (stated_mm, float(np.median(gaps[gaps < 1.5 * gaps.min()]))):
-        if not step:
-            continue
+    usual = float(np.median(gaps[gaps < 1.5 * gaps.min()]))
+    for step in (stated_mm or usual, usual):
         slots = np.concatenate([[0], np.cumsum(np.maximum(np.rint(gaps / step), 1))])
         places = np.concatenate([[0.0], np.cumsum(gaps)])
         centred = slots - slots.mean()

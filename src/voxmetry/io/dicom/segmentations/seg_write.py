@@ -256,7 +256,7 @@ def _skeleton(source: Source, segments: Sequence[Any], kind: str, origin: Origin
             content_label="SEGMENTATION",
             pixel_measures=highdicom.PixelMeasuresSequence(plane.pixel_spacing, plane.thickness_mm or step, step),
             plane_orientation=highdicom.PlaneOrientationSequence("PATIENT", plane.orientation),
-            plane_positions=[highdicom.PlanePositionSequence("PATIENT", plane.position)],
+            plane_positions=[highdicom.PlanePositionSequence("PATIENT", source.positions[0])],
             series_description=fitted(description),
             specific_character_set=UNICODE,
             **origin.equipment(),
@@ -329,7 +329,8 @@ def _describe_frames(dataset: Any, source: Source, frames: Sequence[tuple[int, i
     from pydicom.tag import Tag
 
     used = {k: rank for rank, k in enumerate(sorted({k for _, k in frames}), start=1)}
-    by_slice = {k: (_derivation(source, k), _position(source, k)) for k in used}
+    positions = source.positions
+    by_slice = {k: (_derivation(source, k), _position(positions[k])) for k in used}
     by_segment = {number: _segment(number) for number in {number for number, _ in frames} if number}
     items = []
     for number, k in frames:
@@ -377,11 +378,11 @@ def _derivation(source: Source, k: int) -> bytes:
     return _encoded(holder)
 
 
-def _position(source: Source, k: int) -> bytes:
+def _position(position: Sequence[float]) -> bytes:
     import pydicom
 
     item, holder = pydicom.Dataset(), pydicom.Dataset()
-    item.ImagePositionPatient = [format_number_as_ds(float(x)) for x in source.frames[k].plane.position]
+    item.ImagePositionPatient = [format_number_as_ds(float(x)) for x in position]
     holder.PlanePositionSequence = [item]
     return _encoded(holder)
 
