@@ -45,6 +45,10 @@ class VoxmetryError(Exception):
         }
 
 
+class ReadingWarning(UserWarning):
+    """A file was read, but not all of it: what was clipped or left out, by name."""
+
+
 def _rebuild(kind: type[VoxmetryError], found: str, expected: str, fix: str) -> VoxmetryError:
     return kind(found=found, expected=expected, fix=fix)
 

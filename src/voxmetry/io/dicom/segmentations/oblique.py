@@ -51,6 +51,8 @@ def fill_oblique(contours: Sequence[tuple[Float64, bool]], grid: Geometry, name:
     reach = step / 2 / np.array(grid.spacing_mm)
     low = np.maximum(np.floor(every.min(axis=0) - reach), 0).astype(int)
     high = np.minimum(np.ceil(every.max(axis=0) + reach), np.array(grid.shape) - 1).astype(int) + 1
+    # A structure that lies outside of the image has an empty box.
+    high = np.maximum(high, low)
     box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     index = np.stack(np.meshgrid(*[np.arange(x.start, x.stop) for x in box], indexing="ij"), axis=-1)
     places = grid.to_mm(index) @ frame.T

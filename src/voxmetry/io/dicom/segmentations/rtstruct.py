@@ -5,7 +5,8 @@ Reference: DICOM PS3.3 C.8.8.5 (Structure Set) and C.8.8.6 (ROI Contour).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from voxmetry.core.geometry import Float64, Geometry, swap_lps_ras
 from voxmetry.core.labels import PALETTE, Label
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.errors import FormatError, GeometryError
+from voxmetry.errors import FormatError, GeometryError, ReadingWarning
 from voxmetry.io.dicom.read.headers import PARSING_ERRORS, lenient, read_all, text, whole
 from voxmetry.io.dicom.segmentations.codes import code_of
 from voxmetry.io.dicom.segmentations.contours import fill, fill_structure
@@ -43,7 +44,9 @@ class _Contour:
     exclusive_or: bool
 
 
-def read_rtstruct(path: Path, grid: Geometry) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
+def read_rtstruct(
+    path: Path, grid: Geometry, *, wanted: Callable[[Label], bool] | None = None
+) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
     """Fill the contours of an RT structure set on an image's grid.
 
     A voxel belongs to a structure when its centre lies inside the nearest contours, those within half a step along
@@ -56,6 +59,8 @@ def read_rtstruct(path: Path, grid: Geometry) -> tuple[tuple[Segmentation, ...],
         The file.
     grid
         The image's grid.
+    wanted
+        Tells which structures to read; all if not given. What is wrong with another one does not matter then.
 
     Returns
     -------
@@ -70,22 +75,52 @@ def read_rtstruct(path: Path, grid: Geometry) -> tuple[tuple[Segmentation, ...],
     FormatError
         If it is no structure set with closed contours, or is damaged.
     GeometryError
-        If it is drawn in another frame of reference, a contour is not flat, or reaches beyond the image.
+        If a contour is not flat, or no structure lies in the image and its frame of reference.
+
+    Warns
+    -----
+    ReadingWarning
+        Names what was clipped, as it reaches beyond the image, and what was left out, as it lies outside of it or in
+        another frame of reference.
     """
     dataset = read_all(path, path.name)
     with lenient():
-        rois = _rois(dataset, path.name)
-        layers = Layers(grid, path.name)
+        rois = [roi for roi in _rois(dataset, path.name) if wanted is None or wanted(roi[0])]
+        layers, told, kept = Layers(grid, path.name), [], 0
         for label, item, frame_uid in rois:
             if frame_uid and grid.frame_uid and frame_uid != grid.frame_uid:
-                raise GeometryError(
-                    found=f"{path.name}: {label.name} is drawn in another frame of reference than the image's",
-                    expected="contours in the image's frame of reference",
-                    fix="pass the series that the contours were drawn on",
-                )
+                told.append(f"{label.name} is drawn in another frame of reference than the image's: left out")
+                continue
             contours = _contours(item, grid, f"{label.name} of {path.name}")
-            layers.add(label, _fill(contours, grid, f"{label.name} of {path.name}"))
+            pieces, beyond = _fill(contours, grid, f"{label.name} of {path.name}")
+            if beyond and not any(mask.any() for _, mask in pieces):
+                told.append(f"{label.name} lies outside of the image: left out")
+                continue
+            if beyond:
+                told.append(f"{label.name} {beyond}: clipped")
+            layers.add(label, pieces)
+            kept += 1
+    if rois and not kept:
+        raise GeometryError(
+            found=f"{path.name}: {'; '.join(told)}",
+            expected="contours within the image, in its frame of reference",
+            fix="pass the series that the contours were drawn on",
+        )
+    for words in told:
+        warnings.warn(f"{path.name}: {words}", ReadingWarning, stacklevel=2)
     return layers.all(), layers.pairs
+
+
+def structures_in(path: Path) -> tuple[Label, ...]:
+    """List the structures of a file that have a closed contour, without filling any.
+
+    Raises
+    ------
+    FormatError
+        If it is no structure set with closed contours, or is damaged.
+    """
+    with lenient():
+        return tuple(label for label, _, _ in _rois(read_all(path, path.name), path.name))
 
 
 def _rois(dataset: Any, name: str) -> list[tuple[Label, Any, str | None]]:
@@ -171,20 +206,23 @@ def _malformed(name: str, number: int, what: str) -> FormatError:
     )
 
 
-def _fill(contours: Sequence[_Contour], grid: Geometry, name: str) -> list[Piece]:
-    """Fill one structure: slice by slice where the contours lie in slices of the grid, else plane by plane."""
+def _fill(contours: Sequence[_Contour], grid: Geometry, name: str) -> tuple[list[Piece], str]:
+    """Fill one structure: slice by slice where the contours lie in slices of the grid, else plane by plane.
+
+    Returns the pieces, and in words how far the contours reach beyond the image; empty where they do not.
+    """
     if not contours:
-        return []
+        return [], ""
     axis = _slice_axis(contours)
-    _require_inside(contours, grid, axis, name)
+    beyond = _beyond(contours, grid, axis)
     if axis is None:
         from voxmetry.io.dicom.segmentations.oblique import fill_oblique
 
-        return fill_oblique([(x.points, x.exclusive_or) for x in contours], grid, name)
+        return fill_oblique([(x.points, x.exclusive_or) for x in contours], grid, name), beyond
     planes: dict[float, list[_Contour]] = {}
     for contour in contours:
         planes.setdefault(round(float(contour.points[:, axis].mean()), 2), []).append(contour)
-    return _fill_slices(planes, axis, grid)
+    return _fill_slices(planes, axis, grid), beyond
 
 
 def _slice_axis(contours: Sequence[_Contour]) -> int | None:
@@ -228,14 +266,16 @@ def fill_plane(polygons: Sequence[tuple[Float64, bool]], shape: tuple[int, int])
     return fill_structure([points for points, _ in polygons], shape)
 
 
-def _require_inside(contours: Sequence[_Contour], grid: Geometry, axis: int | None, name: str) -> None:
-    points = np.concatenate([contour.points for contour in contours])
-    over = np.maximum(-points, points - (np.array(grid.shape) - 1)).max(axis=0)
+def _beyond(contours: Sequence[_Contour], grid: Geometry, axis: int | None) -> str:
+    """Say how far contours reach beyond the image, and how many lie outside of it; empty where they hardly do."""
     allowed = np.array([_BEYOND_SLICES if i == axis else _BEYOND_VOXELS for i in range(3)])
-    worst = int((over - allowed).argmax())
-    if over[worst] > allowed[worst]:
-        raise GeometryError(
-            found=f"{name} reaches {over[worst] * grid.spacing_mm[worst]:.4g} mm beyond the image's outer voxels",
-            expected="contours within the image",
-            fix="pass the series that the contours were drawn on, complete",
-        )
+    last = np.array(grid.shape) - 1
+    over = np.array([np.maximum(-x.points, x.points - last).max(axis=0) for x in contours])
+    worst = int((over.max(axis=0) - allowed).argmax())
+    if over[:, worst].max() <= allowed[worst]:
+        return ""
+    outside = sum(
+        bool(((x.points.max(axis=0) < -allowed) | (x.points.min(axis=0) > last + allowed)).any()) for x in contours
+    )
+    reach_mm = over[:, worst].max() * grid.spacing_mm[worst]
+    return f"reaches {reach_mm:.4g} mm beyond the image, and {outside} of its {len(contours)} contours lie outside"
