@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from voxmetry.cli.options import FLAGGED
 from voxmetry.cli.streams import console, say, say_json, table
 from voxmetry.core.text import terminal
-
-from voxmetry.cli.options import FLAGGED
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,7 +65,7 @@ def study(result: StudyResult, out: Path, *, as_json: bool) -> None:
 def exit_code(result: StudyResult) -> int:
     """Return 1 where a file could not be written, and name it; 3 where the study is flagged; else 0."""
     for name, reason in result.not_written.items():
-        typer.secho(f"not written: {name}: {reason}", fg="red", err=True)
+        say(f"not written: {name}: {reason}", fg="red", err=True)
     return 1 if result.not_written else FLAGGED if result.needs_review else 0
 
 
