@@ -10,13 +10,15 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from voxmetry.cli.streams import StandardOutputError, plain_streams, say, say_json
-from voxmetry.errors import VoxmetryError
+from voxmetry.errors import ReadingWarning, VoxmetryError
 
 INTERRUPTED = 130
 SIGNALS = ("SIGTERM", "SIGHUP")
@@ -36,7 +38,7 @@ def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code; an error is told in words, never as a traceback."""
     _listen()
     try:
-        with plain_streams():
+        with plain_streams(), _notes():
             return _run(arguments)
     except StandardOutputError as error:
         # A reader that closed its end, such as `head`, has what it wanted.
@@ -67,6 +69,23 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001  (the one place where what nobody foresaw is caught)
         return _tell(_unforeseen(error, arguments), as_json=as_json)
     return 0
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Tell what was clipped or left out when a file was read, a line each on standard error."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+            if issubclass(category, ReadingWarning):
+                say(f"voxmetry: note: {message}", err=True)
+            else:
+                shown(message, category, *rest, **named)
+
+        warnings.showwarning = show
+        warnings.simplefilter("always", ReadingWarning)
+        yield
 
 
 def _interrupted() -> int:

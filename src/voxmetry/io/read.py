@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,7 +19,7 @@ from voxmetry.core.volume import Unit, Volume
 from voxmetry.errors import FormatError, InputError, LabelError, OutputError, OutputExistsError
 from voxmetry.io.lattice import find_move
 from voxmetry.io.overlapping import Overlap, flatten
-from voxmetry.io.segmentations import is_structures, layers_of
+from voxmetry.io.segmentations import choose, is_structures, layers_of
 
 Modality: TypeAlias = Literal["CT", "MR", "PT"]
 
@@ -121,6 +121,7 @@ def read_segmentation(
     *,
     image: Volume | Geometry | None = None,
     overlap: Overlap = "refuse",
+    structures: Sequence[str] = (),
 ) -> Segmentation:
     """Read a label map (NIfTI, NRRD, MetaImage), a DICOM SEG, an RT structure set, or a folder of NIfTI masks.
 
@@ -138,6 +139,8 @@ def read_segmentation(
     overlap
         What a voxel of two structures becomes: an error ('refuse'), or the structure whose value is lower ('first')
         or higher ('last').
+    structures
+        Names of the structures to read, in any case, with `*` and `?` for any characters; all if not given.
 
     Returns
     -------
@@ -153,9 +156,11 @@ def read_segmentation(
     """
     source = _existing(path)
     if suffix_of(source) not in (*NIFTI, *ITK) and is_structures(source):
-        layers, pairs = layers_of(source, labels, image, 0.5)
+        layers, pairs = layers_of(source, labels, image, 0.5, structures)
         return flatten(layers, overlap, source.name, pairs)
     segmentation = _read_label_map(source, labels)
+    if structures:
+        segmentation = choose((segmentation,), structures, source.name)[0][0]
     if image is None:
         return segmentation
     grid = image.geometry if isinstance(image, Volume) else image

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ def read_layers(
     *,
     image: Volume | Geometry | None = None,
     threshold: float = 0.5,
+    structures: Sequence[str] = (),
 ) -> tuple[Segmentation, ...]:
     """Read structures that may overlap, as few label maps as hold them all.
 
@@ -39,6 +42,8 @@ def read_layers(
         lies on it then, empty slices included.
     threshold
         A fractional segment holds the voxels at or above this share of its maximum.
+    structures
+        Names of those to read, in any case, with `*` and `?` for any characters; all if not given.
 
     Returns
     -------
@@ -49,12 +54,21 @@ def read_layers(
     ------
     InputError, FormatError, GeometryError, LabelError
         If there is nothing, it cannot be read, does not fit the image, or holds none of the wanted structures.
+
+    Warns
+    -----
+    ReadingWarning
+        Names the contours that were clipped or left out, as they lie beyond the image or in another frame of reference.
     """
-    return layers_of(Path(path), labels, image, threshold)[0]
+    return layers_of(Path(path), labels, image, threshold, structures)[0]
 
 
 def layers_of(
-    source: Path, labels: LabelTable | None, image: Volume | Geometry | None, threshold: float
+    source: Path,
+    labels: LabelTable | None,
+    image: Volume | Geometry | None,
+    threshold: float,
+    structures: Sequence[str] = (),
 ) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
     """Return the layers, and the pairs of structures that overlap."""
     grid = image.geometry if isinstance(image, Volume) else image
@@ -62,16 +76,18 @@ def layers_of(
         source, masks = _inside(source)
         if masks:
             layers, pairs = _read_masks(masks, grid, source.name)
-            return _wanted(layers, labels, source.name), pairs
+            return _kept(layers, pairs, labels, structures, source.name)
     from voxmetry.io.dicom.read.headers import read_header, sop_class_uid
-    from voxmetry.io.dicom.segmentations.rtstruct import RTSTRUCT_CLASS, read_rtstruct
+    from voxmetry.io.dicom.segmentations.rtstruct import RTSTRUCT_CLASS, read_rtstruct, structures_in
     from voxmetry.io.dicom.segmentations.seg import SEG_CLASSES, read_seg
 
     kind = sop_class_uid(read_header(source, source.name))
     if kind in SEG_CLASSES:
         layers, pairs = read_seg(source, grid=grid, threshold=threshold)
     elif kind == RTSTRUCT_CLASS and grid is not None:
-        layers, pairs = read_rtstruct(source, grid)
+        # What is wrong with a structure that nobody asked for does not matter.
+        _require_some(structures_in(source), labels, structures, source.name)
+        layers, pairs = read_rtstruct(source, grid, wanted=lambda label: _takes(label, labels, structures) is not None)
     elif kind == RTSTRUCT_CLASS:
         raise InputError(
             found=f"{source.name} holds contours, which have no voxels of their own",
@@ -84,7 +100,7 @@ def layers_of(
             expected="a DICOM SEG or an RT structure set",
             fix="pass the segmentation, not the image",
         )
-    return _wanted(layers, labels, source.name), pairs
+    return _kept(layers, pairs, labels, structures, source.name)
 
 
 def is_structures(path: Path) -> bool:
@@ -150,23 +166,91 @@ def _read_masks(
     return layers.all(), layers.pairs
 
 
-def _wanted(layers: tuple[Segmentation, ...], labels: LabelTable | None, name: str) -> tuple[Segmentation, ...]:
-    """Keep the structures of the table and give them its values."""
+def choose(
+    layers: tuple[Segmentation, ...], structures: Sequence[str], name: str
+) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
+    """Keep the structures of these names, and return them in as few layers as hold them, with the pairs that overlap.
+
+    Parameters
+    ----------
+    layers
+        From `read_layers`, or a label map as the only one.
+    structures
+        Names in any case, with `*` and `?`.
+    name
+        The file's name, for messages.
+
+    Raises
+    ------
+    LabelError
+        If one of the names fits no structure.
+    """
+    return _kept(layers, (), None, structures, name)
+
+
+def _kept(
+    layers: tuple[Segmentation, ...],
+    pairs: tuple[str, ...],
+    labels: LabelTable | None,
+    structures: Sequence[str],
+    name: str,
+) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
+    """Keep the structures that are asked for; those of a table get its values."""
+    if labels is None and not structures:
+        return layers, pairs
+    every = [label for layer in layers for label in layer.labels]
+    _require_some(every, labels, structures, name)
+    found = [
+        (layer, label, match)
+        for layer in layers
+        for label in layer.labels
+        if (match := _takes(label, labels, structures)) is not None
+    ]
+    kept = Layers(layers[0].geometry, name)
+    # In the table's order, so that layers do not depend on the file's.
+    order = {value: place for place, value in enumerate(labels.values if labels is not None else [])}
+    for layer, label, match in sorted(found, key=lambda item: order.get(item[2].value, 0)):
+        kept.add(match, [((slice(None),) * 3, layer.array == label.value)])
     if labels is None:
-        return layers
-    found = [(layer, label, match) for layer in layers for label in layer.labels if (match := _match(label, labels))]
-    if not found:
-        theirs = ", ".join(label.name for layer in layers for label in layer.labels)
+        return kept.all(), kept.pairs
+    return tuple(Segmentation(layer.array, layer.geometry, labels) for layer in kept.all()), kept.pairs
+
+
+def _takes(label: Label, labels: LabelTable | None, structures: Sequence[str]) -> Label | None:
+    """Return the label under which a structure is kept; None where it is not asked for."""
+    if structures and not any(fits(label.name, pattern) for pattern in structures):
+        return None
+    return label if labels is None else _match(label, labels)
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Whether a structure's name is the one that is meant, or fits its pattern, in any case.
+
+    Examples
+    --------
+    >>> fits("GTV_1", "gtv*"), fits("kidney [left]", "kidney [left]"), fits("BODY", "GTV")
+    (True, True, False)
+    """
+    folded, wanted = name.casefold(), pattern.casefold()
+    # Brackets are part of many names, so they choose among no characters here.
+    return folded == wanted or fnmatch.fnmatchcase(folded, wanted.replace("[", "[[]"))
+
+
+def _require_some(found: Sequence[Label], labels: LabelTable | None, structures: Sequence[str], name: str) -> None:
+    names = [label.name for label in found]
+    unknown = [pattern for pattern in structures if not any(fits(x, pattern) for x in names)]
+    if unknown:
         raise LabelError(
-            found=f"{name} holds {theirs or 'no structure'}",
+            found=f"no structure {', '.join(unknown)} in {name}, which holds {', '.join(names) or 'none'}",
+            expected="names of structures in it; * and ? stand for any characters",
+            fix="choose among these",
+        )
+    if labels is not None and not any(_takes(label, labels, structures) for label in found):
+        raise LabelError(
+            found=f"{name} holds {', '.join(names) or 'no structure'}",
             expected=f"at least one of {', '.join(labels.names)}",
             fix="rename the structures, or read them without a label table",
         )
-    kept = Layers(layers[0].geometry, name)
-    # In the table's order, so that layers do not depend on the file's.
-    for layer, label, match in sorted(found, key=lambda item: labels.values.index(item[2].value)):
-        kept.add(match, [((slice(None),) * 3, layer.array == label.value)])
-    return tuple(Segmentation(layer.array, layer.geometry, labels) for layer in kept.all())
 
 
 def _match(label: Label, labels: LabelTable) -> Label | None:
