@@ -7,16 +7,22 @@ from typing import Annotated, Literal
 
 import typer
 
+from voxmetry.cli.options import Reading, given, grouped
 from voxmetry.cli.streams import say, say_json
 
 
+@grouped
 def convert(
     source: Annotated[
         Path, typer.Argument(help="DICOM series, SEG or RTSTRUCT; NIfTI, NRRD or MHA file; folder of NIfTI masks.")
     ],
     target: Annotated[
-        Path, typer.Argument(help="A file by its suffix (.nii.gz, .nrrd, .mha, .dcm), or a new folder for a series.")
+        Path,
+        typer.Argument(
+            help="A file by its suffix (.nii.gz, .nrrd, .mha, .dcm), or a new folder, for a series or for masks."
+        ),
     ],
+    reading: Reading,
     to: Annotated[Literal["seg", "labelmap", "rtstruct"] | None, typer.Option(help="What a .dcm file becomes.")] = None,
     image: Annotated[Path | None, typer.Option(help="The image that was segmented.")] = None,
     made_by: Annotated[
@@ -26,12 +32,18 @@ def convert(
     algorithm: Annotated[
         str | None, typer.Option(help="NAME/VERSION of the program, where it was not made by hand.")
     ] = None,
-    series: Annotated[str | None, typer.Option(help="Series Instance UID, where there are several.")] = None,
-    modality: Annotated[
-        Literal["CT", "MR", "PT"] | None, typer.Option(help="What a file without DICOM headers is.")
+    structures: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A structure to take, with * and ? for any characters; repeat for more."),
     ] = None,
+    split: Annotated[
+        bool, typer.Option("--split", help="Write each structure as a mask of its own, NAME.nii.gz in a new folder.")
+    ] = False,
     overlap: Annotated[
-        Literal["refuse", "first", "last"], typer.Option(help="What a voxel of two structures becomes.")
+        Literal["refuse", "first", "last"],
+        typer.Option(
+            help="What a voxel of two structures becomes where only one can stand; a SEG or RTSTRUCT keeps both."
+        ),
     ] = "refuse",
     deidentify: Annotated[
         bool, typer.Option("--deidentify", help="A series as a copy without the patient's identity.")
@@ -43,6 +55,7 @@ def convert(
     from voxmetry._version import __version__
     from voxmetry.io.convert import convert as convert_files
     from voxmetry.io.dicom.objects.origin import Origin
+    from voxmetry.io.read_options import ReadOptions
 
     name, _, version = (algorithm or "").partition("/")
     origin = Origin(made_by, name, version, software=__version__) if made_by else None
@@ -51,9 +64,10 @@ def convert(
         target,
         to=to,
         image=image,
-        series=series,
-        modality=modality,
+        reading=ReadOptions(**given(reading)),
         origin=origin,
+        structures=structures or (),
+        split=split,
         overlap=overlap,
         deidentify=deidentify,
         overwrite=overwrite,

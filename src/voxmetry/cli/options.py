@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
@@ -26,6 +26,20 @@ ResampleTilt = Annotated[
 ToleranceMm = Annotated[
     float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice; 1 if not given.", min=1e-6)
 ]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a study is read: one set of options for every verb that reads one."""
+
+    series: Annotated[str | None, typer.Option(help="Series Instance UID, where there are several.")] = None
+    modality: Annotated[
+        Literal["CT", "MR", "PT"] | None, typer.Option(help="What a file without DICOM headers is.")
+    ] = None
+    unit: Unit = None
+    suv: Suv = None
+    allow_uneven: AllowUneven = False
+    resample_tilt: ResampleTilt = False
 
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:

@@ -9,21 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
-from voxmetry.cli.options import AllowUneven, ResampleTilt, Suv, ToleranceMm, Unit, given, grouped
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How the study is read."""
-
-    series: Annotated[str | None, typer.Option(help="Series Instance UID, where there are several.")] = None
-    modality: Annotated[
-        Literal["CT", "MR", "PT"] | None, typer.Option(help="What a file without DICOM headers is.")
-    ] = None
-    unit: Unit = None
-    suv: Suv = None
-    allow_uneven: AllowUneven = False
-    resample_tilt: ResampleTilt = False
+from voxmetry.cli.options import Reading, ToleranceMm, given, grouped
 
 
 @dataclass(frozen=True)

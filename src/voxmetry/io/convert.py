@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import numpy as np
+
+from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.text import folder_name
 from voxmetry.core.volume import Volume
-from voxmetry.errors import InputError, OutputExistsError
-from voxmetry.io.atomic import make_folder
+from voxmetry.errors import InputError, LabelError, OutputExistsError
+from voxmetry.io.atomic import make_folder, replaced_together
 from voxmetry.io.dicom.objects.origin import Origin
 from voxmetry.io.overlapping import Overlap
-from voxmetry.io.read import ITK, NIFTI, Modality, read_segmentation, read_volume, save, suffix_of
+from voxmetry.io.read import ITK, NIFTI, read_segmentation, save, suffix_of
+from voxmetry.io.read_options import ReadOptions
+from voxmetry.io.segmentations import is_structures, read_layers
 
 Target: TypeAlias = Literal["seg", "labelmap", "rtstruct"]
 """What a .dcm file becomes: a SEG of one bit a voxel, a label map SEG, or an RT structure set."""
@@ -24,9 +32,10 @@ def convert(
     *,
     to: Target | None = None,
     image: str | os.PathLike[str] | None = None,
-    series: str | None = None,
-    modality: Modality | None = None,
+    reading: ReadOptions = ReadOptions(),  # noqa: B008  (frozen)
     origin: Origin | None = None,
+    structures: Sequence[str] = (),
+    split: bool = False,
     overlap: Overlap = "refuse",
     deidentify: bool = False,
     overwrite: bool = False,
@@ -39,20 +48,23 @@ def convert(
         A DICOM series, a NIfTI, NRRD or MetaImage file, a DICOM SEG, an RT structure set, or a folder of NIfTI masks.
     target
         A name that ends in `.nii`, `.nii.gz`, `.nrrd`, `.mha` or `.mhd`; in `.dcm` for a SEG or a structure set; or a
-        new folder for a DICOM series.
+        new folder for a DICOM series or for masks.
     to
         Which of the two a `.dcm` file is.
     image
         The image that was segmented. Contours need it; a `.dcm` file needs it as a DICOM series, whose patient and
         study it repeats.
-    series
-        Series Instance UID, where a folder holds several.
-    modality
-        As `read_volume`; needed where a file becomes a DICOM series.
+    reading
+        How the image is read; its modality is needed where a file becomes a DICOM series.
     origin
         Who made the segmentation, which a `.dcm` file must say.
+    structures
+        Names of the structures to take, in any case, with `*` and `?`; all if not given.
+    split
+        Whether each structure becomes a mask of its own, `NAME.nii.gz` in a new folder.
     overlap
-        As `read_segmentation`.
+        As `read_segmentation`, where the target has one value a voxel. A SEG of one bit a voxel and segment and a
+        structure set keep structures that overlap, and masks do.
     deidentify
         From a DICOM series to a folder: a copy without the patient's identity.
     overwrite
@@ -74,15 +86,49 @@ def convert(
     """
     read_from, write_to = Path(source), Path(target)
     suffix = suffix_of(write_to)
+    chosen = Chosen(read_from, image, reading, tuple(structures), overlap)
+    if split:
+        return _to_masks(chosen, write_to)
     if suffix == ".dcm":
         if write_to.exists() and not overwrite:
             raise _occupied(write_to)
-        return (_to_dicom(read_from, write_to, to, image, series, origin, overlap),)
+        return (_to_dicom(chosen, write_to, to, origin),)
     if suffix in (*NIFTI, *ITK):
-        found = _read(read_from, image, series, modality, overlap)
+        found = chosen.segmentation() if chosen.is_segmentation() else reading.read(read_from)
         save(found, write_to, overwrite=overwrite)
         return (write_to,)
-    return _to_series(read_from, write_to, series, modality, deidentify=deidentify)
+    return _to_series(read_from, write_to, reading, deidentify=deidentify)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is read: a file or folder, the image that it belongs to, and which structures of it."""
+
+    source: Path
+    image: str | os.PathLike[str] | None
+    reading: ReadOptions
+    structures: tuple[str, ...]
+    overlap: Overlap
+
+    def is_segmentation(self) -> bool:
+        """Whether it is read as structures: by what it is, or because an image or names of structures go with it."""
+        there = self.source.exists()
+        return there and (self.image is not None or bool(self.structures) or holds_structures(self.source))
+
+    def grid(self) -> Volume | None:
+        """Read the image, where there is one."""
+        return self.reading.read(self.image) if self.image is not None else None
+
+    def segmentation(self, volume: Volume | None = None) -> Segmentation:
+        """Read the structures as one label map."""
+        image = volume or self.grid()
+        return read_segmentation(self.source, image=image, overlap=self.overlap, structures=self.structures)
+
+    def layers(self, volume: Volume | None = None) -> tuple[Segmentation, ...]:
+        """Read the structures as few label maps as hold them all, unless a rule says where a shared voxel goes."""
+        if self.overlap != "refuse" or (self.source.exists() and not is_structures(self.source)):
+            return (self.segmentation(volume),)
+        return read_layers(self.source, image=volume or self.grid(), structures=self.structures)
 
 
 def holds_structures(source: Path) -> bool:
@@ -111,28 +157,7 @@ def holds_structures(source: Path) -> bool:
     return sop_class_uid(read_header(plain[0], plain[0].name)) in (*SEG_CLASSES, RTSTRUCT_CLASS)
 
 
-def _read(
-    source: Path,
-    image: str | os.PathLike[str] | None,
-    series: str | None,
-    modality: Modality | None,
-    overlap: Overlap,
-) -> Volume | Segmentation:
-    if source.exists() and (image is not None or holds_structures(source)):
-        grid = read_volume(image, series=series) if image is not None else None
-        return read_segmentation(source, image=grid, overlap=overlap)
-    return read_volume(source, modality=modality, series=series)
-
-
-def _to_dicom(
-    source: Path,
-    target: Path,
-    to: Target | None,
-    image: str | os.PathLike[str] | None,
-    series: str | None,
-    origin: Origin | None,
-    overlap: Overlap,
-) -> Path:
+def _to_dicom(chosen: Chosen, target: Path, to: Target | None, origin: Origin | None) -> Path:
     from voxmetry.io.dicom.objects.source import read_source
     from voxmetry.io.dicom.segmentations.rtstruct_write import write_rtstruct
     from voxmetry.io.dicom.segmentations.seg_write import write_seg
@@ -141,30 +166,68 @@ def _to_dicom(
         words
         for words, value in (
             ("what the .dcm file becomes (--to seg, labelmap or rtstruct)", to),
-            ("the DICOM series that was segmented, whose patient and study the file repeats (--image STUDY)", image),
+            (
+                "the DICOM series that was segmented, whose patient and study the file repeats (--image STUDY)",
+                chosen.image,
+            ),
             ("who made the segmentation (--made-by automatic, semiautomatic or manual)", origin),
         )
         if value is None
     ]
-    if missing or to is None or image is None or origin is None:
+    if missing or to is None or origin is None:
         raise InputError(
             found=f"{target.name} without {'; '.join(missing)}",
             expected="all that a DICOM segmentation must say; nothing of it is made up",
             fix="add what is missing",
         )
-    volume = read_volume(image, series=series)
-    segmentation = read_segmentation(source, image=volume, overlap=overlap)
+    volume = chosen.grid()
+    if volume is None:
+        raise InputError(found="no image", expected="the DICOM series that was segmented", fix="pass it with --image")
     headers = read_source(volume)
     if to == "rtstruct":
-        write_rtstruct(segmentation, headers, target, origin=origin)
+        write_rtstruct(chosen.layers(volume), headers, target, origin=origin)
+    elif to == "seg":
+        write_seg(chosen.layers(volume), headers, target, origin=origin)
     else:
-        write_seg(segmentation, headers, target, origin=origin, kind="labelmap" if to == "labelmap" else "binary")
+        write_seg(chosen.segmentation(volume), headers, target, origin=origin, kind="labelmap")
     return target
 
 
-def _to_series(
-    source: Path, target: Path, series: str | None, modality: Modality | None, *, deidentify: bool
-) -> tuple[Path, ...]:
+def _to_masks(chosen: Chosen, target: Path) -> tuple[Path, ...]:
+    """Write each structure as a mask of its own, named after it, all of them or none."""
+    if target.suffix and not target.is_dir():
+        raise InputError(
+            found=f"{target.name} for masks of single structures",
+            expected="a new folder, by a name without a dot",
+            fix="name a folder",
+        )
+    if target.is_dir() and any(target.iterdir()):
+        raise _occupied(target)
+    layers = chosen.layers()
+    found = [(layer, label) for layer in layers for label in layer.labels]
+    if not found:
+        raise LabelError(
+            found=f"no structure in {chosen.source.name}", expected="at least one", fix="check what the file holds"
+        )
+    names: list[str] = []
+    for _, label in found:
+        stem, number = folder_name(label.name), 1
+        # Some file systems take letters of either case for the same.
+        while (name := f"{stem}.nii.gz" if number == 1 else f"{stem}_{number}.nii.gz").casefold() in map(
+            str.casefold, names
+        ):
+            number += 1
+        names.append(name)
+    folder = make_folder(target)
+    with replaced_together(folder, names) as stage:
+        for (layer, label), name in zip(found, names, strict=True):
+            mask = (layer.array == label.value).astype(np.uint8)
+            table = LabelTable(labels=(label.model_copy(update={"value": 1}),))
+            save(Segmentation(mask, layer.geometry, table), stage / name)
+    return tuple(folder / name for name in names)
+
+
+def _to_series(source: Path, target: Path, reading: ReadOptions, *, deidentify: bool) -> tuple[Path, ...]:
     from voxmetry.io.dicom.objects.write import write_series
 
     if target.suffix and not target.is_dir():
@@ -180,8 +243,8 @@ def _to_series(
             fix=f"name it {target.name}.dcm, with --to seg or --to rtstruct",
         )
     if deidentify:
-        return _copies(source, target, series, modality)
-    volume = read_volume(source, modality=modality, series=series)
+        return _copies(source, target, reading)
+    volume, modality = reading.read(source), reading.modality
     if volume.source is not None:
         raise InputError(
             found="a DICOM series for a DICOM series",
@@ -197,12 +260,14 @@ def _to_series(
     return write_series(volume, target, modality=modality)
 
 
-def _copies(source: Path, target: Path, series: str | None, modality: Modality | None) -> tuple[Path, ...]:
-    from voxmetry.io.dicom.objects.deidentify import UidMap, deidentify_files
-    from voxmetry.io.dicom.read.choose import choose_series
+def _copies(source: Path, target: Path, reading: ReadOptions) -> tuple[Path, ...]:
+    from voxmetry.io.dicom.objects.deidentify import UidMap, deidentify_files, require_deidentifier
+    from voxmetry.io.dicom.read.choose import allowed_verdicts, choose_series
     from voxmetry.io.dicom.read.series import list_series
 
-    chosen = choose_series(list_series(source), modality=modality, series_uid=series)
+    require_deidentifier()
+    allowed = allowed_verdicts(allow_uneven=reading.allow_uneven, resample_tilt=reading.resample_tilt)
+    chosen = choose_series(list_series(source), modality=reading.modality, series_uid=reading.series, allowed=allowed)
     if target.is_dir() and any(target.iterdir()):
         raise _occupied(target)
     return deidentify_files(chosen.files, make_folder(target), UidMap())

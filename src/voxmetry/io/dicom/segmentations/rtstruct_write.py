@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ _DECIMALS = 4
 
 
 def write_rtstruct(
-    segmentation: Segmentation,
+    segmentation: Segmentation | Sequence[Segmentation],
     source: Source,
     path: str | os.PathLike[str],
     *,
@@ -43,7 +44,8 @@ def write_rtstruct(
     Parameters
     ----------
     segmentation
-        On the series' grid, or the same voxels in another order of the axes.
+        On the series' grid, or the same voxels in another order of the axes. Several hold structures that overlap, as
+        `read_layers` returns them.
     source
         Headers of the series.
     path
@@ -73,20 +75,23 @@ def write_rtstruct(
     on the right side of them: a reader that fills by centres gets the same voxels back. Structures without a voxel
     are left out.
     """
-    move = find_move(segmentation.geometry, source.geometry, what="the segmentation and the series")
-    array = np.asfortranarray(move(segmentation.array))
+    layers = [segmentation] if isinstance(segmentation, Segmentation) else list(segmentation)
+    labels = [label for layer in layers for label in layer.labels]
     with lenient():
         dataset = new_object(source, origin, sop_class=RTSTRUCT_CLASS, modality="RTSTRUCT", description=description)
         _structure_set(dataset, source, description)
         keep_encoded(dataset, implicit=True)
-        names = fitted_apart(segmentation.labels.names)
-        for label in segmentation.labels:
-            contours = [
-                _contour(points, source, k, number)
-                for number, (k, points) in enumerate(_outlines(array == label.value, source), start=1)
-            ]
-            if contours:
-                _add(dataset, label, names[label.name], contours, source, origin)
+        names = fitted_apart([label.name for label in labels])
+        for layer in layers:
+            move = find_move(layer.geometry, source.geometry, what="the segmentation and the series")
+            array = np.asfortranarray(move(layer.array))
+            for label in layer.labels:
+                contours = [
+                    _contour(points, source, k, number)
+                    for number, (k, points) in enumerate(_outlines(array == label.value, source), start=1)
+                ]
+                if contours:
+                    _add(dataset, label, names[label.name], contours, source, origin)
         if not dataset.ROIContourSequence:
             raise LabelError(
                 found="a segmentation without a voxel",
