@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from voxmetry.errors import OutputError, OutputExistsError
-from voxmetry.io.atomic import atomic_path, claim_folder, replaced_together, write_bytes, write_text
+from voxmetry.io.atomic import atomic_path, write_bytes, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -108,50 +108,3 @@ def test_a_block_that_writes_nothing_is_refused(tmp_path):
 def test_text_has_the_same_line_ends_on_every_system(tmp_path):
     write_text(tmp_path / "a.csv", "ä\nb\n")
     assert (tmp_path / "a.csv").read_bytes() == b"\xc3\xa4\nb\n"
-
-
-class TestReplacedTogether:
-    NAMES = ("a.csv", "b.csv", "page.html")
-
-    def earlier(self, folder):
-        for name in self.NAMES:
-            write_text(folder / name, "old")
-
-    def replace(self, folder, error=None):
-        with replaced_together(folder, self.NAMES) as stage:
-            for name in self.NAMES:
-                write_text(stage / name, "new")
-            if error is not None:
-                raise error
-
-    def test_new_results_take_the_place_of_all_earlier_ones(self, tmp_path):
-        self.earlier(tmp_path)
-        with replaced_together(tmp_path, self.NAMES) as stage:
-            write_text(stage / "a.csv", "new")
-            write_text(stage / "page.html", "new")
-            assert (tmp_path / "a.csv").read_text() == "old"
-        assert names(tmp_path) == ["a.csv", "page.html"]
-        assert (tmp_path / "page.html").read_text() == "new"
-
-    @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "full")])
-    def test_a_failure_leaves_the_earlier_results(self, tmp_path, error):
-        self.earlier(tmp_path)
-        with pytest.raises((KeyboardInterrupt, OutputError)):
-            self.replace(tmp_path, error)
-        assert names(tmp_path) == sorted(self.NAMES)
-        assert {(tmp_path / name).read_text() for name in self.NAMES} == {"old"}
-
-    def test_a_failure_between_two_moves_leaves_no_page(self, tmp_path):
-        (tmp_path / "b.csv").mkdir()
-        write_text(tmp_path / "page.html", "old")
-        with pytest.raises(OutputError):
-            self.replace(tmp_path)
-        assert "page.html" not in names(tmp_path)
-
-    def test_a_folder_with_results_is_claimed_only_if_they_may_be_replaced(self, tmp_path):
-        write_text(tmp_path / "a.csv", "old")
-        with pytest.raises(OutputExistsError, match=r"a\.csv in the folder already"):
-            claim_folder(tmp_path, self.NAMES, overwrite=False)
-        assert claim_folder(tmp_path, self.NAMES, overwrite=True) == tmp_path
-        assert (tmp_path / "a.csv").read_text() == "old"
-        assert claim_folder(tmp_path / "new" / "deep", self.NAMES, overwrite=False).is_dir()

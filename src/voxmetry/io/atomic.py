@@ -10,11 +10,10 @@ import contextlib
 import errno
 import os
 import secrets
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from voxmetry.errors import OutputError, OutputExistsError
+from voxmetry.errors import OutputError
 
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "free some space, or write to another disk"),
@@ -66,7 +65,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         temporary.replace(target)
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
     except OSError as error:
         raise output_error(target, error) from error
     finally:
@@ -113,7 +112,7 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Make the new name itself durable, where the system can (Windows cannot open a folder)."""
     if os.name != "posix":
         return
@@ -143,80 +142,3 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
     return folder
-
-
-def claim_folder(path: str | os.PathLike[str], names: Iterable[str], *, overwrite: bool) -> Path:
-    """Make an output folder and see that it can be written to, before any work is spent.
-
-    Parameters
-    ----------
-    path
-        The folder.
-    names
-        The files that will be written there, relative to it.
-    overwrite
-        Whether earlier files of these names may be replaced; they stay until the new ones stand.
-
-    Raises
-    ------
-    OutputExistsError
-        If one of the files is there already and `overwrite` is off.
-    OutputError
-        If the folder cannot be made or written to.
-    """
-    folder = Path(path)
-    there = [name for name in names if (folder / name).exists()]
-    if there and not overwrite:
-        raise OutputExistsError(
-            found=f"{', '.join(there)} in the folder already",
-            expected="a folder without earlier results",
-            fix="name another folder, or add --overwrite (overwrite=True) to replace them",
-        )
-    return make_folder(folder)
-
-
-@contextlib.contextmanager
-def replaced_together(path: str | os.PathLike[str], names: Iterable[str]) -> Iterator[Path]:
-    """Yield a hidden folder to write results to; they take the place of the earlier ones when the block ends well.
-
-    Until then the earlier results stay whole. Of the new ones the last of `names` is moved last, and its earlier file
-    is removed first: where it is, all of the others are of the same run.
-
-    Parameters
-    ----------
-    path
-        The folder that the results are for; `claim_folder` made it.
-    names
-        All that may be written, in this order. An earlier file that has no successor is removed as well.
-
-    Raises
-    ------
-    OutputError
-        If something cannot be written; the earlier results are still there then.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> write_text(folder / "a.csv", "old")
-    >>> with replaced_together(folder, ["a.csv", "b.html"]) as stage:
-    ...     write_text(stage / "b.html", "new")
-    >>> [entry.name for entry in folder.iterdir()]
-    ['b.html']
-    """
-    folder, names = Path(path), list(names)
-    stage = folder / f".part-{secrets.token_hex(6)}"
-    try:
-        stage.mkdir()
-        yield stage
-        for name in reversed(names):
-            if name == names[-1] or not (stage / name).exists():
-                (folder / name).unlink(missing_ok=True)
-        for name in names:
-            if (stage / name).exists():
-                (stage / name).replace(folder / name)
-        _flush_folder(folder)
-    except OSError as error:
-        raise output_error(folder, error) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)

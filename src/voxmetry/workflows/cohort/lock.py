@@ -10,10 +10,8 @@ import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from voxmetry.errors import LockedError, OutputError
-from voxmetry.io.atomic import output_error, write_text
+from voxmetry.io.atomic import write_text
+from voxmetry.io.output_folder import held
 
 LOCK, OWNER = "run.lock", "run.owner.json"
 
@@ -44,32 +42,20 @@ def run_lock(folder: Path, *, force: bool = False, tell: Callable[[str], None] |
     if force:
         with contextlib.suppress(OSError):
             (folder / LOCK).unlink()
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise LockedError(
-            found=f"another run holds this folder: {owner(folder) or 'its name is not known yet'}",
-            expected="one run at a time",
-            fix="wait for it, or write to another folder; if its machine is gone for good, add --break-lock",
-        ) from error
-    except NotImplementedError as error:
-        raise OutputError(
-            found="the disk of the output folder does not know locks",
-            expected="a disk on which one run can keep another out",
-            fix="choose another disk for the output folder",
-        ) from error
-    except OSError as error:
-        raise output_error(folder / LOCK, error) from error
-    try:
+    holder = owner(folder) if (folder / OWNER).exists() else None
+    with held(
+        folder / LOCK,
+        what=f"runs this cohort: {holder or 'its name is not known yet'}",
+        fix="wait for it, or write to another folder; if its machine is gone for good, add --break-lock",
+    ):
         if tell and (before := owner(folder)):
             tell(f"The last run ended without a word ({before}); this one goes on from its record.")
-        write_text(folder / OWNER, json.dumps(_myself()))
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            (folder / OWNER).unlink(missing_ok=True)
-        lock.release()
+        try:
+            write_text(folder / OWNER, json.dumps(_myself()))
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                (folder / OWNER).unlink(missing_ok=True)
 
 
 def owner(folder: Path) -> str | None:
