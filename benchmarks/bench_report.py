@@ -30,7 +30,7 @@ import voxmetry as vx
 from voxmetry.core.records import SourceInfo
 from voxmetry.demo import run_demo
 from voxmetry.measurement import DEFINITIONS
-from voxmetry.workflows.segment import package_versions
+from voxmetry.workflows.provenance import package_versions
 
 ARGUMENTS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
 

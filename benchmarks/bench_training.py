@@ -62,7 +62,7 @@ from voxmetry.train.loop import train_step
 from voxmetry.train.losses import build_loss
 from voxmetry.train.plan import Budget, make_plan, memory_gb
 from voxmetry.train.state import begin
-from voxmetry.workflows.segment import peak_memory_mb
+from voxmetry.workflows.provenance import peak_memory_mb
 
 PIPELINE = "data pipeline, by CPU time"
 Feed = Iterator[tuple[torch.Tensor, torch.Tensor]]

@@ -68,7 +68,7 @@ def _measure(name: str, threads: int, precision: str) -> tuple[float, float]:
     from voxmetry.train.loop import train_step
     from voxmetry.train.losses import build_loss
     from voxmetry.train.state import begin
-    from voxmetry.workflows.segment import peak_memory_mb
+    from voxmetry.workflows.provenance import peak_memory_mb
 
     torch.set_num_threads(threads)
     patch, channels, deep, batch = NETWORKS[name]

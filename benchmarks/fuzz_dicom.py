@@ -37,7 +37,7 @@ import pydicom
 from voxmetry import VoxmetryError, list_series
 from voxmetry.core.geometry import swap_lps_ras
 from voxmetry.io import read_series
-from voxmetry.workflows.segment import peak_memory_mb
+from voxmetry.workflows.provenance import peak_memory_mb
 
 SECONDS = 20
 LIMIT = 2 << 30

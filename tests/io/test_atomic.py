@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from voxmetry.errors import OutputError, OutputExistsError
+from voxmetry.errors import OutputError
 from voxmetry.io.atomic import atomic_path, write_bytes, write_text
 
 

@@ -28,6 +28,14 @@ def earlier(folder):
             write_text(folder / name, "old")
 
 
+def write_new(folder, names, error=None):
+    with output_folder(folder, NAMES, overwrite=True) as stage:
+        for name in names:
+            (stage / name).write_text("new")
+        if error is not None:
+            raise error
+
+
 def hold(folder, ready, done):
     with output_folder(folder, NAMES, overwrite=True) as stage:
         write_text(stage / "a.csv", "from the other process")
@@ -67,12 +75,8 @@ def test_new_results_take_the_place_of_all_earlier_ones(tmp_path):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "full"), ValueError])
 def test_a_failure_leaves_the_earlier_results_and_nothing_else(tmp_path, error):
     earlier(tmp_path)
-    with (
-        pytest.raises((KeyboardInterrupt, OutputError, ValueError)),
-        output_folder(tmp_path, NAMES, overwrite=True) as stage,
-    ):
-        write_text(stage / "a.csv", "new")
-        raise error
+    with pytest.raises((KeyboardInterrupt, OutputError, ValueError)):
+        write_new(tmp_path, ("a.csv",), error)
     assert names(tmp_path) == sorted(NAMES)
     assert (tmp_path / "a.csv").read_text() == "old"
     assert (tmp_path / "predictions" / "old.txt").read_text() == "old"
@@ -88,9 +92,8 @@ def test_a_failure_between_two_moves_is_undone(tmp_path, monkeypatch):
         return whole(self, target)
 
     monkeypatch.setattr(type(tmp_path), "replace", fail)
-    with pytest.raises(OutputError), output_folder(tmp_path, NAMES, overwrite=True) as stage:
-        for name in ("a.csv", "b.csv", "page.html"):
-            (stage / name).write_text("new")
+    with pytest.raises(OutputError):
+        write_new(tmp_path, ("a.csv", "b.csv", "page.html"))
     assert names(tmp_path) == sorted(NAMES)
     assert {(tmp_path / name).read_text() for name in ("a.csv", "b.csv", "page.html")} == {"old"}
 
@@ -101,8 +104,8 @@ def test_what_a_process_had_moved_aside_when_it_was_killed_is_put_back(tmp_path)
     aside.mkdir(parents=True)
     write_text(aside / "a.csv", "old")
     write_text(aside / "page.html", "old")
-    with pytest.raises(ValueError), output_folder(tmp_path, NAMES, overwrite=True):
-        raise ValueError
+    with pytest.raises(ValueError, match="stop"):
+        write_new(tmp_path, (), ValueError("stop"))
     assert names(tmp_path) == ["a.csv", "page.html"]
     assert (tmp_path / "a.csv").read_text() == "old"
 

@@ -30,7 +30,7 @@ from voxmetry.demo import FOLDER
 from voxmetry.errors import ConfigError, InputError, OutputError
 from voxmetry.io import write_series
 from voxmetry.measurement import lesions
-from voxmetry.workflows import segment
+from voxmetry.workflows import models
 from voxmetry.workflows.dicom_objects import lesions_apart
 
 
@@ -327,13 +327,13 @@ class TestDamage:
     def test_a_source_that_vanishes_before_the_objects_are_written(self, hippocampus, tmp_path, monkeypatch):
         study, out = tmp_path / "study", tmp_path / "out"
         shutil.copytree(hippocampus, study)
-        clean = segment.clean
+        clean = models.clean
 
         def lose(*given, **options):
             sorted(study.iterdir())[3].unlink()
             return clean(*given, **options)
 
-        monkeypatch.setattr(segment, "clean", lose)
+        monkeypatch.setattr(models, "clean", lose)
         settings = StudySettings(dicom=DicomOutput(seg=True), report="none")
         with pytest.raises(InputError, match=r"0004\.dcm cannot be read: No such file"):
             segment_study(study, out, "hippocampus-mr", settings=settings)

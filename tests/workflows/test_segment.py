@@ -42,8 +42,8 @@ from voxmetry.io import write_series
 from voxmetry.measurement import lesions
 from voxmetry.nn.grids import reorientation
 from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
-from voxmetry.workflows.dicom_objects import KEY_IMAGES
-from voxmetry.workflows.segment import OUTPUTS, peak_memory_mb
+from voxmetry.workflows.provenance import peak_memory_mb
+from voxmetry.workflows.run_folder import KEY_IMAGES, OUTPUTS
 
 FILES = {"seg.nii.gz", "measurements.csv", "lesions.csv", "result.json", "report.html"}
 

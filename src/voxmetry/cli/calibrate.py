@@ -16,19 +16,18 @@ def calibrate(
     model: Annotated[str, typer.Option("-m", "--model", help="A model, or a run folder with folds.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for calibration.json, .csv and .png.")],
     into: Annotated[Path | None, typer.Option(help="Model folder whose model.yaml and card take the result.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier calibration in OUT.")] = False,
     device: Annotated[Literal["auto", "cpu", "cuda", "openvino"], typer.Option(help="Where networks run.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Fit how a network's own certainty goes with its Dice on labelled cases that it has not seen."""
     from voxmetry.train.dataset import open_data
-    from voxmetry.workflows.calibrate import calibrate as fit
-    from voxmetry.workflows.calibrate import write_calibration
-    from voxmetry.workflows.evaluate import open_entry
+    from voxmetry.workflows.calibrate import calibrate_model
 
-    found = open_data(data)
     with show.progress("calibrating", quiet=as_json) as progress:
-        result = fit(open_entry(model, found, device=device), found, progress=progress)
-    files = write_calibration(result, out, into=into)
+        result, files = calibrate_model(
+            open_data(data), model, out, into=into, device=device, overwrite=overwrite, progress=progress
+        )
     if as_json:
         say_json(result)
         return

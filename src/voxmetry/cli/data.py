@@ -26,23 +26,15 @@ def check(
     predictions: Annotated[
         Path | None, typer.Option(help="Folder of label maps by a model that has not seen the cases.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier check in OUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Find mismatched grids, odd labels, duplicates and outliers; exit code 1 with errors, 3 with things to review."""
-    from voxmetry.io.atomic import make_folder, write_text
-    from voxmetry.train.data_check import agreement_lines, check_data
-    from voxmetry.train.dataset import open_data
+    from voxmetry.train.data_check import agreement_lines
+    from voxmetry.workflows.data_check import check_paths
 
-    opened = open_data(data)
     with show.progress("checking", quiet=as_json) as progress:
-        found = check_data(opened, predictions=predictions, progress=progress)
-    files: list[Path] = []
-    if out is not None:
-        from voxmetry.report.check import write_check_page
-
-        files = [make_folder(out) / "data-check.json", out / "data-check.html"]
-        write_text(files[0], found.model_dump_json(indent=1))
-        write_check_page(found, opened, files[1], predictions=predictions)
+        found, files = check_paths(data, predictions=predictions, out=out, overwrite=overwrite, progress=progress)
     if as_json:
         say_json(found)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,32 +38,16 @@ def measure(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Measure the structures of a label map, and each lesion, without any model."""
-    from voxmetry import io
-    from voxmetry.core.records import Lesion, Measurement
-    from voxmetry.io.atomic import claim_folder, replaced_together, write_text
-    from voxmetry.measurement import lesions
-    from voxmetry.measurement import measure as measure_structures
-    from voxmetry.measurement.tables import records_csv
+    from voxmetry.workflows.measure import Inputs, measure_paths
 
-    names = ("measurements.csv", "lesions.csv")
-    if out is not None:
-        claim_folder(out, names, overwrite=overwrite)
-    labels = io.read_segmentation(segmentation)
-    for name in lesion or ():
-        labels = dataclasses.replace(labels, labels=labels.labels.with_kind(name, "lesion"))
-    volume = io.read_volume(image, modality=modality, unit=unit) if image else None
-    rows = measure_structures(labels, volume)
-    found = lesions(
-        labels,
-        volume,
-        organs=io.read_segmentation(organs) if organs else labels,
+    rows, found, files = measure_paths(
+        Inputs(segmentation, image, modality, unit, organs),
+        lesion_names=lesion or (),
         connectivity=int(connectivity),
         min_volume_ml=min_volume_ml,
+        out=out,
+        overwrite=overwrite,
     )
-    if out is not None:
-        with replaced_together(out, names) as stage:
-            write_text(stage / names[0], records_csv(rows, Measurement))
-            write_text(stage / names[1], records_csv(found, Lesion))
     show.measurements(rows, as_json=as_json, lesions=found)
-    if out is not None and not as_json:
-        show.files([out / name for name in names])
+    if not as_json:
+        show.files(files)

@@ -125,14 +125,18 @@ def train_plan(
     memory_gb: MemoryGb = 4.0,
     modality: Modality = None,
     device: TrainDevice = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier plan.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure a data set and write a training configuration with the reason for each choice."""
     from voxmetry.config import dump_yaml
     from voxmetry.io.atomic import write_text
+    from voxmetry.io.output_folder import require_no_file
     from voxmetry.nn.runtime import choose_device
     from voxmetry.train.finetune import settings_from
 
+    if out is not None:
+        require_no_file(out, overwrite=overwrite)
     plan = _plan(
         data, memory_gb=memory_gb, device=choose_device(device), epochs=epochs, modality=modality, quiet=as_json
     )

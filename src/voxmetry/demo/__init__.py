@@ -13,9 +13,10 @@ from typing import Literal
 from voxmetry.config import StudySettings
 from voxmetry.core.records import StudyResult
 from voxmetry.io import list_series, read_volume
-from voxmetry.io.atomic import claim_folder
 from voxmetry.io.dicom.objects.write import write_series
-from voxmetry.workflows.segment import OUTPUTS, segment_study
+from voxmetry.io.output_folder import require_no_results
+from voxmetry.workflows.run_folder import OUTPUTS
+from voxmetry.workflows.segment import segment_study
 
 FOLDER = Path(__file__).parent
 DESCRIPTION = "ICBM 152 template, hippocampus"
@@ -45,7 +46,7 @@ def run_demo(
         As `segment_study` returns it.
     """
     out, settings = Path(out), settings or StudySettings()
-    claim_folder(out, OUTPUTS.values(), overwrite=settings.overwrite)
+    require_no_results(out, OUTPUTS.values(), overwrite=settings.overwrite)
     remove_own_series(out / "dicom")
     region = read_volume(FOLDER / f"icbm152-hippocampus-{side}.nii.gz")
     write_series(region, out / "dicom", modality="MR", description=f"{DESCRIPTION}, {side}")

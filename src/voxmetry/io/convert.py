@@ -15,8 +15,9 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.text import folder_name
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError, LabelError, OutputExistsError
-from voxmetry.io.atomic import make_folder, replaced_together
+from voxmetry.io.atomic import make_folder
 from voxmetry.io.dicom.objects.origin import Origin
+from voxmetry.io.output_folder import output_folder
 from voxmetry.io.overlapping import Overlap
 from voxmetry.io.read import ITK, NIFTI, read_segmentation, save, suffix_of
 from voxmetry.io.read_options import ReadOptions
@@ -218,13 +219,12 @@ def _to_masks(chosen: Chosen, target: Path) -> tuple[Path, ...]:
         ):
             number += 1
         names.append(name)
-    folder = make_folder(target)
-    with replaced_together(folder, names) as stage:
+    with output_folder(target, names) as stage:
         for (layer, label), name in zip(found, names, strict=True):
             mask = (layer.array == label.value).astype(np.uint8)
             table = LabelTable(labels=(label.model_copy(update={"value": 1}),))
             save(Segmentation(mask, layer.geometry, table), stage / name)
-    return tuple(folder / name for name in names)
+    return tuple(target / name for name in names)
 
 
 def _to_series(source: Path, target: Path, reading: ReadOptions, *, deidentify: bool) -> tuple[Path, ...]:

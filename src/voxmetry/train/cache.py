@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,9 @@ import numpy as np
 from voxmetry import io
 from voxmetry.config import ModelSpec, TrainSettings
 from voxmetry.core.geometry import Geometry
-from voxmetry.io.atomic import make_folder, replaced_together, write_text
+from voxmetry.errors import LockedError
+from voxmetry.io.atomic import write_text
+from voxmetry.io.output_folder import output_folder
 from voxmetry.nn import grids
 from voxmetry.nn import preprocess as preparation
 from voxmetry.train.batches import LabelledCase, load_case
@@ -139,7 +142,8 @@ def write_entry(case: LabelledCase, entry: Path) -> None:
     OutputError
         If it cannot be written, such as on a full disk; nothing half-written is left.
     """
-    with replaced_together(make_folder(entry), (*ARRAYS, ENTRY)) as stage:
+    with suppress(LockedError), output_folder(entry, (*ARRAYS, ENTRY), overwrite=True) as stage:
+        # Another run that writes the same entry is as good.
         for file, array in zip(ARRAYS, (case.image, case.label, case.places), strict=True):
             np.save(stage / file, array)
         content = {

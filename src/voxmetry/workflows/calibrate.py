@@ -20,7 +20,8 @@ from voxmetry.config import Landmarks, ModelSpec, Quality, dump_yaml, load_yaml,
 from voxmetry.core.base import Number, Record
 from voxmetry.errors import InputError
 from voxmetry.flags.image import landmarks, landmarks_seen
-from voxmetry.io.atomic import make_folder, write_bytes, write_text
+from voxmetry.io.atomic import write_bytes, write_text
+from voxmetry.io.output_folder import output_folder
 from voxmetry.measurement.overlap import overlaps
 from voxmetry.measurement.tables import records_csv
 from voxmetry.nn.confidence import Confidence
@@ -28,7 +29,7 @@ from voxmetry.ops.components import clean
 from voxmetry.plot.curves import calibration
 from voxmetry.train.batches import for_model
 from voxmetry.train.dataset import DataSet, read_case
-from voxmetry.workflows.evaluate import Entry
+from voxmetry.workflows.evaluate import Entry, open_entry
 
 WORST = 0.1
 """The share of cases that a quality gate is to catch."""
@@ -37,6 +38,9 @@ FLAGGED = 0.2
 SKILL = 0.3
 """Rank correlation of predicted and true Dice below which certainty does not tell good cases from bad: a study is then
 flagged only where the network is less sure than on any case that it was calibrated on."""
+PLOT = "calibration.png"
+FILES = ("calibration.json", "calibration.csv", PLOT)
+MODEL, CARD = "model.yaml", "MODEL_CARD.md"
 FEWEST = 10
 """Cases below which no line is fitted."""
 
@@ -224,51 +228,81 @@ def _fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(found.intercept), float(found.slope)
 
 
-def write_calibration(result: CalibrationReport, out: Path, *, into: Path | None = None) -> tuple[Path, ...]:
-    """Write `calibration.json`, `.csv` and `.png` into `out`, and the fitted lines into a model folder.
+def calibrate_model(
+    data: DataSet,
+    model: str | Path,
+    out: Path,
+    *,
+    into: Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[CalibrationReport, tuple[Path, ...]]:
+    """Calibrate a model on labelled cases that it has not seen, and write what was found.
 
     Parameters
     ----------
-    result
-        What `calibrate` found.
+    data
+        Labelled cases.
+    model
+        A bundled model's name, a model folder, or a run folder with folds.
     out
-        Folder; files of these names are replaced.
+        Folder for `calibration.json`, `.csv` and `.png`.
     into
         A model folder: `quality` and `training_domain.intensity` of its model.yaml become what was found, and its card
         gets the figures and the plot.
+    device
+        Where networks run.
+    overwrite
+        Whether an earlier calibration in `out` is replaced.
+    progress
+        Called after each case with the number that is done and of all.
+
+    Returns
+    -------
+    CalibrationReport, tuple of Path
+        What was found, and the files that were written.
 
     Raises
     ------
-    ConfigError
-        If that model has not the structures.
-    OutputError
-        If a file cannot be written.
+    VoxmetryError
+        If the model cannot be used, or a folder cannot be written.
     """
-    folder = make_folder(out)
-    files = [folder / "calibration.json", folder / "calibration.csv", folder / PLOT]
-    write_text(files[0], result.model_dump_json(indent=1))
-    write_text(files[1], records_csv(result.rows, Foretold))
+    with output_folder(out, FILES, overwrite=overwrite) as stage:
+        result = calibrate(open_entry(model, data, device=device), data, progress=progress)
+        picture = _write(result, stage)
+        written = _write_into(result, into, picture) if into is not None else ()
+    return result, (*(out / name for name in FILES), *written)
+
+
+def _write(result: CalibrationReport, folder: Path) -> bytes:
+    write_text(folder / FILES[0], result.model_dump_json(indent=1))
+    write_text(folder / FILES[1], records_csv(result.rows, Foretold))
     picture = io.BytesIO()
     calibration([(row.label, row.predicted_dice, row.dice) for row in result.rows]).savefig(
         picture, format="png", dpi=110
     )
-    write_bytes(files[2], picture.getvalue())
-    if into is None:
-        return tuple(files)
-    path, card = into / "model.yaml", into / "MODEL_CARD.md"
-    spec = load_yaml(path, ModelSpec)
+    write_bytes(folder / PLOT, picture.getvalue())
+    return picture.getvalue()
+
+
+def _write_into(result: CalibrationReport, into: Path, picture: bytes) -> tuple[Path, ...]:
+    """Write the fitted lines into a model folder, all of it together."""
+    spec = load_yaml(into / MODEL, ModelSpec)
     fitted = {row.label: row.quality.model_dump() for row in result.structures if row.quality is not None}
     seen = {name: row.model_dump() for name, row in result.intensity.items()}
     domain = spec.training_domain.model_dump(mode="json") | {"intensity": seen}
     changed = {"quality": fitted, "training_domain": domain}
-    spec = parse_record(spec.model_dump(mode="json") | changed, ModelSpec, where=str(path.name))
-    write_text(path, dump_yaml(spec))
-    write_bytes(into / PLOT, picture.getvalue())
-    write_text(card, with_section(card.read_text(encoding="utf-8") if card.is_file() else "", card_section(result)))
-    return (*files, path, into / PLOT, card)
+    spec = parse_record(spec.model_dump(mode="json") | changed, ModelSpec, where=MODEL)
+    card = (into / CARD).read_text(encoding="utf-8") if (into / CARD).is_file() else ""
+    names = (PLOT, CARD, MODEL)
+    with output_folder(into, names, overwrite=True) as stage:
+        write_text(stage / MODEL, dump_yaml(spec))
+        write_bytes(stage / PLOT, picture)
+        write_text(stage / CARD, with_section(card, card_section(result)))
+    return tuple(into / name for name in names)
 
 
-PLOT = "calibration.png"
 _HEADING = "## Predicted Dice"
 _BEGIN, _END = "<!-- written by voxmetry calibrate -->", "<!-- end of what voxmetry calibrate wrote -->"
 

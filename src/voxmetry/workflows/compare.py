@@ -11,7 +11,8 @@ from voxmetry._version import __version__
 from voxmetry.core.records import CohortComparison, CohortSettings
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError, MissingExtraError
-from voxmetry.io.atomic import claim_folder, replaced_together, write_text
+from voxmetry.io.atomic import write_text
+from voxmetry.io.output_folder import output_folder
 from voxmetry.io.read import ITK, NIFTI, read_segmentation, read_volume
 from voxmetry.measurement import tables
 from voxmetry.measurement.compare_cases import Progress, compare_cohort, compare_files, read_patients, summarise_cohort
@@ -90,10 +91,22 @@ def compare_paths(
     VoxmetryError
         If nothing can be compared or written. Of two folders a case that fails is a row with its reason.
     """
-    if out is not None:
-        if parquet:
-            tables.require_parquet()
-        claim_folder(out, OUTPUTS.values(), overwrite=overwrite)
+    if out is None:
+        return _compare(inputs, settings, progress)[0], ()
+    if parquet:
+        tables.require_parquet()
+    with output_folder(out, OUTPUTS.values(), overwrite=overwrite) as stage:
+        cohort, matched = _compare(inputs, settings, progress)
+        if parquet is None and not can_write_parquet():
+            left_out = f"{OUTPUTS['parquet']} was left out: pyarrow is not installed (pip install 'voxmetry[parquet]')"
+            cohort = cohort.model_copy(update={"notes": (left_out,)})
+        names = _write(cohort, matched, inputs, stage, parquet)
+    return cohort, tuple(out / name for name in names)
+
+
+def _compare(
+    inputs: Inputs, settings: CohortSettings, progress: Progress | None
+) -> tuple[CohortComparison, MatchedFiles]:
     folders = (inputs.prediction.is_dir(), inputs.reference.is_dir())
     if all(folders):
         matched = match_files(inputs.prediction, inputs.reference)
@@ -114,15 +127,7 @@ def compare_paths(
         pair = FilePair(case_name(Path(inputs.prediction.name)), inputs.prediction, inputs.reference)
         matched = MatchedFiles((pair,), (), ())
         cohort = summarise_cohort([compare_files(pair, settings)], settings)
-    notes: tuple[str, ...] = ()
-    if out is not None and parquet is None and not can_write_parquet():
-        notes = (f"{OUTPUTS['parquet']} was left out: pyarrow is not installed (pip install 'voxmetry[parquet]')",)
-    cohort = cohort.model_copy(update={"voxmetry_version": __version__, "notes": notes})
-    if out is None:
-        return cohort, ()
-    with replaced_together(out, OUTPUTS.values()) as stage:
-        names = _write(cohort, matched, inputs, stage, parquet)
-    return cohort, tuple(out / name for name in names)
+    return cohort.model_copy(update={"voxmetry_version": __version__}), matched
 
 
 def _folders(

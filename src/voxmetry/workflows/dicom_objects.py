@@ -20,7 +20,7 @@ from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError, OutputError
-from voxmetry.io.atomic import atomic_path, replaced_together
+from voxmetry.io.atomic import atomic_path
 from voxmetry.io.dicom.objects.deidentify import (
     UidMap,
     deidentify_files,
@@ -33,24 +33,13 @@ from voxmetry.io.dicom.objects.source import Source, read_source
 from voxmetry.io.dicom.objects.structured_report import write_report_sr
 from voxmetry.io.dicom.segmentations.rtstruct_write import write_rtstruct
 from voxmetry.io.dicom.segmentations.seg_write import write_seg
+from voxmetry.io.output_folder import output_folder
 from voxmetry.measurement.lesions import ordered_components
 from voxmetry.ops.boxes import boxes_of
 from voxmetry.report import write_report
-from voxmetry.report.pictures.key_images import MOST_SHEETS, render_key_images
+from voxmetry.report.pictures.key_images import render_key_images
 from voxmetry.workflows.rewrite_report import read_image_again
-from voxmetry.workflows.run_folder import PDF, Outputs, read_result
-
-KEY_IMAGES = {f"key_image_{n:02}": f"key_image_{n:02}.dcm" for n in range(1, MOST_SHEETS + 1)}
-"""Names of the key images, as many as there can be."""
-FILES = {
-    "dicom_seg": "seg.dcm",
-    "rtstruct": "rtstruct.dcm",
-    "sr": "sr.dcm",
-    "pdf": "report.dcm",
-    **KEY_IMAGES,
-    "images": "images.zip",
-}
-"""Names of the objects; the last is the de-identified copy of the series that they refer to."""
+from voxmetry.workflows.run_folder import DICOM_FILES, KEY_IMAGES, PDF, Outputs, read_result
 
 
 def require_dicom(volume: Volume, wanted: DicomOutput) -> None:
@@ -123,8 +112,8 @@ def write_objects(
             write_encapsulated_pdf(outputs.folder / PDF, writer.source, path, origin=origin_of(result))
     if wanted.key_images:
         writer.key_images(volume, segmentation, reference)
-    if uids is not None and any(what in outputs.files for what in FILES):
-        with outputs.each("images", FILES["images"]) as path:
+    if uids is not None and any(what in outputs.files for what in DICOM_FILES):
+        with outputs.each("images", DICOM_FILES["images"]) as path:
             _copy_series(path, volume, uids)
 
 
@@ -141,7 +130,7 @@ class _Writer:
     @contextlib.contextmanager
     def each(self, what: str) -> Iterator[Path]:
         """Yield where an object is written; it loses the patient before it counts as written."""
-        with self.outputs.each(what, FILES[what]) as path:
+        with self.outputs.each(what, DICOM_FILES[what]) as path:
             yield path
             if self.uids is not None:
                 deidentify_files([path], path.parent, self.uids, pattern=path.name)
@@ -170,7 +159,7 @@ class _Writer:
             with self.each("sr") as path:
                 if "dicom_seg" not in self.outputs.files:
                     raise InputError(
-                        found=f"{FILES['dicom_seg']}, which it refers to, was not written",
+                        found=f"{DICOM_FILES['dicom_seg']}, which it refers to, was not written",
                         expected="the segmentation",
                         fix="see why that failed",
                     )
@@ -231,7 +220,7 @@ def write_key_images_again(out: Path, image: Path, *, reference: Path | None = N
     source = read_source(volume)
     segmentation = io.read_segmentation(out / "seg.nii.gz", labels=result.labels)
     truth = io.read_segmentation(reference, labels=result.labels, image=volume) if reference is not None else None
-    with replaced_together(out, KEY_IMAGES.values()) as stage:
+    with output_folder(out, KEY_IMAGES.values(), overwrite=True) as stage:
         outputs = Outputs(stage)
         _Writer(outputs, DicomOutput(key_images=True), result, source, None).key_images(volume, segmentation, truth)
         for name, reason in outputs.not_written.items():

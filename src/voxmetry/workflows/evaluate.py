@@ -15,16 +15,17 @@ from voxmetry.core.base import Record
 from voxmetry.core.records import CaseComparison, CohortComparison, CohortSettings, PairedComparison
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.errors import ConfigError, InputError, OutputExistsError, VoxmetryError
+from voxmetry.errors import ConfigError, InputError, VoxmetryError
 from voxmetry.io.atomic import make_folder, write_text
+from voxmetry.io.output_folder import output_folder
 from voxmetry.measurement import tables
 from voxmetry.measurement.compare_cases import compare_pair, number_patients, summarise_cohort
 from voxmetry.measurement.failures import FailureCounter, Failures, structures_of
 from voxmetry.ops.resample import resample
 from voxmetry.train.dataset import Case, DataSet, read_case
-from voxmetry.workflows.segment import load_any
+from voxmetry.workflows.models import load_any
 
-RESULT, TABLE, PAGE = "evaluation.json", "evaluation.csv", "evaluation.html"
+PREDICTIONS, RESULT, TABLE, PAGE = "predictions", "evaluation.json", "evaluation.csv", "evaluation.html"
 MARGIN = 0.02
 """Dice by which a baseline may be worse and still count as as good."""
 
@@ -119,7 +120,21 @@ def evaluate(
         If a model cannot be loaded, has been trained on all cases, or the folder cannot be written. A case that fails
         is a row with its reason.
     """
-    _prepare(out, overwrite=overwrite)
+    with output_folder(out, (PREDICTIONS, TABLE, RESULT, PAGE), overwrite=overwrite) as stage:
+        evaluation = _evaluate(data, models, stage, settings=settings, device=device, progress=progress)
+        names = _write(evaluation, data, stage)
+    return evaluation, tuple(out / name for name in names)
+
+
+def _evaluate(
+    data: DataSet,
+    models: Sequence[str | Path],
+    out: Path,
+    *,
+    settings: CohortSettings,
+    device: str,
+    progress: Callable[[int, int], None] | None,
+) -> Evaluation:
     entries = [open_entry(model, data, device=device) for model in models]
     if len({entry.name for entry in entries}) < len(entries):
         raise ConfigError(
@@ -141,14 +156,13 @@ def evaluate(
         other.name: summarise_cohort(results[0].cohort.cases, settings, other=other.cohort.cases).paired
         for other in results[1:]
     }
-    evaluation = Evaluation(
+    return Evaluation(
         voxmetry_version=__version__,
         data=data.name,
         models=tuple(results),
         paired=paired,
         verdicts=tuple(line for other in results[1:] for line in verdicts(results[0], other, paired[other.name])),
     )
-    return evaluation, _write(evaluation, data, out)
 
 
 def open_entry(model: str | Path, data: DataSet, *, device: str) -> Entry:
@@ -201,7 +215,7 @@ def _split(folder: Path) -> Mapping[str, Sequence[str]]:
 def _evaluate_one(
     entry: Entry, data: DataSet, out: Path, settings: CohortSettings, tick: Callable[[], None]
 ) -> ModelEvaluation:
-    folder = make_folder(out / "predictions" / entry.name)
+    folder = make_folder(out / PREDICTIONS / entry.name)
     numbers = number_patients([case.name for case in data.cases], data.patients)
     counter = FailureCounter()
     rows = []
@@ -307,20 +321,7 @@ def verdicts(first: ModelEvaluation, other: ModelEvaluation, paired: Sequence[Pa
     return lines
 
 
-def _prepare(out: Path, *, overwrite: bool) -> None:
-    there = [name for name in (RESULT, TABLE, PAGE) if (out / name).exists()]
-    if there and not overwrite:
-        raise OutputExistsError(
-            found=f"{', '.join(there)} in the folder already",
-            expected="a folder without an earlier evaluation",
-            fix="name another folder, or add --overwrite (overwrite=True) to replace it",
-        )
-    make_folder(out)
-    for name in there:
-        (out / name).unlink()
-
-
-def _write(evaluation: Evaluation, data: DataSet, out: Path) -> tuple[Path, ...]:
+def _write(evaluation: Evaluation, data: DataSet, out: Path) -> tuple[str, ...]:
     from voxmetry.report.comparison import write_cohort_page
     from voxmetry.report.evaluation import EvaluatedModel, write_evaluation_page
 
@@ -333,8 +334,8 @@ def _write(evaluation: Evaluation, data: DataSet, out: Path) -> tuple[Path, ...]
     write_text(out / RESULT, evaluation.model_dump_json(indent=1))
     pages = []
     for model in evaluation.models:
-        pages.append(out / f"{model.name}.html")
-        write_cohort_page(model.cohort, pages[-1], read=_reader(data, out / "predictions" / model.name))
+        pages.append(f"{model.name}.html")
+        write_cohort_page(model.cohort, out / pages[-1], read=_reader(data, out / PREDICTIONS / model.name))
     shown = [
         EvaluatedModel(
             name=model.name,
@@ -346,7 +347,7 @@ def _write(evaluation: Evaluation, data: DataSet, out: Path) -> tuple[Path, ...]
         for model in evaluation.models
     ]
     write_evaluation_page(evaluation.data, shown, evaluation.verdicts, out / PAGE)
-    return (out / TABLE, out / RESULT, *pages, out / PAGE)
+    return (TABLE, RESULT, *pages, PAGE)
 
 
 def _reader(data: DataSet, folder: Path) -> Callable[[str], tuple[Segmentation, Segmentation, Volume | None]]:

@@ -16,7 +16,8 @@ from voxmetry.core.records.follow_up import FollowUp, FollowUpSettings, LesionCh
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Unit
 from voxmetry.errors import FormatError, InputError
-from voxmetry.io.atomic import claim_folder, replaced_together, write_bytes, write_text
+from voxmetry.io.atomic import write_bytes, write_text
+from voxmetry.io.output_folder import output_folder
 from voxmetry.io.read import Modality, read_segmentation, read_volume
 from voxmetry.measurement.follow_up import TimePoint, follow_up
 from voxmetry.measurement.tables import records_csv
@@ -87,15 +88,10 @@ def follow_up_paths(
     VoxmetryError
         If something cannot be read, registered, measured or written.
     """
-    if out is not None:
-        claim_folder(out, OUTPUTS.values(), overwrite=overwrite)
-    points = [read_time_point(paths, modality=modality, unit=unit) for paths in (baseline, current)]
-    matrix = read_transform(transform) if transform else None
-    found = follow_up(baseline=points[0], current=points[1], settings=settings, matrix_ras_mm=matrix)
-    found = found.model_copy(update={"voxmetry_version": __version__})
     if out is None:
-        return found, ()
-    with replaced_together(out, OUTPUTS.values()) as stage:
+        return _follow_up(baseline, current, settings, modality=modality, unit=unit, transform=transform)[0], ()
+    with output_folder(out, OUTPUTS.values(), overwrite=overwrite) as stage:
+        found, points = _follow_up(baseline, current, settings, modality=modality, unit=unit, transform=transform)
         write_text(stage / OUTPUTS["changes"], records_csv(found.changes, LesionChange))
         if found.registration.kind != "none":
             write_transform(np.array(found.registration.matrix_ras_mm), stage / OUTPUTS["transform"])
@@ -104,6 +100,21 @@ def follow_up_paths(
         write_text(stage / OUTPUTS["result"], found.model_dump_json(indent=1))
         names = [name for name in OUTPUTS.values() if (stage / name).exists()]
     return found, tuple(out / name for name in names)
+
+
+def _follow_up(
+    baseline: TimePaths,
+    current: TimePaths,
+    settings: FollowUpSettings,
+    *,
+    modality: Modality | None,
+    unit: Unit | None,
+    transform: Path | None,
+) -> tuple[FollowUp, list[TimePoint]]:
+    points = [read_time_point(paths, modality=modality, unit=unit) for paths in (baseline, current)]
+    matrix = read_transform(transform) if transform else None
+    found = follow_up(baseline=points[0], current=points[1], settings=settings, matrix_ras_mm=matrix)
+    return found.model_copy(update={"voxmetry_version": __version__}), points
 
 
 def read_time_point(paths: TimePaths, *, modality: Modality | None = None, unit: Unit | None = None) -> TimePoint:

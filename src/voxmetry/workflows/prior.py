@@ -11,12 +11,15 @@ import dataclasses
 import gzip
 import math
 from pathlib import Path
+from typing import Protocol
 
 import nibabel as nib
 import numpy as np
 
+from voxmetry._version import __version__
 from voxmetry.core.geometry import Geometry
-from voxmetry.core.records import Flag, Measurement, SourceInfo, StudyResult
+from voxmetry.core.labels import LabelTable
+from voxmetry.core.records import Flag, Lesion, Measurement, SourceInfo, StudyResult
 from voxmetry.core.records.follow_up import FollowUp, PriorComparison, StructureChange
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -32,8 +35,21 @@ _CARRIED = ("registration", "not_covered", "matched_by_distance")
 """Flags of a follow-up that are not said by the study's own flags."""
 
 
+class Measured(Protocol):
+    """What was measured on a study: a `StudyResult`, or what becomes one."""
+
+    @property
+    def source(self) -> SourceInfo: ...  # noqa: D102
+    @property
+    def labels(self) -> LabelTable: ...  # noqa: D102
+    @property
+    def measurements(self) -> tuple[Measurement, ...]: ...  # noqa: D102
+    @property
+    def lesions(self) -> tuple[Lesion, ...]: ...  # noqa: D102
+
+
 def compare_with_prior(
-    result: StudyResult, prior: Path | str, *, segmentation: Segmentation, image: Volume | None
+    result: Measured, prior: Path | str, *, segmentation: Segmentation, image: Volume | None
 ) -> PriorComparison:
     """Hold a study against the folder of an earlier run.
 
@@ -68,7 +84,7 @@ def compare_with_prior(
         message = "The prior is a run on the same series: a change is one of the model or of its version."
         flags = (*flags, Flag(code="same_series", severity="review", message=message))
     return PriorComparison(
-        voxmetry_version=result.provenance.voxmetry_version,
+        voxmetry_version=__version__,
         prior=earlier.provenance,
         structures=_structures(result, earlier),
         follow_up=followed,
@@ -98,7 +114,7 @@ def overview(scene: Scene) -> Volume:
 
 
 def _follow(
-    result: StudyResult, earlier: StudyResult, folder: Path, segmentation: Segmentation, image: Volume | None
+    result: Measured, earlier: StudyResult, folder: Path, segmentation: Segmentation, image: Volume | None
 ) -> tuple[FollowUp | None, str, tuple[Flag, ...]]:
     if not any(label.kind == "lesion" for label in (*result.labels, *earlier.labels)):
         return None, "no structure is a lesion", ()
@@ -134,7 +150,7 @@ def _image_of(folder: Path) -> Volume | None:
     return overview(scene) if scene is not None else None
 
 
-def _structures(result: StudyResult, earlier: StudyResult) -> tuple[StructureChange, ...]:
+def _structures(result: Measured, earlier: StudyResult) -> tuple[StructureChange, ...]:
     before = {m.label: m for m in earlier.measurements}
     now = {m.label: m for m in result.measurements}
     both = {name: (now.get(name), before.get(name)) for name in {**now, **before}}

@@ -10,9 +10,38 @@ from pydantic import ValidationError
 
 from voxmetry.core.records import StudyResult
 from voxmetry.errors import FormatError, InputError, OutputError, VoxmetryError
+from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
+from voxmetry.report.pictures.key_images import MOST_SHEETS
 
 RESULT, SEGMENTATION, CHANGE = "result.json", "seg.nii.gz", "change.json"
 HTML, PDF = "report.html", "report.pdf"
+KEY_IMAGES = {f"key_image_{n:02}": f"key_image_{n:02}.dcm" for n in range(1, MOST_SHEETS + 1)}
+"""Names of the key images, as many as there can be."""
+DICOM_FILES = {
+    "dicom_seg": "seg.dcm",
+    "rtstruct": "rtstruct.dcm",
+    "sr": "sr.dcm",
+    "pdf": "report.dcm",
+    **KEY_IMAGES,
+    "images": "images.zip",
+}
+"""Names of the DICOM objects; the last is the de-identified copy of the series that they refer to."""
+OUTPUTS = {
+    "segmentation": SEGMENTATION,
+    "measurements": "measurements.csv",
+    "lesions": "lesions.csv",
+    "other measurements": "other_measurements.csv",
+    "other lesions": "other_lesions.csv",
+    "comparison": "comparison.csv",
+    "change": CHANGE,
+    **MAP_FILES,
+    **DICOM_FILES,
+    "report_pdf": PDF,
+    "result": RESULT,
+    "thumbnail": "thumbnail.png",
+    "report": HTML,
+}
+"""Every file that a run can write. The report is the last one: it is there only if everything else is."""
 _UNFORESEEN = (
     *(
         ArithmeticError,
@@ -82,6 +111,11 @@ class Outputs:
         if name in self.not_written:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+
+
+def has_results(folder: Path | str) -> bool:
+    """Whether a folder holds files of a run."""
+    return any((Path(folder) / name).exists() for name in OUTPUTS.values())
 
 
 def read_result(folder: Path | str) -> StudyResult:

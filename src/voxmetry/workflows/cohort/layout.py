@@ -46,8 +46,8 @@ def names_of(stem: str | None) -> dict[str, str]:
     stem
         What they begin with in BIDS; None leaves them as they are.
     """
-    # The run itself needs no torch, which comes with the workflow: only workers ask.
-    from voxmetry.workflows.segment import OUTPUTS
+    # The run itself needs no torch, which comes with the names of the maps: only workers ask.
+    from voxmetry.workflows.run_folder import OUTPUTS
 
     if stem is None:
         return {name: name for name in OUTPUTS.values()}

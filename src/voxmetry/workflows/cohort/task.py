@@ -43,7 +43,7 @@ _LOADING = threading.Lock()
 def _load(
     path: str, device: str, precision: str, memory_gb: float | None, sha256: str
 ) -> tuple[Predictor | Baseline, threading.Lock]:
-    from voxmetry.workflows.segment import load_any
+    from voxmetry.workflows.models import load_any
 
     settings = StudySettings.model_validate({"device": device, "precision": precision, "memory_gb": memory_gb})
     model = load_any(path, settings)

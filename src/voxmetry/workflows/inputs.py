@@ -1,0 +1,157 @@
+"""The images of a study: which path belongs to which input of a model, read and described."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from voxmetry import io
+from voxmetry.classical import BaselineSpec
+from voxmetry.classical.spec import Channel
+from voxmetry.config import InputSpec, ModelSpec, StudySettings
+from voxmetry.core.records import SourceInfo
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
+from voxmetry.errors import ConfigError, InputError
+
+Spec: TypeAlias = ModelSpec | BaselineSpec
+Input: TypeAlias = InputSpec | Channel
+
+AIR_HU = -500
+"""An image whose darkest voxel is below this holds Hounsfield units: MR magnitude and PET are never negative."""
+
+
+@dataclass(frozen=True)
+class StudyInputs:
+    """The images that a model takes, in its order; the first one's grid is that of the result.
+
+    Parameters
+    ----------
+    volumes
+        The images, each on its own grid.
+    sources
+        What is said about each.
+    names
+        What the model calls each.
+    """
+
+    volumes: tuple[Volume, ...]
+    sources: tuple[SourceInfo, ...]
+    names: tuple[str, ...]
+
+    @property
+    def first(self) -> Volume:
+        """The image on whose grid everything is segmented."""
+        return self.volumes[0]
+
+
+def read_inputs(study: Path | str | Sequence[Path | str], spec: Spec, settings: StudySettings) -> StudyInputs:
+    """Read the image of each input of a model.
+
+    Raises
+    ------
+    VoxmetryError
+        If there is not one image for each input, or one is not what the model takes.
+    """
+    items, paths = inputs_of(spec), input_paths(study, spec, settings)
+    volumes = tuple(read_input(path, item, spec, settings) for path, item in zip(paths, items, strict=True))
+    sources = tuple(describe(*each) for each in zip(volumes, paths, items, strict=True))
+    return StudyInputs(volumes, sources, tuple(item.name for item in items))
+
+
+def inputs_of(spec: Spec) -> tuple[Input, ...]:
+    """Return what a model or a baseline takes."""
+    return tuple(spec.inputs)
+
+
+def input_paths(study: Path | str | Sequence[Path | str], spec: Spec, settings: StudySettings) -> list[Path]:
+    """Return where the image of each input of the model is.
+
+    Raises
+    ------
+    InputError
+        If there is not one path for each input.
+    ConfigError
+        If one series or modality is named for several inputs.
+    """
+    paths = [Path(study)] if isinstance(study, (str, Path)) else [Path(path) for path in study]
+    named = ", ".join(f"{item.name} ({item.modality})" for item in spec.inputs)
+    if len(paths) == 1 and (len(spec.inputs) == 1 or paths[0].is_dir()):
+        # A folder holds a series of each modality.
+        paths *= len(spec.inputs)
+    if len(paths) != len(spec.inputs):
+        raise InputError(
+            found=f"{len(paths)} {'image' if len(paths) == 1 else 'images'} for {spec.name}",
+            expected=f"one for each input, in this order: {named}; or one DICOM folder with a series of each modality",
+            fix=f"voxmetry segment {' '.join(item.name.upper() for item in spec.inputs)} -m {spec.name} -o OUT",
+        )
+    if len(paths) > 1 and (settings.series or settings.modality):
+        raise ConfigError(
+            found=f"one series or modality for {len(paths)} inputs",
+            expected="neither with a model of several inputs",
+            fix="pass the folder or file of each input instead",
+        )
+    return paths
+
+
+def read_input(path: Path, item: Input, spec: Spec, settings: StudySettings) -> Volume:
+    """Read the one series or file that an input of the model takes.
+
+    Raises
+    ------
+    InputError
+        If the image is of another modality, or a file's values cannot be of the modality that the model takes.
+    """
+    declared = settings.modality or item.modality
+    if declared != item.modality:
+        raise InputError(
+            found=f"an image of modality {declared}",
+            expected=f"{item.modality}, which {spec.name} was trained on",
+            fix="use a model for this modality: voxmetry models list",
+        )
+    volume = io.read_volume(
+        path,
+        modality=item.modality,
+        series=settings.series,
+        unit=settings.unit if item.modality == "PT" else None,
+        rules=item.series if isinstance(item, InputSpec) else None,
+        suv=settings.suv,
+        allow_uneven=settings.allow_uneven,
+        resample_tilt=settings.resample_tilt,
+    )
+    darkest = float(volume.array.min())
+    if volume.source is None and settings.modality is None and item.modality != "CT" and darkest < AIR_HU:
+        raise InputError(
+            found=f"values down to {darkest:g}, as Hounsfield units of a CT have",
+            expected=f"{item.modality} intensities, which {spec.name} was trained on",
+            fix=f"use a model for CT, or pass --modality {item.modality} if the image is {item.modality} after all",
+        )
+    return volume
+
+
+def read_reference(path: Path | str, spec: Spec, volume: Volume) -> Segmentation:
+    """Read the reference segmentation and see that it lies on the image's grid."""
+    reference = io.read_segmentation(path, labels=spec.labels, image=volume)
+    volume.geometry.require_same(reference.geometry, what="the image and the reference")
+    return reference
+
+
+def describe(volume: Volume, path: Path, item: Input) -> SourceInfo:
+    """Say what was segmented, without its path or its patient."""
+    series = volume.source
+    name = path.name.lower()
+    formats = {".nii.gz": "NIfTI", ".nii": "NIfTI", ".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MHA", ".mhd": "MHA"}
+    return SourceInfo(
+        format="DICOM" if series else next((kind for end, kind in formats.items() if name.endswith(end)), "file"),
+        modality=series.modality if series else item.modality,
+        unit=volume.unit,
+        shape=volume.geometry.shape,
+        spacing_mm=volume.geometry.spacing_mm,
+        axcodes=volume.geometry.axcodes,
+        series_uid=series.series_uid if series else None,
+        frame_uid=volume.geometry.frame_uid,
+        description=series.description if series else "",
+        processing=series.processing if series else (),
+    )

@@ -1,0 +1,97 @@
+"""Measure what lies at a path, without any model: what stands behind `voxmetry measure`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxmetry import io
+from voxmetry.core.records import Lesion, Measurement
+from voxmetry.core.volume import Unit
+from voxmetry.io.atomic import write_text
+from voxmetry.io.output_folder import output_folder
+from voxmetry.io.read import Modality
+from voxmetry.measurement import lesions, measure
+from voxmetry.measurement.tables import records_csv
+
+OUTPUTS = ("measurements.csv", "lesions.csv")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is measured.
+
+    Parameters
+    ----------
+    segmentation
+        The label map.
+    image
+        The image that it belongs to, for intensities; None for none.
+    modality, unit
+        What an image file without DICOM headers is, as for `read_volume`.
+    organs
+        A label map of organs on the same grid, to say where a lesion lies; None takes `segmentation`.
+    """
+
+    segmentation: Path
+    image: Path | None = None
+    modality: Modality | None = None
+    unit: Unit | None = None
+    organs: Path | None = None
+
+
+def measure_paths(
+    inputs: Inputs,
+    *,
+    lesion_names: Sequence[str] = (),
+    connectivity: int = 26,
+    min_volume_ml: float = 0.0,
+    out: Path | None = None,
+    overwrite: bool = False,
+) -> tuple[tuple[Measurement, ...], tuple[Lesion, ...], tuple[Path, ...]]:
+    """Measure each structure of a label map, and each lesion.
+
+    Parameters
+    ----------
+    inputs
+        What is measured.
+    lesion_names
+        Structures whose connected components are lesions.
+    connectivity
+        6, 18 or 26: voxels of one lesion share a face, an edge or a corner.
+    min_volume_ml
+        Smaller lesions are left out.
+    out
+        Folder for `measurements.csv` and `lesions.csv`; None writes nothing.
+    overwrite
+        Whether earlier tables in `out` are replaced.
+
+    Returns
+    -------
+    tuple of Measurement, tuple of Lesion, tuple of Path
+        One row a structure, one row a lesion, and the files that were written.
+
+    Raises
+    ------
+    VoxmetryError
+        If something cannot be read, measured or written.
+    """
+
+    def work() -> tuple[tuple[Measurement, ...], tuple[Lesion, ...]]:
+        labels = io.read_segmentation(inputs.segmentation)
+        for name in lesion_names:
+            labels = dataclasses.replace(labels, labels=labels.labels.with_kind(name, "lesion"))
+        volume = io.read_volume(inputs.image, modality=inputs.modality, unit=inputs.unit) if inputs.image else None
+        organs = io.read_segmentation(inputs.organs) if inputs.organs else labels
+        found = lesions(labels, volume, organs=organs, connectivity=connectivity, min_volume_ml=min_volume_ml)
+        return measure(labels, volume), found
+
+    if out is None:
+        return (*work(), ())
+    with output_folder(out, OUTPUTS, overwrite=overwrite) as stage:
+        rows, found = work()
+        write_text(stage / OUTPUTS[0], records_csv(rows, Measurement))
+        write_text(stage / OUTPUTS[1], records_csv(found, Lesion))
+    return rows, found, tuple(out / name for name in OUTPUTS)

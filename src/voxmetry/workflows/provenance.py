@@ -1,0 +1,91 @@
+"""How a result came to be: versions, settings, device, times, memory."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from voxmetry import nn
+from voxmetry._version import __version__
+from voxmetry.classical import Baseline
+from voxmetry.config import StudySettings
+from voxmetry.core.records import Provenance
+
+PACKAGES = ("voxmetry", "torch", "monai", "numpy", "nibabel", "SimpleITK", "pydicom", "connected-components-3d", "edt")
+"""Whose versions are kept: they have a hand in the numbers."""
+
+
+class Clock:
+    """Wall-clock seconds of named steps, each told as it begins."""
+
+    def __init__(self, tell: Callable[[str], None] | None = None) -> None:
+        self._tell = tell
+        self.started = datetime.datetime.now(datetime.UTC)
+        self.seconds: dict[str, float] = {}
+        self._begin = time.perf_counter()
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time the block under a name."""
+        if self._tell:
+            self._tell(name)
+        begin = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - begin, 4)
+
+    def total(self) -> dict[str, float]:
+        """Return the steps and the time since the clock was made."""
+        return self.seconds | {"total": round(time.perf_counter() - self._begin, 4)}
+
+
+def provenance(model: nn.Predictor | Baseline, settings: StudySettings, clock: Clock) -> Provenance:
+    """Write down how the result came to be."""
+    return Provenance(
+        voxmetry_version=__version__,
+        packages=package_versions(),
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        model=model.spec.name,
+        model_version=model.spec.version,
+        weights_sha256=model.weights.sha256,
+        settings=settings.model_dump(mode="json"),
+        device=model.device,
+        precision=model.precision if isinstance(model, nn.Predictor) else "float32",
+        plan=str(model.last_plan) if isinstance(model, nn.Predictor) and model.last_plan else "",
+        started=clock.started.isoformat(timespec="seconds"),
+        seconds=clock.total(),
+        peak_memory_mb=peak_memory_mb(),
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that have a hand in the numbers."""
+    versions = {"voxmetry": __version__}
+    for name in PACKAGES[1:]:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident memory of this process so far in 10^6 bytes; nan where the system does not tell."""
+    status = Path("/proc/self/status")
+    # Where it is there; ru_maxrss begins at what the process that started this one held.
+    known = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    if known:
+        return round(int(known[1]) * 1024 / 1e6, 1)
+    if sys.platform == "win32":
+        return float("nan")
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)

@@ -1,0 +1,112 @@
+"""Write what is known about a study into the folder of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from voxmetry import io, report
+from voxmetry.config import StudySettings
+from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, StudyResult
+from voxmetry.core.records.follow_up import PriorComparison
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
+from voxmetry.io.atomic import write_bytes, write_text
+from voxmetry.measurement.tables import named_records_csv, records_csv
+from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
+from voxmetry.report.pictures.thumbnail import render_thumbnail
+from voxmetry.workflows.dicom_objects import write_objects
+from voxmetry.workflows.privacy import Privacy
+from voxmetry.workflows.run_folder import DICOM_FILES, OUTPUTS, Outputs
+
+
+class Shown(NamedTuple):
+    """What the report's pictures and words are made of, beside the result."""
+
+    volume: Volume
+    segmentation: Segmentation
+    reference: Segmentation | None
+    others: tuple[Volume, ...]
+    prior: PriorComparison | None
+
+    def of_image(self) -> dict[str, Any]:
+        """Return all but the further images, which a DICOM object does not show."""
+        return {name: thing for name, thing in self._asdict().items() if name != "others"}
+
+
+def output_files(result: StudyResult, settings: StudySettings, *, changed: bool) -> dict[str, str]:
+    """Name the files of a study: lesions only where the model can find some, a comparison only where there is one."""
+    left_out = {*DICOM_FILES, "report_pdf"} | (set() if result.comparisons else {"comparison"})
+    left_out |= {*MAP_FILES} - {*settings.maps, *(["maps"] if settings.maps else [])}
+    if not changed:
+        left_out.add("change")
+    if not result.others:
+        left_out |= {"other measurements", "other lesions"}
+    if not any(label.kind == "lesion" for label in result.labels):
+        left_out |= {"lesions", "other lesions"}
+    if settings.report != "brief":
+        left_out.add("thumbnail")
+    if settings.report == "none" or (settings.report == "brief" and not result.needs_review):
+        left_out.add("report")
+    return {what: name for what, name in OUTPUTS.items() if what not in left_out}
+
+
+def write_outputs(
+    outputs: Outputs, result: StudyResult, shown: Shown, settings: StudySettings, privacy: Privacy
+) -> StudyResult:
+    """Write all files, each atomically and on its own, and return the result as it was written.
+
+    One that cannot be written costs none of the others: `not_written` of the result and a flag name it. Without the
+    label map, the table or the result there is no run, and the error is raised.
+    """
+    files = output_files(result, settings, changed=shown.prior is not None)
+    out, result = outputs.folder, result.model_copy(update={"files": files})
+    io.save(shown.segmentation, out / OUTPUTS["segmentation"])
+    write_text(out / OUTPUTS["measurements"], records_csv(result.measurements, Measurement))
+    for what, text in tables(result, shown).items():
+        with outputs.each(what, OUTPUTS[what]) as path:
+            write_text(path, text())
+    write_objects(outputs, settings.dicom, result, **shown.of_image(), uids=privacy.uids)
+    if "thumbnail" in files:
+        with outputs.each("thumbnail", OUTPUTS["thumbnail"]) as path:
+            write_bytes(path, render_thumbnail(shown.volume, shown.segmentation))
+    result = with_failures(result, outputs)
+    if "report" in output_files(result, settings, changed=shown.prior is not None):
+        with outputs.each("report", OUTPUTS["report"]) as path:
+            report.write_report(result, path, **shown._asdict())
+        result = with_failures(result, outputs)
+    write_text(out / OUTPUTS["result"], result.model_dump_json(indent=1))
+    return result
+
+
+def tables(result: StudyResult, shown: Shown) -> dict[str, Callable[[], str]]:
+    """Return what makes the text of each further table that the run has."""
+    made: dict[str, Callable[[], str]] = {}
+    if "lesions" in result.files:
+        made["lesions"] = lambda: records_csv(result.lesions, Lesion)
+    if "other measurements" in result.files:
+        rows = {other.name: other.measurements for other in result.others}
+        made["other measurements"] = lambda: named_records_csv(rows, Measurement, name="input")
+    if "other lesions" in result.files:
+        spots = {other.name: other.lesions for other in result.others}
+        made["other lesions"] = lambda: named_records_csv(spots, Lesion, name="input")
+    if result.comparisons:
+        made["comparison"] = lambda: records_csv(result.comparisons, Comparison)
+    prior = shown.prior
+    if prior is not None:
+        made["change"] = lambda: prior.model_dump_json(indent=1)
+    return made
+
+
+def with_failures(result: StudyResult, outputs: Outputs) -> StudyResult:
+    """Name the files that are there, and flag each that was asked for and is not."""
+    lost = outputs.not_written
+    files = {what: name for what, name in {**result.files, **outputs.files}.items() if name not in lost}
+    new = {name: why for name, why in lost.items() if name not in result.not_written}
+    flags = tuple(
+        Flag(code="not_written", severity="review", message=f"{name} was not written: {why}.")
+        for name, why in new.items()
+    )
+    return result.model_copy(
+        update={"files": files, "not_written": dict(lost), "flags": (*result.flags, *flags)},
+    )
