@@ -66,7 +66,7 @@ def _fail(*_arguments, **_options):
 
 
 def test_an_error_that_nobody_foresaw_is_told_once_without_what_it_says(monkeypatch, capsys, label_map):
-    monkeypatch.setattr("voxmetry.measurement.measure", _fail)
+    monkeypatch.setattr("voxmetry.workflows.measure.measure", _fail)
     assert run(["measure", str(label_map), "--json"]) == 1
     out, err = capsys.readouterr()
     assert json.loads(out)["error"] == "UnforeseenError"

@@ -17,11 +17,11 @@ from voxmetry.workflows.calibrate import (
     CalibrationReport,
     _calibrate_one,
     calibrate,
+    calibrate_model,
     card_section,
     with_section,
-    write_calibration,
 )
-from voxmetry.workflows.evaluate import Entry, open_entry
+from voxmetry.workflows.evaluate import Entry
 
 
 def rows(n=40, *, noise=0.005, seed=0):
@@ -124,11 +124,9 @@ def trained(tmp_path_factory):
 class TestCalibrate:
     def test_the_model_folder_then_foretells_and_flags(self, trained, tmp_path):
         folder, model = trained
-        data = open_data(folder)
-        result = calibrate(open_entry(model, data, device="cpu"), data)
-        files = write_calibration(result, tmp_path / "out", into=model)
+        result, files = calibrate_model(open_data(folder), model, tmp_path / "out", into=model, device="cpu")
         names = ["calibration.json", "calibration.csv", "calibration.png"]
-        assert [path.name for path in files] == [*names, "model.yaml", "calibration.png", "MODEL_CARD.md"]
+        assert [path.name for path in files] == [*names, "calibration.png", "MODEL_CARD.md", "model.yaml"]
         assert (model / "calibration.png").read_bytes() == (tmp_path / "out" / "calibration.png").read_bytes()
         card = (model / "MODEL_CARD.md").read_text()
         assert card.startswith("# ")
