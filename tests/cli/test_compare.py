@@ -35,6 +35,18 @@ def test_folders_give_a_summary_and_exit_code_0(capsys, folders):
     assert "hd95_mm" in content["definitions"]
 
 
+def test_both_are_given_by_place_or_by_name(capsys, folders):
+    by_name = call(capsys, "--prediction", folders[0], "--reference", folders[1])
+    assert call(capsys, folders[0], folders[1]) == by_name
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_two_are_needed(capsys, folders, n):
+    code, content, _ = call(capsys, *[folders[0]] * n)
+    assert code == 2
+    assert content["fix"] == "voxmetry compare PREDICTION REFERENCE"
+
+
 def test_out_gets_the_tables_the_json_and_the_page(capsys, folders, tmp_path):
     out = tmp_path / "out"
     images = tmp_path / "images"

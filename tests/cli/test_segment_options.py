@@ -14,6 +14,7 @@ from voxmetry.cli import segment as verb
 from voxmetry.cli.options import given, grouped
 from voxmetry.config import DicomOutput, StudySettings
 from voxmetry.core.records import StudyResult
+from voxmetry.errors import ConfigError
 
 
 def test_each_study_setting_is_an_option_and_each_option_of_a_group_a_setting() -> None:
@@ -54,6 +55,19 @@ def test_options_win_over_the_settings_file_and_leave_its_other_keys(
         device="cpu", tolerance_mm=2, allow_uneven=True, dicom=DicomOutput(seg=True, rtstruct=True, seg_kind="binary")
     )
     assert found == wanted
+
+
+def test_a_setting_is_given_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run_segment(
+        monkeypatch, "--set", "memory_gb=8", "--set", "maps=[entropy]", "--set", "dicom.seg_kind=labelmap"
+    )
+    assert found == StudySettings(memory_gb=8, maps=("entropy",), dicom=DicomOutput(seg_kind="labelmap"))
+
+
+@pytest.mark.parametrize("pair", ["memory_gb", "memory=8", "memory_gb=much", "dicom.kind=binary", "x.y=1", "maps=[a"])
+def test_a_setting_that_is_none_is_refused(pair: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        run_segment(monkeypatch, "--set", pair)
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,6 @@ def _run(arguments: list[str]) -> int:
     try:
         from voxmetry.cli.app import app
 
-        if arguments[:2] == ["train", "plan"]:
-            # A verb with an argument of its own cannot have verbs below it.
-            arguments = ["train-plan", *arguments[2:]]
         app(arguments, prog_name="voxmetry")
     except StandardOutputError:
         raise

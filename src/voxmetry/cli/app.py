@@ -22,6 +22,7 @@ from voxmetry.cli.report import report
 from voxmetry.cli.segment import segment
 from voxmetry.cli.streams import say
 from voxmetry.cli.train import train, train_plan
+from voxmetry.cli.verbs import HELP_OPTIONS, Verbs
 
 app = typer.Typer(
     name="voxmetry",
@@ -30,6 +31,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    cls=Verbs,
+    context_settings=HELP_OPTIONS,
 )
 models_app = typer.Typer(help="List and describe the bundled models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")

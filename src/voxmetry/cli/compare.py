@@ -9,11 +9,19 @@ import typer
 
 from voxmetry.cli import show
 from voxmetry.cli.options import FLAGGED
+from voxmetry.errors import ConfigError
 
 
 def compare(
-    prediction: Annotated[Path, typer.Option(help="The label map to judge, or a folder of label maps.")],
-    reference: Annotated[Path, typer.Option(help="The label map to judge it by, or a folder: matched by name.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PREDICTION REFERENCE",
+            help="The label map to judge and the one to judge it by, or two folders of label maps, matched by name.",
+        ),
+    ] = None,
+    prediction: Annotated[Path | None, typer.Option(help="The first of both, by its name.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="The second of both, by its name.")] = None,
     tolerance_mm: Annotated[
         list[float] | None,
         typer.Option("--tolerance-mm", help="Tolerance of the surface Dice, 1 mm if not given; repeat for more."),
@@ -69,6 +77,7 @@ def compare(
     from voxmetry.core.records import CohortSettings
     from voxmetry.workflows.compare import Inputs, compare_paths
 
+    prediction, reference = _both(files or [], prediction, reference)
     inputs = Inputs(prediction, reference, other=other_prediction, images=images, patients=patients)
     tolerances = tolerance_mm or [1.0]
     settings = parse_record(
@@ -89,11 +98,11 @@ def compare(
         where="options",
     )
     with show.progress("comparing", quiet=as_json or not prediction.is_dir()) as progress:
-        cohort, files = compare_paths(
+        cohort, written = compare_paths(
             inputs, settings, out=out, parquet=parquet, overwrite=overwrite, progress=progress
         )
     if prediction.is_dir():
-        show.cohort(cohort, files, as_json=as_json)
+        show.cohort(cohort, written, as_json=as_json)
         raise typer.Exit(1 if cohort.failed else 0 if cohort.complete else FLAGGED)
     show.comparisons(
         cohort.cases[0].comparisons,
@@ -103,4 +112,17 @@ def compare(
     )
     if not as_json:
         show.notes(cohort.notes)
-        show.files(files)
+        show.files(written)
+
+
+def _both(files: list[Path], prediction: Path | None, reference: Path | None) -> tuple[Path, Path]:
+    """Return the two paths, given by place or by name."""
+    given = [*files, *(path for path in (prediction, reference) if path is not None)]
+    by_name = prediction is not None and reference is not None
+    if len(given) != 2 or (files and (prediction or reference)) or not (files or by_name):
+        raise ConfigError(
+            found=f"{len(given)} label maps or folders",
+            expected="two: the one to judge, then the one to judge it by",
+            fix="voxmetry compare PREDICTION REFERENCE",
+        )
+    return given[0], given[1]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from voxmetry.config import StudySettings
 
 FLAGGED = 3
 """Exit code of what is done and asks for a look."""
 
-Unit = Annotated[Literal["SUVbw"] | None, typer.Option(help="What a PET file without DICOM headers holds.")]
+Unit = Annotated[
+    Literal["SUVbw"] | None, typer.Option(help="What a PET file without DICOM headers holds.", hidden=True)
+]
 Suv = Annotated[
     Literal["bw", "lbm", "bsa", "none"] | None, typer.Option(help="What a PET series becomes; bw if not given.")
 ]
@@ -24,8 +29,12 @@ ResampleTilt = Annotated[
     bool, typer.Option("--resample-tilt", help="Resample a stack that leans (gantry tilt); flagged.")
 ]
 ToleranceMm = Annotated[
-    float | None, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice; 1 if not given.", min=1e-6)
+    float | None,
+    typer.Option("--tolerance-mm", help="Tolerance of the surface Dice; 1 if not given.", min=1e-6, hidden=True),
 ]
+
+
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show the plan of time and memory as well.")]
 
 
 @dataclass(frozen=True)
@@ -82,3 +91,36 @@ def given(group: Any) -> dict[str, Any]:
     """Return what was set in a group: an option that was left out, or a switch that is off, sets nothing."""
     values = {field.name: getattr(group, field.name) for field in fields(group)}
     return {name: value for name, value in values.items() if value not in (None, False, [])}
+
+
+def with_settings(settings: StudySettings, pairs: Sequence[str]) -> StudySettings:
+    """Return study settings with those of `--set NAME=VALUE`; `dicom.seg_kind=labelmap` names one inside a group.
+
+    Raises
+    ------
+    ConfigError
+        If one is no pair, or no setting of this name takes the value.
+    """
+    import yaml
+
+    from voxmetry.config import StudySettings, parse_record
+    from voxmetry.errors import ConfigError
+
+    content = settings.model_dump()
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        group, dot, inside = name.rpartition(".")
+        place = content.get(group) if dot else content
+        if not equals or not isinstance(place, dict):
+            raise ConfigError(
+                found=f"--set {pair}",
+                expected="NAME=VALUE with the name of a study setting",
+                fix="for example --set memory_gb=8, or --set dicom.seg_kind=labelmap",
+            )
+        try:
+            place[inside if dot else name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                found=f"--set {pair}", expected="a number, a word or a list such as [a, b]", fix="quote the value"
+            ) from error
+    return parse_record(content, StudySettings, where="--set")

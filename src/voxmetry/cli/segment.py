@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
-from voxmetry.cli.options import Reading, ToleranceMm, given, grouped
+from voxmetry.cli.options import Reading, ToleranceMm, Verbose, given, grouped, with_settings
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,21 @@ class Running:
 
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps", "openvino"] | None,
-        typer.Option(help="Where the network runs; auto picks what there is and suits the model, and says so."),
+        typer.Option(help="Where the network runs; auto: the fastest device for the model."),
     ] = None
     precision: Annotated[
         Literal["auto", "float32", "bf16", "fp16"] | None,
-        typer.Option(help="Of the network's products; auto takes the fastest that keeps the answer."),
+        typer.Option(
+            help="Numerical precision of inference; auto: the fastest that leaves labels unchanged.", hidden=True
+        ),
     ] = None
     execution: Annotated[
         Literal["eager", "compile", "graph"] | None,
-        typer.Option(help="How torch runs it: by operations, compiled (CPU, CUDA), or as a CUDA graph."),
+        typer.Option(help="How torch runs it: by operations, compiled (CPU, CUDA), or as a CUDA graph.", hidden=True),
     ] = None
     memory_gb: Annotated[
-        float | None, typer.Option("--memory-gb", help="The most that the process may hold, in 10^9 bytes.", min=1e-6)
+        float | None,
+        typer.Option("--memory-gb", help="The most that the process may hold, in 10^9 bytes.", min=1e-6, hidden=True),
     ] = None
 
 
@@ -56,11 +59,14 @@ class Objects:
             "any file.",
         ),
     ] = False
-    seg_kind: Annotated[Literal["binary", "labelmap"] | None, typer.Option(help="Kind of the DICOM segmentation.")] = (
-        None
-    )
+    seg_kind: Annotated[
+        Literal["binary", "labelmap"] | None, typer.Option(help="Kind of the DICOM segmentation.", hidden=True)
+    ] = None
     keep_empty_frames: Annotated[
-        bool, typer.Option("--keep-empty-frames", help="A frame of each segment on each slice, for some viewers.")
+        bool,
+        typer.Option(
+            "--keep-empty-frames", help="A frame of each segment on each slice, for some viewers.", hidden=True
+        ),
     ] = False
 
 
@@ -74,15 +80,18 @@ class Writing:
             metavar="probabilities|entropy|disagreement",
             help="Write a NIfTI file of this for each voxel, uncompressed; repeat for more. Disagreement is between "
             "the networks of an ensemble.",
+            hidden=True,
         ),
     ] = None
     tolerance_mm: ToleranceMm = None
     report: Annotated[
         Literal["full", "brief", "none"] | None,
-        typer.Option(help="A report; a thumbnail, and a report only if flagged; neither."),
+        typer.Option(help="full: always; brief: a thumbnail, and a report only if flagged; none."),
     ] = None
     with_identity: Annotated[
-        bool, typer.Option("--with-identity", help="Repeat free text of the source, such as the series description.")
+        bool, typer.Option(
+            "--with-identity", help="Repeat free text of the source, such as the series description.", hidden=True
+        ),
     ] = False
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in OUT.")] = False
 
@@ -112,16 +121,25 @@ def segment(
     settings_file: Annotated[
         Path | None, typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
     ] = None,
+    also_set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A study setting by its name, such as memory_gb=8; repeat."),
+    ] = None,
+    verbose: Verbose = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
-    """Segment and measure a study, and write the label map, the tables and the report."""
+    """Segment and measure a study, and write the label map, the tables and the report.
+
+    Precision, maps, memory and further settings: --set NAME=VALUE, or a file by --settings.
+    """
     from voxmetry.config import StudySettings, load_yaml, parse_record
     from voxmetry.workflows.segment import segment_study
 
     settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()
+    settings = with_settings(settings, also_set or ())
     options = given(reading) | given(running) | given(writing) | {"dicom": settings.dicom.model_dump() | given(objects)}
     settings = parse_record(settings.model_dump() | options, StudySettings, where="options")
     with show.steps() as tell:
         result = segment_study(study, out, model, reference=reference, prior=prior, settings=settings, tell=tell)
-    show.study(result, out, as_json=as_json)
+    show.study(result, out, as_json=as_json, verbose=verbose)
     raise typer.Exit(show.exit_code(result))

@@ -43,7 +43,7 @@ def steps() -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(Text(terminal(text)))
 
 
-def study(result: StudyResult, out: Path, *, as_json: bool) -> None:
+def study(result: StudyResult, out: Path, *, as_json: bool, verbose: bool = False) -> None:
     """Show what was found, how far to trust it, and where the files are."""
     if as_json:
         say_json(result)
@@ -56,8 +56,8 @@ def study(result: StudyResult, out: Path, *, as_json: bool) -> None:
     seconds = result.provenance.seconds["total"]
     made = result.provenance
     say(f"{made.model} on {made.device} in {made.precision}, {seconds:.1f} s. Research use only.")
-    if result.provenance.plan:
-        say(result.provenance.plan)
+    if verbose and made.plan:
+        say(made.plan)
     for name in result.files.values():
         say(f"  {out / name}")
 
@@ -361,4 +361,9 @@ def _number(value: float, digits: int) -> str:
 
 
 def _print(made: Table) -> None:
-    console().print(made)
+    """Print a table, wider than the terminal where a name would break else: a name is there to be copied."""
+    from rich.measure import Measurement
+
+    shown = console()
+    least = Measurement.get(shown, shown.options.update(max_width=10_000), made).minimum
+    (console(width=least) if least > shown.width else shown).print(made)

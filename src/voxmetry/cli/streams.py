@@ -138,5 +138,8 @@ def table(heads: list[str]) -> Table:
 
     made = Plain(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, head in enumerate(heads):
-        made.add_column(Text(terminal(head)), justify="left" if place == 0 else "right", overflow="fold")
+        # What one would copy, a name or an id, is never broken.
+        made.add_column(
+            Text(terminal(head)), justify="left" if place == 0 else "right", overflow="fold", no_wrap=place == 0
+        )
     return made
