@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 single files, `.nii` and `.nii.gz`."""
+"""NIfTI-1 and NIfTI-2: single files, `.nii` and `.nii.gz`, and pairs, `.hdr` and `.img`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import contextlib
 import gzip
 import io
 import logging
+import math
 import os
+import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
@@ -27,19 +27,21 @@ from voxmetry.core.volume import Unit, Volume
 from voxmetry.errors import FormatError, InputError, OutputError
 from voxmetry.io import label_header
 from voxmetry.io.atomic import atomic_path
-from voxmetry.io.memory import require_memory
 from voxmetry.io.nifti_affine import affine_of, place_affine
+from voxmetry.io.unpack import BROKEN_STREAM, Unpacked, fill, finish, open_plain, room_for
+
+PAIRS = (".hdr", ".img", ".hdr.gz", ".img.gz")
+"""Suffixes of images that are two files; either one may be named."""
 
 _SCANNER, _ALIGNED = 1, 2
 _COMMENT = 6
 _LONGEST = 32767
+_BUFFER = 1 << 17
 _CHUNK = 1 << 24
-_BROKEN: tuple[type[Exception], ...] = (
-    EOFError,
-    zlib.error,
-    gzip.BadGzipFile,
-    isal_zlib.IsalError,  # type: ignore[assignment]  # its stub declares an exception, not a class
-)
+_EXTENSIONS_LIMIT = 1 << 28
+_SPARE_BYTES = 1 << 24
+_DICOM, _CIFTI = 2, 32
+"""Codes of header extensions that hold whole objects of their own, and no label table."""
 # nibabel reports each header field that it mends; the refusals here say what matters.
 _SILENT = logging.Logger(__name__)
 _SILENT.addHandler(logging.NullHandler())
@@ -83,8 +85,7 @@ def read_nifti_grid(path: str | os.PathLike[str]) -> tuple[Geometry, np.dtype[An
         As `read_nifti`, as far as the header shows it.
     """
     source = Path(path)
-    # Python's own unpacker gives out what it has of a damaged file, isal nothing: the header says what should be there.
-    with _opened(source, gzip.GzipFile) as file:
+    with _opened(_header_of(source)) as file:
         header = _header(file, source.name)
         shape = _shape(header, source.name)
         return Geometry(affine_of(header, shape, source.name), shape), _dtype(header, source.name)
@@ -151,60 +152,108 @@ def _open_for_writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _read(path: Path) -> tuple[NDArray[Any], Geometry, Any]:
-    with _opened(path) as file:
-        return _read_stream(file, path.name)
+    with _opened(_header_of(path)) as file:
+        header = _header(file, path.name)
+        shape = _shape(header, path.name)
+        geometry = Geometry(affine_of(header, shape, path.name), shape)
+        if header.is_single:
+            return _scaled(_voxels(file, header, shape, path.name), header, path.name), geometry, header
+    with _opened(_voxels_of(path)) as file:
+        return _scaled(_voxels(file, header, shape, path.name), header, path.name), geometry, header
+
+
+def _header_of(path: Path) -> Path:
+    """Return the file of a pair that has the header, where the other one was named."""
+    name = path.name.lower()
+    if not name.endswith((".img", ".img.gz")):
+        return path
+    return _partner(path, "hdr")
+
+
+def _voxels_of(path: Path) -> Path:
+    return path if path.name.lower().endswith((".img", ".img.gz")) else _partner(path, "img")
+
+
+def _partner(path: Path, kind: str) -> Path:
+    name = path.name[: -len(".gz")] if path.name.lower().endswith(".gz") else path.name
+    stem = name.rpartition(".")[0]
+    tried = [path.with_name(f"{stem}.{end}") for end in (kind, kind.upper(), f"{kind}.gz")]
+    found = [other for other in tried if other.exists()]
+    if not found:
+        raise FormatError(
+            found=f"{path.name} is one of a pair, and {tried[0].name} is not beside it",
+            expected="header and voxels, .hdr and .img, in one folder",
+            fix="copy both",
+        )
+    return found[0]
 
 
 @contextlib.contextmanager
-def _opened(path: Path, unpacker: type[gzip.GzipFile] = igzip.IGzipFile) -> Iterator[IO[bytes] | gzip.GzipFile]:
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a file, unpacking it where it is packed, and say in words why it cannot be read."""
     try:
-        with path.open("rb") as raw:
+        with open_plain(path, path.name) as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            if not packed:
-                yield raw
-                return
-            with unpacker(fileobj=raw) as file:
-                yield file
-    except _BROKEN as error:
-        raise _damaged(path.name, f"its compression is broken ({error})") from error
+            yield io.BufferedReader(Unpacked(raw, "gzip"), _BUFFER) if packed else raw
     except OSError as error:
+        if error.errno is None:
+            raise _damaged(path.name, f"its compression is broken ({error})") from error
         raise InputError(
             found=f"{path.name} cannot be read: {error.strerror or type(error).__name__}",
             expected="a file that exists and may be read",
             fix="check the path and the permissions",
         ) from error
+    except (EOFError, BROKEN_STREAM) as error:
+        raise _damaged(path.name, f"its compression is broken ({error})") from error
 
 
-def _read_stream(file: IO[bytes] | gzip.GzipFile, name: str) -> tuple[NDArray[Any], Geometry, Any]:
-    header = _header(file, name)
-    shape = _shape(header, name)
-    dtype = _dtype(header, name)
-    geometry = Geometry(affine_of(header, shape, name), shape)
-    array = _voxels(file, header, dtype, shape, name)
-    return _scaled(array, header, name), geometry, header
-
-
-def _header(file: IO[bytes] | gzip.GzipFile, name: str) -> Any:
-    start = file.read(4)
+def _header(file: IO[bytes], name: str) -> Any:
+    start = file.read(540)
     file.seek(0)
-    sizes = {int.from_bytes(start, "little"), int.from_bytes(start, "big")}
+    sizes = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
     kind = nib.Nifti2Header if 540 in sizes else nib.Nifti1Header
+    pair = nib.Nifti2Pair.header_class if 540 in sizes else nib.Nifti1Pair.header_class
+    magic = start[4:7] if 540 in sizes else start[344:347]
+    is_pair = magic in (b"ni1", b"ni2")
+    if not is_pair:
+        _check_offset(start, name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            header = kind.from_fileobj(file, check=False)
+            header = (pair if is_pair else kind).from_fileobj(file, check=False)
         header.check_fix(logger=_SILENT, error_level=40)
-    except (HeaderDataError, WrapStructError, ValueError) as error:
+    except (HeaderDataError, WrapStructError, ValueError, OverflowError, KeyError) as error:
         raise _damaged(name, f"its header is not one of NIfTI ({error})") from error
-    if not header.is_single or bytes(header["magic"]).rstrip(b"\0")[:2] not in (b"n+",):
+    if is_pair and not name.lower().endswith(PAIRS):
         raise FormatError(
-            found=f"{name} is the header of a NIfTI or Analyze pair",
-            expected="a NIfTI file that holds header and voxels, .nii or .nii.gz",
-            fix="convert it to one file first, for example with nibabel",
+            found=f"{name} is the header of a pair, without its voxels",
+            expected="a NIfTI file that holds both, or the pair .hdr and .img",
+            fix="name the header .hdr and put its .img beside it",
+        )
+    if magic not in (b"n+1", b"n+2", b"ni1", b"ni2"):
+        raise FormatError(
+            found=f"{name} has a header without the mark of NIfTI: it is of Analyze 7.5, or damaged",
+            expected="a NIfTI file, .nii, .nii.gz or a pair .hdr and .img",
+            fix="convert it from its source again: Analyze does not say which side of the patient is which",
         )
     return header
+
+
+def _check_offset(start: bytes, name: str) -> None:
+    """Refuse a place of the voxels that is none before anything between is read."""
+    if len(start) < 348:
+        raise _damaged(name, "it ends within its header")
+    for order in "<>":
+        size = struct.unpack(order + "i", start[:4])[0]
+        if size == 348:
+            offset = float(struct.unpack(order + "f", start[108:112])[0])
+        elif size == 540 and len(start) >= 176:
+            offset = float(struct.unpack(order + "q", start[168:176])[0])
+        else:
+            continue
+        if not (math.isfinite(offset) and 0 <= offset <= _EXTENSIONS_LIMIT and offset == int(offset)):
+            raise _damaged(name, f"its voxels begin at byte {offset:g} (vox_offset)")
 
 
 def _shape(header: Any, name: str) -> tuple[int, int, int]:
@@ -242,35 +291,29 @@ def _dtype(header: Any, name: str) -> np.dtype[Any]:
     return dtype
 
 
-def _voxels(
-    file: IO[bytes] | gzip.GzipFile, header: Any, dtype: np.dtype[Any], shape: tuple[int, int, int], name: str
-) -> NDArray[Any]:
+def _voxels(file: IO[bytes], header: Any, shape: tuple[int, int, int], name: str) -> NDArray[Any]:
     """Read the voxels into an array in Fortran order, and the file to its end, where gzip keeps its checksum."""
-    file.seek(int(header.get_data_offset()))
+    dtype = _dtype(header, name)
+    offset = int(header.get_data_offset())
     needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    _check_size(file, int(header.get_data_offset()), needed, name)
-    require_memory(needed, name)
-    array = np.empty(shape, dtype, order="F")
-    into = array.reshape(-1, order="F").view(np.uint8).data
-    done = 0
-    while done < into.nbytes:
-        count = file.readinto(into[done : done + _CHUNK])  # type: ignore[union-attr]
-        if not count:
-            raise _damaged(name, f"it ends after {done} of {into.nbytes} bytes of voxels")
-        done += count
-    if isinstance(file, gzip.GzipFile):
-        while file.read(io.DEFAULT_BUFFER_SIZE):
-            pass
+    packed = isinstance(file, io.BufferedReader) and isinstance(file.raw, Unpacked)
+    size = os.fstat(file.fileno()).st_size
+    # Deflate packs 1032 bytes into one at the very best.
+    _check_size(1032 * size + _CHUNK if packed else size, offset + needed, name)
+    array = room_for(shape, dtype, name)
+    file.seek(offset)
+    done = fill(array, file)
+    if done < needed:
+        raise _damaged(name, f"it ends after {done} of {needed} bytes of voxels")
+    if packed and not finish(file, max(_SPARE_BYTES, needed)):
+        raise _damaged(name, "far more follows its voxels than its header says")
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="), order="F")
 
 
-def _check_size(file: IO[bytes] | gzip.GzipFile, offset: int, needed: int, name: str) -> None:
+def _check_size(most: int, needed: int, name: str) -> None:
     """Refuse before room is made for an image that the file cannot hold, as after damage to the sizes in its header."""
-    packed = isinstance(file, gzip.GzipFile)
-    size = os.fstat(file.fileno()).st_size
-    # Deflate packs 1032 bytes into one at the very best.
-    if offset + needed > size * (1032 if packed else 1) + _CHUNK * packed:
-        raise _damaged(name, f"it is {size} bytes long, too few for {needed} bytes of voxels")
+    if needed > most:
+        raise _damaged(name, f"its bytes are too few for the {needed} that its header asks for")
 
 
 def _scaled(array: NDArray[Any], header: Any, name: str) -> NDArray[Any]:
@@ -290,7 +333,9 @@ def _scaled(array: NDArray[Any], header: Any, name: str) -> NDArray[Any]:
 
 
 def _table(header: Any, name: str) -> LabelTable | None:
-    for extension in header.extensions:
+    for extension in getattr(header, "extensions", ()):
+        if extension.get_code() in (_DICOM, _CIFTI):
+            continue
         content = extension.get_content()
         text = content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)
         text = text.strip("\0")

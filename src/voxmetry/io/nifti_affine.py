@@ -11,6 +11,7 @@ from voxmetry.core.geometry import SAME_GRID_TOLERANCE_MM, Float64, Geometry
 from voxmetry.errors import GeometryError
 
 _LENGTH_TOLERANCE = 1e-3
+_UNITS = {0: "unknown", 1: "meter", 2: "mm", 3: "micron"}
 
 
 def affine_of(header: Any, shape: tuple[int, int, int], name: str) -> Float64:
@@ -30,7 +31,7 @@ def affine_of(header: Any, shape: tuple[int, int, int], name: str) -> Float64:
     GeometryError
         If neither code is above 0, the two contradict each other, or lengths are not in millimetres.
     """
-    units = header.get_xyzt_units()[0]
+    units = _UNITS.get(int(header["xyzt_units"]) & 7, "a unit that NIfTI does not know")
     if units not in ("unknown", "mm"):
         raise GeometryError(
             found=f"{name} says that its lengths are in {units}",
@@ -43,6 +44,8 @@ def affine_of(header: Any, shape: tuple[int, int, int], name: str) -> Float64:
         sform: Float64 = header.get_sform()
         if qform is not None:
             _check_agreement(sform, qform, shape, same_space=sform_code == qform_code, name=name)
+        else:
+            _check_sizes(sform, header, name)
         return sform
     if qform is None:
         raise GeometryError(
@@ -99,6 +102,24 @@ def _check_agreement(
             found=f"the sform and the qform of {name} contradict each other: {problem}",
             expected="two affines that agree on handedness, voxel size and, where their codes are equal, place",
             fix="keep the right one: set the code of the other to 0, for example img.set_qform(None, 0) with nibabel",
+        )
+
+
+def _check_sizes(sform: Float64, header: Any, name: str) -> None:
+    """Refuse a header whose voxel sizes (pixdim) are not those of its sform, where no qform says which is right.
+
+    Sizes of 1, 0 or nothing are what a header has before any are set: they say nothing.
+    """
+    sizes = np.abs(np.asarray(header["pixdim"], dtype=np.float64)[1:4])
+    if not np.isfinite(sizes).all() or (sizes == 0).any() or (sizes == 1).all():
+        return
+    lengths = np.array(Geometry(sform, (1, 1, 1)).spacing_mm)
+    if (np.abs(lengths - sizes) > _LENGTH_TOLERANCE * sizes).any():
+        first, second = (" x ".join(f"{length:.4g}" for length in x) for x in (lengths, sizes))
+        raise GeometryError(
+            found=f"{name} contradicts itself: voxels of {first} mm by the sform, of {second} mm by pixdim",
+            expected="one size of the voxels",
+            fix="correct the wrong one: img.header.set_zooms(...) or img.set_sform(...) with nibabel",
         )
 
 

@@ -25,7 +25,14 @@ Modality: TypeAlias = Literal["CT", "MR", "PT"]
 
 NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+PAIRS = (".hdr", ".img", ".hdr.gz", ".img.gz")
+"""Read where they are named; a folder's pairs are not looked for."""
+_IMAGES = (*NIFTI, *PAIRS, *ITK)
 _WRITABLE = (*NIFTI, ".nrrd", ".mha", ".mhd")
+
+
+_ROUNDING = 1e-3
+"""A label stored as a real number, or through a header's slope, may be off by this much."""
 
 
 def read_volume(
@@ -80,7 +87,7 @@ def read_volume(
         If the file does not say where its voxels lie.
     """
     source = _existing(path)
-    if source.is_file() and suffix_of(source) in (*NIFTI, *ITK):
+    if source.is_file() and suffix_of(source) in _IMAGES:
         with _naming(source.name):
             return _read_file(source, unit or ("HU" if modality == "CT" else "1"))
     from voxmetry.io.dicom import choose_series, list_series, read_series
@@ -106,7 +113,7 @@ def read_volume(
 
 
 def _read_file(source: Path, unit: Unit) -> Volume:
-    if suffix_of(source) in NIFTI:
+    if suffix_of(source) not in ITK:
         from voxmetry.io.nifti import read_nifti
 
         return read_nifti(source, unit=unit)
@@ -155,7 +162,7 @@ def read_segmentation(
         As `read_volume`.
     """
     source = _existing(path)
-    if suffix_of(source) not in (*NIFTI, *ITK) and is_structures(source):
+    if suffix_of(source) not in _IMAGES and is_structures(source):
         layers, pairs = layers_of(source, labels, image, 0.5, structures)
         return flatten(layers, overlap, source.name, pairs)
     segmentation = _read_label_map(source, labels)
@@ -182,7 +189,7 @@ def _read_label_map(source: Path, labels: LabelTable | None) -> Segmentation:
 
 def _read_labels(source: Path) -> tuple[NDArray[Any], Geometry, LabelTable | None]:
     suffix = suffix_of(source)
-    if source.is_file() and suffix in NIFTI:
+    if source.is_file() and suffix in (*NIFTI, *PAIRS):
         from voxmetry.io.nifti import read_nifti_labels
 
         return read_nifti_labels(source)
@@ -249,7 +256,7 @@ def suffix_of(path: Path) -> str:
     ('.nii.gz', '.nrrd')
     """
     name = path.name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+    return next((end for end in (".nii.gz", ".hdr.gz", ".img.gz") if name.endswith(end)), path.suffix.lower())
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
@@ -275,9 +282,11 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def _as_labels(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """Cast to uint8 or uint16 without changing a value, or refuse."""
-    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.rint(array)).all()):
-        raise _no_labels(name, "fractions, NaN or infinite values")
+    """Cast to uint8 or uint16 without changing a value by more than rounding did, or refuse."""
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all() or np.abs(array - np.rint(array)).max() > _ROUNDING:
+            raise _no_labels(name, "fractions, NaN or infinite values")
+        array = np.rint(array)
     low, high = array.min(), array.max()
     if low < 0:
         raise _no_labels(name, f"negative values (down to {low:g})")
