@@ -20,6 +20,7 @@ from voxmetry.errors import FormatError, InputError, LabelError, OutputError, Ou
 from voxmetry.io.lattice import find_move
 from voxmetry.io.overlapping import Overlap, flatten
 from voxmetry.io.segmentations import choose, is_structures, layers_of
+from voxmetry.io.unpack import regular_size
 
 Modality: TypeAlias = Literal["CT", "MR", "PT"]
 
@@ -267,6 +268,9 @@ def _existing(path: str | os.PathLike[str]) -> Path:
             expected="a NIfTI, NRRD or MetaImage file, or a DICOM file or folder",
             fix="check the path",
         )
+    if not source.is_dir():
+        # Before anything opens it: a pipe would block for ever.
+        regular_size(source, source.name)
     return source
 
 

@@ -19,7 +19,7 @@ from voxmetry.io.unpack import BROKEN, Unpacked, fill, finish, open_plain, packi
 Encoding: TypeAlias = Literal["raw", "gzip", "bzip2", "packed", "text", "hex"]
 """'packed' is any of zlib, gzip and bzip2, by the first bytes."""
 
-SPARE_BYTES = 1024
+SPARE_BYTES = 64
 """What may follow the voxels in their file: more means that the header states other sizes than were written."""
 
 _TEXT_CHUNK = 1 << 20
