@@ -216,6 +216,12 @@ def _header(file: IO[bytes], name: str) -> Any:
     pair = nib.Nifti2Pair.header_class if 540 in sizes else nib.Nifti1Pair.header_class
     magic = start[4:7] if 540 in sizes else start[344:347]
     is_pair = magic in (b"ni1", b"ni2")
+    if {348, 540} & sizes and magic not in (b"n+1", b"n+2", b"ni1", b"ni2"):
+        raise FormatError(
+            found=f"{name} has a header without the mark of NIfTI: it is of Analyze 7.5, or damaged",
+            expected="a NIfTI file, .nii, .nii.gz or a pair .hdr and .img",
+            fix="convert it from its source again: Analyze does not say which side of the patient is which",
+        )
     if not is_pair:
         _check_offset(start, name)
     try:
@@ -230,12 +236,6 @@ def _header(file: IO[bytes], name: str) -> Any:
             found=f"{name} is the header of a pair, without its voxels",
             expected="a NIfTI file that holds both, or the pair .hdr and .img",
             fix="name the header .hdr and put its .img beside it",
-        )
-    if magic not in (b"n+1", b"n+2", b"ni1", b"ni2"):
-        raise FormatError(
-            found=f"{name} has a header without the mark of NIfTI: it is of Analyze 7.5, or damaged",
-            expected="a NIfTI file, .nii, .nii.gz or a pair .hdr and .img",
-            fix="convert it from its source again: Analyze does not say which side of the patient is which",
         )
     return header
 
