@@ -216,7 +216,7 @@ def _header(file: IO[bytes], name: str) -> Any:
     pair = nib.Nifti2Pair.header_class if 540 in sizes else nib.Nifti1Pair.header_class
     magic = start[4:7] if 540 in sizes else start[344:347]
     is_pair = magic in (b"ni1", b"ni2")
-    if {348, 540} & sizes and magic not in (b"n+1", b"n+2", b"ni1", b"ni2"):
+    if len(start) >= 348 and {348, 540} & sizes and magic not in (b"n+1", b"n+2", b"ni1", b"ni2"):
         raise FormatError(
             found=f"{name} has a header without the mark of NIfTI: it is of Analyze 7.5, or damaged",
             expected="a NIfTI file, .nii, .nii.gz or a pair .hdr and .img",
