@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import signal
 import sys
 import tempfile
@@ -57,7 +58,7 @@ def _run(arguments: list[str]) -> int:
     except StandardOutputError:
         raise
     except VoxmetryError as error:
-        return _tell(error, as_json=as_json)
+        return _tell(_at_the_shell(error, arguments), as_json=as_json)
     except KeyboardInterrupt:
         return _interrupted()
     except SystemExit as leaving:
@@ -95,6 +96,37 @@ def _tell(error: VoxmetryError, *, as_json: bool) -> int:
         say_json(error.to_dict())
     say(f"voxmetry: {error}", err=True)
     return error.exit_code
+
+
+def _at_the_shell(error: VoxmetryError, arguments: Sequence[str]) -> VoxmetryError:
+    """Put what to do into words of the shell: no Python, and no option that the verb does not have.
+
+    An option of reading that the verb lacks is one of `convert`, which writes a file that the verb takes.
+    """
+    fix = error.fix.partition("; in Python: ")[0]
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", fix)) - _options_of(arguments)
+    foreign = sorted(named & _options_of(["convert"]))
+    if foreign and named == set(foreign):
+        fix = f"write a file first, with an option of that verb: voxmetry convert SOURCE TARGET {' '.join(foreign)} ..."
+    if fix != error.fix:
+        error.fix = fix
+        error.args = (error.found, error.expected, fix)
+    return error
+
+
+def _options_of(arguments: Sequence[str]) -> set[str]:
+    """Return the options of the verb that a command line names."""
+    import typer
+
+    from voxmetry.cli.app import app
+
+    command: Any = typer.main.get_command(app)
+    for word in arguments:
+        inner = getattr(command, "commands", {}).get(word)
+        if inner is None:
+            break
+        command = inner
+    return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
 
 
 def _unforeseen(error: Exception, arguments: Sequence[str]) -> VoxmetryError:

@@ -115,6 +115,12 @@ def segment(
     objects: Objects,
     writing: Writing,
     reference: Annotated[Path | None, typer.Option(help="A segmentation to compare with.")] = None,
+    structures: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="A structure of the reference to compare with; * and ? stand for any; repeat for more."
+        ),
+    ] = None,
     prior: Annotated[
         Path | None, typer.Option(help="The folder of an earlier study's run: says what changed, with RECIST.")
     ] = None,
@@ -140,6 +146,15 @@ def segment(
     options = given(reading) | given(running) | given(writing) | {"dicom": settings.dicom.model_dump() | given(objects)}
     settings = parse_record(settings.model_dump() | options, StudySettings, where="options")
     with show.steps() as tell:
-        result = segment_study(study, out, model, reference=reference, prior=prior, settings=settings, tell=tell)
+        result = segment_study(
+            study,
+            out,
+            model,
+            reference=reference,
+            structures=structures or (),
+            prior=prior,
+            settings=settings,
+            tell=tell,
+        )
     show.study(result, out, as_json=as_json, verbose=verbose)
     raise typer.Exit(show.exit_code(result))

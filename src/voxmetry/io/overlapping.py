@@ -104,15 +104,25 @@ def flatten(layers: tuple[Segmentation, ...], overlap: Overlap, name: str, pairs
         raise LabelError(
             found=f"{name}: structures overlap: {', '.join(shown[:6])}{more}",
             expected="one structure a voxel",
-            fix="say which one a shared voxel goes to (overlap='first' or 'last'), or read all with "
-            "voxmetry.io.read_layers",
+            fix="choose structures (--structures NAME), write each as a mask of its own (--split), or say which one a "
+            "shared voxel goes to (--overlap first or last); in Python: structures=['NAME'], voxmetry.io.read_layers, "
+            "or overlap='first'",
         )
-    labels = sorted((label for layer in layers for label in layer.labels), key=lambda label: label.value)
+    # Layers may share one table: a structure is at home where it has voxels.
+    table = {label.value: label for layer in layers for label in layer.labels}
+    home = {
+        label.value: layer
+        for layer in layers
+        for present in [set(np.unique(layer.array).tolist())]
+        for label in layer.labels
+        if label.value in present
+    }
+    values = sorted(home)
     merged = np.zeros(layers[0].geometry.shape, np.uint16, order="F")
-    home = {label.value: layer for layer in layers for label in layer.labels}
-    for label in labels if overlap == "last" else reversed(labels):
-        merged[home[label.value].array == label.value] = label.value
-    return Segmentation(_narrowed(merged), layers[0].geometry, LabelTable(labels=tuple(labels)))
+    for value in values if overlap == "last" else reversed(values):
+        merged[home[value].array == value] = value
+    labels = tuple(table[value] for value in sorted(table))
+    return Segmentation(_narrowed(merged), layers[0].geometry, LabelTable(labels=labels))
 
 
 def _narrowed(array: NDArray[Any]) -> NDArray[Any]:

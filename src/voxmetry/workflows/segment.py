@@ -26,6 +26,7 @@ from voxmetry.flags.study import (
     flag_units,
 )
 from voxmetry.io.output_folder import output_folder
+from voxmetry.io.overlapping import flatten
 from voxmetry.measurement import DEFINITIONS, compare, lesions, measure
 from voxmetry.nn.grids import reorientation
 from voxmetry.ops.resample import resample
@@ -45,6 +46,7 @@ def segment_study(
     model: nn.Predictor | nn.Model | Baseline | str | Path,
     *,
     reference: Path | str | None = None,
+    structures: Sequence[str] = (),
     prior: Path | str | None = None,
     settings: StudySettings = StudySettings(),  # noqa: B008  (frozen)
     tell: Callable[[str], None] | None = None,
@@ -65,7 +67,10 @@ def segment_study(
         A predictor or a loaded model (for many studies, load it once), a bundled model's name, a model folder, or a
         baseline's YAML file.
     reference
-        A segmentation of the same study on the same grid to compare with.
+        A segmentation of the same study on the same grid to compare with. Its structures may overlap.
+    structures
+        Names of the structures of the reference to compare with, in any case, with `*` and `?`; all that the model
+        names if not given.
     prior
         The folder of a run on an earlier study of the same patient: `change.json` and the report say what changed.
     settings
@@ -95,11 +100,11 @@ def segment_study(
             require_maps_of(ready, settings)
         with clock.step("read"):
             inputs = read_inputs(study, ready.spec, settings)
-            truth = read_reference(reference, ready.spec, inputs.first) if reference is not None else None
+            truth = read_reference(reference, ready.spec, inputs.first, structures) if reference is not None else ()
             require_dicom(inputs.first, settings.dicom)
         answer = run_model(ready, inputs.volumes, clock, gate, maps=settings.maps, maps_to=stage)
         with clock.step("measure"):
-            found = measure_study(answer.segmentation, inputs, truth, settings)
+            found = measure_study(answer.segmentation, inputs, truth, settings, every=not structures)
         change = None
         if prior is not None:
             with clock.step("compare with prior"):
@@ -114,7 +119,8 @@ def segment_study(
             provenance=provenance(ready, settings, clock),
         )
         with clock.step("write"):
-            shown = Shown(inputs.first, answer.segmentation, truth, inputs.volumes[1:], change)
+            drawn = flatten(truth, "first", "the reference") if truth else None
+            shown = Shown(inputs.first, answer.segmentation, drawn, inputs.volumes[1:], change)
             outputs = Outputs(stage, keep_earlier=has_results(out))
             return write_outputs(outputs, privacy.result(result), shown, settings, privacy)
 
@@ -132,12 +138,11 @@ class Measured:
 
 
 def measure_study(
-    segmentation: Segmentation, inputs: StudyInputs, reference: Segmentation | None, settings: StudySettings
+    segmentation: Segmentation, inputs: StudyInputs, reference: Sequence[Segmentation], settings: StudySettings,
+    *, every: bool = True,
 ) -> Measured:
     """Measure the labels on the first image, on each further one, and compare them with the reference."""
-    comparisons = (
-        compare(prediction=segmentation, reference=reference, tolerance_mm=settings.tolerance_mm) if reference else ()
-    )
+    comparisons = compare_with(reference, segmentation, settings, every=every)
     return Measured(
         source=inputs.sources[0],
         labels=segmentation.labels,
@@ -146,6 +151,39 @@ def measure_study(
         others=measure_others(segmentation, inputs),
         comparisons=comparisons,
     )
+
+
+def compare_with(
+    reference: Sequence[Segmentation], segmentation: Segmentation, settings: StudySettings, *, every: bool = True
+) -> tuple[Comparison, ...]:
+    """Compare the result with the reference, structure by structure.
+
+    Parameters
+    ----------
+    reference
+        Label maps whose structures may overlap; none without a reference.
+    segmentation
+        The result, with the same label table.
+    settings
+        The tolerance.
+    every
+        Whether a structure that the reference does not hold counts as one that is not there; else it is left out.
+    """
+    names = [{x.name for x in layer.labels if (layer.array == x.value).any()} for layer in reference]
+    if every and reference:
+        names[0] |= set(segmentation.labels.names) - set().union(*names)
+    rows = {
+        row.label: row
+        for layer, mine in zip(reference, names, strict=True)
+        if mine
+        for row in compare(
+            prediction=segmentation,
+            reference=layer,
+            tolerance_mm=settings.tolerance_mm,
+            labels=[name for name in segmentation.labels.names if name in mine],
+        )
+    }
+    return tuple(rows[name] for name in segmentation.labels.names if name in rows)
 
 
 def measure_others(segmentation: Segmentation, inputs: StudyInputs) -> tuple[OtherInput, ...]:

@@ -186,7 +186,7 @@ def _one_map(segments: Sequence[_Segment], *, overlap: bool) -> list[_Segment]:
         raise LabelError(
             found="structures that overlap, for a label map, which has one value a voxel",
             expected='a segmentation with one bit a voxel and segment (kind="binary")',
-            fix="write that (--to seg), or say which structure a shared voxel goes to (overlap, --overlap)",
+            fix="write that (--to seg), or say which structure a shared voxel goes to (--overlap first or last)",
         )
     merged = np.zeros(segments[0].array.shape, np.uint16, order="F")
     for x in segments:
