@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import subprocess
 
+import highdicom
 import numpy as np
 import pydicom
 import pytest
@@ -30,6 +31,7 @@ from voxmetry.io.dicom.segmentations.rtstruct_write import write_rtstruct
 from voxmetry.io.dicom.segmentations.seg_write import write_seg
 from voxmetry.measurement import lesions
 from voxmetry.models.structures import with_codes
+from voxmetry.workflows.dicom_objects import lesions_apart
 
 ORIGIN = Origin("automatic", "phantom-model", "1.2.3", serial="f" * 64, software="0.1.0")
 TABLE = LabelTable(
@@ -373,11 +375,39 @@ class TestReport:
         apart = Segmentation(array, volume.geometry, one)
         seg = write_seg(apart, source, tmp_path / "seg.dcm", origin=ORIGIN, tracking=uids)
         write_report_sr([row], TABLE, seg, source, tmp_path / "sr.dcm", origin=ORIGIN, tracking=uids)
-        (group,) = groups_of(pydicom.dcmread(tmp_path / "sr.dcm"))
-        assert group["Tracking Unique Identifier"] == "2.25.123456"
+        group, drawn = groups_of(pydicom.dcmread(tmp_path / "sr.dcm"))
+        assert {group["Tracking Unique Identifier"], drawn["Tracking Unique Identifier"]} == {"2.25.123456"}
         assert pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence[0].TrackingUID == "2.25.123456"
         assert group["long axis"] == (pytest.approx(row.long_axis_mm), "mm")
         assert group["short axis"] == (pytest.approx(row.short_axis_mm), "mm")
+        assert_valid(tmp_path / "sr.dcm", volume.source.files)
+
+    def test_viewers_find_the_line_of_each_diameter_in_the_patient(self, study, tmp_path):
+        volume, source = study
+        array = np.zeros(volume.geometry.shape, np.uint8)
+        array[4:12, 4:9, 3:6], array[15, 15, 10] = 7, 7
+        node = Segmentation(array, volume.geometry, TABLE)
+        rows = lesions(node, volume)
+        apart = lesions_apart(node, rows)
+        seg = write_seg(apart, source, tmp_path / "seg.dcm", origin=ORIGIN)
+        write_report_sr(rows, TABLE, seg, source, tmp_path / "sr.dcm", origin=ORIGIN)
+        # As a viewer looks for them: planar groups of TID 1501, numbers inferred from SCOORD3D.
+        found = highdicom.sr.srread(tmp_path / "sr.dcm").content.get_image_measurement_groups()
+        by_id = {group.tracking_identifier: group for group in found}
+        assert set(by_id) == {"tumour-1", "tumour-2"}
+        for row in rows:
+            for measurement, length, ends in zip(
+                by_id[row.id].get_measurements(),
+                (row.long_axis_mm, row.short_axis_mm),
+                (row.long_axis_ends_ras_mm, row.short_axis_ends_ras_mm),
+                strict=True,
+            ):
+                (line,) = measurement.referenced_coordinates
+                assert line.value == pytest.approx(swap_lps_ras(ends), abs=1e-4)
+                assert np.linalg.norm(np.diff(line.value, axis=0)) == pytest.approx(length, abs=1e-4)
+                assert line.GraphicType == "POLYLINE"
+                assert line.ReferencedFrameOfReferenceUID == source.first.FrameOfReferenceUID
+                assert measurement.value == pytest.approx(length)
         assert_valid(tmp_path / "sr.dcm", volume.source.files)
 
     @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
-"""Measurements as a DICOM structured report, TID 1500, by highdicom: one measurement group a structure and a lesion."""
+"""Measurements as a DICOM structured report, TID 1500, by highdicom.
+
+One measurement group a structure and a lesion; a further one has the diameters of a lesion and the lines that they were
+measured along.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from voxmetry.core.geometry import swap_lps_ras
 from voxmetry.core.labels import Code, LabelTable
 from voxmetry.core.records import Lesion, Measurement
 from voxmetry.errors import InputError, LabelError
@@ -32,6 +39,11 @@ _SIZES = (
     ("long_axis_mm", ("SCT", "LongAxis"), ("mm", "millimeter")),
     ("short_axis_mm", ("SCT", "ShortAxis"), ("mm", "millimeter")),
 )
+_AXES = (
+    ("long_axis_mm", "long_axis_ends_ras_mm", "LongAxis"),
+    ("short_axis_mm", "short_axis_ends_ras_mm", "ShortAxis"),
+)
+"""Fields of a lesion: length and ends of a diameter, and its name in CID 218."""
 _INTENSITY = {
     "HU": (Code(value="112031", scheme="DCM", meaning="Attenuation Coefficient"), ("[hnsf'U]", "Hounsfield unit")),
     "SUVbw": (
@@ -125,11 +137,18 @@ def write_report_sr(
     import highdicom
 
     numbers = {_segment_name(item): int(item.SegmentNumber) for item in seg.SegmentSequence}
+    uids = {_name(row): (tracking or {}).get(_name(row)) or new_uid() for row in rows}
     with lenient():
-        groups = [
-            _group(row, labels, numbers[_name(row)], seg, source, (tracking or {}).get(_name(row)))
+        groups: list[Any] = [
+            _group(row, labels, numbers[_name(row)], seg, source, uids[_name(row)])
             for row in rows
             if _name(row) in numbers
+        ]
+        groups += [
+            group
+            for row in rows
+            if isinstance(row, Lesion) and _name(row) in numbers
+            if (group := _diameters(row, labels, source, uids[row.id])) is not None
         ]
         if not groups:
             raise LabelError(
@@ -186,9 +205,7 @@ def _content(groups: Sequence[Any], origin: Origin) -> Any:
     )
 
 
-def _group(
-    row: Measurement | Lesion, labels: LabelTable, number: int, seg: Any, source: Source, uid: str | None
-) -> Any:
+def _group(row: Measurement | Lesion, labels: LabelTable, number: int, seg: Any, source: Source, uid: str) -> Any:
     from highdicom import sr
 
     label = labels[row.label]
@@ -202,7 +219,7 @@ def _group(
         part = _coded(label.modifier) if label.modifier else None
         sites = [sr.FindingSite(anatomic_location=_coded(place), laterality=side, topographical_modifier=part)]
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=uid or new_uid(), identifier=fitted(_name(row))),
+        tracking_identifier=sr.TrackingIdentifier(uid=uid, identifier=fitted(_name(row))),
         referenced_segment=sr.ReferencedSegment(
             sop_class_uid=seg.SOPClassUID,
             sop_instance_uid=seg.SOPInstanceUID,
@@ -215,6 +232,44 @@ def _group(
         else None,
         finding_sites=sites or None,
         measurements=_measurements(row, source),
+    )
+
+
+def _diameters(row: Lesion, labels: LabelTable, source: Source, uid: str) -> Any:
+    """Return the diameters of a lesion with the lines that they were measured along; None where there is none.
+
+    A group of TID 1501, whose measurements (TID 300) are inferred from coordinates in the patient (TID 320, SCOORD3D):
+    viewers draw these, and show nothing of a segment's volume. The group is of the same lesion, by its tracking UID.
+    """
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    found = []
+    for length, ends, name in _AXES:
+        value = float(getattr(row, length))
+        points = swap_lps_ras(getattr(row, ends))
+        if not math.isfinite(value) or not np.isfinite(points).all():
+            continue
+        line = sr.CoordinatesForMeasurement3D(
+            graphic_type=sr.GraphicTypeValues3D.POLYLINE,
+            graphic_data=points,
+            frame_of_reference_uid=source.first.FrameOfReferenceUID,
+        )
+        found.append(
+            sr.Measurement(
+                getattr(codes.cid218, name),
+                _rounded(value),
+                _unit("mm", "millimeter"),
+                referenced_coordinates=[line],
+            )
+        )
+    if not found:
+        return None
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=uid, identifier=fitted(row.id)),
+        finding_type=_coded(labels[row.label].code or _LESION),
+        finding_category=_coded(labels[row.label].category or ABNORMAL),
+        measurements=found,
     )
 
 
