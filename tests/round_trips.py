@@ -15,8 +15,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import highdicom
@@ -44,6 +45,7 @@ from voxmetry.io.dicom.segmentations.seg_write import write_seg
 ORIGIN = Origin("automatic", "phantom-model", "1.2.3", serial="f" * 64, software="0.1.0")
 LIVER, LESION = Code(value="10200004", meaning="Liver"), Code(value="108369006", meaning="Neoplasm")
 PDF = b"%PDF-1.4\n1 0 obj <<>> endobj\ntrailer <<>>\n%%EOF\n"
+TOLERANCE_ML, TOLERANCE_MM = 0.001, 0.01
 WRITERS = ("seg", "labelmap", "overlap", "rtstruct", "sr", "key", "pdf")
 
 CHARACTERS = {
@@ -465,25 +467,53 @@ def at_hand(root: Path) -> Iterator[tuple[str, Volume]]:
                     continue
 
 
-def made(folder: Path) -> Iterator[tuple[str, Volume, str, str]]:
-    """Series made by code: name, volume, name of a structure, name of the patient."""
+def _made() -> dict[str, Callable[[Path], tuple[Volume, str, str]]]:
+    """What makes each series in a folder: its volume, the name of a structure, and the patient's."""
+    found: dict[str, Callable[[Path], tuple[Volume, str, str]]] = {}
     for modality in ("CT", "MR"):
         for step in ("stated", "left out", "zero", "wrong"):
             for thickness in ("stated", "left out", "thin"):
-                volume = read_volume(_classic(folder, modality, step, thickness))
-                yield f"{modality}, spacing {step}, thickness {thickness}", volume, "liver", ""
+                found[f"{modality}, spacing {step}, thickness {thickness}"] = partial(
+                    _plain, make=partial(_classic, modality=modality, step=step, thickness=thickness)
+                )
     for step_mm in (0.625, 1.25, 2.5, 3.0 / 1.1):
         for plane in ("axial", "sagittal"):
-            yield f"rounded, {step_mm:.4g} mm, {plane}", read_volume(_rounded(folder, step_mm, plane)), "liver", ""
+            found[f"rounded, {step_mm:.4g} mm, {plane}"] = partial(
+                _plain, make=partial(_rounded, step_mm=step_mm, plane=plane)
+            )
+    found["single slice"] = partial(_plain, make=_single)
+    found["enhanced"] = partial(_plain, make=_enhanced)
+    for number in (0, 1):
+        found[f"mosaic {number}"] = partial(_mosaic, number=number)
+    for characters in CHARACTERS:
+        found[f"characters {characters!r}"] = partial(_in_characters, characters=characters)
+    return found
+
+
+def _plain(folder: Path, make: Callable[[Path], Path]) -> tuple[Volume, str, str]:
+    return read_volume(make(folder)), "liver", ""
+
+
+def _enhanced(folder: Path) -> Path:
     files = sorted(_classic(folder, "MR", "stated", "stated").iterdir())
-    yield "enhanced", read_volume(enhance(files, folder / "enhanced" / "x")), "liver", ""
-    try:
-        for index, series in enumerate(list_series(mosaics(folder / "mosaic"))):
-            yield f"mosaic {index}", read_series(series), "liver", ""
-    except BaseException as error:  # noqa: BLE001  (pytest.skip is no Exception)
-        print(f"left out: mosaics ({error})", file=sys.stderr)
-    for characters, (patient, structure) in CHARACTERS.items():
-        yield f"characters {characters!r}", read_volume(in_characters(folder, characters, patient)), structure, patient
+    return enhance(files, folder / f"enhanced-{len(list(folder.iterdir()))}" / "x")
+
+
+def _single(folder: Path) -> Path:
+    series = _classic(folder, "CT", "left out", "stated")
+    for path in sorted(series.iterdir())[1:]:
+        path.unlink()
+    return series
+
+
+def _mosaic(folder: Path, number: int) -> tuple[Volume, str, str]:
+    series = list_series(mosaics(folder / f"mosaic-{len(list(folder.iterdir()))}"))[number]
+    return read_series(series), "liver", ""
+
+
+def _in_characters(folder: Path, characters: str) -> tuple[Volume, str, str]:
+    patient, structure = CHARACTERS[characters]
+    return read_volume(in_characters(folder, characters, patient)), structure, patient
 
 
 def in_characters(folder: Path, characters: str, patient: str) -> Path:
@@ -538,12 +568,15 @@ def _rounded(folder: Path, step_mm: float, plane: str) -> Path:
     return series
 
 
+MADE = _made()
+
+
 def all_trips(root: Path | None) -> Iterator[Trip]:
     """Every combination of what is made here and of what lies below a folder."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "made").mkdir()
-        cases = [(name, v, s, p) for name, v, s, p in made(folder / "made")]
+        cases = [(name, *make(folder / "made")) for name, make in MADE.items()]
         if root is not None and root.is_dir():
             cases += [(name, volume, "liver", "") for name, volume in at_hand(root)]
         for number, (name, volume, structure, patient) in enumerate(cases):
@@ -551,6 +584,11 @@ def all_trips(root: Path | None) -> Iterator[Trip]:
             out.mkdir()
             yield from trips(name, truth_of(volume, structure, patient), out)
             shutil.rmtree(out)
+
+
+def say(words: str) -> None:
+    sys.stdout.write(words + "\n")
+    sys.stdout.flush()
 
 
 def main() -> int:
@@ -562,14 +600,15 @@ def main() -> int:
     found = []
     for trip in all_trips(given.data):
         found.append(trip)
-        if given.all or trip.faults or trip.ml > 0.01 or trip.mm > 0.11:
-            print(f"{trip.series} | {trip.writer} | {trip.reader} | {trip.ml:.4g} mL | {trip.mm:.4g} mm", *trip.faults)
+        if given.all or trip.faults or trip.ml > TOLERANCE_ML or trip.mm > TOLERANCE_MM:
+            told = "; ".join(trip.faults)
+            say(f"{trip.series} | {trip.writer} | {trip.reader} | {trip.ml:.4g} mL | {trip.mm:.4g} mm {told}")
     bad = [trip for trip in found if trip.faults]
     series = len({trip.series for trip in found})
-    print(f"{len(found)} combinations of {series} series; {len(bad)} with another name, code or content")
+    say(f"{len(found)} combinations of {series} series; {len(bad)} with another name, code or content")
     for what in ("ml", "mm"):
         worst = max(found, key=lambda trip: getattr(trip, what))
-        print(f"largest difference: {getattr(worst, what):.3g} {what} ({worst.series}, {worst.writer}, {worst.reader})")
+        say(f"largest difference: {getattr(worst, what):.3g} {what} ({worst.series}, {worst.writer}, {worst.reader})")
     return 1 if bad else 0
 
 

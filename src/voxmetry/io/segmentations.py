@@ -76,6 +76,7 @@ def layers_of(
         source, masks = _inside(source)
         if masks:
             layers, pairs = _read_masks(masks, grid, source.name)
+            _require_some([label for layer in layers for label in layer.labels], labels, structures, source.name)
             return _kept(layers, pairs, labels, structures, source.name)
     from voxmetry.io.dicom.read.headers import read_header, sop_class_uid
     from voxmetry.io.dicom.segmentations.rtstruct import RTSTRUCT_CLASS, read_rtstruct, structures_in
@@ -84,9 +85,11 @@ def layers_of(
     kind = sop_class_uid(read_header(source, source.name))
     if kind in SEG_CLASSES:
         layers, pairs = read_seg(source, grid=grid, threshold=threshold)
+        _require_some([label for layer in layers for label in layer.labels], labels, structures, source.name)
     elif kind == RTSTRUCT_CLASS and grid is not None:
         # What is wrong with a structure that nobody asked for does not matter.
         _require_some(structures_in(source), labels, structures, source.name)
+        # Some may be left out as they lie elsewhere, and are told of: what is left is what there is.
         layers, pairs = read_rtstruct(source, grid, wanted=lambda label: _takes(label, labels, structures) is not None)
     elif kind == RTSTRUCT_CLASS:
         raise InputError(
@@ -185,6 +188,7 @@ def choose(
     LabelError
         If one of the names fits no structure.
     """
+    _require_some([label for layer in layers for label in layer.labels], None, structures, name)
     return _kept(layers, (), None, structures, name)
 
 
@@ -198,8 +202,6 @@ def _kept(
     """Keep the structures that are asked for; those of a table get its values."""
     if labels is None and not structures:
         return layers, pairs
-    every = [label for layer in layers for label in layer.labels]
-    _require_some(every, labels, structures, name)
     found = [
         (layer, label, match)
         for layer in layers

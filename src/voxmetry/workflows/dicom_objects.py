@@ -132,7 +132,7 @@ class _Writer:
         """Yield where an object is written; it loses the patient before it counts as written."""
         with self.outputs.each(what, DICOM_FILES[what]) as path:
             yield path
-            if self.uids is not None:
+            if self.uids is not None and path.exists():
                 deidentify_files([path], path.parent, self.uids, pattern=path.name)
 
     def segmentation(self, segmentation: Segmentation) -> None:

@@ -7,9 +7,9 @@ import pydicom
 import pytest
 
 import phantoms
-from voxmetry import Geometry, read_segmentation, read_volume
+from voxmetry import Geometry, LabelTable, read_segmentation, read_volume
 from voxmetry.core.geometry import swap_lps_ras
-from voxmetry.errors import FormatError, GeometryError, InputError, LabelError
+from voxmetry.errors import FormatError, GeometryError, InputError, LabelError, ReadingWarning
 from voxmetry.io import read_layers
 from voxmetry.io.lattice import find_move
 
@@ -65,17 +65,86 @@ def test_the_sarcoma_contours_give_the_expert_mask(real_data, patient, series):
 
 
 @pytest.mark.real_data
-def test_contours_of_another_frame_or_beyond_the_image_are_refused(real_data):
+def test_a_file_whose_contours_all_lie_elsewhere_is_refused(real_data):
     folder = real_data / "dicom-rtstruct/mock_data"
     image = read_volume(folder)
     with pytest.raises(GeometryError, match="another frame of reference"):
         read_segmentation(folder / "rt.dcm", image=image)
-    with pytest.raises(GeometryError, match="reaches 5 mm beyond"):
+    with pytest.warns(ReadingWarning) as told:
         read_segmentation(folder / "invalid_reference_rt.dcm", image=image)
+    assert "ROI-1 reaches 5 mm beyond the image, and 1 of its 3 contours lie outside" in str(told[0].message)
     # The slice above the image's last one, which the contours were drawn on, is not among the files.
     whole = Geometry(image.geometry.affine, (512, 512, 3), image.geometry.frame_uid)
     found = read_segmentation(folder / "non_existent_reference_rt.dcm", image=whole)
     assert found.labels.names == ("ROI-1", "ROI-2", "ROI-3", "ROI-4")
+
+
+class TestBeyond:
+    """One structure that does not fit costs none of the others, and is told by name."""
+
+    @pytest.fixture
+    def path(self, grid, tmp_path):
+        """A tumour inside, a body that reaches beyond in the plane, a couch above the image, and one far away."""
+        rois = {
+            "GTV": [("CLOSED_PLANAR", ring(grid, 2, k, (4.5, 5.5), (8.5, 9.5))) for k in (3, 4)],
+            "BODY": [("CLOSED_PLANAR", ring(grid, 2, k, (-40.5, -30.5), (10.5, 40.5))) for k in range(11)],
+            "LONG": [("CLOSED_PLANAR", ring(grid, 2, k, (1.5, 1.5), (2.5, 3.5))) for k in range(8, 15)],
+            "COUCH": [("CLOSED_PLANAR", ring(grid, 2, k, (1.5, 1.5), (6.5, 3.5))) for k in (15, 16)],
+        }
+        return structure_set(tmp_path / "rs.dcm", rois)
+
+    def test_what_reaches_beyond_is_clipped_and_named(self, path, grid):
+        with pytest.warns(ReadingWarning) as told:
+            layers = read_layers(path, image=grid)
+        words = "\n".join(str(x.message) for x in told)
+        assert "BODY reaches 39.65 mm beyond the image, and 0 of its 11 contours lie outside: clipped" in words
+        assert "LONG reaches 10.4 mm beyond the image, and 4 of its 7 contours lie outside: clipped" in words
+        assert "COUCH lies outside of the image: left out" in words
+        assert "GTV" not in words
+        masks = {x.name: layer.array == x.value for layer in layers for x in layer.labels}
+        assert set(masks) == {"GTV", "BODY", "LONG"}
+        assert (masks["GTV"].sum(), masks["LONG"].sum()) == (4 * 4 * 2, 1 * 2 * 3)
+        body = np.zeros(grid.shape, bool)
+        body[:11] = True
+        assert np.array_equal(masks["BODY"], body)
+
+    def test_one_that_is_not_asked_for_is_not_told(self, path, grid):
+        found = read_segmentation(path, image=grid, structures=["gtv"])
+        assert found.labels.names == ("GTV",)
+        table = LabelTable.from_names({7: "GTV"})
+        assert set(np.unique(read_segmentation(path, table, image=grid).array)) == {0, 7}
+
+    def test_one_of_another_frame_is_left_out(self, path, grid):
+        dataset = pydicom.dcmread(path)
+        dataset.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "1.2.3.4"
+        dataset.save_as(path)
+        with pytest.warns(
+            ReadingWarning, match="BODY is drawn in another frame of reference than the image's: left out"
+        ):
+            found = read_layers(path, image=grid, structures=["GTV", "BODY"])
+        assert [x.name for layer in found for x in layer.labels] == ["GTV"]
+
+    def test_a_damaged_contour_of_another_one_does_not_matter(self, path, grid):
+        dataset = pydicom.dcmread(path)
+        dataset.ROIContourSequence[1].ContourSequence[0].ContourData = ["1", "2"]
+        dataset.save_as(path)
+        assert read_segmentation(path, image=grid, structures=["GTV"]).array.any()
+        with pytest.raises(FormatError, match="BODY"):
+            read_layers(path, image=grid)
+
+    def test_contours_turned_against_the_grid_are_clipped_too(self, tmp_path):
+        grid = phantoms.geometry(shape=(23, 27, 11), frame_uid=FRAME_UID)
+        turned = phantoms.geometry(shape=(23, 27, 11), frame_uid=FRAME_UID, degrees=(0, 0, 0))
+        inside = [("CLOSED_PLANAR", ring(turned, 2, k, (8.5, 9.5), (13.5, 14.5))) for k in (4, 5, 6)]
+        away = [("CLOSED_PLANAR", ring(turned, 2, k, (80.5, 90.5), (93.5, 94.5))) for k in (4, 5, 6)]
+        path = structure_set(tmp_path / "rs.dcm", {"in": inside, "out": away})
+        with pytest.warns(ReadingWarning, match="out lies outside of the image"):
+            found = read_layers(path, image=grid)
+        assert [x.name for layer in found for x in layer.labels] == ["in"]
+
+    def test_a_name_that_is_not_there_is_refused_with_those_that_are(self, path, grid):
+        with pytest.raises(LabelError, match=r"no structure liver in rs\.dcm, which holds GTV, BODY, LONG, COUCH"):
+            read_layers(path, image=grid, structures=["GTV", "liver"])
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -33,6 +33,33 @@ references and structure names of the objects that this package writes, which ho
 table's names alone."""
 _DUMMY = {"DA": "19000101", "TM": "000000", "DT": "19000101000000"}
 """In place of the library's first of January of the year 1, which some validators take for no date."""
+_MAKER = "Voxmetry"
+"""Manufacturer of the objects that this package writes: their text is the label table's and the model's."""
+_FREE = ("LO", "SH", "PN", "ST", "LT", "UT", "UC", "AE", "AS", "UR")
+_TECHNICAL = (
+    *("RescaleType", "ConvolutionKernel", "FilterType", "SequenceName", "PulseSequenceName", "ImagedNucleus"),
+    *("ReceiveCoilName", "TransmitCoilName", "Radiopharmaceutical", "DeidentificationMethod"),
+)
+"""Text of a source that says how an image was made, and of nobody."""
+_OWN = (
+    *("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "SeriesDescription", "ContentDescription"),
+    *("SegmentLabel", "SegmentDescription", "TrackingID", "AlgorithmName", "AlgorithmVersion", "TextValue"),
+    *("ROIName", "ROIDescription", "ROIGenerationDescription", "StructureSetLabel", "StructureSetName"),
+    *("DocumentTitle", "MIMETypeOfEncapsulatedDocument", "SegmentAlgorithmName", "ROIObservationLabel"),
+    *("DimensionDescriptionLabel", "MappingResource", "MappingResourceName", "TemplateIdentifier"),
+)
+"""Text that this package writes into its objects."""
+_OWN_DATES = ("ContentDate", "ContentTime", "InstanceCreationDate", "InstanceCreationTime")
+_CODED = (
+    *("CodeValue", "LongCodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning"),
+    *("ContextIdentifier", "MappingResource", "UniversalEntityID"),
+)
+_SCHEMES = ("SCT", "SRT", "SNM3", "DCM", "UCUM", "LN", "FMA", "RADLEX", "IBSI", "RFC5646", "ISO3166_1", "UMLS", "99PMP")
+"""Code schemes whose meanings are written by their makers, not by a hospital."""
+_MUST_BE_THERE = (
+    *("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "DeviceSerialNumber", "PositionReferenceIndicator"),
+)
+_REMOVED = "removed"
 _METHOD = "PS3.15 basic application confidentiality profile"
 
 
@@ -93,7 +120,10 @@ def deidentify(dataset: Any, uids: UidMap, *, name: str = "the object") -> Any:
     for keyword in _CLEAN:
         actions.pop((tag_for_keyword(keyword) >> 16, tag_for_keyword(keyword) & 0xFFFF), None)
     with lenient():
-        _apply(dataset, actions, uids)
+        is_own = text(dataset, "Manufacturer") == _MAKER
+        if is_own and "ContributingEquipmentSequence" in dataset:
+            del dataset.ContributingEquipmentSequence
+        _apply(dataset, actions, uids, is_own=is_own)
         _mark(dataset)
     return dataset
 
@@ -133,11 +163,24 @@ def require_no_burned_in_words(dataset: Any, name: str) -> None:
         )
 
 
-def _apply(dataset: Any, actions: Mapping[tuple[int, int], Callable[[Any, Any], None]], uids: UidMap) -> None:
+def _apply(
+    dataset: Any,
+    actions: Mapping[tuple[int, int], Callable[[Any, Any], None]],
+    uids: UidMap,
+    *,
+    is_own: bool,
+    is_item: bool = False,
+) -> None:
     """Apply the rules to a data set and, which the library leaves out, to the items inside it."""
     dataset.remove_private_tags()
+    is_local_code = is_item and text(dataset, "CodingSchemeDesignator") not in (None, *_SCHEMES)
     for tag in list(dataset.keys()):
-        element = dataset[tag]
+        try:
+            element = dataset[tag]
+        except PARSING_ERRORS:
+            # What cannot be parsed cannot be cleaned.
+            del dataset[tag]
+            continue
         key = (tag.group, tag.element)
         if element.VR == "UI":
             value = element.value
@@ -146,9 +189,25 @@ def _apply(dataset: Any, actions: Mapping[tuple[int, int], Callable[[Any, Any], 
             actions[key](dataset, key)
             if tag in dataset and dataset[tag].VR in _DUMMY and dataset[tag].value:
                 dataset[tag].value = _DUMMY[dataset[tag].VR]
+        elif element.VR in (*_FREE, *_DUMMY) and element.value:
+            _blank(dataset, element, is_own=is_own, is_item=is_item and not is_local_code)
         if tag in dataset and dataset[tag].VR == "SQ":
             for item in dataset[tag].value:
-                _apply(item, actions, uids)
+                _apply(item, actions, uids, is_own=is_own, is_item=True)
+
+
+def _blank(dataset: Any, element: Any, *, is_own: bool, is_item: bool) -> None:
+    """Remove text or a date that the profile has no rule for, unless it is known to be of no person."""
+    keyword = element.keyword
+    kept = (*_TECHNICAL, *(_OWN if is_own else ()), *(_CODED if is_item else ()))
+    if keyword in kept or (is_own and element.VR in _DUMMY and keyword in _OWN_DATES):
+        return
+    if element.VR in _DUMMY:
+        element.value = _DUMMY[element.VR]
+    elif keyword in (*_MUST_BE_THERE, *_CODED):
+        element.value = _REMOVED
+    else:
+        del dataset[element.tag]
 
 
 def _mark(dataset: Any) -> None:

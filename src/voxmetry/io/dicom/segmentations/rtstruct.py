@@ -271,11 +271,11 @@ def _beyond(contours: Sequence[_Contour], grid: Geometry, axis: int | None) -> s
     allowed = np.array([_BEYOND_SLICES if i == axis else _BEYOND_VOXELS for i in range(3)])
     last = np.array(grid.shape) - 1
     over = np.array([np.maximum(-x.points, x.points - last).max(axis=0) for x in contours])
-    worst = int((over.max(axis=0) - allowed).argmax())
-    if over[:, worst].max() <= allowed[worst]:
+    most = over.max(axis=0)
+    if (most <= allowed).all():
         return ""
     outside = sum(
         bool(((x.points.max(axis=0) < -allowed) | (x.points.min(axis=0) > last + allowed)).any()) for x in contours
     )
-    reach_mm = over[:, worst].max() * grid.spacing_mm[worst]
+    reach_mm = float((most * grid.spacing_mm)[most > allowed].max())
     return f"reaches {reach_mm:.4g} mm beyond the image, and {outside} of its {len(contours)} contours lie outside"
