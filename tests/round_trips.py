@@ -500,7 +500,7 @@ def _enhanced(folder: Path) -> Path:
 
 
 def _single(folder: Path) -> Path:
-    series = _classic(folder, "CT", "left out", "stated")
+    series = _classic(folder, "MR", "left out", "stated")
     for path in sorted(series.iterdir())[1:]:
         path.unlink()
     return series

@@ -89,7 +89,8 @@ class Writing:
         typer.Option(help="full: always; brief: a thumbnail, and a report only if flagged; none."),
     ] = None
     with_identity: Annotated[
-        bool, typer.Option(
+        bool,
+        typer.Option(
             "--with-identity", help="Repeat free text of the source, such as the series description.", hidden=True
         ),
     ] = False

@@ -138,8 +138,12 @@ class Measured:
 
 
 def measure_study(
-    segmentation: Segmentation, inputs: StudyInputs, reference: Sequence[Segmentation], settings: StudySettings,
-    *, every: bool = True,
+    segmentation: Segmentation,
+    inputs: StudyInputs,
+    reference: Sequence[Segmentation],
+    settings: StudySettings,
+    *,
+    every: bool = True,
 ) -> Measured:
     """Measure the labels on the first image, on each further one, and compare them with the reference."""
     comparisons = compare_with(reference, segmentation, settings, every=every)

@@ -84,7 +84,7 @@ def decode_all(dataset: Any) -> None:
 
 
 def settle_characters(dataset: Any, source: Any, declared: str) -> None:
-    """Set the character set of a new object: the source's where it holds all text, else UTF-8.
+    """Set the character set of a new object: the source's where it holds all text and ours is ASCII, else UTF-8.
 
     Parameters
     ----------
@@ -98,14 +98,15 @@ def settle_characters(dataset: Any, source: Any, declared: str) -> None:
     Notes
     -----
     Several sets that are switched by escape sequences become UTF-8: the standard allows it, and few programs read
-    them right. A source that declares none and holds more than ASCII keeps its bytes, unless there is text of ours
-    that ASCII cannot hold.
+    them right. So does text of ours beyond ASCII, even where the source's set holds it: dcmqi takes every name for
+    UTF-8. A source that declares none and holds more than ASCII keeps its bytes.
     """
     found, theirs = set(texts(dataset)), set(texts(source))
-    if declared in _DEFAULT:
-        fits = all(text.isascii() for text in found - theirs) and all(_holds(declared, x) for x in found)
-    else:
-        fits = declared in _SINGLE and all(_holds(declared, text) for text in found)
+    fits = (
+        declared in (*_DEFAULT, *_SINGLE)
+        and all(text.isascii() for text in found - theirs)
+        and all(_holds(declared, text) for text in found)
+    )
     chosen = declared if fits else UNICODE
     if chosen:
         dataset.SpecificCharacterSet = chosen
