@@ -10,9 +10,17 @@ import pytest
 import phantoms
 from voxmetry import Geometry, LabelTable, Segmentation, Volume
 from voxmetry.core.records import OtherInput
-from voxmetry.report import read_material, write_report
 from voxmetry.report import viewer as scene_module
-from voxmetry.report.viewer import block_label, block_mean, build_scene, reduced_grid, reduction
+from voxmetry.report import write_report
+from voxmetry.report.viewer import (
+    block_label,
+    block_mean,
+    build_scene,
+    overview,
+    overview_of_labels,
+    reduced_grid,
+    reduction,
+)
 
 
 def unpacked(text):
@@ -61,7 +69,7 @@ def test_the_second_image_comes_along_on_its_own_grid(make_result, tmp_path):
     write_report(
         result, tmp_path / "r.html", volume=volume, segmentation=segmentation, others=[Volume(suv, grid, "SUVbw")]
     )
-    assert read_material(tmp_path / "r.html").scene == scene
+    assert scene.overlay.image in (tmp_path / "r.html").read_text()
     assert "<b>" not in (tmp_path / "r.html").read_text().partition('id="viewer-section"')[2]
     assert build_scene(result, volume, segmentation).overlay is None
 
@@ -137,3 +145,18 @@ def test_a_structure_is_jumped_to_in_its_voxel_nearest_to_its_middle(seed):
         nearest = np.linalg.norm(mm - centroid, axis=1).min()
         assert np.linalg.norm(np.array(found) - centroid) == pytest.approx(nearest, abs=1e-6)
         assert array[tuple(np.rint(grid.to_ijk(found)).astype(int))] == value
+
+
+def test_the_overview_is_the_image_where_it_is_small_and_its_blocks_where_not(monkeypatch):
+    volume, segmentation = phantoms.volume(), phantoms.segmentation()
+    assert np.array_equal(overview(volume).array, volume.array)
+    assert np.array_equal(overview_of_labels(segmentation).array, segmentation.array)
+    monkeypatch.setattr(scene_module, "MOST_VOXELS", volume.array.size // 6)
+    reduced, labels = overview(volume, volume.array.size // 6), overview_of_labels(segmentation)
+    assert reduced.array.size <= volume.array.size // 6
+    assert reduced.array.dtype == volume.array.dtype
+    assert reduced.geometry.is_same(labels.geometry)
+    assert set(np.unique(labels.array)) == set(np.unique(segmentation.array))
+    # A block's centre keeps its place in the patient.
+    extent = np.array(volume.geometry.extent_mm)
+    assert np.all(np.array(reduced.geometry.extent_mm) - extent < np.array(reduced.geometry.spacing_mm))

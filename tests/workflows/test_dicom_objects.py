@@ -272,7 +272,9 @@ class TestKeyImages:
         shutil.copytree(pictured, again)
         (again / "key_image_09.dcm").write_bytes(b"of a run with more structures")
         words = ["report", str(again), "--key-images", "--image", str(hippocampus), "--json"]
-        assert run(words) == 0
+        assert run(words) == 2
+        capsys.readouterr()
+        assert run([*words, "--overwrite"]) == 0
         names = [Path(path).name for path in json.loads(capsys.readouterr().out)["key_images"]]
         assert names == [f"key_image_0{n}.dcm" for n in (1, 2, 3)]
         assert names == sorted(path.name for path in again.glob("key_image_*.dcm"))

@@ -20,6 +20,7 @@ from voxmetry.measurement import lesions, measure
 from voxmetry.report import load_language, write_report
 from voxmetry.report.change import change_summary, change_tables
 from voxmetry.report.pictures import material as material_module
+from voxmetry.report.viewer import overview
 from voxmetry.workflows.prior import compare_with_prior
 from voxmetry.workflows.rewrite_report import Wishes, rewrite_report
 
@@ -58,6 +59,7 @@ def make_run(make_result, tmp_path):
         (out / "result.json").write_text(result.model_dump_json(), encoding="utf-8")
         save(segmentation, out / "seg.nii.gz")
         write_report(result, out / "report.html", volume=volume, segmentation=segmentation)
+        save(overview(volume), out / "overview.nii.gz")
         return out
 
     return make
@@ -85,7 +87,7 @@ def cells(html: str, table: str) -> list[list[str]]:
 
 
 def test_the_page_and_the_json_say_what_changed(before, after):
-    rewrite_report(after, prior=before)
+    rewrite_report(after, prior=before, overwrite=True)
     found, html = change_of(after), (after / "report.html").read_text(encoding="utf-8")
     tumour = found.structures[0]
     # 20 x 10 x 10 voxels of 1.0 x 1.5 x 2.5 mm became 12 x 10 x 10.
@@ -99,7 +101,7 @@ def test_the_page_and_the_json_say_what_changed(before, after):
 
 
 def test_lesions_are_matched_and_the_category_is_on_the_first_screen(before, after):
-    rewrite_report(after, prior=before)
+    rewrite_report(after, prior=before, overwrite=True)
     found, html = change_of(after), (after / "report.html").read_text(encoding="utf-8")
     response = found.follow_up.response
     assert [row.status for row in found.follow_up.changes] == ["matched", "new"]
@@ -123,7 +125,7 @@ def test_the_pdf_says_it_too(before, after):
     assert "−40.0" in text
 
 
-def test_without_a_common_frame_the_two_are_brought_together_by_the_old_report(make_run):
+def test_without_a_common_frame_the_two_are_brought_together_by_the_overview(make_run):
     """The follow-up's image lies 12 mm off in its own coordinates: without a registration nothing would overlap."""
     grid = follow_ups.grid()
     affine = grid.affine.copy()
@@ -131,7 +133,10 @@ def test_without_a_common_frame_the_two_are_brought_together_by_the_old_report(m
     small = (24, 34, 20, 27, 18, 23)
     before = make_run("before", follow_ups.boxes(small))
     after = make_run("after", follow_ups.boxes(small), dataclasses.replace(grid, affine=affine))
-    rewrite_report(after, prior=before)
+    for folder in (before, after):
+        # A report is a view: nothing is read out of it.
+        (folder / "report.html").write_text("<p>of something else", encoding="utf-8")
+    rewrite_report(after, prior=before, overwrite=True)
     found = change_of(after).follow_up
     assert found.registration.kind == "rigid"
     assert found.registration.shift_mm == pytest.approx(np.sqrt(3) * 12, abs=1.5)
@@ -141,8 +146,8 @@ def test_without_a_common_frame_the_two_are_brought_together_by_the_old_report(m
 def test_where_they_cannot_be_brought_together_volumes_remain_and_a_note_says_why(make_run):
     before = make_run("before", follow_ups.boxes(TUMOUR), frame_uid="1.2.3")
     after = make_run("after", follow_ups.boxes(SMALLER), frame_uid="1.2.4")
-    (before / "report.html").unlink()
-    rewrite_report(after, prior=before)
+    (before / "overview.nii.gz").unlink()
+    rewrite_report(after, prior=before, overwrite=True)
     found, html = change_of(after), (after / "report.html").read_text(encoding="utf-8")
     assert found.follow_up is None
     assert "no image of one of the time points" in found.reason
@@ -154,7 +159,7 @@ def test_where_they_cannot_be_brought_together_volumes_remain_and_a_note_says_wh
 def test_a_run_on_the_same_series_is_flagged(make_run):
     before = make_run("before", follow_ups.boxes(TUMOUR), frame_uid="1.2.3", series_uid="1.2.3.1")
     after = make_run("after", follow_ups.boxes(SMALLER), frame_uid="1.2.3", series_uid="1.2.3.1")
-    rewrite_report(after, prior=before)
+    rewrite_report(after, prior=before, overwrite=True)
     assert "same_series" in {flag.code for flag in change_of(after).flags}
     assert "Review: look before use" in (after / "report.html").read_text(encoding="utf-8")
 
@@ -177,6 +182,6 @@ def test_without_lesions_there_is_no_category(make_run, make_result):
 def test_the_verb_writes_the_page_and_the_json(before, after, capsys):
     assert run(["report", str(after), "--prior", str(before), "--lang", "de", "--json"]) == 0
     assert "change.json" in capsys.readouterr().out
-    html = (after / "report.html").read_text(encoding="utf-8")
+    html = (after / "report.de.html").read_text(encoding="utf-8")
     assert load_language("de")("progressive disease") in html
     assert "−40,0" in html

@@ -1,6 +1,7 @@
 """A run's report written again, and what it then says."""
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -11,10 +12,11 @@ import pytest
 import phantoms
 from voxmetry import Segmentation, read_volume, save
 from voxmetry.cli import run
-from voxmetry.errors import ConfigError, FormatError, InputError
+from voxmetry.errors import ConfigError, FormatError, InputError, OutputExistsError
 from voxmetry.io import write_series
-from voxmetry.report import draw, read_material, write_report
+from voxmetry.report import write_report
 from voxmetry.report.pictures import material as material_module
+from voxmetry.report.viewer import overview
 from voxmetry.workflows.rewrite_report import Wishes, rewrite_report
 
 
@@ -35,46 +37,69 @@ def folder(tmp_path, make_result):
     save(segmentation, out / "seg.nii.gz")
     save(volume, tmp_path / "image.nii.gz")
     write_report(result, out / "report.html", volume=volume, segmentation=segmentation)
+    save(overview(volume), out / "overview.nii.gz")
     return out
 
 
-def test_a_page_holds_its_own_material(folder, make_result):
-    volume, segmentation = phantoms.volume(), phantoms.segmentation()
-    assert read_material(folder / "report.html") == draw(make_result(volume, segmentation), volume, segmentation)
+def pictures_of(folder, name="report.html"):
+    """The pictures of a page, in their order."""
+    found = re.findall(r'<img src="(data:[^"]+)"', (folder / name).read_text(encoding="utf-8"))
+    assert found
+    return found
 
 
 def test_the_same_wishes_write_the_same_page(folder):
+    assert rewrite_report(folder, overwrite=True) == folder / "report.html"
     before = (folder / "report.html").read_bytes()
-    assert rewrite_report(folder) == folder / "report.html"
+    rewrite_report(folder, overwrite=True)
     assert (folder / "report.html").read_bytes() == before
 
 
-def test_another_language_keeps_the_pictures(folder):
-    before = read_material(folder / "report.html")
-    rewrite_report(folder, Wishes(language="de"))
-    html = (folder / "report.html").read_text(encoding="utf-8")
+def test_an_earlier_page_stays_unless_it_may_be_replaced(folder):
+    (folder / "report.html").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputExistsError, match=r"report\.html"):
+        rewrite_report(folder)
+    assert (folder / "report.html").read_text(encoding="utf-8") == "mine"
+
+
+def test_another_language_has_a_file_of_its_own_with_the_same_pictures(folder):
+    before = (folder / "report.html").read_bytes()
+    assert rewrite_report(folder, Wishes(language="de")) == folder / "report.de.html"
+    html = (folder / "report.de.html").read_text(encoding="utf-8")
     assert '<html lang="de">' in html
-    assert "Annehmen: keine Prüfung verlangt eine Durchsicht" in html
-    assert read_material(folder / "report.html") == before
+    assert "Prüfung" in html
+    assert pictures_of(folder, "report.de.html") == pictures_of(folder)
+    assert (folder / "report.html").read_bytes() == before
 
 
-def test_pictures_are_drawn_anew_from_the_image(folder):
-    before = read_material(folder / "report.html").pictures
-    (folder / "report.html").unlink()
-    rewrite_report(folder, image=folder.parent / "image.nii.gz")
-    assert read_material(folder / "report.html").pictures == before
+def test_nothing_is_read_out_of_a_report(folder):
+    before = pictures_of(folder)
+    (folder / "report.html").write_text("<p>of something else", encoding="utf-8")
+    rewrite_report(folder, overwrite=True)
+    assert pictures_of(folder) == before
 
 
-def test_without_a_report_and_an_image_there_is_nothing_to_show(folder):
-    (folder / "report.html").unlink()
+def test_pictures_are_drawn_from_the_image_as_they_were(folder):
+    before = pictures_of(folder)
+    rewrite_report(folder, image=folder.parent / "image.nii.gz", overwrite=True)
+    assert pictures_of(folder) == before
+
+
+def test_pictures_of_a_reduced_image_are_drawn_from_its_overview(folder, monkeypatch):
+    volume = phantoms.volume()
+    most = volume.array.size // 4
+    monkeypatch.setattr("voxmetry.report.viewer.MOST_VOXELS", most)
+    save(overview(volume, most), folder / "overview.nii.gz")
+    before = pictures_of(folder)
+    rewrite_report(folder, overwrite=True)
+    assert pictures_of(folder) != before
+
+
+def test_without_an_overview_and_an_image_there_is_nothing_to_show(folder):
+    (folder / "overview.nii.gz").unlink()
     with pytest.raises(InputError, match=r"--image"):
-        rewrite_report(folder)
-
-
-def test_a_page_of_something_else_is_refused(folder):
-    (folder / "report.html").write_text("<p>hello", encoding="utf-8")
-    with pytest.raises(FormatError, match=r"without the pictures"):
-        rewrite_report(folder)
+        rewrite_report(folder, Wishes(language="de"))
+    assert not (folder / "report.de.html").exists()
 
 
 @pytest.mark.parametrize(("text", "error"), [("{", FormatError), ('{"labels": 1}', FormatError), (None, InputError)])
@@ -100,7 +125,7 @@ def test_the_change_since_a_prior_study(folder, make_result, tmp_path):
     prior.mkdir()
     earlier = make_result(phantoms.volume(), smaller, model_version="0.0.9", weights_sha256="0" * 64)
     (prior / "result.json").write_text(earlier.model_dump_json(), encoding="utf-8")
-    rewrite_report(folder, prior=prior)
+    rewrite_report(folder, prior=prior, overwrite=True)
     html = (folder / "report.html").read_text(encoding="utf-8")
     now, before = (
         next(m for m in r.measurements if m.label == "a")
@@ -133,8 +158,8 @@ def test_identity_is_shown_only_when_asked_for(tmp_path, make_result):
     rewrite_report(out, image=tmp_path / "dicom")
     assert "Quirinus" not in (out / "report.html").read_text(encoding="utf-8")
     with pytest.raises(InputError, match="--with-identity without an image"):
-        rewrite_report(out, Wishes(with_identity=True))
-    rewrite_report(out, Wishes(with_identity=True), image=tmp_path / "dicom")
+        rewrite_report(out, Wishes(with_identity=True), overwrite=True)
+    rewrite_report(out, Wishes(with_identity=True), image=tmp_path / "dicom", overwrite=True)
     html = (out / "report.html").read_text(encoding="utf-8")
     assert "Quirinus Zzyzx" in html
     assert "ID-47-11" in html
@@ -143,16 +168,17 @@ def test_identity_is_shown_only_when_asked_for(tmp_path, make_result):
 
 def test_a_file_without_headers_names_nobody(folder):
     with pytest.raises(InputError, match="without DICOM headers"):
-        rewrite_report(folder, Wishes(with_identity=True), image=folder.parent / "image.nii.gz")
+        rewrite_report(folder, Wishes(with_identity=True), image=folder.parent / "image.nii.gz", overwrite=True)
 
 
 def test_the_verb_writes_a_pdf_of_selectable_text(folder, capsys):
     assert run(["report", str(folder), "--pdf", "--lang", "de", "--page", "letter", "--json"]) == 0
-    path = folder / "report.pdf"
+    path = folder / "report.de.pdf"
     assert json.loads(capsys.readouterr().out) == {"report": str(path)}
     first = path.read_bytes()
     assert first.startswith(b"%PDF-")
-    assert run(["report", str(folder), "--pdf", "--lang", "de", "--page", "letter"]) == 0
+    assert run(["report", str(folder), "--pdf", "--lang", "de", "--page", "letter"]) == 2
+    assert run(["report", str(folder), "--pdf", "--lang", "de", "--page", "letter", "--overwrite"]) == 0
     assert path.read_bytes() == first
     if shutil.which("pdftotext") is None:
         pytest.skip("no pdftotext")

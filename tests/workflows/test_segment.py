@@ -45,7 +45,7 @@ from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
 from voxmetry.workflows.provenance import peak_memory_mb
 from voxmetry.workflows.run_folder import KEY_IMAGES, OUTPUTS
 
-FILES = {"seg.nii.gz", "measurements.csv", "lesions.csv", "result.json", "report.html"}
+FILES = {"seg.nii.gz", "measurements.csv", "lesions.csv", "overview.nii.gz", "result.json", "report.html"}
 
 
 @pytest.fixture(scope="module")
@@ -395,7 +395,7 @@ class TestBadInput:
 
 def test_outputs_are_named_once():
     objects = {"seg.dcm", "rtstruct.dcm", "sr.dcm", "report.dcm", "images.zip", "report.pdf", *KEY_IMAGES.values()}
-    others = {"other_measurements.csv", "other_lesions.csv"}
+    others = {"other_measurements.csv", "other_lesions.csv", "other_overview.nii.gz"}
     chosen = {"comparison.csv", "change.json", "thumbnail.png", *MAP_FILES.values()}
     assert set(OUTPUTS.values()) == FILES | chosen | others | objects
 

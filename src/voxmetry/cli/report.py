@@ -12,24 +12,26 @@ from voxmetry.errors import InputError
 
 
 def report(
-    out: Annotated[Path, typer.Argument(help="The folder of a run: its result.json and report.html.")],
+    out: Annotated[Path, typer.Argument(help="The folder of a run.")],
     pdf: Annotated[bool, typer.Option("--pdf", help="Write report.pdf; without it, report.html.")] = False,
     lang: Annotated[Literal["en", "de", "es"], typer.Option(help="Language of the report.")] = "en",
     page: Annotated[Literal["a4", "letter"], typer.Option(help="Size of the PDF's pages.")] = "a4",
     prior: Annotated[Path | None, typer.Option(help="The folder of an earlier study's run: shows the change.")] = None,
-    image: Annotated[Path | None, typer.Option(help="The study, to draw the pictures anew.")] = None,
-    reference: Annotated[
-        Path | None, typer.Option(help="The label map that the run was compared with, beside --image.")
-    ] = None,
+    image: Annotated[Path | None, typer.Option(help="The study, for pictures at full size.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="The label map that the run was compared with.")] = None,
     with_identity: Annotated[
         bool, typer.Option("--with-identity", help="Name the patient, from the headers of --image.")
     ] = False,
     key_images: Annotated[
         bool, typer.Option("--key-images", help="Write the pictures as DICOM images instead; needs --image, in DICOM.")
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file of the same name.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
-    """Write the report of an earlier run again: as a PDF, in another language, against a prior study, as images."""
+    """Write the report of an earlier run again: as a PDF, in another language, compared with a prior, as images.
+
+    Each language and each face has a file of its own, such as report.de.pdf.
+    """
     from voxmetry.workflows.dicom_objects import write_key_images_again
     from voxmetry.workflows.rewrite_report import Wishes, rewrite_report
     from voxmetry.workflows.run_folder import CHANGE
@@ -41,14 +43,14 @@ def report(
                 expected="the DICOM study, whose patient and study the images repeat",
                 fix="pass the study with --image",
             )
-        paths = [str(path) for path in write_key_images_again(out, image, reference=reference)]
+        paths = [str(path) for path in write_key_images_again(out, image, reference=reference, overwrite=overwrite)]
         if as_json:
             say_json({"key_images": paths})
         else:
             say("\n".join(f"  {path}" for path in paths))
         return
     wishes = Wishes(pdf=pdf, language=lang, page=page, with_identity=with_identity)
-    path = rewrite_report(out, wishes, prior=prior, image=image, reference=reference)
+    path = rewrite_report(out, wishes, prior=prior, image=image, reference=reference, overwrite=overwrite)
     files = {"report": path} | ({"change": path.with_name(CHANGE)} if prior is not None else {})
     if as_json:
         say_json({what: str(file) for what, file in files.items()})

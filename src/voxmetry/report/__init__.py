@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from voxmetry.report.document import ReportDocument
 from voxmetry.report.language import Language, languages, load_language
-from voxmetry.report.pictures.material import Material, draw, read_material
+from voxmetry.report.pictures.material import Material, draw
 from voxmetry.report.write import PAGES, build_document, write_faces, write_report
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "draw",
     "languages",
     "load_language",
-    "read_material",
     "write_faces",
     "write_report",
 ]

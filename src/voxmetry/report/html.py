@@ -54,7 +54,6 @@ def render_html(document: ReportDocument, material: Material) -> str:
             pictures={key: data_uri(png) for key, png in material.pictures.items()},
             pixels=PICTURE_PIXELS,
             policy=policy,
-            plan=Markup(material.plan.model_dump_json().replace("<", "\\u003c")),
             scene=scene,
             scene_json=Markup(as_json(scene)) if scene is not None else "",
             viewer=Markup(viewer),

@@ -153,6 +153,31 @@ def build_overlay(name: str, volume: Volume) -> Overlay:
     )
 
 
+def overview(volume: Volume, most: int = MOST_VOXELS) -> Volume:
+    """Return an image that is small enough to lie in the folder of a run, (I, J, K): a large one is averaged in blocks.
+
+    Whole numbers stay whole numbers, rounded.
+    """
+    steps = reduction(volume.geometry, most)
+    if steps == (1, 1, 1):
+        return Volume(volume.array, volume.geometry, volume.unit)
+    mean = block_mean(volume.array, steps)
+    array = np.rint(mean).astype(volume.array.dtype) if np.issubdtype(volume.array.dtype, np.integer) else mean
+    return Volume(array, _geometry(volume.geometry, steps, array.shape), volume.unit)
+
+
+def overview_of_labels(segmentation: Segmentation) -> Segmentation:
+    """Return a segmentation on the grid of its image's `overview`, (I, J, K)."""
+    steps = reduction(segmentation.geometry, MOST_VOXELS)
+    array = block_label(segmentation.array, steps, present=boxes_of(segmentation))
+    return Segmentation(array, _geometry(segmentation.geometry, steps, array.shape), segmentation.labels)
+
+
+def _geometry(geometry: Geometry, steps: tuple[int, int, int], shape: tuple[int, ...]) -> Geometry:
+    i, j, k = shape
+    return Geometry(reduced_grid(geometry, steps), (i, j, k), geometry.frame_uid)
+
+
 def reduction(geometry: Geometry, most: int) -> tuple[int, int, int]:
     """Return how many voxels to merge along each axis so that at most `most` remain, as near to cubes as can be.
 

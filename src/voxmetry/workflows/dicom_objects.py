@@ -191,17 +191,21 @@ class _Writer:
                 )
 
 
-def write_key_images_again(out: Path, image: Path, *, reference: Path | None = None) -> tuple[Path, ...]:
+def write_key_images_again(
+    out: Path, image: Path, *, reference: Path | None = None, overwrite: bool = False
+) -> tuple[Path, ...]:
     """Write the key images of an earlier run beside its results.
 
     Parameters
     ----------
     out
-        The folder of the run. Its key images are replaced.
+        The folder of the run.
     image
         The DICOM study that was segmented; it is read as the run did.
     reference
         The label map that the run was compared with.
+    overwrite
+        Whether earlier key images are replaced.
 
     Returns
     -------
@@ -220,7 +224,7 @@ def write_key_images_again(out: Path, image: Path, *, reference: Path | None = N
     source = read_source(volume)
     segmentation = io.read_segmentation(out / "seg.nii.gz", labels=result.labels)
     truth = io.read_segmentation(reference, labels=result.labels, image=volume) if reference is not None else None
-    with output_folder(out, KEY_IMAGES.values(), overwrite=True) as stage:
+    with output_folder(out, KEY_IMAGES.values(), overwrite=overwrite) as stage:
         outputs = Outputs(stage)
         _Writer(outputs, DicomOutput(key_images=True), result, source, None).key_images(volume, segmentation, truth)
         for name, reason in outputs.not_written.items():

@@ -1,35 +1,27 @@
 """Hold a study against an earlier run of the same patient: structures, lesions, RECIST.
 
-A run's folder holds no image, but its report does: the viewer's, reduced. It is fine enough to bring two time points
-together; sizes are always measured on the label maps' own grids.
+A run's folder holds a reduced image, `overview.nii.gz`. It is fine enough to bring two time points together; sizes are
+always measured on the label maps' own grids.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import gzip
 import math
 from pathlib import Path
 from typing import Protocol
 
-import nibabel as nib
-import numpy as np
-
 from voxmetry._version import __version__
-from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Flag, Lesion, Measurement, SourceInfo, StudyResult
 from voxmetry.core.records.follow_up import FollowUp, PriorComparison, StructureChange
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.errors import FormatError, InputError
+from voxmetry.errors import InputError
 from voxmetry.io.read import read_segmentation
 from voxmetry.measurement.follow_up import TimePoint, follow_up
 from voxmetry.measurement.recist import percent
-from voxmetry.report.pictures.material import read_material
-from voxmetry.report.viewer import Scene
-from voxmetry.workflows.run_folder import HTML, SEGMENTATION, read_result
+from voxmetry.workflows.run_folder import SEGMENTATION, read_overview, read_result
 
 _CARRIED = ("registration", "not_covered", "matched_by_distance")
 """Flags of a follow-up that are not said by the study's own flags."""
@@ -58,8 +50,8 @@ def compare_with_prior(
     result
         What was measured now.
     prior
-        The folder that `voxmetry segment` wrote for the earlier study: `result.json`, `seg.nii.gz`, and `report.html`
-        where lesions have to be matched and the two studies share no frame of reference.
+        The folder that `voxmetry segment` wrote for the earlier study: `result.json`, `seg.nii.gz`, and
+        `overview.nii.gz` where lesions have to be matched and the two studies share no frame of reference.
     segmentation
         The labels of now, (I, J, K).
     image
@@ -93,26 +85,6 @@ def compare_with_prior(
     )
 
 
-def overview(scene: Scene) -> Volume:
-    """Return the image that a report's viewer shows, in the study's own unit, (I, J, K).
-
-    Raises
-    ------
-    FormatError
-        If the report is damaged.
-    """
-    try:
-        image = nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(scene.image)))
-        array = np.asarray(image.dataobj, dtype=np.float32)
-    except (ValueError, OSError, EOFError) as error:
-        raise FormatError(
-            found="a report whose viewer holds no image that can be read",
-            expected="a report.html as voxmetry segment wrote it",
-            fix="run voxmetry segment again",
-        ) from error
-    return Volume(array, Geometry(np.asarray(image.affine, dtype=np.float64), array.shape))
-
-
 def _follow(
     result: Measured, earlier: StudyResult, folder: Path, segmentation: Segmentation, image: Volume | None
 ) -> tuple[FollowUp | None, str, tuple[Flag, ...]]:
@@ -123,7 +95,7 @@ def _follow(
     before = read_segmentation(folder / earlier.files.get("segmentation", SEGMENTATION), labels=earlier.labels)
     try:
         found = follow_up(
-            baseline=TimePoint(_placed(before, earlier.source), overview=_image_of(folder)),
+            baseline=TimePoint(_placed(before, earlier.source), overview=read_overview(folder, earlier)),
             current=TimePoint(_placed(segmentation, result.source), overview=image),
         )
     except InputError as error:
@@ -141,13 +113,6 @@ def _placed(segmentation: Segmentation, source: SourceInfo) -> Segmentation:
     return dataclasses.replace(
         segmentation, geometry=dataclasses.replace(segmentation.geometry, frame_uid=source.frame_uid)
     )
-
-
-def _image_of(folder: Path) -> Volume | None:
-    if not (folder / HTML).is_file():
-        return None
-    scene = read_material(folder / HTML).scene
-    return overview(scene) if scene is not None else None
 
 
 def _structures(result: Measured, earlier: StudyResult) -> tuple[StructureChange, ...]:

@@ -1,4 +1,4 @@
-"""Write the report of an earlier run again: as a PDF, in another language, against a prior study."""
+"""Write the report of an earlier run again: as a PDF, in another language, compared with a prior study."""
 
 from __future__ import annotations
 
@@ -10,18 +10,28 @@ from voxmetry import io
 from voxmetry.config import StudySettings
 from voxmetry.core.base import Record
 from voxmetry.core.records import StudyResult
-from voxmetry.core.records.follow_up import PriorComparison
+from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError
 from voxmetry.io.atomic import write_text
+from voxmetry.io.output_folder import output_folder
 from voxmetry.report.document import spell
-from voxmetry.report.facts import Fact
 from voxmetry.report.identity import read_identity
 from voxmetry.report.language import load_language
-from voxmetry.report.pictures.material import Material, draw, read_material
+from voxmetry.report.pictures.material import draw
+from voxmetry.report.viewer import overview_of_labels
 from voxmetry.report.write import require_face, write_faces
-from voxmetry.workflows.prior import compare_with_prior, overview
-from voxmetry.workflows.run_folder import CHANGE, HTML, PDF, SEGMENTATION, read_result
+from voxmetry.workflows.prior import compare_with_prior
+from voxmetry.workflows.run_folder import (
+    CHANGE,
+    HTML,
+    OTHER_OVERVIEW,
+    OVERVIEW,
+    PDF,
+    SEGMENTATION,
+    read_overview,
+    read_result,
+)
 
 
 class Wishes(Record):
@@ -40,21 +50,26 @@ def rewrite_report(
     prior: Path | str | None = None,
     image: Path | str | None = None,
     reference: Path | str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write the report of a run again from its `result.json`.
 
     Parameters
     ----------
     out
-        The folder of the run. Its `report.html` or `report.pdf` is replaced.
+        The folder of the run. The file is `report.html` or `report.pdf`; in another language than English, such as
+        German, `report.de.html` or `report.de.pdf`.
     wishes
         Face, language, page, identity.
     prior
         The folder of a run on an earlier study of the same patient: the change is in the report, and in `change.json`.
     image
-        The study, to draw the pictures anew. Without it those of the `report.html` in the folder are used.
+        The study, for pictures at full size. Without it they are drawn from the run's `overview.nii.gz`, in which a
+        large image is reduced.
     reference
-        The label map that the run was compared with, if the pictures are drawn anew.
+        The label map that the run was compared with, for pictures of where the two differ.
+    overwrite
+        Whether an earlier file of this name is replaced.
 
     Returns
     -------
@@ -66,37 +81,48 @@ def rewrite_report(
     InputError
         If the folder holds no run, or an image is needed and not given.
     FormatError
-        If `result.json` or the report is none of this software.
+        If `result.json` is none of this software.
     ConfigError
         If the language or the page is unknown.
+    OutputExistsError
+        If the file is there already and `overwrite` is off.
     """
-    wishes = wishes or Wishes()
-    out = Path(out)
-    path = out / (PDF if wishes.pdf else HTML)
+    wishes, out = wishes or Wishes(), Path(out)
+    name = name_of(wishes)
     say = load_language(wishes.language)
-    require_face(path, wishes.page)
+    require_face(out / name, wishes.page)
     result = read_result(out)
-    identity: tuple[Fact, ...] = ()
-    volume: Volume | None = None
-    if image is None:
-        if wishes.with_identity:
-            raise InputError(
-                found="--with-identity without an image",
-                expected="the DICOM study, since results hold no identity",
-                fix="pass the study with --image",
-            )
-        material = read_material(out / HTML)
-    else:
-        volume = read_image_again(result, image)
-        material = _with_overlay(_drawn(result, out, volume, reference), out)
+    if wishes.with_identity and image is None:
+        raise InputError(
+            found="--with-identity without an image",
+            expected="the DICOM study, since results hold no identity",
+            fix="pass the study with --image",
+        )
+    with output_folder(out, (*([CHANGE] if prior is not None else []), name), overwrite=overwrite) as stage:
+        shown, volume, segmentation, truth = _shown(result, out, image, reference)
         identity = read_identity(volume, say) if wishes.with_identity else ()
-    change = _change(result, out, prior, volume, material) if prior is not None else None
-    document = spell(result, material.plan, say, prior=change)
-    document = document.model_copy(update={"examined": (*identity, *document.examined)})
-    write_faces(document, material, [path], page=wishes.page)
-    if change is not None:
-        write_text(out / CHANGE, change.model_dump_json(indent=1))
-    return path
+        material = draw(shown, volume, segmentation, truth, _others(result, out))
+        change = None
+        if prior is not None:
+            own = io.read_segmentation(out / SEGMENTATION, labels=result.labels)
+            change = compare_with_prior(result, prior, segmentation=own, image=volume)
+            write_text(stage / CHANGE, change.model_dump_json(indent=1))
+        document = spell(result, material.plan, say, prior=change)
+        document = document.model_copy(update={"examined": (*identity, *document.examined)})
+        write_faces(document, material, [stage / name], page=wishes.page)
+    return out / name
+
+
+def name_of(wishes: Wishes) -> str:
+    """Return what a report is called: each language and each face has a file of its own.
+
+    Examples
+    --------
+    >>> name_of(Wishes()), name_of(Wishes(pdf=True, language="de"))
+    ('report.html', 'report.de.pdf')
+    """
+    path = Path(PDF if wishes.pdf else HTML)
+    return path.name if wishes.language == "en" else f"{path.stem}.{wishes.language}{path.suffix}"
 
 
 def read_image_again(result: StudyResult, image: Path | str) -> Volume:
@@ -125,25 +151,31 @@ def read_image_again(result: StudyResult, image: Path | str) -> Volume:
     )
 
 
-def _drawn(result: StudyResult, out: Path, volume: Volume, reference: Path | str | None) -> Material:
+def _shown(
+    result: StudyResult, out: Path, image: Path | str | None, reference: Path | str | None
+) -> tuple[StudyResult, Volume, Segmentation, Segmentation | None]:
+    """Return what pictures are drawn from: the study itself, or the run's reduced image with labels reduced like it."""
     segmentation = io.read_segmentation(out / SEGMENTATION, labels=result.labels)
     truth = io.read_segmentation(reference, labels=result.labels) if reference is not None else None
-    return draw(result, volume, segmentation, truth)
+    if image is not None:
+        return result, read_image_again(result, image), segmentation, truth
+    volume = read_overview(out, result)
+    if volume is None:
+        raise InputError(
+            found=f"no {OVERVIEW} in the folder",
+            expected="the reduced image that the run left there, or the study itself",
+            fix="pass the study with --image",
+        )
+    reduced = overview_of_labels(segmentation)
+    source = result.source.model_copy(update={"shape": volume.geometry.shape})
+    shown = result.model_copy(update={"source": source})
+    # The run's own grid has no frame of reference in its files; the two reduced grids are the same by construction.
+    labels = dataclasses.replace(reduced, geometry=volume.geometry)
+    reference_labels = dataclasses.replace(overview_of_labels(truth), geometry=volume.geometry) if truth else None
+    return shown, volume, labels, reference_labels
 
 
-def _with_overlay(material: Material, out: Path) -> Material:
-    """Keep the second image of the old report's viewer: the pictures are drawn from the first alone."""
-    old = read_material(out / HTML).scene if (out / HTML).is_file() else None
-    if old is None or old.overlay is None or material.scene is None:
-        return material
-    return dataclasses.replace(material, scene=material.scene.model_copy(update={"overlay": old.overlay}))
-
-
-def _change(
-    result: StudyResult, out: Path, prior: Path | str, volume: Volume | None, material: Material
-) -> PriorComparison:
-    """Hold the run against the prior; without the image by the one that the old report's viewer shows."""
-    if volume is None and material.scene is not None:
-        volume = overview(material.scene)
-    segmentation = io.read_segmentation(out / SEGMENTATION, labels=result.labels)
-    return compare_with_prior(result, prior, segmentation=segmentation, image=volume)
+def _others(result: StudyResult, out: Path) -> tuple[Volume, ...]:
+    """Return the second image of the viewer, where the run has one."""
+    other = read_overview(out, result, OTHER_OVERVIEW) if result.others else None
+    return (other,) if other is not None else ()

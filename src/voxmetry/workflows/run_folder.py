@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast, get_args
 
 from pydantic import ValidationError
 
+from voxmetry import io
 from voxmetry.core.records import StudyResult
+from voxmetry.core.volume import Unit, Volume
 from voxmetry.errors import FormatError, InputError, OutputError, VoxmetryError
 from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
 from voxmetry.report.pictures.key_images import MOST_SHEETS
 
 RESULT, SEGMENTATION, CHANGE = "result.json", "seg.nii.gz", "change.json"
 HTML, PDF = "report.html", "report.pdf"
+OVERVIEW, OTHER_OVERVIEW = "overview.nii.gz", "other_overview.nii.gz"
+"""The images, reduced: to bring two studies together, and to draw the pictures of a report again."""
 KEY_IMAGES = {f"key_image_{n:02}": f"key_image_{n:02}.dcm" for n in range(1, MOST_SHEETS + 1)}
 """Names of the key images, as many as there can be."""
 DICOM_FILES = {
@@ -37,6 +43,8 @@ OUTPUTS = {
     **MAP_FILES,
     **DICOM_FILES,
     "report_pdf": PDF,
+    "overview": OVERVIEW,
+    "other overview": OTHER_OVERVIEW,
     "result": RESULT,
     "thumbnail": "thumbnail.png",
     "report": HTML,
@@ -146,3 +154,20 @@ def read_result(folder: Path | str) -> StudyResult:
             expected="a result of this version of voxmetry",
             fix="run voxmetry segment again",
         ) from error
+
+
+def read_overview(folder: Path | str, result: StudyResult, name: str = OVERVIEW) -> Volume | None:
+    """Read a reduced image of a run, (I, J, K); None where the run has none.
+
+    Raises
+    ------
+    VoxmetryError
+        If the file cannot be read.
+    """
+    path = Path(folder) / name
+    if not path.is_file():
+        return None
+    source = result.source if name == OVERVIEW else result.others[0].source
+    unit = source.unit if source.unit in get_args(Unit) else None
+    read = io.read_volume(path, unit=cast("Unit | None", unit))
+    return dataclasses.replace(read, geometry=dataclasses.replace(read.geometry, frame_uid=source.frame_uid))

@@ -15,6 +15,7 @@ from voxmetry.io.atomic import write_bytes, write_text
 from voxmetry.measurement.tables import named_records_csv, records_csv
 from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
 from voxmetry.report.pictures.thumbnail import render_thumbnail
+from voxmetry.report.viewer import MOST_OVERLAY_VOXELS, overview
 from voxmetry.workflows.dicom_objects import write_objects
 from voxmetry.workflows.privacy import Privacy
 from voxmetry.workflows.run_folder import DICOM_FILES, OUTPUTS, Outputs
@@ -41,7 +42,7 @@ def output_files(result: StudyResult, settings: StudySettings, *, changed: bool)
     if not changed:
         left_out.add("change")
     if not result.others:
-        left_out |= {"other measurements", "other lesions"}
+        left_out |= {"other measurements", "other lesions", "other overview"}
     if not any(label.kind == "lesion" for label in result.labels):
         left_out |= {"lesions", "other lesions"}
     if settings.report != "brief":
@@ -67,6 +68,11 @@ def write_outputs(
         with outputs.each(what, OUTPUTS[what]) as path:
             write_text(path, text())
     write_objects(outputs, settings.dicom, result, **shown.of_image(), uids=privacy.uids)
+    with outputs.each("overview", OUTPUTS["overview"]) as path:
+        io.save(overview(shown.volume), path)
+    if "other overview" in files:
+        with outputs.each("other overview", OUTPUTS["other overview"]) as path:
+            io.save(overview(shown.others[0], MOST_OVERLAY_VOXELS), path)
     if "thumbnail" in files:
         with outputs.each("thumbnail", OUTPUTS["thumbnail"]) as path:
             write_bytes(path, render_thumbnail(shown.volume, shown.segmentation))
