@@ -269,7 +269,7 @@ def main() -> None:
     arguments = parser.parse_args()
     begin = time.monotonic()
     kills = chaos(**vars(arguments))
-    print(f"{arguments.studies} studies, {kills}: as undisturbed. {time.monotonic() - begin:.0f} s")  # noqa: T201
+    print(f"{arguments.studies} studies, {kills}: as undisturbed. {time.monotonic() - begin:.0f} s")
 
 
 if __name__ == "__main__":
