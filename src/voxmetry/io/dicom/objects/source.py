@@ -89,9 +89,9 @@ class Source:
         return next(iter(stated)) if len(stated) == 1 else None
 
     @property
-    def step_mm(self) -> float:
-        """Distance between neighbouring slices; of a single one its thickness, without which ITK reads no object."""
-        return self.geometry.spacing_mm[2]
+    def step_mm(self) -> float | None:
+        """Distance between neighbouring slices; of a single one, Spacing Between Slices where it is stated."""
+        return self.geometry.spacing_mm[2] if len(self.frames) > 1 else self.frames[0].plane.step_mm
 
     def reference(self, k: int) -> Any:
         """Return the item that refers to slice `k`: class, instance and, in a file of many, the frame's number."""

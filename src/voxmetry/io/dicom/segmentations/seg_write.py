@@ -294,15 +294,15 @@ def _one_slice(source: Source) -> Any:
 
 
 def _state_sizes(measures: Any, source: Source) -> None:
-    """Write thickness and spacing as the series has them, and leave the thickness out where it is not known.
+    """Write thickness and spacing as the series has them, and leave out what is not known.
 
     highdicom sees one slice, and would write a spacing of 1 mm.
     """
-    measures.SpacingBetweenSlices = format_number_as_ds(source.step_mm)
-    if source.thickness_mm is not None:
-        measures.SliceThickness = format_number_as_ds(source.thickness_mm)
-    elif "SliceThickness" in measures:
-        del measures.SliceThickness
+    for keyword, value_mm in (("SliceThickness", source.thickness_mm), ("SpacingBetweenSlices", source.step_mm)):
+        if value_mm is not None:
+            setattr(measures, keyword, format_number_as_ds(value_mm))
+        elif keyword in measures:
+            delattr(measures, keyword)
 
 
 def _whole(source: Source, index: int) -> Any:
