@@ -304,6 +304,9 @@ def by_simpleitk(truth: Truth, path: Path, trip: Trip) -> Trip:
     if dataset.BitsAllocated == 1 and dataset.Rows * dataset.Columns % 8:
         # GDCM takes each frame to begin at a byte, which PS3.5 8.1.1 does not say.
         raise SkippedError
+    if len(truth.volume.source.frames) == 1:
+        # GDCM takes the distance between two frames for the step, which is 0 for two segments of one slice.
+        raise SkippedError
     image = SimpleITK.ReadImage(str(path))
     frames, spacing = SimpleITK.GetArrayFromImage(image), image.GetSpacing()
     if frames.ndim == 2:
