@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import models
 from cases import train_settings as settings
 from cases import write_cases
+from voxmetry.cli import run
 from voxmetry.config import dump_yaml
 from voxmetry.errors import ConfigError
 from voxmetry.nn.networks.build import build_network
@@ -79,6 +80,16 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match="set batch_size to 8"):
         open_fabric(settings(batch_size=6), choose_for_training("cpu", "float32"))
+
+
+def test_training_without_its_packages_is_told_before_anything_is_written(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)
+    data = write_cases(tmp_path / "data")
+    assert run(["train", str(data), "-o", str(tmp_path / "run"), "--epochs", "1", "--device", "cpu"]) == 2
+    told = capsys.readouterr().err
+    assert "lightning-fabric is not installed" in told
+    assert 'pip install "voxmetry[train]"' in told
+    assert not (tmp_path / "run").exists()
 
 
 RECORDING = """

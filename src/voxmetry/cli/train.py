@@ -66,9 +66,10 @@ def train(
     from voxmetry.config import TrainSettings, load_yaml, parse_record
     from voxmetry.nn.runtime import choose_device
     from voxmetry.train import train as train_model
-    from voxmetry.train.devices import is_first
+    from voxmetry.train.devices import import_fabric, is_first
     from voxmetry.train.watch import TensorBoard
 
+    import_fabric()  # before the data set is measured, which takes minutes
     watchers: list[Watcher] = [_draw]
     if tensorboard:
         watchers.append(TensorBoard())

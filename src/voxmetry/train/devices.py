@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from voxmetry.config import TrainSettings
-from voxmetry.errors import ConfigError
+from voxmetry.errors import ConfigError, MissingExtraError
 from voxmetry.nn.runtime import Choice
 
 if TYPE_CHECKING:
@@ -31,6 +31,25 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def import_fabric() -> type[Fabric]:
+    """Import what only training needs.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed.
+    """
+    try:
+        from lightning_fabric import Fabric
+    except ImportError as error:
+        raise MissingExtraError(
+            found="the package lightning-fabric is not installed",
+            expected="it, to train; segmenting and measuring do without",
+            fix='pip install "voxmetry[train]"',
+        ) from error
+    return Fabric
+
+
 def open_fabric(settings: TrainSettings, choice: Choice) -> Fabric:
     """Return the device, alone or as one of the processes of `torchrun`, which have found each other.
 
@@ -45,9 +64,9 @@ def open_fabric(settings: TrainSettings, choice: Choice) -> Fabric:
     ------
     ConfigError
         If the batch cannot be shared out evenly.
+    MissingExtraError
+        If what only training needs is not installed.
     """
-    from lightning_fabric import Fabric
-
     total, here = n_processes(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if settings.batch_size % total:
         raise ConfigError(
@@ -55,7 +74,7 @@ def open_fabric(settings: TrainSettings, choice: Choice) -> Fabric:
             expected="as many cases for each process: the batch is that of all processes together",
             fix=f"set batch_size to {-(-settings.batch_size // total) * total}, or start fewer processes",
         )
-    fabric = Fabric(
+    fabric = import_fabric()(
         accelerator=choice.device,
         devices=here,
         num_nodes=total // here,

@@ -7,11 +7,15 @@ import dataclasses
 import subprocess
 
 import highdicom
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from pydicom.encaps import encapsulate
+from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.sr import _concepts_dict
+from pydicom.uid import UID
 from scipy.ndimage import gaussian_filter
 
 import phantoms
@@ -96,6 +100,39 @@ def written(study, tmp_path):
 
 
 OBJECTS = ("seg.dcm", "rtstruct.dcm", "sr.dcm", "pdf.dcm", "key.dcm")
+
+
+def as_stored(pixels):
+    rows, columns = pixels.shape
+    one = {"samples_per_pixel": 1, "photometric_interpretation": "MONOCHROME2", "number_of_frames": 1}
+    return one | {"rows": rows, "columns": columns} | {"bits_allocated": 8, "bits_stored": 8, "pixel_representation": 0}
+
+
+@pytest.mark.parametrize(
+    ("syntax", "code"),
+    [
+        ("1.2.840.10008.1.2.5", lambda x: RLELosslessEncoder.encode(x, **as_stored(x), encoding_plugin="pydicom")),
+        ("1.2.840.10008.1.2.4.80", imagecodecs.jpegls_encode),
+        ("1.2.840.10008.1.2.4.90", lambda x: imagecodecs.jpeg2k_encode(x, level=0, codecformat="j2k", reversible=True)),
+        ("1.2.840.10008.1.2.4.201", imagecodecs.htj2k_encode),
+    ],
+)
+def test_a_compressed_segmentation_is_decoded_as_images_are(study, tmp_path, syntax, code):
+    volume, source = study
+    truth = blobs(volume.geometry)
+    write_seg(truth, source, tmp_path / "seg.dcm", origin=ORIGIN, kind="labelmap")
+    dataset = pydicom.dcmread(tmp_path / "seg.dcm")
+    frames = [code(np.ascontiguousarray(frame)) for frame in dataset.pixel_array]
+    dataset.PixelData = encapsulate(frames)
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    dataset.save_as(tmp_path / "coded.dcm")
+    assert np.array_equal(read_segmentation(tmp_path / "coded.dcm", image=volume).array, truth.array)
+    dataset.PixelData = encapsulate([frame[: len(frame) // 2] for frame in frames])
+    dataset.save_as(tmp_path / "coded.dcm")
+    with pytest.raises(FormatError, match=r"coded\.dcm"):
+        read_segmentation(tmp_path / "coded.dcm", image=volume)
 
 
 class TestAllObjects:

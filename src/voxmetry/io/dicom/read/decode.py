@@ -41,11 +41,11 @@ def can_decode(syntax: str) -> bool:
     return syntax in _ENCAPSULATED or syntax in (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
 
 
-def stored_type(header: Elements) -> np.dtype[Any]:
-    """Return the type of the stored values as they lie in the file."""
+def stored_type(header: Any) -> np.dtype[Any]:
+    """Return the type of the stored values as they lie in the file, or of one bit a pixel as decoders give it."""
     order = ">" if transfer_syntax_uid(header) == BIG_ENDIAN else "<"
     kind = "i" if whole(header, "PixelRepresentation") else "u"
-    return np.dtype(f"{order}{kind}{(whole(header, 'BitsAllocated') or 16) // 8}")
+    return np.dtype(f"{order}{kind}{max(1, (whole(header, 'BitsAllocated') or 16) // 8)}")
 
 
 def native_place(header: Elements, index: int, name: str) -> tuple[int, int]:
@@ -110,7 +110,7 @@ def _swapped(raw: bytes) -> bytes:
     return np.frombuffer(even, ">u2").astype("<u2").tobytes()[: len(raw)]
 
 
-def used_bits(values: NDArray[Any], header: Elements) -> NDArray[Any]:
+def used_bits(values: NDArray[Any], header: Any) -> NDArray[Any]:
     """Return values with the bits above Bits Stored cleared, or filled with the sign; in place."""
     allocated = values.dtype.itemsize * 8
     unused = allocated - (whole(header, "BitsStored") or allocated)
@@ -135,7 +135,7 @@ def _decompressed(
         for index, code in enumerate(generate_frames(raw, number_of_frames=count)):
             if index in chosen:
                 seen += 1
-                yield index, _decode(code, header, name)
+                yield index, decode_frame(code, header, name)
     except (*PARSING_ERRORS, RuntimeError) as error:
         raise damaged(
             name, f"its frames cannot be told apart ({type(error).__name__}); the file may be cut off"
@@ -144,7 +144,28 @@ def _decompressed(
         raise damaged(name, f"{seen} frames where the header says {count}")
 
 
-def _decode(code: bytes, header: Elements, name: str) -> NDArray[Any]:
+def decode_frame(code: bytes, header: Any, name: str) -> NDArray[Any]:
+    """Decode one frame from its code.
+
+    Parameters
+    ----------
+    code
+        The bytes of one frame, as the fragments of the pixel data give them.
+    header
+        `Elements`, or a pydicom data set.
+    name
+        For messages.
+
+    Returns
+    -------
+    ndarray
+        Stored values (rows, columns) in the machine's byte order, unused bits cleared.
+
+    Raises
+    ------
+    FormatError
+        If the code cannot be decoded, or holds something else than the header says.
+    """
     import imagecodecs
 
     shape = (whole(header, "Rows") or 0, whole(header, "Columns") or 0)

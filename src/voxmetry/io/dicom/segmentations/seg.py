@@ -17,8 +17,18 @@ from voxmetry.core.geometry import Float64, Geometry, swap_lps_ras
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import FormatError, GeometryError, LabelError
+from voxmetry.io.dicom.read.decode import decode_frame, is_encapsulated
 from voxmetry.io.dicom.read.grid import tolerance_mm
-from voxmetry.io.dicom.read.headers import PARSING_ERRORS, lenient, number, numbers, read_all, text, whole
+from voxmetry.io.dicom.read.headers import (
+    PARSING_ERRORS,
+    lenient,
+    number,
+    numbers,
+    read_all,
+    text,
+    transfer_syntax_uid,
+    whole,
+)
 from voxmetry.io.dicom.read.kinds import shown
 from voxmetry.io.dicom.segmentations.codes import labels_of
 from voxmetry.io.lattice import OFF_LATTICE, Move, find_move
@@ -147,13 +157,18 @@ def _piece(k: int, mask: NDArray[np.bool_]) -> tuple[tuple[Any, ...], NDArray[np
 
 def _pixels(dataset: Any, indices: Sequence[int], name: str) -> Iterator[NDArray[Any]]:
     """Yield the named frames, shape (rows, columns)."""
+    from pydicom.encaps import get_frame
     from pydicom.pixels import iter_pixels
 
     if not indices:
         return
     try:
+        if is_encapsulated(transfer_syntax_uid(dataset)):
+            for index in indices:
+                code = get_frame(dataset.PixelData, index, number_of_frames=dataset.NumberOfFrames)
+                yield decode_frame(code, dataset, name)
         # Bits are taken straight from the bytes: eight times quicker than frame by frame through the decoder.
-        if dataset.BitsAllocated == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        elif dataset.BitsAllocated == 1:
             yield from _bits(dataset, indices)
         else:
             for frame in iter_pixels(dataset, indices=list(indices)):
