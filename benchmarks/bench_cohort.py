@@ -30,8 +30,10 @@ import nibabel as nib
 import numpy as np
 
 import voxmetry
-from voxmetry import RunSettings, StudySettings, Volume, plan_cohort, read_volume, save, segment_study
+from voxmetry import StudySettings, Volume, read_volume, save, segment_study
 from voxmetry.io import write_series
+from voxmetry.workflows.cohort.plan import plan_cohort
+from voxmetry.workflows.cohort.records import RunSettings
 
 MODEL = "hippocampus-mr"
 SRC = Path(voxmetry.__file__).parents[1]

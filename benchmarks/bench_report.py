@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import voxmetry as vx
-from voxmetry.core.records import SourceInfo
+from voxmetry.core.records import Provenance, SourceInfo
 from voxmetry.demo import run_demo
 from voxmetry.measurement import DEFINITIONS
 from voxmetry.workflows.provenance import package_versions
@@ -51,7 +51,7 @@ def report_of_labels(image: vx.Volume, labels: vx.Segmentation, path: Path) -> f
         measurements=vx.measure(labels, image),
         lesions=vx.lesions(labels, image),
         definitions=dict(DEFINITIONS),
-        provenance=vx.Provenance(
+        provenance=Provenance(
             voxmetry_version=vx.__version__,
             packages=package_versions(),
             python=platform.python_version(),

@@ -9,8 +9,9 @@ import pytest
 import models
 import phantoms
 from follow_ups import boxes, seg
-from voxmetry import FollowUp, FollowUpSettings, TimePoint, Volume, follow_up, read_segmentation, save, segment_study
+from voxmetry import TimePoint, Volume, follow_up, read_segmentation, save, segment_study
 from voxmetry.cli import run
+from voxmetry.core.records import FollowUp, FollowUpSettings
 
 A, B, NEW = (4, 18, 4, 12, 4, 9), (30, 42, 6, 13, 5, 9), (40, 55, 30, 44, 25, 32)
 

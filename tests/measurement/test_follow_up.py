@@ -9,7 +9,8 @@ from scipy.spatial.transform import Rotation
 
 import phantoms
 from follow_ups import SHAPE, TABLE, boxes, grid, seg
-from voxmetry import FollowUpSettings, Geometry, Segmentation, TimePoint, Volume, follow_up, lesions, resample
+from voxmetry import Geometry, Segmentation, TimePoint, Volume, follow_up, lesions, resample
+from voxmetry.core.records import FollowUpSettings
 from voxmetry.errors import ConfigError, GeometryError, InputError, LabelError
 from voxmetry.measurement.alignment import align
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from voxmetry import Comparison, Flag, LabelTable, Measurement, Provenance, Segmentation, StudyResult, Volume
-from voxmetry.core.records import SourceInfo
+from voxmetry import Comparison, Flag, LabelTable, Measurement, Segmentation, StudyResult, Volume
+from voxmetry.core.records import Provenance, SourceInfo
 
 SIDES = ("LR", "PA", "IS")
 

@@ -47,6 +47,8 @@ def output_files(result: StudyResult, settings: StudySettings, *, changed: bool)
         left_out |= {"lesions", "other lesions"}
     if settings.report != "brief":
         left_out.add("thumbnail")
+    if settings.report == "none":
+        left_out |= {"overview", "other overview"}
     if settings.report == "none" or (settings.report == "brief" and not result.needs_review):
         left_out.add("report")
     return {what: name for what, name in OUTPUTS.items() if what not in left_out}
@@ -68,8 +70,9 @@ def write_outputs(
         with outputs.each(what, OUTPUTS[what]) as path:
             write_text(path, text())
     write_objects(outputs, settings.dicom, result, **shown.of_image(), uids=privacy.uids)
-    with outputs.each("overview", OUTPUTS["overview"]) as path:
-        io.save(overview(shown.volume), path)
+    if "overview" in files:
+        with outputs.each("overview", OUTPUTS["overview"]) as path:
+            io.save(overview(shown.volume), path)
     if "other overview" in files:
         with outputs.each("other overview", OUTPUTS["other overview"]) as path:
             io.save(overview(shown.others[0], MOST_OVERLAY_VOXELS), path)

@@ -10,12 +10,12 @@ import pytest
 import chaos
 import models
 import voxmetry
-from voxmetry import RunSettings, StudySettings
+from voxmetry import StudySettings
 from voxmetry.errors import ConfigError, OutputError, SchedulerError
 from voxmetry.workflows.cohort import cluster
 from voxmetry.workflows.cohort.executor import Again, Finished, Lost
 from voxmetry.workflows.cohort.publish import Superseded
-from voxmetry.workflows.cohort.records import Outcome, Task
+from voxmetry.workflows.cohort.records import Outcome, RunSettings, Task
 from workflows.cohort.test_run import snapshot
 
 pytest.importorskip("distributed")

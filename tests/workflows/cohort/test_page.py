@@ -1,9 +1,10 @@
 import json
 import re
 
-from voxmetry import RunSettings, StudySettings, cohort
+from voxmetry import StudySettings, cohort
 from voxmetry.report.cohort import Entry, Roster, outliers_of, render_roster
 from voxmetry.workflows.cohort.page import write_page
+from voxmetry.workflows.cohort.records import RunSettings
 
 SETTINGS = RunSettings(study=StudySettings(report="brief", device="cpu"))
 

@@ -5,11 +5,12 @@ import pytest
 
 import models
 import phantoms
-from voxmetry import plan_cohort, save
+from voxmetry import save
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io import write_series
 from voxmetry.workflows.cohort.bids import read_sidecar
 from voxmetry.workflows.cohort.layout import bids_sidecar
+from voxmetry.workflows.cohort.plan import plan_cohort
 from voxmetry.workflows.cohort.rules import Rule, Rules
 from workflows.cohort.conftest import image
 
@@ -176,7 +177,8 @@ class TestBids:
         assert sorted(states(plan).values()) == ["refused", "waiting"]
 
     def test_names_keep_the_entities(self, data_set, tiny, threads):
-        from voxmetry import RunSettings, StudySettings, cohort
+        from voxmetry import StudySettings, cohort
+        from voxmetry.workflows.cohort.records import RunSettings
 
         settings = RunSettings(study=StudySettings(report="none", device="cpu"))
         assert all(o.state == "done" for o in cohort(data_set, None, tiny, settings=settings))

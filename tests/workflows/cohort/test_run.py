@@ -9,11 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from voxmetry import RunSettings, StudySettings, cohort, plan_cohort, save
+from voxmetry import StudySettings, cohort, save
 from voxmetry.errors import LockedError, OutputError
 from voxmetry.workflows.cohort.database import CohortRecord, read_faults, read_summary
 from voxmetry.workflows.cohort.export import COLUMNS, export_tables
 from voxmetry.workflows.cohort.lock import OWNER, run_lock
+from voxmetry.workflows.cohort.plan import plan_cohort
+from voxmetry.workflows.cohort.records import RunSettings
 from workflows.cohort.conftest import Threads, image
 
 CPU = RunSettings(study=StudySettings(report="none", device="cpu"))

@@ -8,9 +8,11 @@ import pytest
 
 import models
 import phantoms
-from voxmetry import Geometry, RunSettings, StudySettings, Volume, cohort, plan_cohort, save, segment_study
+from voxmetry import Geometry, StudySettings, Volume, cohort, save, segment_study
 from voxmetry.io import write_series
 from voxmetry.workflows.cohort.export import export_tables
+from voxmetry.workflows.cohort.plan import plan_cohort
+from voxmetry.workflows.cohort.records import RunSettings
 
 INPUTS = [
     {"name": "ct", "modality": "CT", "normalise": {"method": "window", "low": -200, "high": 300}},

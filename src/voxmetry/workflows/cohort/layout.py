@@ -97,5 +97,13 @@ def write_bids_description(out: Path) -> None:
     if not (out / "dataset_description.json").exists():
         write_text(out / "dataset_description.json", json.dumps(content, indent=1) + "\n")
     if not (out / ".bidsignore").exists():
-        ignored = ("cohort.*", "measurements.*", "*_result.json", "*_report.html", "*_thumbnail.png", "*_*.csv")
+        ignored = (
+            "cohort.*",
+            "measurements.*",
+            "*_result.json",
+            "*_report.html",
+            "*_thumbnail.png",
+            "*_*.csv",
+            "*_*overview.nii.gz",
+        )
         write_text(out / ".bidsignore", "\n".join(ignored) + "\n")
