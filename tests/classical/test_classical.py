@@ -7,7 +7,7 @@ import phantoms
 from voxmetry import Geometry, Segmentation, Volume, save, segment_study
 from voxmetry.classical import BaselineSpec, is_baseline, load_baseline
 from voxmetry.classical.methods import find
-from voxmetry.classical.spec import Edges, KMeans, Otsu, PercentOfMaximum, RegionGrowing, Threshold
+from voxmetry.classical.spec import Edges, KMeans, Otsu, PercentOfMaximum, Threshold
 from voxmetry.config import parse_record
 from voxmetry.errors import ConfigError, InputError
 
@@ -18,7 +18,6 @@ ALL = [
     PercentOfMaximum(method="percent_of_maximum", percent=50),
     KMeans(method="kmeans", clusters=2),
     Edges(method="edges", sigma_mm=2.0, inside=97, outside=50),
-    RegionGrowing(method="region_growing", multiplier=4.0),
 ]
 
 
@@ -82,19 +81,6 @@ def test_three_classes_of_otsu_take_the_brightest():
     array = np.array(volume.array)
     array[:, :, :5] += 4.0
     assert dice(find(Volume(array, volume.geometry), Otsu(method="otsu", classes=3)), mask) > 0.95
-
-
-def test_region_growing_from_the_middle_stays_with_its_own_ball():
-    shape = (30, 30, 30)
-    grid = Geometry(np.diag([1.0, 1.0, 1.0, 1.0]), shape)
-    at = np.indices(shape)
-    balls = [((at - np.array(c)[:, None, None, None]) ** 2).sum(0) <= 25 for c in ((15, 15, 15), (24, 24, 24))]
-    values = np.where(balls[0], 8.0, np.where(balls[1], 12.0, 0.0))
-    values += np.random.default_rng(0).normal(0, 0.2, shape)
-    found = find(Volume(values, grid), RegionGrowing(method="region_growing", seed="middle"))
-    assert dice(found, balls[0]) > 0.97
-    brightest = find(Volume(values, grid), RegionGrowing(method="region_growing", seed="maximum"))
-    assert dice(brightest, balls[1]) > 0.97
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import phantoms
 from voxmetry import Comparison, Geometry, LabelTable, Segmentation
 from voxmetry.errors import ConfigError, GeometryError
 from voxmetry.measurement import DEFINITIONS, compare, definitions, summarise
-from voxmetry.measurement.overlap import boundary_iou_mm, overlaps
+from voxmetry.measurement.overlap import overlaps
 
 
 def segmentation(boxes: dict[int, tuple[slice, slice, slice]], names: dict[int, str], grid: Geometry) -> Segmentation:
@@ -179,13 +179,8 @@ def test_boundary_iou_by_hand():
     r = segmentation({1: np.s_[2:7, 1:6, 1:6]}, names, grid)
     both = 4 * 25 - 9 * 4
     expected = both / (2 * 98 - both)
-    assert boundary_iou_mm(prediction=p, reference=r, label="a", width_mm=1) == pytest.approx(expected)
-    assert boundary_iou_mm(prediction=p, reference=r, label="a", width_mm=9) == pytest.approx(100 / 150)
-    assert math.isnan(boundary_iou_mm(prediction=p, reference=r, label="b", width_mm=1))
     row = compare(prediction=p, reference=r, surface="border voxels", labels=["a"])[0]
     assert row.boundary_iou == pytest.approx(expected)
-    with pytest.raises(ConfigError, match="rim"):
-        boundary_iou_mm(prediction=p, reference=r, label="a", width_mm=0)
 
 
 def test_a_real_map_against_itself_moved(real_data):

@@ -8,7 +8,7 @@ import pytest
 import phantoms
 from voxmetry import Geometry, Label, LabelTable, Segmentation, Volume
 from voxmetry.errors import ConfigError, GeometryError, LabelError
-from voxmetry.measurement import lesions, sum_of_diameters_mm
+from voxmetry.measurement import lesions
 from voxmetry.measurement.lesions import PEAK_RADIUS_MM, suv_peak
 
 TABLE = LabelTable(
@@ -101,7 +101,6 @@ def test_order_connectivity_and_smallest_volume():
     # Of the equal ones the most inferior comes first.
     single = [x.centroid_ras_mm for x in lesions(seg(array), connectivity=6)[1:]]
     assert single == [(1, 1, 1), (2, 2, 2), (11, 0, 5)]
-    assert sum_of_diameters_mm(rows, ["tumour-1", "tumour-3"]) == pytest.approx(math.hypot(3, 2) + 1)
 
 
 def test_location():
@@ -199,10 +198,6 @@ def test_refusals():
         lesions(seg(array), min_volume_ml=math.nan)
     with pytest.raises(LabelError, match="'spleen'"):
         lesions(seg(array), labels=["spleen"])
-    rows = lesions(seg(array))
-    for wrong in (["tumour-9"], ["tumour-1", "tumour-1"]):
-        with pytest.raises(LabelError, match="target lesions"):
-            sum_of_diameters_mm(rows, wrong)
 
 
 def test_a_real_tumour(real_data):

@@ -1,4 +1,4 @@
-"""Classical baselines: thresholds, clusters, edges and region growing behind the interface of a model."""
+"""Classical baselines: thresholds, clusters and edges behind the interface of a model."""
 
 from __future__ import annotations
 

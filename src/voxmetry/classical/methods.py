@@ -7,13 +7,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from voxmetry.classical.spec import Edges, KMeans, Otsu, PercentOfMaximum, RegionGrowing, Threshold
+from voxmetry.classical.spec import Edges, KMeans, Otsu, PercentOfMaximum, Threshold
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError
 
 Mask: TypeAlias = NDArray[np.bool_]
 Float32: TypeAlias = NDArray[np.float32]
-AnyMethod: TypeAlias = Threshold | Otsu | PercentOfMaximum | KMeans | Edges | RegionGrowing
+AnyMethod: TypeAlias = Threshold | Otsu | PercentOfMaximum | KMeans | Edges
 
 
 def find(volume: Volume, how: AnyMethod) -> Mask:
@@ -49,8 +49,6 @@ def find(volume: Volume, how: AnyMethod) -> Mask:
             return _kmeans(array, how)
         case Edges():
             return _edges(volume, array, how)
-        case RegionGrowing():
-            return _region(volume, array, how)
 
 
 def _between(array: Float32, low: float | None, high: float | None) -> Mask:
@@ -119,29 +117,6 @@ def _edges(volume: Volume, array: Float32, how: Edges) -> Mask:
     seeds[towards <= outside] = 1
     seeds[towards >= inside] = 2
     mask: Mask = watershed(barrier, seeds) == 2
-    return mask
-
-
-def _region(volume: Volume, array: Float32, how: RegionGrowing) -> Mask:
-    import SimpleITK
-
-    image = _image(volume, array)
-    if how.sigma_mm:
-        image = SimpleITK.SmoothingRecursiveGaussian(image, how.sigma_mm)
-    values = SimpleITK.GetArrayFromImage(image).T
-    place = (
-        np.unravel_index(int(values.argmax()), values.shape)
-        if how.seed == "maximum"
-        else tuple(size // 2 for size in values.shape)
-    )
-    grown = SimpleITK.ConfidenceConnected(
-        image,
-        [tuple(int(x) for x in place)],
-        numberOfIterations=how.iterations,
-        multiplier=how.multiplier,
-        initialNeighborhoodRadius=how.radius_voxels,
-    )
-    mask: Mask = SimpleITK.GetArrayFromImage(grown).T > 0
     return mask
 
 

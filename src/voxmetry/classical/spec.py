@@ -86,22 +86,7 @@ class Edges(Record):
         return self
 
 
-class RegionGrowing(Record):
-    """What grows from a seed by taking neighbours within `multiplier` standard deviations of the region's mean.
-
-    The seed is the voxel of the largest value of the smoothed image, or the middle of the image. SimpleITK's
-    ConfidenceConnected.
-    """
-
-    method: Literal["region_growing"]
-    seed: Literal["maximum", "middle"] = "maximum"
-    multiplier: Annotated[float, Field(gt=0)] = 2.5
-    iterations: Annotated[int, Field(ge=0, le=20)] = 4
-    radius_voxels: Annotated[int, Field(ge=0, le=5)] = 1
-    sigma_mm: Annotated[float, Field(ge=0)] = 0.0
-
-
-Method = Annotated[Threshold | Otsu | PercentOfMaximum | KMeans | Edges | RegionGrowing, Field(discriminator="method")]
+Method = Annotated[Threshold | Otsu | PercentOfMaximum | KMeans | Edges, Field(discriminator="method")]
 
 
 class ExpectedVolumes(Record):

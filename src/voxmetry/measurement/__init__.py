@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from voxmetry.measurement.compare import compare, summarise
 from voxmetry.measurement.definitions import DEFINITIONS, definitions
-from voxmetry.measurement.lesions import lesions, sum_of_diameters_mm
+from voxmetry.measurement.lesions import lesions
 from voxmetry.measurement.volumetry import measure
 
 __all__ = [
@@ -13,6 +13,5 @@ __all__ = [
     "definitions",
     "lesions",
     "measure",
-    "sum_of_diameters_mm",
     "summarise",
 ]

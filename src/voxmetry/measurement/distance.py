@@ -239,7 +239,7 @@ def boundary_iou(d: SurfaceDistances) -> float:
 
     With 'border voxels' this is the boundary IoU of Cheng et al. (2021, doi:10.1109/CVPR46437.2021.01508) for a band
     of one voxel; with 'elements' pieces at the same place count with the mean of their two areas. 0 if only one
-    of the surfaces is empty, nan if both are. `voxmetry.measurement.overlap.boundary_iou_mm` takes a wider band.
+    of the surfaces is empty, nan if both are.
     """
     shared, whole = _within(d, 0.0) / 2, d.prediction.size + d.reference.size
     return shared / (whole - shared) if whole else math.nan

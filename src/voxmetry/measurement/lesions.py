@@ -123,27 +123,6 @@ def lesions(
     return tuple(rows)
 
 
-def sum_of_diameters_mm(rows: Sequence[Lesion], targets: Sequence[str]) -> float:
-    """Return the sum of the long axes of the target lesions, named by their ids, in mm (RECIST 1.1).
-
-    Lymph nodes count with their short axis there; pass only lesions that are none.
-
-    Raises
-    ------
-    LabelError
-        If an id is unknown or named twice.
-    """
-    known = {row.id: row.long_axis_mm for row in rows}
-    wrong = [name for name in targets if name not in known or list(targets).count(name) > 1]
-    if wrong:
-        raise LabelError(
-            found=f"target lesions {', '.join(wrong)}, unknown or named twice",
-            expected=f"ids among {', '.join(known) or '(none)'}",
-            fix="name each target lesion once, by its id",
-        )
-    return math.fsum(known[name] for name in targets)
-
-
 def ordered_components(
     segmentation: Segmentation, label: Label, whole: Box, connectivity: int, min_volume_ml: float
 ) -> list[Component]:

@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.errors import ConfigError
-from voxmetry.ops.boxes import boxes_of, join
 
 _CHUNK_VOXELS = 4_000_000
 
@@ -95,65 +93,6 @@ def overlaps(*, prediction: Segmentation, reference: Segmentation, pairs: Sequen
     # The background is counted along, and belongs to no structure.
     n_prediction[0] = n_reference[0] = 0
     return [Overlap(int(n_prediction[a]), int(n_reference[b]), int(n_both[a])) for a, b in pairs]
-
-
-def boundary_iou_mm(*, prediction: Segmentation, reference: Segmentation, label: str, width_mm: float) -> float:
-    """Return the intersection over union of the inner rims of one structure, 0 to 1.
-
-    The rim of a mask is its voxels whose centre is at most `width_mm` from the centre of the nearest voxel outside
-    the mask; what lies outside the grid counts as outside. It asks more of large structures than the IoU does.
-
-    Parameters
-    ----------
-    prediction, reference
-        Label maps on the same grid, both with a structure named `label`.
-    width_mm
-        Width of the rim. With less than the largest spacing some faces have no rim.
-
-    Returns
-    -------
-    float
-        nan if both rims are empty.
-
-    Raises
-    ------
-    GeometryError
-        If the grids differ or are sheared.
-    ConfigError
-        If the width is not above 0.
-
-    References
-    ----------
-    Cheng et al., 2021, doi:10.1109/CVPR46437.2021.01508.
-    """
-    from voxmetry.ops.surface import require_right_angles
-
-    prediction.geometry.require_same(reference.geometry, what="prediction and reference")
-    require_right_angles(prediction.geometry)
-    if not (width_mm > 0 and math.isfinite(width_mm)):
-        raise ConfigError(found=f"a rim of {width_mm} mm", expected="a width above 0", fix="pass a length in mm")
-    values = (prediction.labels[label].value, reference.labels[label].value)
-    boxes = [boxes_of(x).get(value) for x, value in zip((prediction, reference), values, strict=True)]
-    present = [box for box in boxes if box is not None]
-    if not present:
-        return math.nan
-    box = join(present)
-    a, b = (
-        _rim(x.array[box] == value, prediction.geometry.spacing_mm, width_mm)
-        for x, value in zip((prediction, reference), values, strict=True)
-    )
-    union = int((a | b).sum())
-    return int((a & b).sum()) / union if union else math.nan
-
-
-def _rim(mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float], width_mm: float) -> NDArray[np.bool_]:
-    import edt
-
-    padded = np.ascontiguousarray(np.pad(mask, 1))
-    depth = edt.edt(padded, anisotropy=spacing_mm, parallel=1)[1:-1, 1:-1, 1:-1]
-    # edt counts in float32.
-    rim: NDArray[np.bool_] = mask & (depth <= width_mm * (1 + 1e-6))
-    return rim
 
 
 def _chunks(a: NDArray[Any], b: NDArray[Any]) -> Any:

@@ -21,9 +21,9 @@ from voxmetry.train.dataset import DataSet
 from voxmetry.train.fingerprint import ChannelFacts, Fingerprint, with_labels
 
 VALUES_PER_VOXEL = 20
-"""Values of four bytes that a step keeps for each voxel and channel of a level. benchmarks/bench_training_memory.py
-measures 11 to 14 for five networks in bf16, and 17 to 24 for three in float32; with `BASE_GB`, 20 gave
-an estimate above the measured peak for all eight."""
+"""Values of four bytes that a step keeps for each voxel and channel of a level: 11 to 14 were
+measured for five networks in bf16, and 17 to 24 for three in float32; with `BASE_GB`, 20 gave an estimate above the
+measured peak for all eight."""
 BASE_GB = 0.6
 """What the process takes before the first step."""
 ANISOTROPIC = 3.0
