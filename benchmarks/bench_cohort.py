@@ -7,7 +7,7 @@ DATA is the folder hippocampus-mr of data/README.md. Parts: processor (processor
 share), speed (the cohort against the bare network in a loop and against one process a study, for NIfTI and DICOM), long
 (the same over many studies once, with resident memory and a picture of the cohort's page), dask (two workers, each on a
 core of its own, against one), scale (seconds to plan, resume and export by the number of studies). Each prints its part
-of docs/cohort.md. It needs Linux, and for dask two cores.
+of docs/how-to/cohort.md. It needs Linux, and for dask two cores.
 """
 
 from __future__ import annotations

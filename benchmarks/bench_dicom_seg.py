@@ -2,7 +2,8 @@
 
 python benchmarks/bench_dicom_seg.py [--segments 100] [--slices 500] [--size 512] [--runs 3] [--peer]
 
-The segments are boxes of an eighth of the slice on 60 slices each. Prints the Markdown table of docs/dicom-output.md.
+The segments are boxes of an eighth of the slice on 60 slices each. Prints the table of
+docs/how-to/dicom-output.md in Markdown.
 """
 
 from __future__ import annotations

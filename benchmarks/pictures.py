@@ -1,4 +1,4 @@
-"""Make the pictures of docs/report.md.
+"""Make the pictures of docs/how-to/report.md.
 
     python benchmarks/pictures.py --data DATA
 

@@ -62,7 +62,8 @@ def plain(volumes, spec, network):
 
 
 def check(found, expected):
-    """At least 99.9 % of foreground voxels, and Dice 0.999 for each structure, as docs/performance.md promises."""
+    """At least 99.9 % of foreground voxels, and Dice 0.999 for each structure, as
+    docs/reference/performance.md promises."""
     foreground = (found > 0) | (expected > 0)
     assert foreground.any()
     assert (found == expected)[foreground].mean() >= 0.999

@@ -16,7 +16,11 @@ from voxmetry.cli.app import app
 from voxmetry.demo import FOLDER
 
 ROOT = Path(__file__).parents[1]
-PAGES = [path for folder in (".", "docs", "data") for path in sorted((ROOT / folder).glob("*.md"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "data").glob("*.md")),
+]
 RUN = re.compile(r"^<!-- run -->\n+```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python$", re.MULTILINE)
 COMMAND = re.compile(r"^ *(?:[A-Z_]+=\S+ )?voxmetry +([^\n#]+)", re.MULTILINE)

@@ -109,7 +109,7 @@ def write_nifti(x: Volume | Segmentation, path: str | os.PathLike[str]) -> None:
     """Write an image, or a label map with its label table in the header.
 
     The affine that is read back is the geometry's to the last bit where it came from a NIfTI file. The codes say
-    'scanner' for an image from DICOM and 'aligned' for anything else. See docs/coordinates.md.
+    'scanner' for an image from DICOM and 'aligned' for anything else. See docs/concepts/coordinates.md.
 
     Raises
     ------

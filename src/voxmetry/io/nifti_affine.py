@@ -1,4 +1,4 @@
-"""Which of the two affines of a NIfTI header is meant, and which to write. The rules are in docs/coordinates.md."""
+"""Which of the two affines of a NIfTI header is meant, and which to write: docs/concepts/coordinates.md."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Distances between two surfaces: found once, read in many ways.
 
 `surface_distances` looks at all structures in one pass; the functions below it are cheap readings of its result. All
-are in millimetres of the patient; docs/metrics.md has each formula.
+are in millimetres of the patient; docs/concepts/metrics.md has each formula.
 """
 
 from __future__ import annotations

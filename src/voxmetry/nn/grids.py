@@ -21,7 +21,7 @@ SAME_SPACING = 1e-3
 
 UPRIGHT_MARGIN_DEGREES = 12.0
 """A grid turned by no more than this beyond what was seen in training is taken as it is: augmentation has shown the
-network such patients, and interpolation costs as much as it gains. See docs/models.md for the figures."""
+network such patients, and interpolation costs as much as it gains. See docs/reference/models.md for the figures."""
 
 _AXIS_OF = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 

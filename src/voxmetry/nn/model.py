@@ -67,8 +67,8 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
         "auto" (a GPU where there is one, else OpenVINO for a large network and torch for a small one), "cpu", "cuda",
         "mps" or "openvino".
     precision
-        "auto" (the fastest that the device computes and that keeps the answer, see docs/performance.md), "float32",
-        "bf16" or "fp16".
+        "auto" (the fastest that the device computes and that leaves labels unchanged, see
+        docs/reference/performance.md), "float32", "bf16" or "fp16".
     execution
         "eager", "compile" (torch's compiler: CPU and CUDA) or "graph" (a CUDA graph).
 

@@ -21,7 +21,7 @@ def sha256_of(data: bytes) -> str:
 def to_bytes(network: nn.Module) -> bytes:
     """Serialise a network's parameters as float16 safetensors.
 
-    float16 halves the file; `docs/models.md` says what that costs in Dice.
+    float16 halves the file; `docs/reference/models.md` says what that costs in Dice.
     """
     state = distinct_tensors(network)
     return save({name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in state.items()})

@@ -120,7 +120,7 @@ def open_data(path: Path | str, *, root: Path | None = None) -> DataSet:
     ----------
     path
         A folder with `dataset.json`; a folder with `imagesTr/` and `labelsTr/`, or `images/` and `labels/`; a YAML or a
-        CSV manifest. See docs/training.md.
+        CSV manifest. See docs/how-to/training.md.
     root
         Folder that a manifest's paths start from, instead of the one that it names.
 
@@ -145,7 +145,7 @@ def open_data(path: Path | str, *, root: Path | None = None) -> DataSet:
             found=f"no data set at {path}",
             expected="a folder with dataset.json, imagesTr/ and labelsTr/ or images/ and labels/, or a .yaml or .csv "
             "manifest",
-            fix="check the path; docs/training.md shows each layout",
+            fix="check the path; docs/how-to/training.md shows each layout",
         )
     _require_files(found)
     return found

@@ -199,7 +199,7 @@ def _found_pairs(folder: Path) -> dict[str, tuple[tuple[Path, ...], Path]]:
         found=f"no images in {folder}",
         expected="folders imagesTr/ and labelsTr/, or images/ and labels/, with files that end in "
         + ", ".join((*NIFTI, *ITK)),
-        fix="point at a folder with images and labels; see docs/training.md",
+        fix="point at a folder with images and labels; see docs/how-to/training.md",
     )
 
 
@@ -208,7 +208,7 @@ def _match(images: Sequence[Path], labels: Sequence[Path], folder: Path) -> dict
         raise InputError(
             found=f"no images in {folder}" if not images else f"no labels beside {folder}",
             expected=f"files that end in {', '.join((*NIFTI, *ITK))}",
-            fix="point at a folder with images and labels; see docs/training.md",
+            fix="point at a folder with images and labels; see docs/how-to/training.md",
         )
     label_of = {_stem(path): path for path in labels}
     images_of: dict[str, list[Path]] = {}

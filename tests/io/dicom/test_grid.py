@@ -182,7 +182,7 @@ def test_planes_that_are_none(change, words):
 
 
 def test_the_worked_voxel_of_the_documentation():
-    """docs/coordinates.md derives this one by hand."""
+    """docs/concepts/coordinates.md derives this one by hand."""
     given = [
         Plane(f"{x}.dcm", (x, -80.0, 60.0), (0, 1, 0, 0, 0, -1), (0.8, 0.5), 200, 256) for x in (18.0, 20.0, 17.0, 19.0)
     ]

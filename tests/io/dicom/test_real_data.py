@@ -134,7 +134,7 @@ def test_an_oblique_ct_with_scaling(real_data):
     volume = read_volume(real_data / "dicom-rtstruct/oriented_data")
     assert volume.geometry.spacing_mm == pytest.approx((2.5, 3.5, 4.5), abs=1e-6)
     np.testing.assert_allclose(volume.geometry.affine[:3, 3], (-123, 432, 30), atol=1e-6)
-    # The voxel that docs/dicom.md works out by hand.
+    # The voxel that docs/reference/dicom.md works out by hand.
     np.testing.assert_allclose(volume.geometry.to_mm((4, 2, 0)), (-134.4918, 427.9199, 29.4603), atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""The cluster examples of docs/cohort.md: the batch script runs, with one machine in place of Slurm's nodes."""
+"""The cluster examples of docs/how-to/cohort.md: the batch script runs, with one machine in place of Slurm's nodes."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import yaml
 import chaos
 import models
 
-PAGE = Path(__file__).parents[3] / "docs" / "cohort.md"
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "cohort.md"
 
 
 def block(first_line: str) -> str:

@@ -1,4 +1,4 @@
-"""DICOM in and out. What is read, what is refused and how geometry is derived: docs/dicom.md."""
+"""DICOM in and out. What is read, what is refused and how geometry is derived: docs/reference/dicom.md."""
 
 from __future__ import annotations
 
