@@ -131,7 +131,7 @@ def roofline(loaded: Model, options: argparse.Namespace) -> float:
 
 
 def study(loaded: Model, volume: Volume, options: argparse.Namespace, labels: np.ndarray | None) -> np.ndarray:
-    """Run a whole study from voxels to labels on its own grid; return the labels, held against earlier ones."""
+    """Run a whole study from voxels to labels on its own grid; return the labels, compared with earlier ones."""
     predictor = Predictor(loaded)
     predictor(volume)
     if options.device == "cuda":

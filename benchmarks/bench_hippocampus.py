@@ -3,8 +3,8 @@
     python benchmarks/bench_hippocampus.py DATA/hippocampus-mr --model RUNS/hippocampus-mr/fold-0/model [--json]
 
 Each held-out case (of the model's split.json) goes through `segment_study` with its label as the reference:
-reading, network, restoring, clean-up, measuring, comparing and the report. The bundled weights have seen all 201 cases:
-name the model of a fold.
+reading, network, restoring, post-processing, measuring, comparing and the report. The bundled weights have seen all
+201 cases: name the model of a fold.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 Each case goes to the network of its fold, which has not seen it, with the calibration of --calibrated. Among cases like
 those of the training, Dice differs by how the reference was drawn, which no network can know; damaged images are what a
 gate is for. Damages: turned grid, thick slices, noise, blur, motion, a corner cut off. Prints a Markdown table: true
-Dice, predicted Dice, how many ask for a look, and by which flags; then the rank correlation of predicted and true Dice
-over all, and how many of the worst tenth are caught.
+Dice, predicted Dice, how many are flagged for review, and by which flags; then the rank correlation of predicted and
+true Dice over all, and how many of the worst tenth are caught.
 """
 
 from __future__ import annotations
@@ -128,29 +128,29 @@ def main() -> None:
 def judged(
     predictor: Predictor, known: ModelSpec, image: Volume, truth: Segmentation
 ) -> list[tuple[float, float, set]]:
-    """True Dice, predicted Dice and the flags that ask for a look, of each structure."""
+    """True Dice, predicted Dice and the flags for review, of each structure."""
     confidence = Confidence(predictor.spec)
     found = clean(predictor.run(predictor.prepare(image), confidence=confidence), predictor.spec.clean)
-    foretold = {row.label: row for row in predict_dice(confidence.expected_dice(), known)}
+    predictions = {row.label: row for row in predict_dice(confidence.expected_dice(), known)}
     measurements = measure(found, image)
     _, oriented = reorientation(image.geometry, known.orientation)
     flags = [
         *flag_input(oriented, known),
         *flag_image(image, known.inputs[0].name, known.inputs[0].modality, known.training_domain),
         *flag_measurements(measurements, known),
-        *flag_quality(tuple(foretold.values())),
+        *flag_quality(tuple(predictions.values())),
     ]
     told = []
     for row in compare(prediction=found, reference=truth):
         codes = {f.code for f in flags if f.severity != "note" and f.label in (None, row.label)}
-        predicted = foretold[row.label].predicted_dice if row.label in foretold else 0.0
+        predicted = predictions[row.label].predicted_dice if row.label in predictions else 0.0
         told.append((row.dice, predicted, codes))
     return told
 
 
 def show(rows: dict[str, list[tuple[float, float, set[str]]]], version: str) -> None:
     """Print the tables."""
-    print("| images | structures | Dice | predicted Dice | ask for a look | by the predicted Dice | other flags |")
+    print("| images | structures | Dice | predicted Dice | flagged for review | by the predicted Dice | other flags |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for what, told in rows.items():
         counts = Counter(code for _, _, codes in told for code in codes)
@@ -167,7 +167,7 @@ def show(rows: dict[str, list[tuple[float, float, set[str]]]], version: str) -> 
     among = sum(int(place) in lowest for place in worst)
     rank = float(spearmanr(predicted, dice).statistic)
     print(f"\nAll {len(dice)}: rank correlation of predicted and true Dice {rank:.2f}; of the {len(worst)} in the")
-    print(f"worst tenth {caught} ask for a look, and {among} are in the fifth with the lowest predicted Dice.")
+    print(f"worst tenth {caught} are flagged for review, and {among} are in the fifth with the lowest predicted Dice.")
     print(f"torch {version}")
 
 

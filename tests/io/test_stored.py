@@ -1,4 +1,4 @@
-"""NRRD and MetaImage in every form that the formats know, held against pynrrd and SimpleITK; and what is refused."""
+"""NRRD and MetaImage in every form that the formats know, compared with pynrrd and SimpleITK; and what is refused."""
 
 from __future__ import annotations
 

@@ -140,9 +140,9 @@ class TestCalibrate:
         )
         (model / "model.yaml").write_text(dump_yaml(strict))
         study = segment_study(folder / "images" / "case_0.nii.gz", tmp_path / "study", model)
-        foretold = {row.label for row in study.predicted_dice}
-        assert foretold
-        assert {f.label for f in study.flags if f.code == "low_predicted_dice"} == foretold
+        predicted = {row.label for row in study.predicted_dice}
+        assert predicted
+        assert {f.label for f in study.flags if f.code == "low_predicted_dice"} == predicted
 
     def test_a_baseline_is_refused(self, trained):
         data = open_data(trained[0])

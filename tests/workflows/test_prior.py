@@ -1,4 +1,4 @@
-"""A study held against an earlier run: structures, lesions, RECIST, in the page, the PDF and the JSON."""
+"""A study compared with an earlier run: structures, lesions, RECIST, in the page, the PDF and the JSON."""
 
 from __future__ import annotations
 

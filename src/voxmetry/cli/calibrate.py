@@ -1,4 +1,4 @@
-"""`voxmetry calibrate`: learn to foretell the Dice of a model's segmentations."""
+"""`voxmetry calibrate`: learn to predict the Dice of a model's segmentations."""
 
 from __future__ import annotations
 

@@ -15,16 +15,19 @@ def ensemble(
     run: Annotated[Path, typer.Argument(help="A run folder with fold-0/model, fold-1/model and so on.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Model folder to make.")],
     data: Annotated[
-        Path | None, typer.Option(help="The data set, to choose the clean-up on the cases that each fold held out.")
+        Path | None,
+        typer.Option(help="The data set, to choose the post-processing on the cases that each fold held out."),
     ] = None,
     clean_into: Annotated[
         Path | None,
-        typer.Option(help="Model folder whose clean-up is set to the chosen one too, such as that of all cases."),
+        typer.Option(
+            help="Model folder whose post-processing is set to the chosen one too, such as that of all cases."
+        ),
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda", "openvino"], typer.Option(help="Where networks run.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
-    """Write the folds of a run as one model, whose scores are averaged; with --data, with the best clean-up."""
+    """Write the folds of a run as one model, whose scores are averaged; with --data, with the best post-processing."""
     from voxmetry.errors import ConfigError
     from voxmetry.train.dataset import open_data
     from voxmetry.train.ensemble import choose_clean, write_clean, write_ensemble
@@ -32,7 +35,7 @@ def ensemble(
     if clean_into is not None and data is None:
         raise ConfigError(
             found="--clean-into without --data",
-            expected="the data set on whose held-out cases the clean-up is chosen",
+            expected="the data set on whose held-out cases the post-processing is chosen",
             fix="add --data DATASET",
         )
     choices = choose_clean(run, open_data(data), device=device) if data is not None else []

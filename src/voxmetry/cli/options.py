@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from voxmetry.config import StudySettings
 
 FLAGGED = 3
-"""Exit code of what is done and asks for a look."""
+"""Exit code of what is done and flagged for review."""
 
 Unit = Annotated[
     Literal["SUVbw"] | None, typer.Option(help="What a PET file without DICOM headers holds.", hidden=True)

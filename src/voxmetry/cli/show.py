@@ -156,7 +156,7 @@ def comparisons(
     matchings: Sequence[InstanceMatching] = (),
     definitions: Mapping[str, str] | None = None,
 ) -> None:
-    """Show a prediction held against a reference, with the definitions of the chosen settings."""
+    """Show a prediction compared with a reference, with the definitions of the chosen settings."""
     if as_json:
         from voxmetry.measurement import DEFINITIONS
 

@@ -192,7 +192,7 @@ class Resampling(Record):
 
 
 class CleanStep(Record):
-    """One step of the clean-up after the network.
+    """One step of the post-processing after the network.
 
     'largest': keep the largest connected component. 'drop_small': remove components below `min_volume_ml`.
     'fill_holes': fill background that the structure encloses. Components are 26-connected.
@@ -241,7 +241,7 @@ def predicted_dice(intercept: float, slope: float, expected_dice: float) -> floa
 
 
 class Quality(Record):
-    """How the Dice of one structure is foretold, fitted on cases that the network had not seen.
+    """How the Dice of one structure is predicted, fitted on cases that the network had not seen.
 
     From the expected Dice of `nn.confidence` by `predicted_dice`.
     """
@@ -249,7 +249,7 @@ class Quality(Record):
     intercept: float
     slope: float
     review_below: float
-    """A predicted Dice below asks for a look."""
+    """A predicted Dice below is flagged for review."""
     error: float
     """Mean absolute error of the prediction on cases that it was not fitted on."""
     n_cases: Annotated[int, Field(ge=1)]
@@ -312,7 +312,7 @@ class ModelSpec(Record):
     clean: tuple[CleanStep, ...] = ()
     training_domain: TrainingDomain
     quality: dict[str, Quality] = Field(default_factory=dict)
-    """By structure; made by `voxmetry calibrate`. Empty where nothing is foretold."""
+    """By structure; made by `voxmetry calibrate`. Empty where nothing is predicted."""
     weights: Weights | None = None
     """None in a template that training starts from; a model folder always has them."""
 

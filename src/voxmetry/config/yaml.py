@@ -44,7 +44,7 @@ def load_yaml(path: Path | str, kind: type[R]) -> R:
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(
-            found=f"{path} is not valid YAML: {error}", expected="a YAML mapping", fix="mend the line that is named"
+            found=f"{path} is not valid YAML: {error}", expected="a YAML mapping", fix="fix the line that is named"
         ) from error
     return parse_record(data, kind, where=str(path))
 

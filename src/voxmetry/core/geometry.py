@@ -220,7 +220,7 @@ class Geometry:
     def require_same(self, other: Geometry, *, what: str = "the two images") -> None:
         """Raise `GeometryError` unless `other` is the same grid in the same frame of reference.
 
-        A frame of reference that is unknown on one side (NIfTI has none) is not held against it.
+        A frame of reference that is unknown on one side (NIfTI has none) is not compared with it.
         """
         difference = self.difference(other)
         if difference is not None:

@@ -22,7 +22,7 @@ CUT_SHARE = 0.05
 SECTION_MM = 300.0
 """A model that has seen smaller images across was trained on regions, whose sides always lie in the body."""
 LANDMARKS = (5, 50, 95)
-"""Percentiles of an image's values that are held against those of the training images."""
+"""Percentiles of an image's values that are compared with those of the training images."""
 LANDMARK_MARGIN = 0.25
 """Share of the range that was seen by which a value may lie beside it."""
 SUV_RANGE = (0.2, 300.0)

@@ -182,7 +182,7 @@ def flag_units(units: Sequence[str], inputs: Sequence[tuple[str, str]]) -> tuple
 
 
 def predict_dice(expected: Mapping[str, float], spec: ModelSpec) -> tuple[PredictedDice, ...]:
-    """Foretell the Dice of each structure that the model is calibrated for and that was found.
+    """Predict the Dice of each structure that the model is calibrated for and that was found.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def predict_dice(expected: Mapping[str, float], spec: ModelSpec) -> tuple[Predic
     )
 
 
-def flag_quality(foretold: Sequence[PredictedDice]) -> tuple[Flag, ...]:
+def flag_quality(predicted: Sequence[PredictedDice]) -> tuple[Flag, ...]:
     """Flag each structure whose predicted Dice is below what the model's calibration asks a look for."""
     return tuple(
         _review(
@@ -213,7 +213,7 @@ def flag_quality(foretold: Sequence[PredictedDice]) -> tuple[Flag, ...]:
             f"{row.label}: predicted Dice {row.predicted_dice:.2f} (mean error {row.error:.2f}), below "
             f"{row.review_below:.2f}; the network is less sure here than on most cases that it was tested on.",
         )
-        for row in foretold
+        for row in predicted
         if row.predicted_dice < row.review_below
     )
 

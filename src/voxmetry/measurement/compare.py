@@ -57,7 +57,7 @@ def compare(
     Parameters
     ----------
     prediction, reference
-        What is judged, and what it is held against.
+        What is judged, and what it is compared with.
     tolerance_mm
         Tolerance of the surface Dice: one for all structures, or one for each by its name in the result.
     more_tolerances_mm

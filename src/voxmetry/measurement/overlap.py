@@ -80,7 +80,7 @@ def overlaps(*, prediction: Segmentation, reference: Segmentation, pairs: Sequen
     prediction.geometry.require_same(reference.geometry, what="prediction and reference")
     sizes = [int(np.iinfo(x.array.dtype).max) + 1 for x in (prediction, reference)]
     n_prediction, n_reference, n_both = (np.zeros(size, np.int64) for size in (*sizes, sizes[0]))
-    # The reference's value that each value of the prediction is held against.
+    # The reference's value that each value of the prediction is compared with.
     partner = np.zeros(sizes[0], np.int32)
     for a, b in pairs:
         partner[a] = b

@@ -1,4 +1,4 @@
-"""Which structure of a prediction is held against which of a reference.
+"""Which structure of a prediction is compared with which of a reference.
 
 A wrong pairing gives numbers that look right, so every doubt is an error that says what to do.
 """

@@ -290,7 +290,7 @@ def _plan(
         "so far": base,
         "network input": tensor,
         "labels": labels,
-        "clean-up": 6 * n_native if spec.clean else 0,
+        "post-processing": 6 * n_native if spec.clean else 0,
     }
     measuring = {
         "so far": base,

@@ -102,7 +102,7 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
 class _Networks:
     """The networks of a model folder, built and filled when the first of them is asked for.
 
-    The file of weights is read and held against its checksum at once.
+    The file of weights is read and compared with its checksum at once.
     """
 
     def __init__(self, spec: ModelSpec, weights: Weights, folder: Path) -> None:

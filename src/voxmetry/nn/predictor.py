@@ -46,7 +46,7 @@ class Outcome(Generic[Item]):
     error
         Why it failed; None where it did not.
     seconds
-        Of network and clean-up, without reading, preparing and writing, which go on beside other cases.
+        Of network and post-processing, without reading, preparing and writing, which go on beside other cases.
     """
 
     item: Item

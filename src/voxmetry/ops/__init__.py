@@ -1,1 +1,1 @@
-"""Operations on whole images and label maps: resampling, clean-up, surfaces."""
+"""Operations on whole images and label maps: resampling, post-processing, surfaces."""

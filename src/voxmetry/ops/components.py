@@ -18,7 +18,7 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 
 def clean(segmentation: Segmentation, steps: Sequence[CleanStep]) -> Segmentation:
-    """Apply a clean-up recipe, step after step.
+    """Apply a post-processing, step after step.
 
     Parameters
     ----------

@@ -129,7 +129,7 @@ def _plain(axes: Axes) -> None:
 
 
 def calibration(rows: Sequence[tuple[str, float, float]]) -> Figure:
-    """Draw the true Dice of cases over the Dice that was foretold for them.
+    """Draw the true Dice of cases over the Dice that was predicted for them.
 
     Parameters
     ----------

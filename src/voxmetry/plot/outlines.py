@@ -1,4 +1,4 @@
-"""Slices with outlines: structures, lesions with their measured axes, and a prediction held against a reference."""
+"""Slices with outlines: structures, lesions with their measured axes, and a prediction compared with a reference."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def _structure_table(result: StudyResult, prior: PriorComparison, say: Language)
     ]
     return Table(
         id="change-table",
-        caption=say("Volume and largest diameter of each structure, held against the prior study"),
+        caption=say("Volume and largest diameter of each structure, compared with the prior study"),
         head=say("Structure"),
         columns=(
             Column(head=say("Prior"), unit="mL"),
@@ -175,10 +175,10 @@ def _lesion_table(result: StudyResult, found: FollowUp | None, say: Language) ->
         )
         for row in chosen
     ]
-    caption = say("Each lesion held against the prior study")
+    caption = say("Each lesion compared with the prior study")
     if len(found.changes) > MOST_ROWS:
         caption = say(
-            "{rows} of {n} lesions held against the prior study: targets first, then by size",
+            "{rows} of {n} lesions compared with the prior study: targets first, then by size",
             rows=MOST_ROWS,
             n=len(found.changes),
         )

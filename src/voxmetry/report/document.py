@@ -97,7 +97,7 @@ def spell(
     say
         The language.
     prior
-        The study held against an earlier one of the same patient.
+        The study compared with an earlier one of the same patient.
 
     Returns
     -------

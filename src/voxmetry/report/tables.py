@@ -102,8 +102,8 @@ def findings_table(result: StudyResult, say: Language = ENGLISH) -> Table:
     ]
     if unit is not None:
         columns.append(Column(head=say("Mean value"), unit=_short(unit)))
-    foretold = {row.label: row for row in result.predicted_dice}
-    if foretold:
+    predicted = {row.label: row for row in result.predicted_dice}
+    if predicted:
         columns.append(Column(head=say("Predicted Dice")))
     remarks = {m.value: _remarks(m, result.flags, say) for m in rows}
     has_remarks = any(cell.text for cell in remarks.values())
@@ -118,8 +118,8 @@ def findings_table(result: StudyResult, say: Language = ENGLISH) -> Table:
             cells.append(notes.cell(say.millimetres(x), x, m.reason))
         if unit is not None:
             cells.append(notes.cell(say.decimals(m.intensity_mean, places), m.intensity_mean, m.reason))
-        if foretold:
-            cells.append(_foretold(foretold.get(m.label), say))
+        if predicted:
+            cells.append(_foretold(predicted.get(m.label), say))
         if has_remarks:
             cells.append(remarks[m.value])
         made.append(_row(result, m, cells))
@@ -173,7 +173,7 @@ def intensity_table(result: StudyResult, say: Language = ENGLISH) -> Table | Non
 
 
 def comparison_table(result: StudyResult, say: Language = ENGLISH) -> Table | None:
-    """One row a structure held against the reference; None where there was no reference."""
+    """One row a structure compared with the reference; None where there was no reference."""
     if not result.comparisons:
         return None
     tolerances = sorted({c.tolerance_mm for c in result.comparisons})
@@ -205,7 +205,7 @@ def comparison_table(result: StudyResult, say: Language = ENGLISH) -> Table | No
         rows.append(_row(result, c, cells))
     return Table(
         id="comparison-table",
-        caption=say("Prediction held against the reference, structure by structure"),
+        caption=say("Prediction compared with the reference, structure by structure"),
         head=say("Structure"),
         columns=columns,
         rows=tuple(rows),

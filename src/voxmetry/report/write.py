@@ -53,7 +53,7 @@ def write_report(
     others
         The further images of `result.others`, each on its own grid: the viewer shows the first over the image.
     prior
-        The study held against an earlier one of the same patient, from `compare_with_prior`.
+        The study compared with an earlier one of the same patient, from `compare_with_prior`.
     language
         "en", "de" or "es".
     page

@@ -1,4 +1,4 @@
-"""The folds of a cross-validation as one model, with the clean-up that did best on the cases that they held out."""
+"""The folds of a cross-validation as one model, with the post-processing that did best on held-out cases."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from voxmetry.ops.components import clean
 from voxmetry.train.dataset import DataSet, read_case
 
 LEAST_GAIN = 0.001
-"""Mean Dice that a clean-up must add, and that no structure may lose by it."""
+"""Mean Dice that a post-processing must add, and that no structure may lose by it."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One clean-up recipe and what it gives on held-out cases.
+    """One post-processing and what it gives on held-out cases.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def write_ensemble(run: Path, out: Path, *, steps: Sequence[CleanStep] | None = 
     out
         The model folder to make; `model.yaml` is written last.
     steps
-        Its clean-up; None keeps that of the folds.
+        Its post-processing; None keeps that of the folds.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def write_ensemble(run: Path, out: Path, *, steps: Sequence[CleanStep] | None = 
 
 
 def write_clean(folder: Path, steps: Sequence[CleanStep]) -> None:
-    """Write a clean-up recipe into the `model.yaml` of a model folder.
+    """Write a post-processing into the `model.yaml` of a model folder.
 
     Raises
     ------
@@ -136,13 +136,15 @@ def write_clean(folder: Path, steps: Sequence[CleanStep]) -> None:
     spec = read_spec(folder)
     clean_up = [step.model_dump(mode="json") for step in steps]
     changed = spec.model_dump(mode="json", exclude_none=True) | {"clean": clean_up}
-    write_text(folder / "model.yaml", dump_yaml(parse_record(changed, ModelSpec, where=f"the clean-up of {spec.name}")))
+    write_text(
+        folder / "model.yaml", dump_yaml(parse_record(changed, ModelSpec, where=f"the post-processing of {spec.name}"))
+    )
 
 
 def choose_clean(
     run: Path, data: DataSet, *, device: str = "auto", tick: Callable[[], None] | None = None
 ) -> list[Choice]:
-    """Try clean-up recipes on each case's prediction by the fold that held it out; the best comes first.
+    """Try post-processings on each case's prediction by the fold that held it out; the best comes first.
 
     Parameters
     ----------

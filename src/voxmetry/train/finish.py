@@ -145,7 +145,7 @@ def _accuracy(
         "## Accuracy on held-out cases",
         "",
         f"Trained on {len(training)} cases, held out {len(validation)} ({part}seed {settings.seed}), which the run "
-        "itself uses for nothing but this table. Dice on the model's grid, before clean-up:",
+        "itself uses for nothing but this table. Dice on the model's grid, before post-processing:",
         "",
         "| structure | mean | SD | median | lowest (case) |",
         "| --- | --- | --- | --- | --- |",

@@ -255,7 +255,7 @@ def validate_together(state: RunState, cases: Sequence[LabelledCase], spec: Mode
 def validate(
     network: nn.Module, cases: Sequence[LabelledCase], spec: ModelSpec, device: str
 ) -> dict[str, dict[str, float]]:
-    """Dice of each structure for each case on the model's grid, before clean-up: {case: {structure: Dice}}.
+    """Dice of each structure for each case on the model's grid, before post-processing: {case: {structure: Dice}}.
 
     A structure that neither the label nor the network has is nan.
     """

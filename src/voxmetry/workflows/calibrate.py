@@ -1,4 +1,4 @@
-"""Foretell the Dice of a segmentation that has no reference, and learn from labelled cases how to.
+"""Predict the Dice of a segmentation that has no reference, and learn from labelled cases how to.
 
 The network's own certainty (`nn.confidence`) goes with its true Dice, but not one to one. `calibrate` fits a line on
 cases that the network had not seen; `model.yaml` keeps it as `quality`; `flags.study.predict_dice` applies it to a
@@ -45,8 +45,8 @@ FEWEST = 10
 """Cases below which no line is fitted."""
 
 
-class Foretold(Record):
-    """One structure of one case: what was foretold by a line that had not seen the case, and what was true."""
+class CasePrediction(Record):
+    """One structure of one case: what was predicted by a line that had not seen the case, and what was true."""
 
     case: str
     label: str
@@ -56,7 +56,7 @@ class Foretold(Record):
 
 
 class Calibration(Record):
-    """How well the Dice of one structure is foretold."""
+    """How well the Dice of one structure is predicted."""
 
     label: str
     n: int
@@ -102,7 +102,7 @@ class CalibrationReport(Record):
     structures: tuple[Calibration, ...]
     intensity: dict[str, Landmarks] = Field(default_factory=dict)
     """Values of the images by input, against which a new image is held."""
-    rows: tuple[Foretold, ...]
+    rows: tuple[CasePrediction, ...]
 
 
 def calibrate(entry: Entry, data: DataSet, *, progress: Callable[[int, int], None] | None = None) -> CalibrationReport:
@@ -164,7 +164,9 @@ def calibrate(entry: Entry, data: DataSet, *, progress: Callable[[int, int], Non
     )
 
 
-def _calibrate_one(label: str, rows: Sequence[tuple[str, str, float, float]]) -> tuple[Calibration, list[Foretold]]:
+def _calibrate_one(
+    label: str, rows: Sequence[tuple[str, str, float, float]]
+) -> tuple[Calibration, list[CasePrediction]]:
     """Fit one structure; cases in which it is absent or was not found have no expected Dice and are left out."""
     from scipy.stats import spearmanr
 
@@ -177,8 +179,8 @@ def _calibrate_one(label: str, rows: Sequence[tuple[str, str, float, float]]) ->
         for place in range(n):
             others = np.arange(n) != place
             told[place] = predicted_dice(*_fit(x[others], y[others]), float(x[place]))
-    foretold = [
-        Foretold(case=row[0], label=label, expected_dice=row[2], predicted_dice=float(t), dice=row[3])
+    predicted = [
+        CasePrediction(case=row[0], label=label, expected_dice=row[2], predicted_dice=float(t), dice=row[3])
         for row, t in zip(known, told, strict=True)
     ]
     if not enough:
@@ -192,7 +194,7 @@ def _calibrate_one(label: str, rows: Sequence[tuple[str, str, float, float]]) ->
             n_worst=0,
             n_worst_flagged=0,
         )
-        return blank, foretold
+        return blank, predicted
     intercept, slope = _fit(x, y)
     worst = np.argsort(y, kind="stable")[: max(1, round(WORST * n))]
     flagged = np.argsort(told, kind="stable")[: max(1, round(FLAGGED * n))]
@@ -216,7 +218,7 @@ def _calibrate_one(label: str, rows: Sequence[tuple[str, str, float, float]]) ->
             n_worst=len(worst),
             n_worst_flagged=len(set(worst.tolist()) & set(flagged.tolist())),
         ),
-        foretold,
+        predicted,
     )
 
 
@@ -277,7 +279,7 @@ def calibrate_model(
 
 def _write(result: CalibrationReport, folder: Path) -> bytes:
     write_text(folder / FILES[0], result.model_dump_json(indent=1))
-    write_text(folder / FILES[1], records_csv(result.rows, Foretold))
+    write_text(folder / FILES[1], records_csv(result.rows, CasePrediction))
     picture = io.BytesIO()
     calibration([(row.label, row.predicted_dice, row.dice) for row in result.rows]).savefig(
         picture, format="png", dpi=110

@@ -1,4 +1,4 @@
-"""DICOM objects out: read back here and by others, and held against the standard by dciodvfy."""
+"""DICOM objects out: read back here and by others, and compared with the standard by dciodvfy."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from voxmetry.core.records.statistics import BlandAltman, Distribution, PairedCo
 
 
 class Comparison(Record):
-    """One structure of a prediction held against a reference on the same grid."""
+    """One structure of a prediction compared with a reference on the same grid."""
 
     label: str
     value: int
@@ -119,7 +119,7 @@ class CohortSettings(Record):
 
 
 class CohortComparison(Record):
-    """A prediction held against a reference over many cases: the content of `comparison.json`."""
+    """A prediction compared with a reference over many cases: the content of `comparison.json`."""
 
     schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = SCHEMA_VERSION
     voxmetry_version: str = ""

@@ -18,7 +18,7 @@ Row4: TypeAlias = tuple[float, float, float, float]
 
 
 class FollowUpSettings(Record):
-    """How two time points are held against each other."""
+    """How two time points are compared with each other."""
 
     lesions: tuple[str, ...] | None = None
     """Structures whose connected parts are lesions; None takes those of kind 'lesion'."""
@@ -117,7 +117,7 @@ class Response(Record):
 
 
 class FollowUp(Record):
-    """Two time points of a patient held against each other."""
+    """Two time points of a patient compared with each other."""
 
     schema_version: Annotated[int, Field(ge=1, le=FOLLOW_UP_VERSION)] = FOLLOW_UP_VERSION
     voxmetry_version: str = ""
@@ -160,11 +160,11 @@ class StructureChange(Record):
 
 
 class PriorComparison(Record):
-    """A study held against an earlier one of the same patient: the content of `change.json`."""
+    """A study compared with an earlier one of the same patient: the content of `change.json`."""
 
     schema_version: Annotated[int, Field(ge=1, le=FOLLOW_UP_VERSION)] = FOLLOW_UP_VERSION
     voxmetry_version: str
-    """Of the run that was held against the prior."""
+    """Of the run that was compared with the prior."""
     prior: Provenance
     """How the earlier result came to be."""
     structures: tuple[StructureChange, ...]

@@ -24,7 +24,7 @@ class Instance(Record):
 
 
 class InstanceMatching(Record):
-    """Instances of one structure in a prediction held against those in a reference."""
+    """Instances of one structure in a prediction compared with those in a reference."""
 
     label: str
     kind: Literal["thing", "stuff"]

@@ -79,7 +79,7 @@ class Flag(Record):
     code: str
     """Machine-readable: 'empty', 'truncated', 'volume_out_of_range', 'spacing_out_of_domain', ..."""
     severity: Literal["note", "review", "reject"]
-    """'review' asks for a look before the numbers are used, 'reject' says not to use them: exit code 3 for both."""
+    """'review': look at the pictures before the numbers are used; 'reject': do not use them. Exit code 3 for both."""
     message: str
     label: str | None = None
 

@@ -34,7 +34,7 @@ def inference_config(spec: ModelSpec) -> tuple[Json, list[str]]:
     if spec.window.mirror_axes:
         notes.append("MONAI's sliding window does not average over mirror images, as voxmetry does for this model.")
     if spec.clean:
-        notes.append("The clean-up after the network is voxmetry's and is not part of this bundle.")
+        notes.append("The post-processing after the network is voxmetry's and is not part of this bundle.")
     config = {
         "imports": ["$import glob", "$import torch"],
         "bundle_root": ".",

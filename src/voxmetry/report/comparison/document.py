@@ -341,7 +341,7 @@ def _paired(cohort: CohortComparison, colours: dict[str, str]) -> Table | None:
         rows.append(Row(label=clean(row.label), colour=colours.get(row.label, ""), cells=cells))
     return Table(
         id="paired",
-        caption="The first model held against the other on the same cases",
+        caption="The first model compared with the other on the same cases",
         columns=columns,
         rows=tuple(rows),
         notes=tuple(notes),

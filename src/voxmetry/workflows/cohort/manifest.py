@@ -80,7 +80,7 @@ def _candidate(row: dict[str, str], folder: Path, known: Known | None, number: i
             error="ConfigError",
             found=f"line {number} of the manifest has no study, or more cells than the head",
             expected="one path in each line",
-            fix="mend the line",
+            fix="fix the line",
         )
         return Candidate(case=case or f"line-{number}", path="", fault=problem)
     paths = [study, *(folder / cells[name] for name in FURTHER if cells[name])]

@@ -1,7 +1,7 @@
 """The elements of a DICOM file up to its pixels, found by their lengths and decoded when they are asked for.
 
 pydicom builds an object for every element; for the headers of ten thousand files that is most of the time. Here an
-element is a place in the bytes that were read. Every length is held against what is there, nesting is bounded, and
+element is a place in the bytes that were read. Every length is compared with what is there, nesting is bounded, and
 nothing is guessed from what a length that lies would point at.
 """
 

@@ -1,4 +1,4 @@
-"""Contours that are turned against the image's grid: each voxel centre is held against the nearest contour plane."""
+"""Contours that are turned against the image's grid: each voxel centre is compared with the nearest contour plane."""
 
 from __future__ import annotations
 
