@@ -117,7 +117,14 @@ def test_an_entry_names_no_case(data, tmp_path):
     get(data, tmp_path)
     (path,) = (tmp_path / "cache").rglob("entry.json")
     assert "case" not in path.read_text(encoding="utf-8")
-    assert set(json.loads(path.read_text(encoding="utf-8"))) == {"sha256", "affine", "shape", "volume_ml"}
+    assert set(json.loads(path.read_text(encoding="utf-8"))) == {
+        "sha256",
+        "affine",
+        "shape",
+        "volume_ml",
+        "absent",
+        "absent_shape",
+    }
 
 
 def test_folds_share_what_lies_beside_them(tmp_path):

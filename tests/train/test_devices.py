@@ -39,7 +39,7 @@ def plain_training(chosen, data):
     criterion = build_loss(chosen.loss)
     steps, step = math.ceil(len(cases) / chosen.batch_size), 0
     for epoch in range(chosen.epochs):
-        for image, label in batches(cases, chosen, epoch=epoch):
+        for image, label, _ in batches(cases, chosen, epoch=epoch):
             optimiser.param_groups[0]["lr"] = learning_rate(step, chosen.epochs * steps, chosen.learning_rate)
             with torch.autocast("cpu", torch.bfloat16, enabled=chosen.precision == "bf16"):
                 output = network(image)
@@ -69,7 +69,7 @@ def test_the_shares_of_a_batch_are_together_the_batch_of_one_process(tmp_path):
     cases = [load_case(case, data, models.spec()) for case in data.cases]
 
     def images(**share):
-        return [image for image, _ in batches(cases, settings(batch_size=4), epoch=1, **share)]
+        return [batch.image for batch in batches(cases, settings(batch_size=4), epoch=1, **share)]
 
     parts = zip(images(share=(0, 2)), images(share=(1, 2)), strict=True)
     assert all(torch.equal(torch.cat(pair), whole) for pair, whole in zip(parts, images(), strict=True))

@@ -12,6 +12,7 @@ from voxmetry.config import dump_yaml
 from voxmetry.errors import ConfigError
 from voxmetry.nn.runtime import choose_for_training
 from voxmetry.train import train
+from voxmetry.train.batches import Batch
 from voxmetry.train.devices import open_fabric
 from voxmetry.train.distill import load_teacher
 from voxmetry.train.ensemble import write_ensemble
@@ -39,7 +40,7 @@ def student(**change):
 def step_loss(chosen, label):
     state = begin(chosen, open_fabric(chosen, choose_for_training("cpu", "float32")))
     image = torch.linspace(-1, 1, 2 * 16 * 24 * 8).reshape(2, 1, 16, 24, 8)
-    return train_step(state, chosen, build_loss(chosen.loss), image, label, 0)
+    return train_step(state, chosen, build_loss(chosen.loss), Batch(image, label), 0)
 
 
 def test_with_the_whole_share_the_labels_have_no_say_and_with_half_they_do(teacher):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -38,7 +39,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 def train(
     source: Annotated[Path, typer.Argument(help="A data set (folder or manifest), or a training configuration.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder; runs/MODEL if not given.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Data set; overrides the one of the configuration.")] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Data set; overrides the one of the configuration. Repeat it to train on several."),
+    ] = None,
     fold: Annotated[
         int | None, typer.Option(help="Hold out this part of a cross-validation, counted from 0.", min=0)
     ] = None,
@@ -59,6 +63,10 @@ def train(
         Path | None,
         typer.Option(help="Folder of prepared cases, which runs may share; in OUT if not given."),
     ] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(help="End after so many minutes of training and write the model; --resume goes on later.", min=0),
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files to OUT too.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -76,17 +84,18 @@ def train(
     chosen = choose_device(device)
     if _is_configuration(source):
         settings = load_yaml(source, TrainSettings)
-        folder = data or _beside(source, settings.data)
+        named = [settings.data] if isinstance(settings.data, str) else settings.data
+        folder = data or [_beside(source, name) for name in named]
         given = {"epochs": epochs, "start_from": start}
     else:
-        folder = source
+        folder = [source, *(data or [])]
         saved = out / "settings.yaml" if out else None
         if resume and saved is not None and saved.is_file():
             # What was planned then is what the checkpoint belongs to.
             settings = load_yaml(saved, TrainSettings)
         else:
             settings = _planned(
-                source, memory_gb=memory_gb, device=chosen, epochs=epochs, modality=modality, start=start, out=out
+                folder, memory_gb=memory_gb, device=chosen, epochs=epochs, modality=modality, start=start, out=out
             )
         given = {}
     given = {
@@ -97,7 +106,16 @@ def train(
     if given:
         settings = parse_record(settings.model_dump() | given, TrainSettings, where="the options")
     run = out or Path("runs") / settings.model.name / ("" if settings.fold is None else f"fold-{settings.fold}")
-    model = train_model(settings, run, data=folder, resume=resume, device=chosen, cache=cache, watchers=watchers)
+    model = train_model(
+        settings,
+        run,
+        data=folder,
+        resume=resume,
+        device=chosen,
+        cache=cache,
+        watchers=watchers,
+        max_minutes=max_minutes,
+    )
     if is_first():
         show.trained(model, as_json=as_json)
 
@@ -139,7 +157,7 @@ def train_plan(
     if out is not None:
         require_no_file(out, overwrite=overwrite)
     plan = _plan(
-        data, memory_gb=memory_gb, device=choose_device(device), epochs=epochs, modality=modality, quiet=as_json
+        [data], memory_gb=memory_gb, device=choose_device(device), epochs=epochs, modality=modality, quiet=as_json
     )
     text = dump_yaml(settings_from(plan.settings, start)) if start else plan.to_yaml()
     if as_json:
@@ -152,7 +170,7 @@ def train_plan(
 
 
 def _plan(
-    data: Path,
+    data: Sequence[Path],
     *,
     memory_gb: float,
     device: str,
@@ -160,19 +178,19 @@ def _plan(
     modality: list[str] | None,
     quiet: bool = False,
 ) -> Plan:
-    from voxmetry.train.dataset import open_data
     from voxmetry.train.devices import n_processes
     from voxmetry.train.fingerprint import scan
+    from voxmetry.train.join import open_joined
     from voxmetry.train.plan import Budget, make_plan
 
     with show.progress("measuring the data set", quiet=quiet) as progress:
-        named, _, fingerprint = scan(open_data(data), progress=progress)
+        named, _, fingerprint = scan(open_joined(data), progress=progress)
     budget = Budget(memory_gb, device, epochs, tuple(modality) if modality else None, n_processes())
-    return make_plan(fingerprint, named, data=str(data), budget=budget)
+    return make_plan(fingerprint, named, data=str(data[0]) if len(data) == 1 else tuple(map(str, data)), budget=budget)
 
 
 def _planned(
-    data: Path,
+    data: Sequence[Path],
     *,
     memory_gb: float,
     device: str,

@@ -120,7 +120,7 @@ class InputSpec(Record):
 class NetworkSpec(Record):
     """A DynUNet: one entry a level, from full resolution downwards.
 
-    The patch must be divisible by the product of the strides along each axis.
+    The patch must be divisible by the product of the strides along each axis, times `space_to_depth`.
     """
 
     kind: Literal["dynunet"] = "dynunet"
@@ -130,6 +130,9 @@ class NetworkSpec(Record):
     residual: bool = False
     deep_supervision: Annotated[int, Field(ge=0)] = 0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    space_to_depth: IntTriple = (1, 1, 1)
+    """Blocks of so many voxels become channels before the first level, and the scores' channels become voxels again
+    after the last (Shi 2016, arXiv 1609.05158): all levels run on a grid that is coarser by this."""
 
     @model_validator(mode="after")
     def _levels(self) -> Self:
@@ -147,7 +150,7 @@ class NetworkSpec(Record):
     @property
     def divisor(self) -> tuple[int, int, int]:
         """What the patch must be divisible by along each axis."""
-        i, j, k = (math.prod(stride[axis] for stride in self.strides) for axis in range(3))
+        i, j, k = (self.space_to_depth[axis] * math.prod(stride[axis] for stride in self.strides) for axis in range(3))
         return (i, j, k)
 
 

@@ -14,6 +14,9 @@ class Augment(Record):
     """Probabilities and strengths of the random changes to a training case. All are drawn per case and step."""
 
     flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = (0,)
+    swap_on_flip: tuple[tuple[str, str], ...] = ()
+    """Pairs of structures that are each other's mirror image, such as the left and the right kidney: they change places
+    where an image is mirrored from left to right."""
     affine_probability: float = 0.5
     rotate_degrees: float = 20.0
     scale: float = 0.2
@@ -36,9 +39,10 @@ class TrainSettings(Record):
 
     schema_version: Literal[1] = 1
     model: ModelSpec
-    data: str
+    data: str | Annotated[tuple[str, ...], Field(min_length=1)]
     """A data set as `train.dataset.open_data` takes it, relative to this file, to VOXMETRY_DATA or to the working
-    folder."""
+    folder; or several, whose structures are matched by name: what a data set's label table lacks was not looked for in
+    its cases."""
     start_from: str | None = None
     """Model folder or bundled model whose weights the run starts from; its network must be the same. None starts from
     random weights."""
@@ -69,6 +73,15 @@ class TrainSettings(Record):
     foreground_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the patches that are centred on a structure, each structure of the case as often as the others, so that
     rare ones are seen. The rest is placed anywhere; cases without a structure stay in."""
+    sampling: Literal["cases", "structures"] = "cases"
+    """'cases': each case comes equally often. 'structures': the patches that `foreground_fraction` centres on a
+    structure choose the structure first, each equally often, and then a case that has it: rare structures are seen as
+    often as the others."""
+    steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    """Batches of an epoch, after which there is a checkpoint; None: enough for each case once."""
+    initial_bias: Literal["zero", "frequency"] = "zero"
+    """Bias of the last layer at first. 'frequency': the logarithm of each class's share of the training voxels, so that
+    the first steps are not spent on learning that most voxels are background."""
     validate_every: Annotated[int, Field(ge=1)] = 5
     augment: Augment = Augment()
 
@@ -76,6 +89,16 @@ class TrainSettings(Record):
     def _fold_exists(self) -> Self:
         if self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} of {self.folds}: the folds are counted from 0")
+        return self
+
+    @model_validator(mode="after")
+    def _sides_known(self) -> Self:
+        named = [name for pair in self.augment.swap_on_flip for name in pair]
+        odd = sorted(set(named) - set(self.model.labels.names)) or sorted({n for n in named if named.count(n) > 1})
+        if odd:
+            raise ValueError(f"augment.swap_on_flip: {', '.join(odd)}: each is to be a label of the model, named once")
+        if self.sampling == "structures" and not self.foreground_fraction:
+            raise ValueError("sampling 'structures' needs a foreground_fraction above 0, the share that it applies to")
         return self
 
     @model_validator(mode="after")

@@ -145,16 +145,20 @@ def preprocess_labels(segmentation: Segmentation, spec: ModelSpec) -> np.ndarray
     The class index is 0 for the background, else the place of the label in the model's table, counted from 1; the
     label's value may be any number.
     """
-    grid = model_grid(segmentation.geometry, spec)
     classes = np.zeros(max(spec.labels.values) + 1, dtype=np.uint8)
     for index, value in enumerate(spec.labels.values, start=1):
         classes[value] = index
-    if is_turned(segmentation.geometry, spec):
-        found = sample(classes[segmentation.array], segmentation.geometry, grid, outside=0, mode="nearest")
-        return found.astype(np.uint8)
-    moved, oriented = reorientation(segmentation.geometry, spec.orientation)
+    return on_model_grid(classes[segmentation.array], segmentation.geometry, spec)
+
+
+def on_model_grid(array: np.ndarray, source: Geometry, spec: ModelSpec) -> np.ndarray:
+    """Bring whole numbers (I, J, K) uint8 onto the model's grid by nearest neighbour; 0 where it leaves the source."""
+    grid = model_grid(source, spec)
+    if is_turned(source, spec):
+        return sample(array, source, grid, outside=0, mode="nearest").astype(np.uint8)
+    moved, oriented = reorientation(source, spec.orientation)
     i, j, k = (np.floor(at + 0.5).astype(np.intp) for at in positions(oriented, grid))
-    return np.ascontiguousarray(classes[moved.forward(segmentation.array)[np.ix_(i, j, k)]])
+    return np.ascontiguousarray(moved.forward(array)[np.ix_(i, j, k)])
 
 
 def resample_to(array: np.ndarray, source: Geometry, grid: Geometry, orientation: str) -> np.ndarray:

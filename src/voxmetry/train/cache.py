@@ -27,6 +27,7 @@ from voxmetry.io.atomic import write_text
 from voxmetry.io.output_folder import output_folder
 from voxmetry.nn import grids
 from voxmetry.nn import preprocess as preparation
+from voxmetry.train import partial
 from voxmetry.train.batches import LabelledCase, load_case
 from voxmetry.train.dataset import Case, DataSet
 
@@ -71,7 +72,7 @@ def cached_case(case: Case, data: DataSet, spec: ModelSpec, folder: Path) -> Lab
         If the case cannot be used, as in `load_case`, or the entry cannot be written.
     """
     source = source_digest(case)
-    entry = folder / content_key(source, spec)
+    entry = folder / content_key(source, spec, labelling_text(case, data))
     found = read_entry(entry, case.name)
     if found is None:
         write_entry(load_case(case, data, spec), entry)
@@ -79,16 +80,25 @@ def cached_case(case: Case, data: DataSet, spec: ModelSpec, folder: Path) -> Lab
     return replace(found if found is not None else load_case(case, data, spec), source=source)
 
 
-def content_key(source: str, spec: ModelSpec) -> str:
+def labelling_text(case: Case, data: DataSet) -> str:
+    """Return what a case's labels mean and leave open, for `content_key`."""
+    how = case.labelling
+    table = how.labels or data.labels
+    values = None if table is None else [(label.value, label.name) for label in table]
+    return json.dumps([values, how.known, how.absent, how.unknown_below, how.ignore])
+
+
+def content_key(source: str, spec: ModelSpec, labelling: str = "") -> str:
     """Return the name of an entry, from the digest of a case's files and all that is done to them."""
     wanted = spec.model_dump_json(include={"inputs", "orientation", "spacing_mm", "resampling", "labels"})
-    return hashlib.sha256(source.encode() + code_digest() + wanted.encode()).hexdigest()
+    return hashlib.sha256(source.encode() + code_digest() + wanted.encode() + labelling.encode()).hexdigest()
 
 
 def source_digest(case: Case) -> str:
     """Return the SHA-256 of a case's images and label: of their contents, whatever the files are called."""
     digest = hashlib.sha256()
-    for path in (*case.images, case.label):
+    unknown = (case.labelling.unknown,) if case.labelling.unknown is not None else ()
+    for path in (*case.images, case.label, *unknown):
         for file in _files(path):
             with file.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
@@ -100,7 +110,8 @@ def source_digest(case: Case) -> str:
 def code_digest() -> bytes:
     """Return the SHA-256 of the code that reads and prepares cases: what an older one made is not served to a newer."""
     digest = hashlib.sha256()
-    for file in (Path(str(grids.__file__)), Path(str(preparation.__file__)), *_files(Path(io.__file__).parent)):
+    code = (grids.__file__, preparation.__file__, partial.__file__)
+    for file in (*(Path(str(name)) for name in code), *_files(Path(io.__file__).parent)):
         if file.suffix == ".py":
             digest.update(file.read_bytes())
     return digest.digest()
@@ -129,6 +140,7 @@ def read_entry(entry: Path, name: str) -> LabelledCase | None:
             geometry=Geometry(np.array(content["affine"]), tuple(content["shape"])),
             volume_ml=content["volume_ml"],
             places=places,
+            absent=np.array(content["absent"], bool).reshape(content["absent_shape"]),
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
@@ -151,6 +163,8 @@ def write_entry(case: LabelledCase, entry: Path) -> None:
             "affine": case.geometry.affine.tolist(),
             "shape": case.geometry.shape,
             "volume_ml": case.volume_ml,
+            "absent": case.absent.ravel().tolist(),
+            "absent_shape": case.absent.shape,
         }
         write_text(stage / ENTRY, json.dumps(content))
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
@@ -20,6 +21,7 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io import read_segmentation, read_volume
 from voxmetry.io.read import Modality
+from voxmetry.train.partial import Labelling, Unlabelled, find_unlabelled, translate, without_value
 
 SHOWN = 10
 """Names that an error lists before it says how many more there are."""
@@ -49,6 +51,10 @@ class Case:
         The label map on the first image's grid, a DICOM SEG or an RT structure set.
     other_labels
         The same structures drawn by others, for the agreement between raters.
+    labelling
+        What was looked for in it, where that is not all of the label table everywhere.
+    held_out
+        Whether a run that is no fold of a cross-validation holds it out, as the data set's own split says.
     """
 
     name: str
@@ -56,6 +62,27 @@ class Case:
     images: tuple[Path, ...]
     label: Path
     other_labels: tuple[Path, ...] = ()
+    labelling: Labelling = field(default_factory=Labelling)
+    held_out: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """One case as it was read.
+
+    Parameters
+    ----------
+    volumes
+        An image a channel, each on its own grid.
+    label
+        The label map on the first image's grid, with the data set's table.
+    unlabelled
+        What the label map says nothing about.
+    """
+
+    volumes: list[Volume]
+    label: Segmentation
+    unlabelled: Unlabelled
 
 
 @dataclass(frozen=True)
@@ -148,6 +175,11 @@ def open_data(path: Path | str, *, root: Path | None = None) -> DataSet:
             fix="check the path; docs/how-to/training.md shows each layout",
         )
     _require_files(found)
+    for case in found.cases:
+        table = case.labelling.labels or found.labels
+        if table is not None:
+            case.labelling.require_names(table.names, case=case.name)
+            case.labelling.reading_table(table)
     return found
 
 
@@ -160,11 +192,43 @@ def read_case(case: Case, data: DataSet) -> tuple[list[Volume], Segmentation]:
         If a file cannot be used, or the label map lies on another grid than the first image; the message names the
         case.
     """
+    found = read_labelled(case, data)
+    return found.volumes, found.label
+
+
+def read_labelled(case: Case, data: DataSet) -> Labelled:
+    """Read one case as `read_case` does, and say what its label map leaves open.
+
+    Raises
+    ------
+    VoxmetryError
+        As `read_case`; also if the mask of unknown voxels lies on another grid.
+    """
     volumes = read_images(case, data)
+    how = case.labelling
     with naming(case.name):
-        segmentation = read_segmentation(case.label, labels=data.labels, image=volumes[0])
-        volumes[0].geometry.require_same(segmentation.geometry, what=f"image and label of case {case.name}")
-    return volumes, segmentation
+        label = read_segmentation(case.label, labels=how.reading_table(data.labels), image=volumes[0])
+        volumes[0].geometry.require_same(label.geometry, what=f"image and label of case {case.name}")
+        unknown = None
+        if how.ignore is not None:
+            own = how.labels or data.labels
+            kept = own.labels if own is not None else [item for item in label.labels if item.value != how.ignore]
+            label, unknown = without_value(label, how.ignore, LabelTable(labels=tuple(kept)))
+        how.require_names(label.labels.names, case=case.name)
+        if how.labels is not None and data.labels is not None:
+            label = translate(label, data.labels)
+        if how.unknown is not None:
+            mask = _read_mask(how.unknown, volumes[0])
+            unknown = mask if unknown is None else unknown | mask
+    return Labelled(volumes, label, find_unlabelled(label, how, unknown))
+
+
+def _read_mask(path: Path, image: Volume) -> NDArray[np.bool_]:
+    """Read a mask of unknown voxels on the image's grid."""
+    mask = read_segmentation(path, image=image)
+    image.geometry.require_same(mask.geometry, what="the image and its mask of unknown voxels")
+    found: NDArray[np.bool_] = mask.array != 0
+    return found
 
 
 def read_images(case: Case, data: DataSet) -> list[Volume]:
@@ -197,6 +261,8 @@ def patient_folds(cases: Sequence[Case], *, n: int, seed: int) -> tuple[tuple[st
     """Deal the cases into folds by patient, so that all cases of a patient are in one fold.
 
     Patients are shuffled by the seed, those with more cases first, and each goes to the fold with the fewest cases.
+    Where labels are partial, patients with the rarest structure go first, to the fold where it was looked for in the
+    fewest cases.
 
     Returns
     -------
@@ -226,8 +292,24 @@ def patient_folds(cases: Sequence[Case], *, n: int, seed: int) -> tuple[tuple[st
     names = list(by_patient)
     shuffled = [names[place] for place in np.random.default_rng(seed).permutation(len(names))]
     folds: list[list[str]] = [[] for _ in range(n)]
-    for patient in sorted(shuffled, key=lambda patient: -len(by_patient[patient])):
-        min(folds, key=len).extend(by_patient[patient])
+    known = {case.name: frozenset(case.labelling.known or ()) for case in cases}
+    rarity = {name: sum(name in row for row in known.values()) for name in frozenset().union(*known.values())}
+    looked_for = {who: frozenset().union(*(known[case] for case in rows)) for who, rows in by_patient.items()}
+
+    def rarest(patient: str) -> int:
+        return min((rarity[name] for name in looked_for[patient]), default=0)
+
+    for patient in sorted(shuffled, key=lambda patient: (rarest(patient), -len(by_patient[patient]))):
+        # Of a structure that few cases were searched for, no fold is to hold all.
+        counts = [
+            tuple(
+                sum(name in known[case] for case in fold)
+                for name in sorted(looked_for[patient], key=rarity.__getitem__)
+            )
+            for fold in folds
+        ]
+        fewest = min(range(n), key=lambda place: (counts[place][:1], len(folds[place]), counts[place]))
+        folds[fewest].extend(by_patient[patient])
     return tuple(tuple(sorted(fold)) for fold in folds)
 
 
@@ -271,6 +353,7 @@ def _require_files(data: DataSet) -> None:
     for case in data.cases:
         parts = [*zip([channel.name for channel in data.channels], case.images, strict=True), ("label", case.label)]
         parts += [("other label", path) for path in case.other_labels]
+        parts += [("unknown", case.labelling.unknown)] if case.labelling.unknown is not None else []
         missing += [f"{case.name} ({what}: {path.name})" for what, path in parts if not path.exists()]
     if missing or not data.cases:
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,10 +93,18 @@ def carry_over(network: nn.Module, spec: ModelSpec, name: str | Path) -> Carried
     load_into(old, folder / source.weights.file, sha256=source.weights.sha256)
     have, want = distinct_tensors(old), distinct_tensors(network)
     inputs, structures = _match_inputs(source, spec), _match_structures(source, spec)
+    blocks = [getattr(one.network, "space_to_depth", (1, 1, 1)) for one in (source, spec)]
+    if blocks[0] != blocks[1]:
+        raise ModelError(
+            found=f"space_to_depth {list(blocks[0])} in {source.name} and {list(blocks[1])} in {spec.name}",
+            expected="the same in both, as the channels of the first and the last layer mean it",
+            fix="take the network of the model that you start from",
+        )
+    voxels = math.prod(blocks[0])
     whole, kernels, left = 0, 0, []
     with torch.no_grad():
         for key, tensor in want.items():
-            taken = _take(key, have.get(key), tensor, inputs, structures)
+            taken = _take(key, have.get(key), tensor, inputs, structures, voxels)
             whole += taken == "whole"
             kernels += taken == "whole" and tensor.ndim > 1
             left += [key] if taken == "nothing" else []
@@ -123,18 +132,20 @@ def _take(
     new: torch.Tensor,
     inputs: dict[int, int],
     structures: dict[int, int],
+    voxels: int,
 ) -> str:
-    """Copy into `new` what fits: 'whole', 'part' or 'nothing'."""
+    """Copy into `new` what fits: 'whole', 'part' or 'nothing'. Inputs and outputs have `voxels` channels each."""
+    key = key.removeprefix("unet.")
     if old is None:
         return "nothing"
     if any(part in key for part in _HEADS) and old.shape[1:] == new.shape[1:]:
         for place, source in structures.items():
-            new[place] = old[source]
-        return "whole" if len(structures) == new.shape[0] == old.shape[0] else "part"
+            new[place * voxels : (place + 1) * voxels] = old[source * voxels : (source + 1) * voxels]
+        return "whole" if len(structures) * voxels == new.shape[0] == old.shape[0] else "part"
     if key.startswith(_FIRST) and old.ndim > 1 and old.shape[1] != new.shape[1] and old.shape[0] == new.shape[0]:
         new.zero_()
         for place, source in inputs.items():
-            new[:, place] = old[:, source]
+            new[:, place * voxels : (place + 1) * voxels] = old[:, source * voxels : (source + 1) * voxels]
         return "part"
     if old.shape != new.shape:
         return "nothing"

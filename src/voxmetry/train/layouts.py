@@ -13,6 +13,7 @@ from voxmetry.core.labels import PALETTE, Label, LabelTable
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io.read import ITK, NIFTI, Modality, suffix_of
 from voxmetry.train.dataset import Case, Channel, DataSet, listed
+from voxmetry.train.partial import Labelling
 
 _FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))
 _CHANNEL = re.compile(r"_(\d{4})$")
@@ -40,6 +41,8 @@ _MODALITIES: dict[str, Modality] = {
 def read_folder(folder: Path) -> DataSet:
     """Read a data set's folder; `dataset.json`, where there is one, names channels and labels.
 
+    Its label `ignore`, as nnU-Net has it, marks voxels about which nothing is known.
+
     `patients.csv` with the columns `case` and `patient` says whose case each one is; without it each is its own.
 
     Raises
@@ -50,7 +53,7 @@ def read_folder(folder: Path) -> DataSet:
         If `dataset.json` or `patients.csv` cannot be understood.
     """
     described = _read_json(folder / "dataset.json")
-    labels = _labels(described.get("labels"))
+    labels, ignore = _labels(described.get("labels"))
     pairs = _listed_pairs(folder, described) or _found_pairs(folder)
     count = {len(images) for images, _ in pairs.values()}
     if len(count) != 1:
@@ -61,7 +64,11 @@ def read_folder(folder: Path) -> DataSet:
         )
     channels = _channels(described.get("channel_names") or described.get("modality"), count.pop(), folder.name)
     patients = _patients(folder / "patients.csv", list(pairs))
-    cases = [Case(name, patients.get(name, name), images, label) for name, (images, label) in sorted(pairs.items())]
+    how = Labelling(ignore=ignore)
+    cases = [
+        Case(name, patients.get(name, name), images, label, labelling=how)
+        for name, (images, label) in sorted(pairs.items())
+    ]
     return DataSet(plain_name(str(described.get("name") or folder.resolve().name)), channels, labels, tuple(cases))
 
 
@@ -120,10 +127,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _labels(found: object) -> LabelTable | None:
-    """Both spellings: {"1": "liver"} of the Decathlon and {"liver": 1} of nnU-Net."""
+def _labels(found: object) -> tuple[LabelTable | None, int | None]:
+    """Both spellings: {"1": "liver"} of the Decathlon and {"liver": 1} of nnU-Net; its value `ignore` apart."""
     if found is None:
-        return None
+        return None, None
+    ignore: int | None = None
     names: dict[int, str] = {}
     entries: dict[Any, Any] = found if isinstance(found, dict) else {"labels": found}
     for key, value in entries.items():
@@ -136,9 +144,11 @@ def _labels(found: object) -> LabelTable | None:
                 expected="one whole number for each structure; overlapping regions are not supported",
                 fix="give each structure a value of its own",
             ) from error
-        if number > 0 and name.lower() != "ignore":
+        if name.lower() == "ignore":
+            ignore = number
+        elif number > 0:
             names[number] = name
-    return table_of(names)
+    return table_of(names), ignore
 
 
 def _channels(names: object, count: int, folder: str) -> tuple[Channel, ...]:

@@ -32,12 +32,14 @@ from voxmetry.measurement.overlap import Overlap
 from voxmetry.nn.networks.dynunet import split_outputs
 from voxmetry.nn.runtime import choose_for_training
 from voxmetry.nn.window import window_scores
-from voxmetry.train.batches import LabelledCase, ahead, all_folds, batches, hold_out
+from voxmetry.train.batches import Batch, LabelledCase, ahead, all_folds, batches, hold_out, steps_of
 from voxmetry.train.cache import cached_cases, default_cache
-from voxmetry.train.dataset import open_data, require_structures
+from voxmetry.train.dataset import require_structures
 from voxmetry.train.devices import gather, open_fabric
 from voxmetry.train.finish import write_model
-from voxmetry.train.losses import build_loss, teaching
+from voxmetry.train.initial_bias import class_shares, set_initial_bias
+from voxmetry.train.join import open_joined
+from voxmetry.train.losses import StructureLoss, build_loss, teaching
 from voxmetry.train.state import (
     RunState,
     begin,
@@ -63,11 +65,12 @@ def train(
     settings: TrainSettings,
     out: Path,
     *,
-    data: Path,
+    data: Path | Sequence[Path],
     resume: bool = False,
     device: str = "cpu",
     cache: Path | None = None,
     watchers: Sequence[Watcher] = (),
+    max_minutes: float | None = None,
 ) -> Path:
     """Train a model and write its folder.
 
@@ -78,7 +81,7 @@ def train(
     out
         The run folder.
     data
-        A data set, as `open_data` takes it.
+        A data set, as `open_data` takes it, or several that are joined.
     resume
         Continue from the checkpoint in `out`; without one, start.
     device
@@ -87,6 +90,10 @@ def train(
         Folder of prepared cases, which runs may share; None is `cache` beside the folds of a run, or in `out`.
     watchers
         Called after each epoch, in the first process.
+    max_minutes
+        End after the epoch in which so many minutes of training have passed, those before a resumption counted in, and
+        write the model. The learning rate falls to its end by then. A later call with more minutes, or none, goes on
+        from there; such a run is not repeated bit for bit, as the clock decides its learning rate.
 
     Returns
     -------
@@ -101,7 +108,7 @@ def train(
     choice = choose_for_training(device, settings.precision, begun_in=begun_in(out) if resume else None)
     fabric = open_fabric(settings, choice)
     first = fabric.is_global_zero
-    found = open_data(data)
+    found = open_joined(data)
     names = hold_out(found, settings)
     require_unseen(settings, names[1])
     if first:
@@ -109,8 +116,7 @@ def train(
         note_start(choice, fabric.world_size, out)
         Console(stderr=True, markup=False, emoji=False).print(f"training on {choice}", highlight=False)
     state = begin(settings, fabric, tell=Console(stderr=True, markup=False, emoji=False).print if first else None)
-    if resume:
-        load_checkpoint(state, out / "checkpoint.pt")
+    started = resume and load_checkpoint(state, out / "checkpoint.pt")
     table: dict[str, dict[str, float]] | None = None
     store = make_folder(cache or default_cache(settings, out))
     with progress_bars(shown=first) as progress:
@@ -121,15 +127,21 @@ def train(
             require_same_cases({name: case.source for name, case in cases.items()}, out)
             write_text(out / "split.json", json.dumps({"training": names[0], "validation": names[1]}, indent=1))
         training, validation = ([cases[name] for name in part] for part in names)
-        steps = -(-len(training) // settings.batch_size)
+        if not started and settings.initial_bias == "frequency":
+            set_initial_bias(state, class_shares(training, settings.model.n_classes))
+        clock = Clock(state, max_minutes)
+        steps = steps_of(settings, len(training))
         bar = progress.add_task("train", total=settings.epochs * steps, completed=state.epoch * steps)
-        while state.epoch < settings.epochs:
-            row = run_epoch(state, settings, training, lambda: progress.advance(bar))
-            if validation and (state.epoch % settings.validate_every == 0 or state.epoch == settings.epochs):
+        while state.epoch < settings.epochs and not clock.is_over:
+            table = None
+            row = run_epoch(state, settings, training, lambda: progress.advance(bar), clock=clock)
+            last = state.epoch == settings.epochs or clock.is_over
+            if validation and (state.epoch % settings.validate_every == 0 or last):
                 table = validate_together(state, validation, settings.model)
                 row |= {f"dice_{name}": round(mean_dice(table, name), 4) for name in settings.model.labels.names}
             if first:
-                progress.console.print("  ".join(f"{key} {value:g}" for key, value in row.items()))
+                shown = {key: value for key, value in row.items() if not key.startswith("overlap_")}
+                progress.console.print("  ".join(f"{key} {value:g}" for key, value in shown.items()))
                 log_row(row, out / "log.csv")
                 save_checkpoint(state, out / "checkpoint.pt")
                 for watch in watchers:
@@ -142,51 +154,107 @@ def train(
     return out / "model"
 
 
+class Clock:
+    """How far a run is: by its steps, or by the minutes that it may take, whichever is further.
+
+    Parameters
+    ----------
+    state
+        The run; `state.seconds` are those of its epochs that are done.
+    max_minutes
+        None: the steps alone decide.
+    """
+
+    def __init__(self, state: RunState, max_minutes: float | None) -> None:
+        self.state, self.limit = state, None if max_minutes is None else 60 * max_minutes
+        self.began = time.perf_counter()
+
+    def restart(self) -> None:
+        """Begin an epoch."""
+        self.began = time.perf_counter()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the epochs that are done took all the time that there was."""
+        return self.limit is not None and self.state.seconds >= self.limit
+
+    def share(self, step: int, total: int) -> float:
+        """Return the share of the run that is behind it, 0 to 1."""
+        by_steps = step / total
+        if self.limit is None:
+            return by_steps
+        spent = self.state.seconds + time.perf_counter() - self.began
+        return min(1.0, max(by_steps, spent / self.limit if self.limit else 1.0))
+
+
 def run_epoch(
-    state: RunState, settings: TrainSettings, cases: Sequence[LabelledCase], tick: Callable[[], None]
+    state: RunState, settings: TrainSettings, cases: Sequence[LabelledCase], tick: Callable[[], None], *, clock: Clock
 ) -> dict[str, float]:
-    """Show each case to the network once; return the log's row: loss, rate, seconds in all and spent on data."""
-    fabric, began, waited, losses = state.fabric, time.perf_counter(), 0.0, []
-    steps = -(-len(cases) // settings.batch_size)
+    """Show one epoch's batches to the network.
+
+    Returns
+    -------
+    dict
+        The log's row: loss, rate, seconds in all and spent on data, and as overlap_NAME how well each structure is met
+        in the training batches (soft Dice, or Tversky's index).
+    """
+    fabric, began, waited, losses, overlaps = state.fabric, time.perf_counter(), 0.0, [], []
+    clock.restart()
+    steps = steps_of(settings, len(cases))
     criterion = build_loss(
         settings.loss, n_classes=settings.model.n_classes, border_smoothing=settings.border_smoothing
     )
     feed = ahead(batches(cases, settings, epoch=state.epoch, share=(fabric.global_rank, fabric.world_size)))
     for place in range(steps):
         asked = time.perf_counter()
-        image, label = next(feed)
+        batch = next(feed)
         waited += time.perf_counter() - asked
         step = state.epoch * steps + place
-        rate = learning_rate(step, settings.epochs * steps, settings.learning_rate)
+        share = clock.share(step, settings.epochs * steps)
+        rate = learning_rate(share * settings.epochs * steps, settings.epochs * steps, settings.learning_rate)
         for group in state.optimiser.param_groups:
             group["lr"] = rate
-        losses.append(train_step(state, settings, criterion, image, label, step))
+        losses.append(train_step(state, settings, criterion, batch, step))
+        if isinstance(criterion, StructureLoss) and criterion.overlap is not None:
+            overlaps.append(criterion.overlap.cpu().numpy())
         tick()
     state.epoch += 1
     seconds = time.perf_counter() - began
+    state.seconds += seconds
     return {
         "epoch": state.epoch,
         "loss": round(float(fabric.all_reduce(torch.tensor(np.mean(losses)), reduce_op="mean")), 5),
         "learning_rate": round(rate, 8),
         "seconds": round(seconds, 2),
         "seconds_data": round(waited, 2),
+        **_mean_overlaps(overlaps, settings.model.labels.names),
     }
+
+
+def _mean_overlaps(overlaps: Sequence[np.ndarray], names: Sequence[str]) -> dict[str, float]:
+    """Mean of each structure over the steps that had it."""
+    found = {}
+    for place, name in enumerate(names if len(overlaps) else ()):
+        values = np.array([row[place] for row in overlaps])
+        values = values[~np.isnan(values)]
+        found[f"overlap_{name}"] = round(float(values.mean()), 4) if len(values) else math.nan
+    return found
 
 
 def train_step(
     state: RunState,
     settings: TrainSettings,
     criterion: nn.Module,
-    image: torch.Tensor,
-    label: torch.Tensor,
+    batch: Batch,
     step: int,
 ) -> float:
     """Move the weights and their average by one step; return the loss."""
-    image, label = state.fabric.to_device((image, label))
+    image, label = state.fabric.to_device((batch.image, batch.label))
+    absent = state.fabric.to_device(batch.absent) if batch.absent is not None else None
     state.network.train()
     outputs = state.network(image)  # in the precision that the settings ask for
     weighted = split_outputs(outputs, levels=settings.model.network.deep_supervision)
-    loss = torch.stack([weight * criterion(output.float(), label) for weight, output in weighted]).sum()
+    loss = torch.stack([weight * criterion(output.float(), label, absent) for weight, output in weighted]).sum()
     if state.teacher is not None:
         with torch.no_grad(), state.fabric.autocast():
             taught = state.teacher(image)
@@ -227,7 +295,7 @@ def follow(averaged: nn.Module, network: nn.Module, keep: float) -> None:
             mean.copy_(now)
 
 
-def learning_rate(step: int, total: int, peak: float) -> float:
+def learning_rate(step: float, total: int, peak: float) -> float:
     """One cycle: a cosine rise over the first tenth from peak / 25, then a cosine fall towards peak / 10,000.
 
     Smith and Topin 2017, arXiv 1708.07120. A function of the step alone, so that nothing needs to be resumed.
@@ -257,23 +325,27 @@ def validate(
 ) -> dict[str, dict[str, float]]:
     """Dice of each structure for each case on the model's grid, before post-processing: {case: {structure: Dice}}.
 
-    A structure that neither the label nor the network has is nan.
+    A structure counts where it was looked for. One that neither the label nor the network has there, or that was looked
+    for nowhere, is nan.
     """
     network.eval()
     table = {}
     for case in cases:
         scores = window_scores(network, torch.from_numpy(np.array(case.image[None])).to(device), spec.window)
         found, truth = scores[0].argmax(0).cpu().numpy(), case.label[0]
-        table[case.name] = {
-            name: Overlap.of_masks(prediction=found == index, reference=truth == index).dice
-            for index, name in enumerate(spec.labels.names, start=1)
-        }
+        rows = np.zeros_like(truth) if len(case.label) == 1 else case.label[1]
+        table[case.name] = {}
+        for index, name in enumerate(spec.labels.names, start=1):
+            known = True if not len(case.absent) else ~case.absent[:, index][rows]
+            overlap = Overlap.of_masks(prediction=(found == index) & known, reference=(truth == index) & known)
+            table[case.name][name] = overlap.dice if np.any(known) else math.nan
     return table
 
 
 def mean_dice(table: dict[str, dict[str, float]], name: str) -> float:
-    """Mean over the cases of a table; nan if a case is."""
-    return float(np.mean([row[name] for row in table.values()]))
+    """Mean over the cases of a table that have the structure; nan if none has."""
+    values = [row[name] for row in table.values() if not math.isnan(row[name])]
+    return float(np.mean(values)) if values else math.nan
 
 
 def progress_bars(*, shown: bool) -> Progress:

@@ -16,6 +16,7 @@ from voxmetry.errors import ConfigError
 from voxmetry.io.read import Modality
 from voxmetry.train.dataset import Case, Channel, DataSet
 from voxmetry.train.layouts import modality_of, plain_name, table_of
+from voxmetry.train.partial import Labelling
 
 
 class ChannelEntry(Record):
@@ -36,6 +37,14 @@ class CaseEntry(Record):
     """Path by channel."""
     label: str | None = None
     other_labels: tuple[str, ...] = ()
+    known: tuple[str, ...] | None = None
+    """Structures that were looked for in this case; those that are left out may be there all the same."""
+    absent: tuple[str, ...] | None = None
+    """Structures that are known not to be in this image."""
+    unknown: str | None = None
+    """A mask on the label's grid: where it is not 0, nothing is known."""
+    held_out: bool = False
+    """Held out by each run that is no fold of a cross-validation."""
 
 
 class Manifest(Record):
@@ -48,6 +57,14 @@ class Manifest(Record):
     label: str | None = None
     other_labels: tuple[str, ...] = ()
     labels: LabelTable | dict[int, str] | None = None
+    known: tuple[str, ...] | None = None
+    absent: tuple[str, ...] = ()
+    unknown: str | None = None
+    """`known`, `absent` and `unknown` of each case that does not say its own; `{case}` stands for its name."""
+    unknown_below: tuple[str, ...] = ()
+    """Tube-like structures, unknown below the lowest slice in which they are drawn."""
+    ignore: int | None = Field(default=None, ge=1, le=65535)
+    """Value of the label maps for voxels about which nothing is known."""
     cases: tuple[str | CaseEntry, ...] = Field(min_length=1)
 
 
@@ -93,13 +110,28 @@ def _case(entry: CaseEntry, manifest: Manifest, root: Path) -> Case:
         ),
         label=place(entry.label or manifest.label, "label"),
         other_labels=tuple(place(pattern, "label") for pattern in entry.other_labels or manifest.other_labels),
+        labelling=_labelling(entry, manifest, root),
+        held_out=entry.held_out,
+    )
+
+
+def _labelling(entry: CaseEntry, manifest: Manifest, root: Path) -> Labelling:
+    unknown = entry.unknown or manifest.unknown
+    return Labelling(
+        known=entry.known if entry.known is not None else manifest.known,
+        absent=entry.absent if entry.absent is not None else manifest.absent,
+        unknown_below=manifest.unknown_below,
+        ignore=manifest.ignore,
+        unknown=root / unknown.replace("{case}", entry.case) if unknown else None,
     )
 
 
 def read_csv(path: Path, *, root: Path | None) -> DataSet:
-    """Read a CSV manifest: `case`, `label`, perhaps `patient` and `label_2`, `label_3`; each other column is a channel.
+    """Read a CSV manifest: `case`, `label`, perhaps further columns; each column that is not named here is a channel.
 
-    A channel that is called after a modality or sequence, such as `ct`, `pet` or `t1`, is taken for one.
+    `patient`; `label_2`, `label_3`: drawn by others; `known`, `absent`: names of structures with semicolons between
+    them (an empty cell: all, none); `unknown`: a mask; `held_out`: yes or no. A channel that is called after a
+    modality or sequence, such as `ct`, `pet` or `t1`, is taken for one.
 
     Raises
     ------
@@ -117,7 +149,7 @@ def read_csv(path: Path, *, root: Path | None) -> DataSet:
             fix="check the path",
         ) from error
     others = [name for name in columns if name.startswith("label_")]
-    channels = [name for name in columns if name not in ("case", "patient", "label", *others)]
+    channels = [name for name in columns if name not in (*_NO_CHANNEL, *others)]
     if not {"case", "label"} <= set(columns) or not channels:
         raise ConfigError(
             found=f"{path.name} with the columns {', '.join(columns) or '(none)'}",
@@ -128,6 +160,9 @@ def read_csv(path: Path, *, root: Path | None) -> DataSet:
     cases = tuple(_row(row, channels, others, start) for row in sorted(rows, key=lambda row: str(row["case"])))
     named = tuple(Channel(plain_name(name), modality_of(name)) for name in channels)
     return DataSet(plain_name(path.stem), named, None, cases)
+
+
+_NO_CHANNEL = ("case", "patient", "label", "known", "absent", "unknown", "held_out")
 
 
 def _row(row: Mapping[str, str | None], channels: list[str], others: list[str], root: Path) -> Case:
@@ -145,7 +180,26 @@ def _row(row: Mapping[str, str | None], channels: list[str], others: list[str], 
         images=tuple(root / str(row[channel]) for channel in channels),
         label=root / str(row["label"]),
         other_labels=tuple(root / str(row[column]) for column in others if row[column]),
+        labelling=Labelling(
+            known=_names(row.get("known")) or None,
+            absent=_names(row.get("absent")),
+            unknown=root / str(row["unknown"]) if row.get("unknown") else None,
+        ),
+        held_out=_yes(row.get("held_out"), name),
     )
+
+
+def _names(cell: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (cell or "").split(";") if name.strip())
+
+
+def _yes(cell: str | None, case: str) -> bool:
+    text = (cell or "").strip().lower()
+    if text not in ("", "yes", "no", "true", "false", "0", "1"):
+        raise ConfigError(
+            found=f"held_out is {text!r} for the case {case}", expected="yes or no", fix="write one of the two"
+        )
+    return text in ("yes", "true", "1")
 
 
 def _root(path: Path, root: str) -> Path:

@@ -87,7 +87,9 @@ class Plan:
         return "\n".join(lines) + "\n"
 
 
-def make_plan(fingerprint: Fingerprint, named: DataSet, *, data: str, budget: Budget = Budget()) -> Plan:
+def make_plan(
+    fingerprint: Fingerprint, named: DataSet, *, data: str | tuple[str, ...], budget: Budget = Budget()
+) -> Plan:
     """Choose everything that a run needs.
 
     Parameters

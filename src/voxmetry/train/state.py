@@ -44,6 +44,8 @@ class RunState:
         AdamW over `network`.
     epoch
         Number of epochs that are done.
+    seconds
+        Time that they took.
     teacher
         The network whose probabilities are learnt as well; it does not change and is in no checkpoint.
     """
@@ -53,6 +55,7 @@ class RunState:
     averaged: nn.Module
     optimiser: torch.optim.Optimizer
     epoch: int = 0
+    seconds: float = 0.0
     teacher: nn.Module | None = None
 
 
@@ -203,13 +206,14 @@ def save_checkpoint(state: RunState, path: Path) -> None:
         "averaged": state.averaged.state_dict(),
         "optimiser": state.optimiser.state_dict(),
         "epoch": state.epoch,
+        "seconds": state.seconds,
     }
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())
 
 
-def load_checkpoint(state: RunState, path: Path) -> None:
-    """Fill a fresh state from a checkpoint; without one, leave it as it is.
+def load_checkpoint(state: RunState, path: Path) -> bool:
+    """Fill a fresh state from a checkpoint; without one, leave it as it is. Return whether there was one.
 
     Raises
     ------
@@ -217,19 +221,21 @@ def load_checkpoint(state: RunState, path: Path) -> None:
         If the file is damaged, or belongs to another network.
     """
     if not path.exists():
-        return
+        return False
     try:
         content = torch.load(path, map_location=state.fabric.device, weights_only=True)
         state.network.load_state_dict(content["network"])
         state.averaged.load_state_dict(content["averaged"])
         state.optimiser.load_state_dict(content["optimiser"])
         state.epoch = int(content["epoch"])
+        state.seconds = float(content.get("seconds", 0.0))
     except (OSError, RuntimeError, KeyError, EOFError, ValueError) as error:
         raise FormatError(
             found=f"the checkpoint {path} cannot be used: {type(error).__name__}",
             expected="a checkpoint of this run",
             fix="delete it to start again, or copy it back from where it is whole",
         ) from error
+    return True
 
 
 def log_row(row: dict[str, float], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import monai
@@ -115,6 +116,7 @@ def metadata(spec: ModelSpec) -> Json:
 def _require_expressible(spec: ModelSpec) -> None:
     reasons = {
         f"the network of kind {spec.network.kind}": isinstance(spec.network, (NetworkSpec, MonaiNetwork)),
+        "space_to_depth": not isinstance(spec.network, NetworkSpec) or math.prod(spec.network.space_to_depth) == 1,
         "an ensemble": spec.members == 1,
         "several inputs": len(spec.inputs) == 1,
         "regions": spec.regions is None,

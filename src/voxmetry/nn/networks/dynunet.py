@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from monai.networks.nets import DynUNet
+from torch import nn
 
 from voxmetry.config import NetworkSpec
 
@@ -13,7 +15,7 @@ DEEP_SUPERVISION_WEIGHT = 0.5
 """Each coarser output counts half as much as the one above it (Isensee 2021, doi 10.1038/s41592-020-01008-z)."""
 
 
-def build_unet(spec: NetworkSpec, *, n_inputs: int, n_classes: int) -> DynUNet:
+def build_unet(spec: NetworkSpec, *, n_inputs: int, n_classes: int) -> nn.Module:
     """Build the network with random weights.
 
     Parameters
@@ -25,11 +27,53 @@ def build_unet(spec: NetworkSpec, *, n_inputs: int, n_classes: int) -> DynUNet:
 
     Returns
     -------
-    DynUNet
+    Module
+        A DynUNet, inside a `SpaceToDepth` where the specification asks for it.
         Takes (B, n_inputs, I, J, K) with I, J, K divisible by `spec.divisor`. In evaluation mode it returns logits
         (B, n_classes, I, J, K); in training mode with deep supervision (B, 1 + deep_supervision, n_classes, I, J, K).
     """
-    return DynUNet(spatial_dims=3, in_channels=n_inputs, out_channels=n_classes, **dynunet_arguments(spec))
+    block = spec.space_to_depth
+    voxels = math.prod(block)
+    unet = DynUNet(
+        spatial_dims=3, in_channels=n_inputs * voxels, out_channels=n_classes * voxels, **dynunet_arguments(spec)
+    )
+    return unet if voxels == 1 else SpaceToDepth(unet, block)
+
+
+class SpaceToDepth(nn.Module):
+    """A network that sees each block of voxels as one voxel of more channels, and whose outputs are taken apart again.
+
+    Channels are ordered by input or class first, then by the place in the block.
+
+    Parameters
+    ----------
+    unet
+        Takes and returns (B, channels x block, I / a, J / b, K / c), or with deep supervision (B, levels, ...).
+    block
+        a, b, c.
+    """
+
+    def __init__(self, unet: nn.Module, block: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.unet, self.block = unet, block
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return scores for patches (B, C, I, J, K), each axis divisible by the block."""
+        a, b, c = self.block
+        n, channels, i, j, k = x.shape
+        x = x.reshape(n, channels, i // a, a, j // b, b, k // c, c).permute(0, 1, 3, 5, 7, 2, 4, 6)
+        out: torch.Tensor = self.unet(x.reshape(n, channels * a * b * c, i // a, j // b, k // c))
+        if out.ndim == 5:
+            return self._apart(out)
+        levels = out.shape[1]
+        return self._apart(out.flatten(0, 1)).unflatten(0, (n, levels))
+
+    def _apart(self, x: torch.Tensor) -> torch.Tensor:
+        a, b, c = self.block
+        n, channels, i, j, k = x.shape
+        classes = channels // (a * b * c)
+        x = x.reshape(n, classes, a, b, c, i, j, k).permute(0, 1, 5, 2, 6, 3, 7, 4)
+        return x.reshape(n, classes, i * a, j * b, k * c)
 
 
 def dynunet_arguments(spec: NetworkSpec) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def patch_work(spec: ModelSpec) -> float:
     voxels = float(math.prod(spec.window.patch))
     if isinstance(network, MonaiNetwork):
         return voxels * WORK_OF_A_VOXEL
-    work, before = 0.0, len(spec.inputs)
+    block = math.prod(getattr(network, "space_to_depth", (1, 1, 1)))
+    voxels, work, before = voxels / block, 0.0, len(spec.inputs) * block
     for channels, stride, kernel in zip(network.channels, network.strides, network.kernels, strict=True):
         voxels /= math.prod(stride)
         # Down: into this level, then within it. Up: from twice the channels, then within it.

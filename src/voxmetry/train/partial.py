@@ -1,0 +1,222 @@
+"""Partial labels: what a label map says nothing about.
+
+A structure that was not drawn may be there all the same. `Labelling` says what was looked for, in a manifest's words;
+`Unlabelled` says it voxel by voxel on the label's grid. Training joins the probability of what was not looked for to
+the background's (see `losses.join_unknown`), evaluation counts a structure only where it was looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.labels import Label, LabelTable
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What the label map of a case says, and what it leaves open.
+
+    Parameters
+    ----------
+    known
+        Structures that were looked for; None: all of the label table.
+    absent
+        Further structures that are known not to be in the image, whether or not the label table names them.
+    unknown_below
+        Tube-like structures that were drawn part of the way down: below the lowest slice with one of its voxels it is
+        unknown, and throughout where none of its voxels is in the image.
+    ignore
+        Value of the label map that marks voxels about which nothing is known, as nnU-Net's `ignore` label.
+    unknown
+        A mask on the label's grid; where it is not 0, nothing is known.
+    labels
+        The label map's own table, where its structures are matched by name to those of the data set or model.
+    """
+
+    known: tuple[str, ...] | None = None
+    absent: tuple[str, ...] = ()
+    unknown_below: tuple[str, ...] = ()
+    ignore: int | None = None
+    unknown: Path | None = None
+    labels: LabelTable | None = None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether anything is left open, as far as it can be told without opening a file."""
+        return self.known is not None or bool(self.unknown_below) or self.ignore is not None or self.unknown is not None
+
+    def require_names(self, names: Iterable[str], *, case: str) -> None:
+        """See that `known` and `unknown_below` name structures of the label table.
+
+        Raises
+        ------
+        ConfigError
+            If one is not in it; the case is named.
+        """
+        there = tuple(names)
+        wanted = {"known": self.known or (), "unknown_below": self.unknown_below}
+        for key, listed in wanted.items():
+            odd = [name for name in listed if name not in (*there, *self.absent)]
+            if odd:
+                raise ConfigError(
+                    found=f"{key} of the case {case} names {', '.join(odd)}",
+                    expected=f"names of the label table: {', '.join(there) or '(it is empty)'}",
+                    fix="correct the name, or list the structure under 'absent' if it is known not to be there",
+                )
+        double = [name for name in self.absent if name in (self.known or ())]
+        if double:
+            raise ConfigError(
+                found=f"{', '.join(double)} under both known and absent of the case {case}",
+                expected="a structure in one of the two",
+                fix="remove it from one of them",
+            )
+
+    def unknown_names(self, table: LabelTable) -> tuple[str, ...]:
+        """Return the structures of a table that this label map says nothing about."""
+        drawn = self.labels.names if self.labels is not None else table.names
+        looked_for = {*(drawn if self.known is None else self.known), *self.absent}
+        return tuple(name for name in table.names if name not in looked_for)
+
+    def reading_table(self, table: LabelTable | None) -> LabelTable | None:
+        """Return the table to read the file with: its own or the data set's, with the `ignore` value.
+
+        Raises
+        ------
+        ConfigError
+            If the value of `ignore` is a structure's.
+        """
+        own = self.labels or table
+        if own is None or self.ignore is None:
+            return own
+        if self.ignore in own.values:
+            raise ConfigError(
+                found=f"ignore: {self.ignore}, the value of {own.by_value(self.ignore).name}",
+                expected="a value that no structure has",
+                fix="correct the value, or take it out of the labels",
+            )
+        used = set(own.names)
+        name = next(f"ignore{tail}" for tail in ("", *("_" * n for n in range(1, 99))) if f"ignore{tail}" not in used)
+        return LabelTable(labels=(*own.labels, Label(value=self.ignore, name=name, colour="#808080")))
+
+
+@dataclass(frozen=True, eq=False)
+class Unlabelled:
+    """What a label map says nothing about, voxel by voxel.
+
+    Parameters
+    ----------
+    zones
+        (I, J, K) uint8, the row of `table` that a voxel belongs to.
+    table
+        (Z, 1 + N) bool, N structures in the order of the label table: True where one was not looked for. Column 0, the
+        background's, is False.
+    names
+        The N structures.
+    """
+
+    zones: NDArray[np.uint8]
+    table: NDArray[np.bool_]
+    names: tuple[str, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all structures were looked for everywhere."""
+        return not self.table.any()
+
+    @property
+    def known_names(self) -> tuple[str, ...]:
+        """Structures that were looked for somewhere in the image."""
+        present = np.unique(self.zones)
+        return tuple(
+            name for place, name in enumerate(self.names, start=1) if not bool(self.table[present, place].all())
+        )
+
+    def share_known(self, name: str) -> float:
+        """Return the share of the voxels in which a structure was looked for."""
+        counts = np.bincount(self.zones.ravel(), minlength=len(self.table))
+        return float(counts[~self.table[:, 1 + self.names.index(name)]].sum() / counts.sum())
+
+    def hide(self, found: Segmentation) -> Segmentation:
+        """Return a segmentation without the voxels of structures where these were not looked for.
+
+        Parameters
+        ----------
+        found
+            On the same grid; its structures are matched by name, and one that is not among `names` stays as it is.
+        """
+        if self.is_complete:
+            return found
+        rule = np.tile(
+            np.arange(max(found.labels.values, default=0) + 1, dtype=found.array.dtype), (len(self.table), 1)
+        )
+        for label in found.labels:
+            if label.name in self.names:
+                rule[self.table[:, 1 + self.names.index(label.name)], label.value] = 0
+        return Segmentation(rule[self.zones, found.array], found.geometry, found.labels)
+
+
+def translate(found: Segmentation, table: LabelTable) -> Segmentation:
+    """Return a label map with another table's values, structures matched by name; those that it lacks become 0."""
+    rule = np.zeros(
+        max(found.labels.values, default=0) + 1, np.uint16 if max(table.values, default=0) > 255 else np.uint8
+    )
+    for label in found.labels:
+        if label.name in table.names:
+            rule[label.value] = table[label.name].value
+    return Segmentation(rule[found.array], found.geometry, table)
+
+
+def without_value(found: Segmentation, value: int, table: LabelTable) -> tuple[Segmentation, NDArray[np.bool_]]:
+    """Take a value, such as that of `ignore`, out of a label map; return the rest and where it was."""
+    where = found.array == value
+    return Segmentation(np.where(where, 0, found.array).astype(found.array.dtype), found.geometry, table), where
+
+
+def find_unlabelled(label: Segmentation, labelling: Labelling, unknown: NDArray[np.bool_] | None) -> Unlabelled:
+    """Say voxel by voxel what a label map leaves open.
+
+    Parameters
+    ----------
+    label
+        The label map, with the table of the data set or model.
+    labelling
+        What was looked for.
+    unknown
+        (I, J, K), voxels about which nothing is known; None: there are none.
+    """
+    names = label.labels.names
+    nowhere = labelling.unknown_names(label.labels)
+    axis, upward = _upward(label.geometry)
+    rows = np.zeros((label.array.shape[axis], 1 + len(names)), bool)
+    for place, item in enumerate(label.labels, start=1):
+        if item.name in nowhere:
+            rows[:, place] = True
+        elif item.name in labelling.unknown_below:
+            others = tuple(n for n in range(3) if n != axis)
+            drawn = np.flatnonzero((label.array == item.value).any(axis=others))
+            height = np.arange(len(rows)) if upward else np.arange(len(rows))[::-1]
+            rows[:, place] = height < height[drawn].min() if len(drawn) else True
+    table, zone_of_slice = np.unique(rows, axis=0, return_inverse=True)
+    shape = [1, 1, 1]
+    shape[axis] = len(rows)
+    zones = np.broadcast_to(zone_of_slice.astype(np.uint8).reshape(shape), label.array.shape)
+    if unknown is not None and unknown.any():
+        everything = np.ones((1, 1 + len(names)), bool)
+        everything[0, 0] = False
+        table = np.concatenate([table, everything])
+        zones = np.where(unknown, np.uint8(len(table) - 1), zones)
+    return Unlabelled(zones, table, names)
+
+
+def _upward(geometry: Geometry) -> tuple[int, bool]:
+    """Return the axis that is nearest to the patient's head-foot axis, and whether its index rises to the head."""
+    axis = next(axis for axis, code in enumerate(geometry.axcodes) if code in "SI")
+    return axis, geometry.axcodes[axis] == "S"
