@@ -82,7 +82,7 @@ class LabelledCase:
     @property
     def known(self) -> np.ndarray:
         """(1 + structures,) bool: what was looked for somewhere; empty where that is everything."""
-        return ~self.absent.all(axis=0) if len(self.absent) else np.empty(0, bool)
+        return np.asarray(~self.absent.all(axis=0)) if len(self.absent) else np.empty(0, bool)
 
 
 class Batch(NamedTuple):

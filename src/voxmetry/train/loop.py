@@ -329,7 +329,7 @@ def validate(
     for nowhere, is nan.
     """
     network.eval()
-    table = {}
+    table: dict[str, dict[str, float]] = {}
     for case in cases:
         scores = window_scores(network, torch.from_numpy(np.array(case.image[None])).to(device), spec.window)
         found, truth = scores[0].argmax(0).cpu().numpy(), case.label[0]

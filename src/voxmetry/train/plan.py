@@ -121,7 +121,7 @@ def make_plan(
     channels = [min(MOST_CHANNELS, width * 2**level) for level in range(len(levels))]
     batch = _batch(patch, levels, channels, budget, reasons)
     shape = [max(1, round(e / s)) for e, s in zip(fingerprint.extent_mm, spacing, strict=True)]
-    content = {
+    content: dict[str, object] = {
         "data": data,
         "epochs": _epochs(fingerprint, batch, budget, reasons),
         "batch_size": batch,
