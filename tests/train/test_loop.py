@@ -8,22 +8,31 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import models
 from cases import train_settings as settings
 from cases import write_cases
 from voxmetry import Segmentation, Volume, load_model, read_segmentation, read_volume, save, segment
 from voxmetry.cli import run
-from voxmetry.config import TrainSettings, dump_yaml, load_yaml
-from voxmetry.errors import ConfigError, FormatError, InferenceError, InputError, OutputError
+from voxmetry.config import NetworkSpec, TrainSettings, dump_yaml, load_yaml, parse_record
+from voxmetry.core.labels import LabelTable
+from voxmetry.errors import ConfigError, FormatError, InferenceError, InputError, ModelError, OutputError
 from voxmetry.io import atomic
+from voxmetry.nn.networks.build import build_network
+from voxmetry.nn.networks.dynunet import SpaceToDepth, build_unet
 from voxmetry.train import train
 from voxmetry.train.batches import hold_out
 from voxmetry.train.dataset import open_data
-from voxmetry.train.loop import learning_rate
+from voxmetry.train.devices import open_fabric
+from voxmetry.train.finetune import carry_over
+from voxmetry.train.initial_bias import output_layers, set_initial_bias
+from voxmetry.train.loop import Clock, learning_rate
+from voxmetry.train.state import begin
 
 SRC = Path(__file__).parents[2] / "src"
 
@@ -282,3 +291,87 @@ class TestFolds:
         whole = train(settings(epochs=1, validation_fraction=0), tmp_path / "all", data=data)
         assert "Trained on all 5 cases" in (whole / "MODEL_CARD.md").read_text()
         assert json.loads((whole / "split.json").read_text())["validation"] == []
+
+
+class TestMaxMinutes:
+    def test_a_run_ends_by_itself_with_weights_and_goes_on_later(self, data, tmp_path):
+        chosen = settings(epochs=4)
+        model = train(chosen, tmp_path, data=data, max_minutes=1e-6)
+        assert len((tmp_path / "log.csv").read_text().splitlines()) == 2
+        assert (model / "model.yaml").is_file()
+        assert "dice_front" in (tmp_path / "log.csv").read_text()  # the last epoch validates, whichever it is
+        train(chosen, tmp_path, data=data, resume=True)
+        assert len((tmp_path / "log.csv").read_text().splitlines()) == 5
+
+    def test_no_minute_left_writes_the_model_as_it_is(self, data, tmp_path):
+        train(settings(epochs=2), tmp_path, data=data, max_minutes=1e-6)
+        before = weights(tmp_path / "model")
+        shutil.rmtree(tmp_path / "model")
+        assert weights(train(settings(epochs=2), tmp_path, data=data, resume=True, max_minutes=0)) == before
+
+    def test_the_learning_rate_falls_to_its_end_by_then(self):
+        state = SimpleNamespace(seconds=90.0)
+        assert Clock(state, 2).share(1, 100) == pytest.approx(0.75, abs=0.01)
+        assert Clock(state, None).share(1, 100) == 0.01
+        assert Clock(state, 1000).share(50, 100) == 0.5
+        assert Clock(state, 1.4).share(1, 100) == 1.0
+        assert Clock(state, 1.4).is_over
+
+
+def test_the_log_has_a_curve_for_each_structure(finished):
+    rows = list(csv.DictReader((finished.parent / "log.csv").read_text().splitlines()))
+    assert all(0 <= float(row["overlap_front"]) <= 1 and 0 <= float(row["overlap_back"]) <= 1 for row in rows)
+
+
+def test_the_first_scores_are_the_classes_shares_where_the_settings_ask_for_it():
+    chosen = settings(model=models.spec(network=NETWORK | {"deep_supervision": 1}).model_dump(mode="json"))
+    state = begin(chosen, open_fabric(chosen, "cpu"))
+    shares = np.array([0.97, 0.02, 0.01])
+    set_initial_bias(state, shares)
+    for network in (state.network, state.averaged):
+        layers = output_layers(network)
+        assert len({id(layer) for layer in layers}) == 2
+        for layer in layers:
+            assert layer.bias.detach().softmax(0).numpy() == pytest.approx(shares, rel=1e-5)
+
+
+NETWORK = {
+    "channels": [4, 8, 8],
+    "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+    "kernels": [[3, 3, 3], [3, 3, 3], [3, 3, 3]],
+}
+
+
+class TestSpaceToDepth:
+    def network(self, **change):
+        return build_unet(parse_record(NETWORK | change, NetworkSpec, where="test"), n_inputs=2, n_classes=3)
+
+    def test_a_voxel_comes_out_where_it_went_in(self):
+        network = SpaceToDepth(torch.nn.Identity(), (2, 3, 1))
+        x = torch.arange(2 * 3 * 4 * 6 * 5.0).reshape(2, 3, 4, 6, 5)
+        assert torch.equal(network(x), x)
+
+    def test_the_scores_have_the_patchs_shape_with_and_without_deep_supervision(self):
+        network = self.network(space_to_depth=[2, 2, 1], deep_supervision=1)
+        x = torch.randn(1, 2, 16, 16, 8)
+        assert network.eval()(x).shape == (1, 3, 16, 16, 8)
+        assert network.train()(x).shape == (1, 2, 3, 16, 16, 8)
+
+    def test_the_patch_must_be_a_multiple_of_the_strides_times_the_block(self):
+        assert parse_record(NETWORK | {"space_to_depth": [2, 3, 1]}, NetworkSpec, where="").divisor == (8, 12, 4)
+
+    def test_a_run_with_it_starts_from_one_without_only_where_the_block_is_the_same(self, finished, tmp_path):
+        model = models.spec(network=NETWORK | {"space_to_depth": [2, 2, 1]})
+        with pytest.raises(ModelError, match=r"space_to_depth \[1, 1, 1\]"):
+            carry_over(build_network(model), model, finished)
+
+    def test_structures_are_carried_over_with_all_their_channels(self, data, tmp_path):
+        model = models.spec(network=NETWORK | {"space_to_depth": [2, 2, 1]})
+        chosen = settings(model=model.model_dump(mode="json"), epochs=1)
+        folder = train(chosen, tmp_path, data=data)
+        turned = model.model_copy(update={"labels": LabelTable(labels=tuple(reversed(model.labels.labels)))})
+        network = build_network(turned)
+        carry_over(network, turned, folder)
+        old = load_model(folder, device="cpu").network
+        x = torch.randn(1, 1, 16, 24, 8)
+        assert torch.allclose(network.eval()(x)[:, [0, 2, 1]], old.float()(x), atol=1e-5)

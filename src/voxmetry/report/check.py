@@ -18,7 +18,7 @@ from voxmetry.report.html import data_uri, environment
 from voxmetry.report.tables import Cell, Column, Row, Table, Tone
 from voxmetry.report.text import clean, count, ratio
 from voxmetry.train.data_check import DataCheck, Finding, prediction_of
-from voxmetry.train.dataset import DataSet, read_case
+from voxmetry.train.dataset import DataSet, read_labelled
 
 MOST_PICTURED, MOST_ROWS = 8, 60
 _TONES: dict[str, Tone] = {"error": "review", "review": "review", "note": "note"}
@@ -142,7 +142,8 @@ def _draw(name: str, findings: Sequence[Finding], data: DataSet, predictions: Pa
     """Draw a case's label; against the other rater or the prediction where that is what was found."""
     (case,) = data.select([name]).cases
     try:
-        volumes, label = read_case(case, data)
+        found = read_labelled(case, data)
+        volumes, label = found.volumes, found.label
         path = prediction_of(name, predictions) if any(row.code == "disagreement" for row in findings) else None
         if any(row.code == "raters" for row in findings):
             path = case.other_labels[0]

@@ -18,8 +18,9 @@ from voxmetry.errors import GeometryError, InputError, LabelError, VoxmetryError
 from voxmetry.io import read_segmentation
 from voxmetry.io.read import ITK, NIFTI
 from voxmetry.measurement.overlap import Overlap
-from voxmetry.train.dataset import Case, DataSet, naming, read_case
+from voxmetry.train.dataset import Case, DataSet, Labelled, naming, read_labelled
 from voxmetry.train.fingerprint import CaseFacts, case_facts, with_labels
+from voxmetry.train.partial import Unlabelled
 
 ROBUST_Z = 5.0
 """Distance from the median in robust standard deviations (1.4826 times the median absolute deviation) that is odd."""
@@ -40,6 +41,8 @@ Code = Literal[
     "unreadable",
     "geometry",
     "unknown_label",
+    "not_looked_for",
+    "contradiction",
     "empty_label",
     "missing_structure",
     "specks",
@@ -124,12 +127,14 @@ def check_data(
         data = with_labels(data)
     for done, case in enumerate(data.cases, start=1):
         try:
-            volumes, label = read_case(case, data)
+            found = read_labelled(case, data)
+            label = found.unlabelled.hide(found.label)
             if len(label.labels):
-                facts.append(case_facts(case, volumes, label))
-            agreements += _agreements(case, volumes[0], label, predictions)
-            findings += _look(case, label)
-            thumbnails[case.name] = thumbnail(volumes[0])
+                facts.append(case_facts(case, found))
+            agreements += _agreements(case, found.volumes[0], label, found.unlabelled, predictions)
+            findings += _look(case, label, found.unlabelled)
+            findings += _contradictions(case, found)
+            thumbnails[case.name] = thumbnail(found.volumes[0])
         except VoxmetryError as error:
             findings.append(_unusable(case, error))
         if progress is not None:
@@ -161,12 +166,40 @@ def _unusable(case: Case, error: VoxmetryError) -> Finding:
     return Finding(code=code, severity="error", case=case.name, message=f"{error.found}. {error.fix}")
 
 
-def _look(case: Case, label: Segmentation) -> list[Finding]:
-    """Look at one label map: is it empty, does a structure lack, are there specks."""
-    if not label.array.any():
-        return [Finding(code="empty_label", severity="review", case=case.name, message="The label map is empty.")]
+def _contradictions(case: Case, found: Labelled) -> list[Finding]:
+    """Find structures that are drawn where the data set says that they were not looked for, or are absent."""
+    hidden = found.unlabelled.hide(found.label)
     findings = []
+    for item in found.label.labels:
+        n = int((found.label.array == item.value).sum() - (hidden.array == item.value).sum())
+        absent = item.name in case.labelling.absent and bool((hidden.array == item.value).any())
+        if n or absent:
+            said = "absent" if absent else "not looked for"
+            message = f"{item.name} is drawn, though the data set says that it is {said}: training takes the latter."
+            findings.append(
+                Finding(code="contradiction", severity="review", case=case.name, message=message, structure=item.name)
+            )
+    return findings
+
+
+def _look(case: Case, label: Segmentation, unlabelled: Unlabelled) -> list[Finding]:
+    """Look at one label map: is it empty, does a structure lack, are there specks, what does it leave open."""
+    known = unlabelled.known_names
+    findings = []
+    if not unlabelled.is_complete:
+        shares = {name: unlabelled.share_known(name) for name in unlabelled.names}
+        parts = [f"{name} ({share:.0%} of the image)" if share else name for name, share in shares.items() if share < 1]
+        parts.sort(key=lambda part: "%" in part)
+        message = f"Not looked for, or in a part of the image alone: {', '.join(parts)}."
+        findings.append(Finding(code="not_looked_for", severity="note", case=case.name, message=message))
+    if not label.array.any():
+        # Where little was looked for, or all is known to be absent, nothing needs to be there.
+        if len(known) < len(unlabelled.names) or case.labelling.absent:
+            return findings
+        return [Finding(code="empty_label", severity="review", case=case.name, message="The label map is empty.")]
     for item in label.labels:
+        if item.name not in known or item.name in case.labelling.absent:
+            continue
         mask = label.array == item.value
         if not mask.any():
             message = f"{item.name} is not in this case."
@@ -314,18 +347,22 @@ def _times(values: NDArray[np.float64]) -> str:
     return " x ".join(f"{value:.3g}" for value in values)
 
 
-def _agreements(case: Case, image: Volume, label: Segmentation, predictions: Path | None) -> list[Agreement]:
-    found = []
+def _agreements(
+    case: Case, image: Volume, label: Segmentation, unlabelled: Unlabelled, predictions: Path | None
+) -> list[Agreement]:
+    found, known = [], unlabelled.known_names
     for path in case.other_labels:
         with naming(case.name):
             other = read_segmentation(path, labels=label.labels, image=image)
+            other = unlabelled.hide(other)
             label.geometry.require_same(other.geometry, what=f"the labels of case {case.name}")
-        found += [_agreement(case.name, name, "rater", label, other) for name in label.labels.names]
+        found += [_agreement(case.name, name, "rater", label, other) for name in known]
     predicted = prediction_of(case.name, predictions)
     if predicted is not None:
         other = read_segmentation(predicted)
         label.geometry.require_same(other.geometry, what=f"label and prediction of case {case.name}")
-        both = [name for name in label.labels.names if name in other.labels.names]
+        other = unlabelled.hide(other)
+        both = [name for name in known if name in other.labels.names]
         found += [_agreement(case.name, name, "prediction", label, other) for name in both]
     return found
 

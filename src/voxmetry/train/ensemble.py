@@ -19,7 +19,7 @@ from voxmetry.nn import Predictor
 from voxmetry.nn.networks.build import Ensemble, build_network
 from voxmetry.nn.weights import load_into, sha256_of, to_bytes
 from voxmetry.ops.components import clean
-from voxmetry.train.dataset import DataSet, read_case
+from voxmetry.train.dataset import DataSet, read_labelled
 
 LEAST_GAIN = 0.001
 """Mean Dice that a post-processing must add, and that no structure may lose by it."""
@@ -170,10 +170,11 @@ def choose_clean(
     for folder in folders:
         predictor = Predictor(folder, device=device)
         for case in data.select(_split(folder)["validation"]).cases:
-            volumes, label = read_case(case, data)
-            raw = predictor.run(predictor.prepare(volumes))
+            read = read_labelled(case, data)
+            label = read.unlabelled.hide(read.label)
+            raw = predictor.run(predictor.prepare(read.volumes))
             for recipe, steps in recipes.items():
-                for name, dice in _dice(clean(raw, steps), label, names).items():
+                for name, dice in _dice(read.unlabelled.hide(clean(raw, steps)), label, names).items():
                     sums[recipe][name].append(dice)
             if tick is not None:
                 tick()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -11,12 +12,11 @@ from numpy.typing import NDArray
 
 from voxmetry.core.base import Number, Record
 from voxmetry.core.geometry import Geometry
-from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import GeometryError, InputError
 from voxmetry.io import read_segmentation
 from voxmetry.ops.resample import resample
-from voxmetry.train.dataset import Case, DataSet, naming, read_case
+from voxmetry.train.dataset import Case, DataSet, Labelled, naming, read_labelled
 from voxmetry.train.layouts import table_of
 
 SAMPLED = 4000
@@ -47,7 +47,8 @@ class CaseFacts(Record):
     spacing_mm: tuple[float, float, float]
     axcodes: str
     channels: tuple[Intensities, ...]
-    volume_ml: dict[str, float]
+    volume_ml: dict[str, Number]
+    """By structure; nan where it was not looked for."""
     digest: str
     """SHA-256 of the first image's voxels: equal images have equal digests whatever their files are called."""
 
@@ -57,6 +58,9 @@ class StructureFacts(Record):
 
     name: str
     n_cases: int
+    """Cases that have it."""
+    n_known: int
+    """Cases in which it was looked for."""
     volume_ml: tuple[float, float, float]
     """Smallest, median and largest volume of the cases that have it; 0 where none has."""
     share: float
@@ -118,10 +122,10 @@ def scan(
     named = with_labels(data)
     facts = []
     for done, case in enumerate(named.cases, start=1):
-        facts.append(case_facts(case, *read_case(case, named)))
+        facts.append(case_facts(case, read_labelled(case, named)))
         if progress is not None:
             progress(done, len(named.cases))
-    if not any(volume for row in facts for volume in row.volume_ml.values()):
+    if not any(volume > 0 for row in facts for volume in row.volume_ml.values()):
         raise _nothing_to_learn(named)
     return named, tuple(facts), summarise(named, facts)
 
@@ -154,8 +158,9 @@ def _nothing_to_learn(data: DataSet) -> InputError:
     )
 
 
-def case_facts(case: Case, volumes: Sequence[Volume], segmentation: Segmentation) -> CaseFacts:
+def case_facts(case: Case, found: Labelled) -> CaseFacts:
     """Measure one case; channels on other grids are sampled on the label's."""
+    volumes, segmentation, known = found.volumes, found.unlabelled.hide(found.label), found.unlabelled.known_names
     counts = np.bincount(segmentation.array.ravel(), minlength=max(segmentation.labels.values) + 1)
     inside = np.flatnonzero(segmentation.array)
     picked = inside[:: max(1, -(-len(inside) // SAMPLED))]
@@ -167,7 +172,10 @@ def case_facts(case: Case, volumes: Sequence[Volume], segmentation: Segmentation
         spacing_mm=grid.spacing_mm,
         axcodes=grid.axcodes,
         channels=tuple(_intensities(volume, grid, picked, case.name) for volume in volumes),
-        volume_ml={label.name: float(counts[label.value]) * grid.voxel_ml for label in segmentation.labels},
+        volume_ml={
+            label.name: float(counts[label.value]) * grid.voxel_ml if label.name in known else math.nan
+            for label in segmentation.labels
+        },
         digest=digest(volumes[0].array),
     )
 
@@ -257,6 +265,7 @@ def _structure(name: str, facts: Sequence[CaseFacts]) -> StructureFacts:
     return StructureFacts(
         name=name,
         n_cases=len(have),
+        n_known=sum(not math.isnan(row.volume_ml[name]) for row in facts),
         volume_ml=(min(volumes), float(np.median(volumes)), max(volumes)),
         share=sum(volumes) / whole if whole else 0.0,
     )

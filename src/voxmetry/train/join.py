@@ -47,9 +47,10 @@ def join(parts: Sequence[DataSet]) -> DataSet:
     """
     if len(parts) == 1:
         return parts[0]
+    parts = _named_apart(parts)
     first = parts[0]
     for part in parts[1:]:
-        if [c.modality for c in part.channels] != [c.modality for c in first.channels]:
+        if not _same_channels(part, first):
             raise ConfigError(
                 found=f"the channels {_channels(first)} in {first.name} and {_channels(part)} in {part.name}",
                 expected="the same channels in the same order in each data set",
@@ -70,6 +71,24 @@ def join(parts: Sequence[DataSet]) -> DataSet:
         labels=_union([part.labels for part in parts if part.labels is not None]),
         cases=tuple(sorted(cases, key=lambda case: case.name)),
     )
+
+
+def _named_apart(parts: Sequence[DataSet]) -> list[DataSet]:
+    """Give data sets of the same name a number, from the second on."""
+    seen: Counter[str] = Counter()
+    named = []
+    for part in parts:
+        seen[part.name] += 1
+        named.append(part if seen[part.name] == 1 else replace(part, name=f"{part.name}-{seen[part.name]}"))
+    return named
+
+
+def _same_channels(one: DataSet, other: DataSet) -> bool:
+    """Whether two data sets have as many channels, of the same modalities as far as these are known."""
+    if len(one.channels) != len(other.channels):
+        return False
+    pairs = [(a.modality, b.modality) for a, b in zip(one.channels, other.channels, strict=True)]
+    return all(a == b or a is None or b is None for a, b in pairs)
 
 
 def _case(case: Case, part: DataSet, is_double: bool) -> Case:

@@ -28,7 +28,7 @@ from voxmetry.nn.confidence import Confidence
 from voxmetry.ops.components import clean
 from voxmetry.plot.curves import calibration
 from voxmetry.train.batches import for_model
-from voxmetry.train.dataset import DataSet, read_case
+from voxmetry.train.dataset import DataSet, read_labelled
 from voxmetry.workflows.evaluate import Entry, open_entry
 
 WORST = 0.1
@@ -139,14 +139,16 @@ def calibrate(entry: Entry, data: DataSet, *, progress: Callable[[int, int], Non
         predictor = model if isinstance(model, nn.Predictor) else nn.Predictor(model)
         labelled = for_model(data, predictor.spec)
         for case in labelled.select(names).cases:
-            volumes, reference = read_case(case, labelled)
+            read = read_labelled(case, labelled)
+            volumes, unlabelled = read.volumes, read.unlabelled
             for volume, item in zip(volumes, predictor.spec.inputs, strict=True):
                 seen.setdefault(item.name, []).append(landmarks(volume, item.modality))
             confidence = Confidence(predictor.spec)
             found = clean(predictor.run(predictor.prepare(volumes), confidence=confidence), predictor.spec.clean)
             expected = confidence.expected_dice()
             pairs = [(label.value, label.value) for label in predictor.spec.labels]
-            counted = overlaps(prediction=found, reference=reference, pairs=pairs)
+            # What was not looked for is in neither mask then, has no Dice, and is left out of the fit.
+            counted = overlaps(prediction=unlabelled.hide(found), reference=unlabelled.hide(read.label), pairs=pairs)
             rows += [
                 (case.name, label.name, expected[label.name], row.dice)
                 for label, row in zip(predictor.spec.labels, counted, strict=True)

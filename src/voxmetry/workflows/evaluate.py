@@ -22,7 +22,7 @@ from voxmetry.measurement import tables
 from voxmetry.measurement.compare_cases import compare_pair, number_patients, summarise_cohort
 from voxmetry.measurement.failures import FailureCounter, Failures, structures_of
 from voxmetry.ops.resample import resample
-from voxmetry.train.dataset import Case, DataSet, read_case
+from voxmetry.train.dataset import Case, DataSet, read_labelled
 from voxmetry.workflows.models import load_any
 
 PREDICTIONS, RESULT, TABLE, PAGE = "predictions", "evaluation.json", "evaluation.csv", "evaluation.html"
@@ -244,18 +244,24 @@ def _case(
     counter: FailureCounter,
 ) -> CaseComparison:
     try:
-        volumes, reference = read_case(case, data)
-        volumes = _inputs(model, volumes, data)
+        read = read_labelled(case, data)
+        reference = read.unlabelled.hide(read.label)
+        volumes = _inputs(model, read.volumes, data)
         found = model.segment(volumes) if isinstance(model, Baseline) else model(volumes)
         if not found.geometry.is_same(reference.geometry):
             # A baseline of a second channel segments on that channel's own, often coarser grid.
             found = resample(found, to=reference.geometry)
         io.save(found, folder / f"{case.name}.nii.gz")
+        # A structure counts only where it was looked for.
+        found = read.unlabelled.hide(found)
+        chosen = _in_common(settings, found, reference, read.unlabelled.known_names)
+        if chosen.labels == ():
+            return CaseComparison(case=case.name, patient=patient, comparisons=())
         row = compare_pair(
             case.name,
             prediction=found,
             reference=reference,
-            settings=_in_common(settings, found, reference),
+            settings=chosen,
             patient=patient,
         )
     except VoxmetryError as error:
@@ -266,8 +272,16 @@ def _case(
     return row
 
 
-def _in_common(settings: CohortSettings, found: Segmentation, reference: Segmentation) -> CohortSettings:
-    """Judge a model by the structures that it knows, where it knows some of the data set's by their names."""
+def _in_common(
+    settings: CohortSettings, found: Segmentation, reference: Segmentation, known: Sequence[str]
+) -> CohortSettings:
+    """Judge a model by the structures that it knows, where it knows some of the data set's by their names.
+
+    Of those, the ones that were looked for in the case, `known`, count.
+    """
+    if len(known) < len(reference.labels):
+        wanted = known if settings.labels is None else [name for name in settings.labels if name in known]
+        return settings.model_copy(update={"labels": tuple(name for name in wanted if name in found.labels.names)})
     names = [name for name in found.labels.names if name in reference.labels.names]
     if not names or settings.labels is not None or set(found.labels.names) == set(reference.labels.names):
         return settings
@@ -356,8 +370,9 @@ def _reader(data: DataSet, folder: Path) -> Callable[[str], tuple[Segmentation, 
     def read(name: str) -> tuple[Segmentation, Segmentation, Volume | None]:
         case = cases[name]
         prediction = io.read_segmentation(folder / f"{name}.nii.gz")
-        volumes, reference = read_case(case, data)
-        image = volumes[0]
+        found = read_labelled(case, data)
+        prediction, reference = (found.unlabelled.hide(one) for one in (prediction, found.label))
+        image = found.volumes[0]
         return prediction, reference, image if image.geometry.is_same(prediction.geometry) else None
 
     return read
