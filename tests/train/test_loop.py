@@ -25,6 +25,7 @@ from voxmetry.errors import ConfigError, FormatError, InferenceError, InputError
 from voxmetry.io import atomic
 from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.networks.dynunet import SpaceToDepth, build_unet
+from voxmetry.nn.runtime import choose_for_training
 from voxmetry.train import train
 from voxmetry.train.batches import hold_out
 from voxmetry.train.dataset import open_data
@@ -325,7 +326,7 @@ def test_the_log_has_a_curve_for_each_structure(finished):
 
 def test_the_first_scores_are_the_classes_shares_where_the_settings_ask_for_it():
     chosen = settings(model=models.spec(network=NETWORK | {"deep_supervision": 1}).model_dump(mode="json"))
-    state = begin(chosen, open_fabric(chosen, "cpu"))
+    state = begin(chosen, open_fabric(chosen, choose_for_training("cpu", "float32")))
     shares = np.array([0.97, 0.02, 0.01])
     set_initial_bias(state, shares)
     for network in (state.network, state.averaged):
