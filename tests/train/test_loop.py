@@ -33,6 +33,7 @@ from voxmetry.train.devices import open_fabric
 from voxmetry.train.finetune import carry_over
 from voxmetry.train.initial_bias import output_layers, set_initial_bias
 from voxmetry.train.loop import Clock, learning_rate
+from voxmetry.train.losses import on_grid_of
 from voxmetry.train.state import begin
 
 SRC = Path(__file__).parents[2] / "src"
@@ -356,7 +357,10 @@ class TestSpaceToDepth:
         network = self.network(space_to_depth=[2, 2, 1], deep_supervision=1)
         x = torch.randn(1, 2, 16, 16, 8)
         assert network.eval()(x).shape == (1, 3, 16, 16, 8)
-        assert network.train()(x).shape == (1, 2, 3, 16, 16, 8)
+        outputs = network.train()(x)
+        assert [tuple(one.shape) for one in outputs] == [(1, 3, 16, 16, 8), (1, 3, 8, 8, 4)]
+        label = torch.randint(0, 3, (1, 1, 16, 16, 8))
+        assert on_grid_of(outputs[1], label, None)[0].shape == (1, 1, 8, 8, 4)
 
     def test_the_patch_must_be_a_multiple_of_the_strides_times_the_block(self):
         assert parse_record(NETWORK | {"space_to_depth": [2, 3, 1]}, NetworkSpec, where="").divisor == (8, 12, 4)

@@ -1,4 +1,4 @@
-"""`voxmetry data check`: look at a data set before training on it."""
+"""`voxmetry data`: look at a data set, or at images made from label maps, before training on them."""
 
 from __future__ import annotations
 
@@ -44,3 +44,35 @@ def check(
         show.files(files)
     severities = {row.severity for row in found.findings}
     raise typer.Exit(1 if "error" in severities else FLAGGED if "review" in severities else 0)
+
+
+@data_app.command("synthesise")
+def synthesise(
+    config: Annotated[Path, typer.Argument(help="A training configuration with the block 'synthesis'.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the images, the labels and samples.png.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Data set; overrides the one of the configuration. May be repeated.")
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="Images.", min=1, max=999)] = 8,
+    seed: Annotated[int, typer.Option(help="Decides the images.", min=0)] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace samples that are there.")] = False,
+) -> None:
+    """Make images from label maps as training would, and draw slices of them to look at."""
+    from functools import partial
+
+    from voxmetry.cli.train import beside
+    from voxmetry.config import TrainSettings, load_yaml
+    from voxmetry.workflows.synthesise import synthesise as make
+
+    settings = load_yaml(config, TrainSettings)
+    named = [settings.data] if isinstance(settings.data, str) else settings.data
+    files = make(
+        settings,
+        out,
+        data=data or [beside(config, name) for name in named],
+        locate=partial(beside, config),
+        n=count,
+        seed=seed,
+        overwrite=overwrite,
+    )
+    show.files([files[-1], out])

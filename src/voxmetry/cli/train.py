@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -85,7 +86,7 @@ def train(
     if _is_configuration(source):
         settings = load_yaml(source, TrainSettings)
         named = [settings.data] if isinstance(settings.data, str) else settings.data
-        folder = data or [_beside(source, name) for name in named]
+        folder = data or [beside(source, name) for name in named]
         given = {"epochs": epochs, "start_from": start}
     else:
         folder = [source, *(data or [])]
@@ -115,6 +116,7 @@ def train(
         cache=cache,
         watchers=watchers,
         max_minutes=max_minutes,
+        locate=partial(beside, source),
     )
     if is_first():
         show.trained(model, as_json=as_json)
@@ -231,7 +233,7 @@ def _is_configuration(path: Path) -> bool:
     return not (isinstance(content, dict) and "channels" in content)
 
 
-def _beside(config: Path, data: str) -> Path:
+def beside(config: Path, data: str) -> Path:
     """Where a configuration's data set is: relative to the file, to VOXMETRY_DATA or to the working folder."""
     places = [config.parent, Path(os.environ.get("VOXMETRY_DATA", ".")), Path()]
     return next((place / data for place in places if (place / data).exists()), places[1] / data)

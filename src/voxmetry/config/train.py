@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from voxmetry.config.model import ModelSpec
+from voxmetry.config.synthesis import Synthesis
 from voxmetry.core.base import Record
 
 
@@ -84,6 +85,9 @@ class TrainSettings(Record):
     the first steps are not spent on learning that most voxels are background."""
     validate_every: Annotated[int, Field(ge=1)] = 5
     augment: Augment = Augment()
+    synthesis: Synthesis | None = None
+    """Train on images that are made from label maps. The data set is then for validation: its held-out cases, or those
+    that fold or validation_fraction hold out."""
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
@@ -99,6 +103,31 @@ class TrainSettings(Record):
             raise ValueError(f"augment.swap_on_flip: {', '.join(odd)}: each is to be a label of the model, named once")
         if self.sampling == "structures" and not self.foreground_fraction:
             raise ValueError("sampling 'structures' needs a foreground_fraction above 0, the share that it applies to")
+        return self
+
+    @model_validator(mode="after")
+    def _synthesis_fits(self) -> Self:
+        made = self.synthesis
+        if made is None:
+            return self
+        odd = sorted(set(made.targets.values()) - set(self.model.labels.names))
+        left = sorted(set(self.model.labels.names) - set(made.targets.values()))
+        if odd or left:
+            raise ValueError(
+                "synthesis.targets: "
+                + "; ".join(
+                    text
+                    for text in (
+                        f"{', '.join(odd)} are no labels of the model" if odd else "",
+                        f"nothing becomes {', '.join(left)}" if left else "",
+                    )
+                    if text
+                )
+            )
+        if len(self.model.inputs) != 1:
+            raise ValueError(f"synthesis makes images of one channel; the model has {len(self.model.inputs)} inputs")
+        if self.steps_per_epoch is None and made.label_maps is not None:
+            raise ValueError("synthesis needs steps_per_epoch: made images have no number of their own")
         return self
 
     @model_validator(mode="after")

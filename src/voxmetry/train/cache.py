@@ -85,7 +85,7 @@ def labelling_text(case: Case, data: DataSet) -> str:
     how = case.labelling
     table = how.labels or data.labels
     values = None if table is None else [(label.value, label.name) for label in table]
-    return json.dumps([values, how.known, how.absent, how.unknown_below, how.ignore])
+    return json.dumps([values, how.known, how.absent, how.unknown_below, how.ignore, dict(how.merge), how.unlisted])
 
 
 def content_key(source: str, spec: ModelSpec, labelling: str = "") -> str:

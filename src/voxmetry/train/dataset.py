@@ -21,7 +21,7 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io import read_segmentation, read_volume
 from voxmetry.io.read import Modality
-from voxmetry.train.partial import Labelling, Unlabelled, find_unlabelled, translate, without_value
+from voxmetry.train.partial import Labelling, Unlabelled, find_unlabelled, translate
 
 SHOWN = 10
 """Names that an error lists before it says how many more there are."""
@@ -179,7 +179,7 @@ def open_data(path: Path | str, *, root: Path | None = None) -> DataSet:
         table = case.labelling.labels or found.labels
         if table is not None:
             case.labelling.require_names(table.names, case=case.name)
-            case.labelling.reading_table(table)
+            case.labelling.require_values(table, case=case.name)
     return found
 
 
@@ -207,13 +207,16 @@ def read_labelled(case: Case, data: DataSet) -> Labelled:
     volumes = read_images(case, data)
     how = case.labelling
     with naming(case.name):
-        label = read_segmentation(case.label, labels=how.reading_table(data.labels), image=volumes[0])
+        own = how.labels or data.labels
+        is_translated = how.is_translated and own is not None
+        label = read_segmentation(case.label, labels=None if is_translated else own, image=volumes[0])
         volumes[0].geometry.require_same(label.geometry, what=f"image and label of case {case.name}")
         unknown = None
-        if how.ignore is not None:
-            own = how.labels or data.labels
-            kept = own.labels if own is not None else [item for item in label.labels if item.value != how.ignore]
-            label, unknown = without_value(label, how.ignore, LabelTable(labels=tuple(kept)))
+        if own is not None and is_translated:
+            label, unknown = how.translate_values(label, own)
+        elif how.ignore:
+            kept = tuple(item for item in label.labels if item.value not in how.ignore)
+            label, unknown = replace(how, unlisted="background").translate_values(label, LabelTable(labels=kept))
         how.require_names(label.labels.names, case=case.name)
         if how.labels is not None and data.labels is not None:
             label = translate(label, data.labels)

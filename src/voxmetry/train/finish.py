@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
@@ -16,7 +18,10 @@ from voxmetry.core.text import csv_cell, csv_cells
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.nn.grids import reorientation
 from voxmetry.nn.weights import sha256_of, to_bytes
-from voxmetry.train.batches import LabelledCase
+
+if TYPE_CHECKING:
+    from voxmetry.train.batches import LabelledCase
+    from voxmetry.train.feed import Feed
 
 VOLUME_MARGIN = 0.25
 """Share by which the smallest and the largest volume seen are widened to give the expected range."""
@@ -27,7 +32,7 @@ def write_model(
     settings: TrainSettings,
     out: Path,
     *,
-    training: Sequence[LabelledCase],
+    feed: Feed,
     validation: dict[str, dict[str, float]],
 ) -> Path:
     """Write the model folder `out`/model, with the names of the cases and the Dice of those held out; return it.
@@ -37,17 +42,19 @@ def write_model(
     folder = make_folder(out / "model")
     spec = settings.model
     write_text(folder / "validation.csv", validation_csv(validation, spec))
-    names = {"training": [case.name for case in training], "validation": list(validation)}
+    names = {"training": list(feed.names), "validation": list(validation)}
     write_text(folder / "split.json", json.dumps(names, indent=1))
     data = to_bytes(network)
     write_bytes(folder / "weights.safetensors", data)
     finished = spec.model_copy(
         update={
-            "training_domain": measure_domain(training, spec),
+            "training_domain": feed.domain(),
             "weights": Weights(file="weights.safetensors", sha256=sha256_of(data)),
         }
     )
-    write_text(folder / "MODEL_CARD.md", model_card(finished, settings, training=training, validation=validation))
+    write_text(
+        folder / "MODEL_CARD.md", model_card(finished, settings, trained_on=feed.sentence, validation=validation)
+    )
     write_text(folder / "model.yaml", dump_yaml(finished))
     return folder
 
@@ -90,7 +97,7 @@ def model_card(
     spec: ModelSpec,
     settings: TrainSettings,
     *,
-    training: Sequence[LabelledCase],
+    trained_on: str,
     validation: dict[str, dict[str, float]],
 ) -> str:
     """Write the model card: what it is, what it was trained on, how well it does on cases that it did not see."""
@@ -103,7 +110,7 @@ def model_card(
         "",
         f"Licence of these weights: {spec.licence}.",
         "",
-        *_accuracy(spec, settings, training=training, validation=validation),
+        *_accuracy(spec, settings, trained_on=trained_on, validation=validation),
         "## What it has seen",
         "",
         f"Spacing along {', '.join(spec.orientation)} in mm: {', '.join(spans[:3])}. "
@@ -121,34 +128,37 @@ def _accuracy(
     spec: ModelSpec,
     settings: TrainSettings,
     *,
-    training: Sequence[LabelledCase],
+    trained_on: str,
     validation: dict[str, dict[str, float]],
 ) -> list[str]:
     if not validation:
         return [
             "## Accuracy",
             "",
-            f"Trained on all {len(training)} cases of the data set; none was held out, so nothing here says how well "
+            f"Trained on {trained_on} of the data set; none was held out, so nothing here says how well "
             "it does. A cross-validation with the same settings does.",
             "",
         ]
     rows = []
     for name in spec.labels.names:
-        values = np.array([row[name] for row in validation.values()])
-        worst = min(validation, key=lambda case, name=name: validation[case][name])  # type: ignore[misc]
+        known = {case: row[name] for case, row in validation.items() if not math.isnan(row[name])}
+        if not known:
+            rows.append(f"| {name} | not looked for in the held-out cases |  |  |  |  |")
+            continue
+        values, worst = np.array(list(known.values())), min(known, key=known.__getitem__)
         rows.append(
-            f"| {name} | {np.mean(values):.4f} | {np.std(values):.4f} | {np.median(values):.4f} "
+            f"| {name} | {len(values)} | {np.mean(values):.4f} | {np.std(values):.4f} | {np.median(values):.4f} "
             f"| {np.min(values):.4f} ({worst}) |"
         )
     part = f"fold {settings.fold} of {settings.folds}, " if settings.fold is not None else ""
     return [
         "## Accuracy on held-out cases",
         "",
-        f"Trained on {len(training)} cases, held out {len(validation)} ({part}seed {settings.seed}), which the run "
+        f"Trained on {trained_on}, held out {len(validation)} ({part}seed {settings.seed}), which the run "
         "itself uses for nothing but this table. Dice on the model's grid, before post-processing:",
         "",
-        "| structure | mean | SD | median | lowest (case) |",
-        "| --- | --- | --- | --- | --- |",
+        "| structure | cases | mean | SD | median | lowest (case) |",
+        "| --- | --- | --- | --- | --- | --- |",
         *rows,
         "",
         "Held-out cases: " + ", ".join(validation) + ".",

@@ -64,7 +64,7 @@ def read_folder(folder: Path) -> DataSet:
         )
     channels = _channels(described.get("channel_names") or described.get("modality"), count.pop(), folder.name)
     patients = _patients(folder / "patients.csv", list(pairs))
-    how = Labelling(ignore=ignore)
+    how = Labelling(ignore=() if ignore is None else (ignore,))
     cases = [
         Case(name, patients.get(name, name), images, label, labelling=how)
         for name, (images, label) in sorted(pairs.items())

@@ -32,14 +32,15 @@ from voxmetry.measurement.overlap import Overlap
 from voxmetry.nn.networks.dynunet import split_outputs
 from voxmetry.nn.runtime import choose_for_training
 from voxmetry.nn.window import window_scores
-from voxmetry.train.batches import Batch, LabelledCase, ahead, all_folds, batches, hold_out, steps_of
+from voxmetry.train.batches import Batch, LabelledCase, ahead, all_folds, hold_out
 from voxmetry.train.cache import cached_cases, default_cache
 from voxmetry.train.dataset import require_structures
 from voxmetry.train.devices import gather, open_fabric
+from voxmetry.train.feed import CaseFeed, Feed, open_made
 from voxmetry.train.finish import write_model
-from voxmetry.train.initial_bias import class_shares, set_initial_bias
+from voxmetry.train.initial_bias import set_initial_bias
 from voxmetry.train.join import open_joined
-from voxmetry.train.losses import StructureLoss, build_loss, teaching
+from voxmetry.train.losses import StructureLoss, build_loss, on_grid_of, teaching
 from voxmetry.train.state import (
     RunState,
     begin,
@@ -71,6 +72,7 @@ def train(
     cache: Path | None = None,
     watchers: Sequence[Watcher] = (),
     max_minutes: float | None = None,
+    locate: Callable[[str], Path] = Path,
 ) -> Path:
     """Train a model and write its folder.
 
@@ -94,6 +96,8 @@ def train(
         End after the epoch in which so many minutes of training have passed, those before a resumption counted in, and
         write the model. The learning rate falls to its end by then. A later call with more minutes, or none, goes on
         from there; such a run is not repeated bit for bit, as the clock decides its learning rate.
+    locate
+        Finds the paths of the block `synthesis`.
 
     Returns
     -------
@@ -121,20 +125,29 @@ def train(
     store = make_folder(cache or default_cache(settings, out))
     with progress_bars(shown=first) as progress:
         track = partial(progress.track, description="read and prepare")
-        cases = cached_cases(found, settings.model, store, fabric=fabric, track=track)
-        require_structures(all_folds(found, settings), {name: case.volume_ml for name, case in cases.items()})
+        made = settings.synthesis is not None
+        cases = cached_cases(
+            found.select(names[1]) if made else found, settings.model, store, fabric=fabric, track=track
+        )
+        if not made:
+            require_structures(all_folds(found, settings), {name: case.volume_ml for name, case in cases.items()})
         if first:
             require_same_cases({name: case.source for name, case in cases.items()}, out)
             write_text(out / "split.json", json.dumps({"training": names[0], "validation": names[1]}, indent=1))
-        training, validation = ([cases[name] for name in part] for part in names)
+        validation = [cases[name] for name in names[1]]
+        feed: Feed
+        if made:
+            feed = open_made(settings, found, names[0], locate=locate, device=fabric.device)
+        else:
+            feed = CaseFeed([cases[name] for name in names[0]], settings)
         if not started and settings.initial_bias == "frequency":
-            set_initial_bias(state, class_shares(training, settings.model.n_classes))
+            set_initial_bias(state, feed.shares())
         clock = Clock(state, max_minutes)
-        steps = steps_of(settings, len(training))
-        bar = progress.add_task("train", total=settings.epochs * steps, completed=state.epoch * steps)
+        total = settings.epochs * feed.steps
+        bar = progress.add_task("train", total=total, completed=state.epoch * feed.steps)
         while state.epoch < settings.epochs and not clock.is_over:
             table = None
-            row = run_epoch(state, settings, training, lambda: progress.advance(bar), clock=clock)
+            row = run_epoch(state, settings, feed, lambda: progress.advance(bar), clock=clock)
             last = state.epoch == settings.epochs or clock.is_over
             if validation and (state.epoch % settings.validate_every == 0 or last):
                 table = validate_together(state, validation, settings.model)
@@ -149,7 +162,7 @@ def train(
     if table is None:  # resumed after the last epoch, which validates like any that is due
         table = validate_together(state, validation, settings.model)
     if first:
-        write_model(state.averaged, settings, out, training=training, validation=table)
+        write_model(state.averaged, settings, out, feed=feed, validation=table)
     fabric.barrier()
     return out / "model"
 
@@ -188,7 +201,7 @@ class Clock:
 
 
 def run_epoch(
-    state: RunState, settings: TrainSettings, cases: Sequence[LabelledCase], tick: Callable[[], None], *, clock: Clock
+    state: RunState, settings: TrainSettings, feed: Feed, tick: Callable[[], None], *, clock: Clock
 ) -> dict[str, float]:
     """Show one epoch's batches to the network.
 
@@ -200,14 +213,14 @@ def run_epoch(
     """
     fabric, began, waited, losses, overlaps = state.fabric, time.perf_counter(), 0.0, [], []
     clock.restart()
-    steps = steps_of(settings, len(cases))
+    steps = feed.steps
     criterion = build_loss(
         settings.loss, n_classes=settings.model.n_classes, border_smoothing=settings.border_smoothing
     )
-    feed = ahead(batches(cases, settings, epoch=state.epoch, share=(fabric.global_rank, fabric.world_size)))
+    waiting = ahead(feed.batches(state.epoch, (fabric.global_rank, fabric.world_size)))
     for place in range(steps):
         asked = time.perf_counter()
-        batch = next(feed)
+        batch = next(waiting)
         waited += time.perf_counter() - asked
         step = state.epoch * steps + place
         share = clock.share(step, settings.epochs * steps)
@@ -254,7 +267,10 @@ def train_step(
     state.network.train()
     outputs = state.network(image)  # in the precision that the settings ask for
     weighted = split_outputs(outputs, levels=settings.model.network.deep_supervision)
-    loss = torch.stack([weight * criterion(output.float(), label, absent) for weight, output in weighted]).sum()
+    parts = []
+    for weight, output in reversed(weighted):  # the finest last, whose overlap the log is to have
+        parts.append(weight * criterion(output.float(), *on_grid_of(output, label, absent)))
+    loss = torch.stack(parts).sum()
     if state.teacher is not None:
         with torch.no_grad(), state.fabric.autocast():
             taught = state.teacher(image)

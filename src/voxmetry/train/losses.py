@@ -132,6 +132,16 @@ class StructureLoss(nn.Module):
         return (each * weight).sum() / weight.sum().clamp_min(1)
 
 
+def on_grid_of(output: torch.Tensor, label: torch.Tensor, absent: torch.Tensor | None) -> list[torch.Tensor | None]:
+    """Return label and `absent` on the grid of an output that is coarser by whole numbers, by nearest neighbour."""
+    factors = [n // m for n, m in zip(label.shape[2:], output.shape[2:], strict=True)]
+    if max(factors) == 1:
+        return [label, absent]
+    i, j, k = (slice(factor // 2, None, factor) for factor in factors)
+    whole = absent is not None and absent.shape[2:] == label.shape[2:]
+    return [label[:, :, i, j, k], absent[:, :, i, j, k] if whole and absent is not None else absent]
+
+
 def join_unknown(logits: torch.Tensor, absent: torch.Tensor) -> torch.Tensor:
     """Return logits whose softmax joins what was not looked for to the background.
 

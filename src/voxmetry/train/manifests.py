@@ -6,6 +6,7 @@ import csv
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -63,8 +64,12 @@ class Manifest(Record):
     """`known`, `absent` and `unknown` of each case that does not say its own; `{case}` stands for its name."""
     unknown_below: tuple[str, ...] = ()
     """Tube-like structures, unknown below the lowest slice in which they are drawn."""
-    ignore: int | None = Field(default=None, ge=1, le=65535)
-    """Value of the label maps for voxels about which nothing is known."""
+    ignore: int | tuple[int, ...] = ()
+    """Values of the label maps for voxels about which nothing is known."""
+    merge: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+    """Values that are part of a structure, by the value that it has in `labels`."""
+    unlisted: Literal["refuse", "background"] = "refuse"
+    """What a value of a label map is that nothing names."""
     cases: tuple[str | CaseEntry, ...] = Field(min_length=1)
 
 
@@ -121,7 +126,9 @@ def _labelling(entry: CaseEntry, manifest: Manifest, root: Path) -> Labelling:
         known=entry.known if entry.known is not None else manifest.known,
         absent=entry.absent if entry.absent is not None else manifest.absent,
         unknown_below=manifest.unknown_below,
-        ignore=manifest.ignore,
+        ignore=(manifest.ignore,) if isinstance(manifest.ignore, int) else manifest.ignore,
+        merge=manifest.merge,
+        unlisted=manifest.unlisted,
         unknown=root / unknown.replace("{case}", entry.case) if unknown else None,
     )
 

@@ -7,17 +7,18 @@ the background's (see `losses.join_unknown`), evaluation counts a structure only
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Geometry
-from voxmetry.core.labels import Label, LabelTable
+from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.errors import ConfigError
+from voxmetry.errors import ConfigError, LabelError
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,11 @@ class Labelling:
         Tube-like structures that were drawn part of the way down: below the lowest slice with one of its voxels it is
         unknown, and throughout where none of its voxels is in the image.
     ignore
-        Value of the label map that marks voxels about which nothing is known, as nnU-Net's `ignore` label.
+        Values of the label map that mark voxels about which nothing is known, as nnU-Net's `ignore` label.
+    merge
+        Values that are part of a structure, by the value that it has in the label table.
+    unlisted
+        What a value is that nothing names: an error ("refuse"), or "background".
     unknown
         A mask on the label's grid; where it is not 0, nothing is known.
     labels
@@ -44,14 +49,16 @@ class Labelling:
     known: tuple[str, ...] | None = None
     absent: tuple[str, ...] = ()
     unknown_below: tuple[str, ...] = ()
-    ignore: int | None = None
+    ignore: tuple[int, ...] = ()
+    merge: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    unlisted: Literal["refuse", "background"] = "refuse"
     unknown: Path | None = None
     labels: LabelTable | None = None
 
     @property
     def is_partial(self) -> bool:
         """Whether anything is left open, as far as it can be told without opening a file."""
-        return self.known is not None or bool(self.unknown_below) or self.ignore is not None or self.unknown is not None
+        return self.known is not None or bool(self.unknown_below or self.ignore) or self.unknown is not None
 
     def require_names(self, names: Iterable[str], *, case: str) -> None:
         """See that `known` and `unknown_below` name structures of the label table.
@@ -85,26 +92,61 @@ class Labelling:
         looked_for = {*(drawn if self.known is None else self.known), *self.absent}
         return tuple(name for name in table.names if name not in looked_for)
 
-    def reading_table(self, table: LabelTable | None) -> LabelTable | None:
-        """Return the table to read the file with: its own or the data set's, with the `ignore` value.
+    @property
+    def is_translated(self) -> bool:
+        """Whether values of the label map mean something else than the label table says."""
+        return bool(self.ignore or self.merge) or self.unlisted == "background"
+
+    def require_values(self, table: LabelTable, *, case: str) -> None:
+        """See that `ignore` and `merge` fit the label table.
 
         Raises
         ------
         ConfigError
-            If the value of `ignore` is a structure's.
+            If a value means two things, or a merged one becomes none.
         """
-        own = self.labels or table
-        if own is None or self.ignore is None:
-            return own
-        if self.ignore in own.values:
+        sources = [value for values in self.merge.values() for value in values]
+        used = [*table.values, *sources, *self.ignore]
+        double = sorted({value for value in used if used.count(value) > 1})
+        for value in double:
+            name = table.by_value(value).name if value in table.values else "another structure"
+            key = "ignore" if value in self.ignore else "merge"
             raise ConfigError(
-                found=f"ignore: {self.ignore}, the value of {own.by_value(self.ignore).name}",
-                expected="a value that no structure has",
-                fix="correct the value, or take it out of the labels",
+                found=f"{key}: {value}, the value of {name}",
+                expected="a value that means one thing",
+                fix="correct the value, or take it out of the other place",
             )
-        used = set(own.names)
-        name = next(f"ignore{tail}" for tail in ("", *("_" * n for n in range(1, 99))) if f"ignore{tail}" not in used)
-        return LabelTable(labels=(*own.labels, Label(value=self.ignore, name=name, colour="#808080")))
+        odd = sorted(set(self.merge) - set(table.values))
+        if odd:
+            raise ConfigError(
+                found=f"merge into {odd} in the case {case}",
+                expected=f"values of the label table: {list(table.values)}",
+                fix="name the value that the others are to become part of",
+            )
+
+    def translate_values(self, found: Segmentation, table: LabelTable) -> tuple[Segmentation, NDArray[np.bool_]]:
+        """Return a label map with the table's values, and where nothing is known.
+
+        Raises
+        ------
+        LabelError
+            If the label map holds a value that nothing names, unless `unlisted` is "background".
+        """
+        top = max(int(found.array.max()), *table.values, *self.ignore, 0)
+        rule = np.zeros(top + 1, np.uint16 if max(table.values) > 255 else np.uint8)
+        named = np.zeros(top + 1, bool)
+        for value in table.values:
+            rule[[value, *(source for source in self.merge.get(value, ()) if source <= top)]] = value
+            named[[value, *(source for source in self.merge.get(value, ()) if source <= top)]] = True
+        named[[0, *self.ignore]] = True
+        odd = np.unique(found.array[~named[found.array]])
+        if len(odd) and self.unlisted == "refuse":
+            raise LabelError(
+                found=f"values {odd[:10].tolist()} in the label map",
+                expected=f"0, the values of the label table {list(table.values)}, merged and ignored ones",
+                fix="name them, or set unlisted: background",
+            )
+        return Segmentation(rule[found.array], found.geometry, table), np.isin(found.array, self.ignore)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,12 +214,6 @@ def translate(found: Segmentation, table: LabelTable) -> Segmentation:
         if label.name in table.names:
             rule[label.value] = table[label.name].value
     return Segmentation(rule[found.array], found.geometry, table)
-
-
-def without_value(found: Segmentation, value: int, table: LabelTable) -> tuple[Segmentation, NDArray[np.bool_]]:
-    """Take a value, such as that of `ignore`, out of a label map; return the rest and where it was."""
-    where = found.array == value
-    return Segmentation(np.where(where, 0, found.array).astype(found.array.dtype), found.geometry, table), where
 
 
 def find_unlabelled(label: Segmentation, labelling: Labelling, unknown: NDArray[np.bool_] | None) -> Unlabelled:

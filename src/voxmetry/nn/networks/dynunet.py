@@ -48,7 +48,7 @@ class SpaceToDepth(nn.Module):
     Parameters
     ----------
     unet
-        Takes and returns (B, channels x block, I / a, J / b, K / c), or with deep supervision (B, levels, ...).
+        Takes and returns (B, channels x block, I / a, J / b, K / c).
     block
         a, b, c.
     """
@@ -57,16 +57,20 @@ class SpaceToDepth(nn.Module):
         super().__init__()
         self.unet, self.block = unet, block
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return scores for patches (B, C, I, J, K), each axis divisible by the block."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Return scores for patches (B, C, I, J, K), each axis divisible by the block.
+
+        In training mode with deep supervision a tuple: the coarser outputs follow, each on its own grid, as nothing is
+        gained from interpolating them before the loss.
+        """
         a, b, c = self.block
         n, channels, i, j, k = x.shape
         x = x.reshape(n, channels, i // a, a, j // b, b, k // c, c).permute(0, 1, 3, 5, 7, 2, 4, 6)
-        out: torch.Tensor = self.unet(x.reshape(n, channels * a * b * c, i // a, j // b, k // c))
-        if out.ndim == 5:
-            return self._apart(out)
-        levels = out.shape[1]
-        return self._apart(out.flatten(0, 1)).unflatten(0, (n, levels))
+        x = x.reshape(n, channels * a * b * c, i // a, j // b, k // c)
+        if not (self.training and isinstance(self.unet, DynUNet) and self.unet.deep_supervision):
+            return self._apart(self.unet(x))
+        finest = self.unet.output_block(self.unet.skip_layers(x))
+        return (self._apart(finest), *(self._apart(coarse) for coarse in self.unet.heads))
 
     def _apart(self, x: torch.Tensor) -> torch.Tensor:
         a, b, c = self.block
@@ -91,17 +95,19 @@ def dynunet_arguments(spec: NetworkSpec) -> dict[str, Any]:
     }
 
 
-def split_outputs(outputs: torch.Tensor, *, levels: int) -> list[tuple[float, torch.Tensor]]:
+def split_outputs(outputs: torch.Tensor | tuple[torch.Tensor, ...], *, levels: int) -> list[tuple[float, torch.Tensor]]:
     """Pair each output of the network in training mode with its weight; the weights sum to 1.
 
     Parameters
     ----------
     outputs
-        (B, n_classes, I, J, K), or (B, 1 + levels, n_classes, I, J, K) with deep supervision.
+        (B, n_classes, I, J, K); with deep supervision (B, 1 + levels, n_classes, I, J, K), or a tuple of outputs on
+        grids that grow coarser.
     levels
         `NetworkSpec.deep_supervision`.
     """
-    if levels == 0:
-        return [(1.0, outputs)]
+    parts = outputs
+    if isinstance(outputs, torch.Tensor):
+        parts = outputs.unbind(1) if levels else (outputs,)
     weights = [DEEP_SUPERVISION_WEIGHT**level for level in range(levels + 1)]
-    return [(weight / sum(weights), output) for weight, output in zip(weights, outputs.unbind(1), strict=True)]
+    return [(weight / sum(weights), output) for weight, output in zip(weights, parts, strict=True)]
