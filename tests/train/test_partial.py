@@ -451,7 +451,7 @@ def test_validation_counts_a_structure_where_it_was_looked_for(tmp_path):
 def test_evaluation_counts_a_structure_only_where_it_was_looked_for(tmp_path):
     rows = ["case_0", {"case": "case_1", "known": ["small"]}, {"case": "case_2", "known": []}]
     bright = Path(__file__).parents[2] / "configs" / "models" / "otsu.yaml"
-    text = bright.read_text(encoding="utf-8").replace("value: 1", "value: 2").replace("bone", "big")
+    text = bright.read_text(encoding="utf-8").replace("value: 1", "value: 2").replace("name: bright", "name: big")
     (tmp_path / "bright.yaml").write_text(text, encoding="utf-8")
     data = open_data(manifest(tmp_path / "data", cases=rows))
     found, _ = evaluate(data, [tmp_path / "bright.yaml"], tmp_path / "out")

@@ -22,7 +22,7 @@ def fingerprint(**change) -> Fingerprint:
         "extent_range_mm": ((150.0, 250.0),) * 3,
         "fine_spacing_mm": (1.0, 1.0, 1.0),
         "channels": (channel(),),
-        "structures": (StructureFacts(name="liver", n_cases=40, volume_ml=(1, 2, 3), share=0.02),),
+        "structures": (StructureFacts(name="liver", n_cases=40, n_known=40, volume_ml=(1, 2, 3), share=0.02),),
     }
     return Fingerprint(**(content | change))
 
@@ -141,7 +141,7 @@ class TestPlan:
         assert plan(names=(name,)).settings.augment.flip_axes == axes
 
     def test_rare_structures_get_more_patches_and_a_loss_that_misses_less(self):
-        rare = StructureFacts(name="node", n_cases=40, volume_ml=(0.1, 0.2, 0.3), share=5e-5)
+        rare = StructureFacts(name="node", n_cases=40, n_known=40, volume_ml=(0.1, 0.2, 0.3), share=5e-5)
         settings = plan(fingerprint(structures=(rare,))).settings
         assert (settings.foreground_fraction, settings.loss) == (0.5, "tversky")
         assert plan().settings.loss == "dice_ce"

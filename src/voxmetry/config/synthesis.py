@@ -44,7 +44,7 @@ class Deformation(Record):
     inflate: tuple[int, ...] = ()
     """Labels that are inflated or shrunk together, such as the ventricles."""
     inflate_mm: NotNegative = 6.0
-    """How far their border moves outward at most; a third of it inward."""
+    """How far their border moves outward at most; half of it inward."""
 
 
 class Acquisition(Record):

@@ -33,9 +33,8 @@ class Feed(Protocol):
     def names(self) -> tuple[str, ...]:
         """Cases of the data set that it shows to the network."""
 
-    @property
-    def sentence(self) -> str:
-        """What the network was trained on, for the model card."""
+    def describe(self, *, everything: bool) -> str:
+        """Say what the network was trained on, for the model card; `everything`: nothing was held out."""
 
     def batches(self, epoch: int, share: tuple[int, int]) -> Iterator[Batch]:
         """Yield the batches of an epoch, or with (r, n) the r-th of n parts of each."""
@@ -63,10 +62,9 @@ class CaseFeed:
         """The cases."""
         return tuple(case.name for case in self.cases)
 
-    @property
-    def sentence(self) -> str:
-        """What the network was trained on."""
-        return f"{len(self.cases)} cases"
+    def describe(self, *, everything: bool) -> str:
+        """Count the cases."""
+        return f"all {len(self.cases)} cases of the data set" if everything else f"{len(self.cases)} cases"
 
     def batches(self, epoch: int, share: tuple[int, int]) -> Iterator[Batch]:
         """Yield the batches of an epoch; see `batches.batches`."""
@@ -92,10 +90,10 @@ class MadeFeed:
         """Batches of an epoch."""
         return steps_of(self.settings, len(self.maps.names))
 
-    @property
-    def sentence(self) -> str:
-        """What the network was trained on."""
-        return f"images made from {len(self.maps.names)} label maps, and on no real image"
+    def describe(self, *, everything: bool) -> str:
+        """Count the label maps."""
+        real = "and on no real image" if everything else "and on no real image; validated on real ones"
+        return f"images made from {len(self.maps.names)} label maps, {real}"
 
     def batches(self, epoch: int, share: tuple[int, int]) -> Iterator[Batch]:
         """Yield the batches of an epoch; each follows from seed, epoch and place alone."""

@@ -52,9 +52,9 @@ def write_model(
             "weights": Weights(file="weights.safetensors", sha256=sha256_of(data)),
         }
     )
-    write_text(
-        folder / "MODEL_CARD.md", model_card(finished, settings, trained_on=feed.sentence, validation=validation)
-    )
+    trained_on = feed.describe(everything=not validation)
+    card = model_card(finished, settings, trained_on=trained_on, validation=validation)
+    write_text(folder / "MODEL_CARD.md", card)
     write_text(folder / "model.yaml", dump_yaml(finished))
     return folder
 
@@ -135,7 +135,7 @@ def _accuracy(
         return [
             "## Accuracy",
             "",
-            f"Trained on {trained_on} of the data set; none was held out, so nothing here says how well "
+            f"Trained on {trained_on}; none was held out, so nothing here says how well "
             "it does. A cross-validation with the same settings does.",
             "",
         ]

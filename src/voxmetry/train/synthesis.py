@@ -105,7 +105,8 @@ class Synthesiser:
         means, spreads = means.masked_fill(lacks, 0), spreads.masked_fill(lacks, 0)
         image = torch.zeros((n, *self.patch), device=self.device)
         for _ in range(self.how.jitters):
-            found = self._look_up(voxels + self._jitter(draw, linear, chosen), chosen, flipped, lesion)
+            moved = voxels + self._jitter(draw, linear, chosen) if self.how.jitters > 1 else voxels
+            found = self._look_up(moved, chosen, flipped, lesion)
             image += self._render(draw, found, means, spreads)
         image /= self.how.jitters
         label = self._look_up(voxels, chosen, flipped, lesion).long()
@@ -130,7 +131,7 @@ class Synthesiser:
         spacing = self.spacings[chosen]
         voxels = moved / spacing.view(n, 3, 1, 1, 1) + self._centres(draw, chosen, n).view(n, 3, 1, 1, 1)
         if self.fields is not None:
-            most = draw.uniform(-deform.inflate_mm / 3, deform.inflate_mm, n)
+            most = draw.uniform(-deform.inflate_mm / 2, deform.inflate_mm, n)
             for row in range(n):
                 pull = _sample(self.fields[int(chosen[row])], voxels[row], self.shapes[chosen[row]])
                 voxels[row] += pull * (most[row] / spacing[row]).view(3, 1, 1, 1)
