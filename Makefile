@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo-out
 
 .PHONY: demo test mutations check lint docs bench-cohort bench-inference bench-gpu bench-surface reproduce-hippocampus \
-  reproduce-sarcoma clean help
+  reproduce-sarcoma reproduce-head-neck reproduce-brain clean help
 
 help:
 	@echo "make demo    segment a brain region from DICOM to report, into $(OUT)"
@@ -18,6 +18,8 @@ help:
 	@echo "make bench-inference   speed and memory of inference beside MONAI: minutes to an hour"
 	@echo "make bench-gpu   the network and a whole study on a GPU: one minute"
 	@echo "make reproduce-hippocampus   the cross-validation and the weights of hippocampus-mr; DATA=FOLDER"
+	@echo "make reproduce-head-neck   the weights of head-neck-ct, hours on two cores; DATA=FOLDER"
+	@echo "make reproduce-brain   the weights of brain-mr from made images, a day on two cores; DATA=FOLDER"
 	@echo "make reproduce-sarcoma   the cross-validation and the weights of sarcoma-petct; DATA=FOLDER"
 	@echo "make clean   remove $(VENV) and $(OUT)"
 
@@ -55,6 +57,21 @@ reproduce-hippocampus: $(VENV)/ready
 
 reproduce-sarcoma: $(VENV)/ready
 	$(call reproduce,sarcoma-petct,-m configs/models/suv41.yaml -m configs/models/kmeans.yaml --tolerance-mm 3)
+
+# One run each: patients of the data set's own split are held out (head-neck-ct), or all real images are (brain-mr). Both
+# may be stopped at any time and go on. MINUTES ends a run early, with weights written.
+define reproduce_one
+	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train configs/train/$(1).yaml -o $(RUNS)/$(1) --resume $(if $(MINUTES),--max-minutes $(MINUTES))
+	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry evaluate configs/data/$(1).yaml -m $(RUNS)/$(1)/model -o $(RUNS)/$(1)/evaluation --overwrite
+	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry calibrate configs/data/$(1).yaml -m $(RUNS)/$(1)/model -o $(RUNS)/$(1)/calibration \
+	  --into $(RUNS)/$(1)/model
+endef
+
+reproduce-head-neck: $(VENV)/ready
+	$(call reproduce_one,head-neck-ct)
+
+reproduce-brain: $(VENV)/ready
+	$(call reproduce_one,brain-mr)
 
 # ONLY="nadir" for those whose name holds the word.
 mutations: $(VENV)/ready

@@ -31,8 +31,8 @@ def slice_sheet(rows: Sequence[tuple[NDArray[np.floating], NDArray[np.integer]]]
         A PNG picture, one row an image.
     """
     colours = np.zeros((max(labels.values, default=0) + 1, 3))
-    for label in labels:
-        colours[label.value] = label.rgb
+    for item in labels:
+        colours[item.value] = item.rgb
     figure = new_figure(12.0, 2.1 * len(rows))
     panels = figure.subplots(len(rows), 6, squeeze=False)
     for line, (image, label) in zip(panels, rows, strict=True):
