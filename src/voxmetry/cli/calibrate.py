@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.options import OnDevice
 from voxmetry.cli.streams import say, say_json
 
 
@@ -17,7 +18,7 @@ def calibrate(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for calibration.json, .csv and .png.")],
     into: Annotated[Path | None, typer.Option(help="Model folder whose model.yaml and card take the result.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier calibration in OUT.")] = False,
-    device: Annotated[Literal["auto", "cpu", "cuda", "openvino"], typer.Option(help="Where networks run.")] = "auto",
+    device: OnDevice = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Fit how a network's own certainty goes with its Dice on labelled cases that it has not seen."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.options import OnDevice
 from voxmetry.cli.streams import say, say_json
 
 
@@ -24,7 +25,7 @@ def ensemble(
             help="Model folder whose post-processing is set to the chosen one too, such as that of all cases."
         ),
     ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda", "openvino"], typer.Option(help="Where networks run.")] = "auto",
+    device: OnDevice = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Write the folds of a run as one model, whose scores are averaged; with --data, with the best post-processing."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.options import OnDevice
 from voxmetry.cli.streams import say, say_json
 
 
@@ -23,7 +24,7 @@ def evaluate(
     tolerance_mm: Annotated[
         float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
     ] = 1.0,
-    device: Annotated[Literal["auto", "cpu", "cuda", "openvino"], typer.Option(help="Where networks run.")] = "auto",
+    device: OnDevice = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier evaluation in OUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from voxmetry.core.devices import Device
+
 if TYPE_CHECKING:
     from voxmetry.config import StudySettings
 
@@ -34,6 +36,7 @@ ToleranceMm = Annotated[
 ]
 
 
+OnDevice = Annotated[Device, typer.Option("--device", help="Where networks run; auto: the fastest that there is.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show the plan of time and memory as well.")]
 
 

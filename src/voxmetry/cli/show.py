@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from voxmetry.config import ModelSpec
     from voxmetry.core.base import Record
+    from voxmetry.core.progress import Progress
     from voxmetry.core.records import (
         CohortComparison,
         Comparison,
@@ -172,7 +173,7 @@ def comparisons(
         "HD95 mm",
         "ASSD mm",
         f"surface Dice at {tolerance:g} mm",
-        "mL difference",
+        "± mL",
     ]
     made = table(heads)
     for row in rows:
@@ -280,11 +281,11 @@ def files(written: Sequence[Path]) -> None:
 
 
 @contextmanager
-def progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str, *, quiet: bool) -> Iterator[Progress]:
     """Show a bar on standard error while cases are worked through."""
-    from rich.progress import Progress
+    from rich.progress import Progress as Bar
 
-    with Progress(console=console(err=True), transient=True, disable=quiet) as bar:
+    with Bar(console=console(err=True), transient=True, disable=quiet) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from voxmetry.config.model import MapName
 from voxmetry.core.base import Record
+from voxmetry.core.devices import Device
 
 
 class DicomOutput(Record):
@@ -45,7 +46,7 @@ class StudySettings(Record):
     """What a file without DICOM headers is; None takes the model's word for it, after a look at the values."""
     unit: Literal["SUVbw"] | None = None
     """What a PET file without DICOM headers holds; None leaves it open, and no SUV is named."""
-    device: Literal["auto", "cpu", "cuda", "mps", "openvino"] = "auto"
+    device: Device = "auto"
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     execution: Literal["eager", "compile", "graph"] = "eager"
     """How torch runs the network: operation by operation, compiled, or as a CUDA graph."""

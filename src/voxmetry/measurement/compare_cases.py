@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from voxmetry.core.progress import Progress
 from voxmetry.core.records import (
     CaseComparison,
     CohortComparison,
@@ -41,7 +42,6 @@ POLICY = (
     "structure in neither mask of a case is in no mean. Intervals are resampled by patient."
 )
 
-Progress: TypeAlias = Callable[[int, int], None]
 _Row: TypeAlias = tuple[CaseComparison, Comparison]
 
 

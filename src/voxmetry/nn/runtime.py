@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 from torch import nn
 
 from voxmetry.config import ModelSpec
+from voxmetry.core.devices import Device
 from voxmetry.errors import ConfigError, InferenceError
 from voxmetry.nn.execution import Compiled, Graph, Run, require_execution
 from voxmetry.nn.openvino import OpenVinoRuntime, openvino_has_bf16
 
-DEVICES = ("auto", "cpu", "cuda", "mps", "openvino")
+DEVICES = get_args(Device)
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

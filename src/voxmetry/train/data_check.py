@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxmetry.core.base import Number, Record
+from voxmetry.core.progress import Progress
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import GeometryError, InputError, LabelError, VoxmetryError
@@ -99,7 +100,7 @@ def check_data(
     data: DataSet,
     *,
     predictions: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> DataCheck:
     """Look at each case by itself, then at all of them together.
 

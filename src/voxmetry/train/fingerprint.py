@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from voxmetry.core.base import Number, Record
 from voxmetry.core.geometry import Geometry
+from voxmetry.core.progress import Progress
 from voxmetry.core.volume import Volume
 from voxmetry.errors import GeometryError, InputError
 from voxmetry.io import read_segmentation
@@ -100,9 +101,7 @@ class Fingerprint(Record):
     structures: tuple[StructureFacts, ...]
 
 
-def scan(
-    data: DataSet, *, progress: Callable[[int, int], None] | None = None
-) -> tuple[DataSet, tuple[CaseFacts, ...], Fingerprint]:
+def scan(data: DataSet, *, progress: Progress | None = None) -> tuple[DataSet, tuple[CaseFacts, ...], Fingerprint]:
     """Read each case once and measure it.
 
     Returns

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from pydantic import Field
 from voxmetry import nn
 from voxmetry.config import Landmarks, ModelSpec, Quality, dump_yaml, load_yaml, parse_record, predicted_dice
 from voxmetry.core.base import Number, Record
+from voxmetry.core.progress import Progress
 from voxmetry.errors import InputError
 from voxmetry.flags.image import landmarks, landmarks_seen
 from voxmetry.io.atomic import write_bytes, write_text
@@ -105,7 +106,7 @@ class CalibrationReport(Record):
     rows: tuple[CasePrediction, ...]
 
 
-def calibrate(entry: Entry, data: DataSet, *, progress: Callable[[int, int], None] | None = None) -> CalibrationReport:
+def calibrate(entry: Entry, data: DataSet, *, progress: Progress | None = None) -> CalibrationReport:
     """Run a model on labelled cases that it has not seen, and fit how its certainty goes with its true Dice.
 
     Each case's own prediction, by which the figures are made, comes from a line fitted without that case.
@@ -240,7 +241,7 @@ def calibrate_model(
     into: Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[CalibrationReport, tuple[Path, ...]]:
     """Calibrate a model on labelled cases that it has not seen, and write what was found.
 

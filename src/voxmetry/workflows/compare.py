@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxmetry._version import __version__
+from voxmetry.core.progress import Progress
 from voxmetry.core.records import CohortComparison, CohortSettings
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError, MissingExtraError
@@ -15,7 +16,7 @@ from voxmetry.io.atomic import write_text
 from voxmetry.io.output_folder import output_folder
 from voxmetry.io.read import ITK, NIFTI, read_segmentation, read_volume
 from voxmetry.measurement import tables
-from voxmetry.measurement.compare_cases import Progress, compare_cohort, compare_files, read_patients, summarise_cohort
+from voxmetry.measurement.compare_cases import compare_cohort, compare_files, read_patients, summarise_cohort
 from voxmetry.measurement.match_files import FilePair, MatchedFiles, case_name, match_files
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
+from voxmetry.core.progress import Progress
 from voxmetry.io.atomic import write_text
 from voxmetry.io.output_folder import output_folder
 from voxmetry.report.check import write_check_page
@@ -20,7 +20,7 @@ def check_paths(
     predictions: Path | None = None,
     out: Path | None = None,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[DataCheck, tuple[Path, ...]]:
     """Check a data set, and write what was found.
 

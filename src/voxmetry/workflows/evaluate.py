@@ -12,6 +12,7 @@ from voxmetry._version import __version__
 from voxmetry.classical import Baseline
 from voxmetry.config import StudySettings, parse_record
 from voxmetry.core.base import Record
+from voxmetry.core.progress import Progress
 from voxmetry.core.records import CaseComparison, CohortComparison, CohortSettings, PairedComparison
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -87,7 +88,7 @@ def evaluate(
     settings: CohortSettings = CohortSettings(),  # noqa: B008  (frozen)
     device: str = "auto",
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Evaluation, tuple[Path, ...]]:
     """Predict, compare, summarise, and write the tables and the page.
 
@@ -133,7 +134,7 @@ def _evaluate(
     *,
     settings: CohortSettings,
     device: str,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> Evaluation:
     entries = [open_entry(model, data, device=device) for model in models]
     if len({entry.name for entry in entries}) < len(entries):

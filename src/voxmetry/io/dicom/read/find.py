@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from voxmetry.core.progress import Progress
 from voxmetry.errors import FormatError, InputError
 from voxmetry.io.dicom.read.elements import Elements
 from voxmetry.io.dicom.read.headers import PARSING_ERRORS, Header, sop_class_uid, text, try_header, unreadable
@@ -19,9 +20,6 @@ DIRECTORY = "1.2.840.10008.1.3.10"
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _CHUNK = 64
 _THREADS = 8
-
-Progress = Callable[[int, int], None]
-"""Called with how many files are done, and of how many."""
 
 
 @dataclass

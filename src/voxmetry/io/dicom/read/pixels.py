@@ -12,13 +12,13 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from voxmetry.core.progress import Progress
 from voxmetry.core.records import SeriesInfo
 from voxmetry.core.volume import Unit, Volume
 from voxmetry.errors import SeriesError
 from voxmetry.io.dicom.read.choose import allowed_verdicts
 from voxmetry.io.dicom.read.decode import damaged, decoded, is_encapsulated, native_place, stored_type, used_bits
 from voxmetry.io.dicom.read.elements import Elements
-from voxmetry.io.dicom.read.find import Progress
 from voxmetry.io.dicom.read.frames import Frame, frames_of, names_of
 from voxmetry.io.dicom.read.grid import Audit, audit
 from voxmetry.io.dicom.read.headers import lenient, read_header, text, transfer_syntax_uid, unreadable, whole

@@ -9,11 +9,12 @@ from pathlib import Path
 from pydicom.uid import UID
 
 from voxmetry.core.geometry import Geometry
+from voxmetry.core.progress import Progress
 from voxmetry.core.records import SeriesInfo, Verdict
 from voxmetry.errors import InputError, SeriesError
 from voxmetry.io.dicom.read.choose import phase_in
 from voxmetry.io.dicom.read.elements import Elements
-from voxmetry.io.dicom.read.find import Progress, find, find_among
+from voxmetry.io.dicom.read.find import find, find_among
 from voxmetry.io.dicom.read.frames import Frame, frames_of, names_of
 from voxmetry.io.dicom.read.grid import plane_name
 from voxmetry.io.dicom.read.headers import (
