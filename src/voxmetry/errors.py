@@ -79,6 +79,10 @@ class ModelError(VoxmetryError):
     exit_code = 2
 
 
+class DownloadError(VoxmetryError):
+    """A file cannot be fetched, or is not the one that was promised."""
+
+
 class ConfigError(VoxmetryError):
     """A setting is unknown, of the wrong type or out of range."""
 

@@ -368,7 +368,7 @@ class TestBadInput:
         arguments = ["segment", str(study), "-m", str(folder), "-o", str(tmp_path / "out")]
         # A shell's background jobs inherit that Ctrl-C is ignored, and a suite that is run in one hands that on.
         code = (
-            "import signal, time, voxmetry.workflows.segment as w\n"
+            "import signal, time, voxmetry.workflows.models as w\n"
             "from voxmetry.cli import run\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "def slow(*a, **k):\n"

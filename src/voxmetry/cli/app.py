@@ -21,6 +21,7 @@ from voxmetry.cli.measure import measure
 from voxmetry.cli.report import report
 from voxmetry.cli.segment import segment
 from voxmetry.cli.streams import say
+from voxmetry.cli.strict import StrictGroup
 from voxmetry.cli.train import train, train_plan
 from voxmetry.cli.verbs import HELP_OPTIONS, Verbs
 
@@ -34,7 +35,11 @@ app = typer.Typer(
     cls=Verbs,
     context_settings=HELP_OPTIONS,
 )
-models_app = typer.Typer(help="List and describe the bundled models.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="Bundled, imported and public models: list, show, pull, import, merge, export.",
+    no_args_is_help=True,
+    cls=StrictGroup,
+)
 app.add_typer(models_app, name="models")
 app.add_typer(cohort_app, name="cohort")
 app.add_typer(data_app, name="data")
@@ -94,22 +99,3 @@ def demo(
 
 app.command("inspect")(inspect)
 app.command()(segment)
-
-
-@models_app.command("list")
-def models_list(as_json: Json = False) -> None:
-    """List the bundled models."""
-    from voxmetry.models import list_models
-
-    show.models(list_models(), as_json=as_json)
-
-
-@models_app.command("show")
-def models_show(
-    name: Annotated[str, typer.Argument(help="A bundled model's name or a model folder.")],
-    as_json: Json = False,
-) -> None:
-    """Show what a model takes, returns and was trained on."""
-    from voxmetry.models import find_model, read_spec
-
-    show.model(read_spec(name), find_model(name), as_json=as_json)

@@ -24,6 +24,7 @@ from voxmetry.cli.cohort_options import (
 )
 from voxmetry.cli.options import FLAGGED, grouped
 from voxmetry.cli.segment import Running
+from voxmetry.cli.strict import StrictGroup
 
 if TYPE_CHECKING:
     from voxmetry.workflows.cohort.records import RunSettings
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 cohort_app = typer.Typer(
     help="Many studies: plan, run, look, export. A run that was stopped goes on by the same command.",
     no_args_is_help=True,
+    cls=StrictGroup,
 )
 
 Done = Annotated[Path, typer.Argument(help="The folder that a run wrote to.", metavar="OUT")]

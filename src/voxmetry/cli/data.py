@@ -10,8 +10,9 @@ import typer
 from voxmetry.cli import show
 from voxmetry.cli.options import FLAGGED
 from voxmetry.cli.streams import say, say_json
+from voxmetry.cli.strict import StrictGroup
 
-data_app = typer.Typer(help="Look at data sets of labelled cases.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at data sets of labelled cases.", no_args_is_help=True, cls=StrictGroup)
 
 
 @data_app.callback()

@@ -1,24 +1,144 @@
-"""`voxmetry models import` and `voxmetry models export`: models of and for other frameworks."""
+"""`voxmetry models`: what there is, and models from and for others."""
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from voxmetry.cli import show
 from voxmetry.cli.streams import say, say_json
+
+if TYPE_CHECKING:
+    from voxmetry.models import AnySpec
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add both verbs to `voxmetry models`."""
+    """Add the verbs to `voxmetry models`."""
+    app.command("list")(models_list)
+    app.command("show")(models_show)
+    app.command("pull")(models_pull)
+    app.command("merge")(models_merge)
     app.command("import")(models_import)
     app.command("export")(models_export)
 
 
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+def models_list(
+    catalogue: Annotated[
+        Path | None, typer.Option(help="A catalogue of your own in place of the package's, as YAML.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the models that are bundled, imported, and available to pull."""
+    from voxmetry.models.catalogue import known_models, read_catalogue
+    from voxmetry.models.listing import list_entries
+
+    show.model_list(list_entries(read_catalogue(catalogue) if catalogue else known_models()), as_json=as_json)
+
+
+def models_show(
+    name: Annotated[str, typer.Argument(help="A model's name or a model folder.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a model takes and returns; of one that can be pulled, its archives and licence."""
+    from voxmetry.errors import ModelError
+    from voxmetry.models import find_model, read_any_spec
+    from voxmetry.models.catalogue import known_models
+
+    known = known_models()
+    try:
+        find_model(name)
+    except ModelError:
+        if name not in known:
+            raise
+        show.available(known[name], known.sources_of(known[name]), as_json=as_json)
+        return
+    show.model(read_any_spec(name), find_model(name), as_json=as_json)
+
+
+def models_pull(
+    name: Annotated[str, typer.Argument(help="A public model's name: voxmetry models list.")],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="The archive, or a folder of archives or model folders, not the network."),
+    ] = None,
+    mirror: Annotated[
+        str | None, typer.Option(help="An address that has the archives under their names, in place of their authors'.")
+    ] = None,
+    catalogue: Annotated[
+        Path | None, typer.Option(help="A catalogue of your own in place of the package's, as YAML.")
+    ] = None,
+    codes: Annotated[Path | None, typer.Option(help="CSV of codes of structures that win over the package's.")] = None,
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="Agree to a licence that does not allow any use.")
+    ] = False,
+    accept_new_checksum: Annotated[
+        bool, typer.Option("--accept-new-checksum", help="Take a file that its authors have replaced.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an installed model.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch a public model, check it and install it. Nothing else of this program fetches anything."""
+    from voxmetry.models.catalogue import Entry, read_catalogue
+    from voxmetry.models.structures import read_structures
+    from voxmetry.workflows.pull_model import PullOptions, pull_model
+
+    def agree(entry: Entry) -> bool:
+        if accept_licence or not sys.stdin.isatty() or as_json:
+            return accept_licence
+        question = f"{entry.name}: licence {entry.licence}, which does not allow any use. Do you agree to it?"
+        return typer.confirm(question, err=True)
+
+    options = PullOptions(
+        source=source,
+        mirror=mirror or os.environ.get("VOXMETRY_MODELS_MIRROR"),
+        overwrite=overwrite,
+        accept_licence=agree,
+        accept_new_checksum=accept_new_checksum,
+        codes=read_structures(codes) if codes else (),
+    )
+    spec = pull_model(
+        name,
+        options,
+        catalogue=read_catalogue(catalogue) if catalogue else None,
+        tell=lambda line: say(line, err=True),
+    )
+    _tell_installed(spec, as_json=as_json)
+
+
+def models_merge(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL...", help="Names of models or model folders.")],
+    name: Annotated[str, typer.Option(help="Name of the new model.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an installed model.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make one model of several, whose structures are numbered anew; where two claim a voxel, the later one has it."""
+    from voxmetry.workflows.pull_model import merge_models
+
+    _tell_installed(merge_models(models, name, overwrite=overwrite), as_json=as_json)
+
+
+def _tell_installed(spec: AnySpec, *, as_json: bool) -> None:
+    if as_json:
+        say_json({"model": spec.model_dump(mode="json", exclude_none=True)})
+        return
+    say(f"{spec.name}: {len(spec.labels)} structures, licence {spec.licence}")
+    say(f"use it: voxmetry segment STUDY -m {spec.name} -o OUT")
+
+
 def models_import(
-    path: Annotated[Path, typer.Argument(help="An nnU-Net v2 model folder or a MONAI bundle.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The new model folder.")],
+    path: Annotated[
+        Path, typer.Argument(help="An nnU-Net v2 model folder or a MONAI bundle, or a .zip archive of one.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The new model folder; your folder of models if not given.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new model.")] = None,
     modality: Annotated[
         list[str] | None,
@@ -55,7 +175,12 @@ def models_import(
         overwrite=overwrite,
         codes=read_structures(codes) if codes else (),
     )
-    arrival = import_model(path, out, options)
+    if out is None:
+        from voxmetry.workflows.pull_model import import_to_store
+
+        arrival, use = import_to_store(path, options), None
+    else:
+        arrival, use = import_model(path, out, options), out
     spec = arrival.spec
     if as_json:
         model = spec.model_dump(mode="json", exclude_none=True)
@@ -66,7 +191,7 @@ def models_import(
     say(f"structures: {', '.join(spec.labels.names)}")
     for note in arrival.notes:
         say(f"note: {note}")
-    say(f"use it: voxmetry segment STUDY -m {out} -o OUT")
+    say(f"use it: voxmetry segment STUDY -m {use or spec.name} -o OUT")
 
 
 def models_export(

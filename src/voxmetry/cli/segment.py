@@ -83,6 +83,15 @@ class Writing:
             hidden=True,
         ),
     ] = None
+    structures: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME...", help="Structures that are wanted, all if not given; members that give none do not run."
+        ),
+    ] = None
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Let the model's coarse one find the box, and run inside of it only.")
+    ] = False
     tolerance_mm: ToleranceMm = None
     report: Annotated[
         Literal["full", "brief", "none"] | None,
@@ -108,7 +117,12 @@ def segment(
         ),
     ],
     model: Annotated[
-        str, typer.Option("-m", "--model", help="A bundled model's name, a model folder or a baseline's YAML file.")
+        list[str],
+        typer.Option(
+            "-m",
+            "--model",
+            help="A model's name, a model folder or a baseline's YAML file; repeat for one map of several.",
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
     reading: Reading,

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     )
     from voxmetry.core.records.follow_up import FollowUp
     from voxmetry.core.volume import Volume
+    from voxmetry.models.catalogue import Entry
+    from voxmetry.models.composite import CompositeSpec
+    from voxmetry.models.listing import ListedModel
     from voxmetry.train.data_check import DataCheck
 
 MOST_LESIONS = 30
@@ -317,19 +320,39 @@ def trained(model: Path, *, as_json: bool) -> None:
     say(f"The model is in {model}. Run it: voxmetry segment STUDY -m {model} -o OUT")
 
 
-def models(specs: Sequence[ModelSpec], *, as_json: bool) -> None:
-    """Show one line a model."""
+def model_list(entries: Sequence[ListedModel], *, as_json: bool) -> None:
+    """Show one line a model: those that are here, then those that can be pulled."""
     if as_json:
-        _dump({"models": [spec.model_dump(mode="json", exclude_none=True) for spec in specs]})
+        _dump({"models": [entry.model_dump(mode="json", exclude_none=True) for entry in entries]})
         return
-    made = table(["model", "version", "input", "structures", "licence", "what it is"])
-    for spec in specs:
-        inputs = ", ".join(item.modality for item in spec.inputs)
-        made.add_row(spec.name, spec.version, inputs, ", ".join(spec.labels.names), spec.licence, spec.summary)
+    made = table(["model", "", "input", "structures", "licence", "MB"])
+    for entry in entries:
+        shown = f"{len(entry.structures) or ''}"
+        size = "" if entry.size_mb is None else f"{entry.size_mb:.0f}"
+        made.add_row(entry.name, entry.where, ", ".join(entry.modalities), shown, entry.licence, size)
     _print(made)
+    for entry in entries:
+        if entry.problem:
+            say(f"{entry.name} cannot be used: {entry.problem}")
+    say("voxmetry models pull NAME fetches what is available; voxmetry models show NAME names its structures.")
 
 
-def model(spec: ModelSpec, folder: Path, *, as_json: bool) -> None:
+def available(entry: Entry, source: str, *, as_json: bool) -> None:
+    """Show what the catalogue says of a model that is not here."""
+    if as_json:
+        _dump({"available": entry.model_dump(mode="json", exclude_none=True)})
+        return
+    say(f"{entry.name}: {entry.summary}. Not installed: voxmetry models pull {entry.name}")
+    say(f"input: {entry.modality}, {entry.body_part}; licence {entry.licence}; facts: {source}")
+    if entry.crop:
+        say(f"runs inside the box of {', '.join(entry.crop.structures)}, which {entry.crop.model} finds")
+    if entry.labels:
+        say(f"structures: {', '.join(entry.labels)}")
+    for part in entry.parts:
+        say(f"archive: {part.url}")
+
+
+def model(spec: ModelSpec | CompositeSpec, folder: Path, *, as_json: bool) -> None:
     """Show one model: its card, or its specification as JSON."""
     if as_json:
         _dump({"model": spec.model_dump(mode="json", exclude_none=True)})
@@ -340,7 +363,8 @@ def model(spec: ModelSpec, folder: Path, *, as_json: bool) -> None:
 
         console().print(Markdown(terminal(card.read_text(encoding="utf-8", errors="replace"))))
     else:
-        models([spec], as_json=False)
+        say(f"{spec.name} {spec.version}: {spec.summary}. Licence {spec.licence}.")
+        say(f"structures: {', '.join(spec.labels.names)}")
 
 
 def _plain(rows: Sequence[Record]) -> list[dict[str, object]]:

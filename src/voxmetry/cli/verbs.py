@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from typer.core import TyperGroup
+from voxmetry.cli.strict import StrictGroup
 
 GROUPS = {
     "Segment and measure": ("segment", "measure", "compare", "follow-up", "report", "demo"),
@@ -15,7 +15,7 @@ GROUPS = {
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
-class Verbs(TyperGroup):
+class Verbs(StrictGroup):
     """A group of verbs that lists them by `GROUPS`; one that is in none of them comes last."""
 
     def list_commands(self, ctx: Any) -> list[str]:

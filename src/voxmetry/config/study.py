@@ -56,6 +56,13 @@ class StudySettings(Record):
     """Tolerance of the surface Dice against a reference."""
     maps: tuple[MapName, ...] = ()
     """What is written for each voxel beside its label: probabilities.nii, entropy.nii, disagreement.nii."""
+    structures: tuple[str, ...] = ()
+    """Names of the structures that are wanted; of a model of models, only the members that give some of them run. None
+    given: all."""
+    any_region: bool = False
+    """Run a study whose header names another part of the body than the model is for; it is flagged then."""
+    fast: bool = False
+    """Let the coarse model that a model of models names find the box, and run the members inside of it."""
     dicom: DicomOutput = DicomOutput()
     report: Literal["full", "brief", "none"] = "full"
     """A report; a thumbnail, and a report only if the study is flagged for review; neither."""

@@ -12,6 +12,7 @@ from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Flag, Measurement, MembersAgreement, PredictedDice, SeriesInfo
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.measurement.sides import pairs
+from voxmetry.models.composite import CompositeSpec
 from voxmetry.nn.grids import is_turned
 from voxmetry.ops.components import component_sizes
 
@@ -97,7 +98,9 @@ def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
     return tuple(flags)
 
 
-def flag_measurements(measurements: Sequence[Measurement], spec: ModelSpec | BaselineSpec) -> tuple[Flag, ...]:
+def flag_measurements(
+    measurements: Sequence[Measurement], spec: ModelSpec | BaselineSpec | CompositeSpec
+) -> tuple[Flag, ...]:
     """Flag each structure that is empty, cut off at the border, or of a volume outside the model's expected range."""
     flags = []
     for row in measurements:

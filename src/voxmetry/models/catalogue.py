@@ -127,7 +127,7 @@ class Catalogue(Record):
             given = [name for part in parts for name in part.labels or labels]
             if not labels or sorted(given) != sorted(labels):
                 raise ValueError(f"{entry.name}: the parts do not give each of its labels once")
-        return entry.model_copy(update={"labels": labels, "parts": parts})
+        return entry.model_copy(update={"labels": labels, "table": None, "parts": parts})
 
     def _address(self, url: str) -> str:
         found = re.match(r"\{([a-z0-9-]+)\}", url)
@@ -148,6 +148,11 @@ class Catalogue(Record):
             expected=f"one of {', '.join(entry.name for entry in self.models)}",
             fix="use one of these names; a model folder or archive of your own: voxmetry models import PATH",
         )
+
+    def sources_of(self, entry: Entry) -> str:
+        """Return where the facts of an entry come from, in words."""
+        key, _, rest = entry.source.partition(",")
+        return f"{self.sources[key]},{rest}" if rest else self.sources[key]
 
     def __contains__(self, name: str) -> bool:
         return any(entry.name == name for entry in self.models)

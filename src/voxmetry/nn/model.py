@@ -9,9 +9,9 @@ from pathlib import Path
 
 from torch import nn
 
-from voxmetry.config import ModelSpec, Weights, load_yaml
+from voxmetry.config import ModelSpec, Weights
 from voxmetry.errors import ModelError
-from voxmetry.models import find_model
+from voxmetry.models import find_model, read_spec
 from voxmetry.nn.memory import NetworkCost, known_cost
 from voxmetry.nn.networks.build import Ensemble, build_network
 from voxmetry.nn.runtime import Choice, Runtime, build_runtime, choose_runtime
@@ -82,7 +82,7 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
         If the device is not there.
     """
     folder = find_model(name)
-    spec = load_yaml(folder / "model.yaml", ModelSpec)
+    spec = read_spec(folder)
     if spec.weights is None:
         raise ModelError(
             found=f"{folder.name}/model.yaml names no weights",

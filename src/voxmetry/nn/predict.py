@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from voxmetry.core.segmentation import Segmentation
+from voxmetry.nn.composite import Composite, How, is_composite
 from voxmetry.nn.model import Model
 from voxmetry.nn.predictor import Predictor, Study
 
@@ -35,4 +36,6 @@ def segment(
     VoxmetryError
         If the input does not fit the model, the model cannot be loaded, or its scores are not finite.
     """
+    if is_composite(model):
+        return Composite(Path(str(model)), How(device=device, precision=precision))(volumes)
     return Predictor(model, device=device, precision=precision)(volumes)

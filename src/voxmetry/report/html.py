@@ -40,11 +40,15 @@ def render_html(document: ReportDocument, material: Material) -> str:
     -------
     str
         HTML. All text is escaped. The page's own policy forbids it to load anything, and to run any script but its
-        two, which are named by their SHA-256.
+        own, which are named by their SHA-256.
     """
     viewer = script("viewer.js")
     scene = material.scene
-    policy = f"script-src '{_hash(viewer)}' '{_hash(niivue())}'; " if scene is not None else ""
+    search = script("search.js")
+    scripts = [viewer, niivue()] if scene is not None else []
+    if document.findings.is_grouped:
+        scripts.append(search)
+    policy = f"script-src {' '.join(repr(_hash(source)) for source in scripts)}; " if scripts else ""
     return (
         environment()
         .get_template("report.html.j2")
@@ -57,6 +61,7 @@ def render_html(document: ReportDocument, material: Material) -> str:
             scene=scene,
             scene_json=Markup(as_json(scene)) if scene is not None else "",
             viewer=Markup(viewer),
+            search=Markup(search),
             niivue=base64.b64encode(_niivue_packed()).decode("ascii"),
             niivue_licence=(NIIVUE / "LICENSE-niivue.txt").read_text(encoding="utf-8"),
         )

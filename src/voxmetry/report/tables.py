@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias
 
 from voxmetry.core.base import Record
 from voxmetry.core.records import Comparison, Flag, Measurement, PredictedDice, StudyResult
 from voxmetry.measurement.sides import pairs
+from voxmetry.models.structures import group_of
 from voxmetry.report.language import ENGLISH, Language
 from voxmetry.report.text import UNDEFINED, clean, intensity_places, millilitres, unit_name
 
@@ -17,6 +18,21 @@ Tone: TypeAlias = Literal["plain", "note", "review"]
 
 EMPTY_ROWS = 6
 """Structures without a voxel have rows of their own up to this many; more are named in one sentence."""
+
+GROUPED_FROM = 20
+"""Structures from which a table is in groups and can be searched."""
+
+GROUP_WORDS = {
+    "lesions": "Lesions",
+    "organs": "Organs",
+    "vessels": "Vessels",
+    "brain": "Brain",
+    "body": "Body parts and cavities",
+    "bones": "Bones",
+    "muscles": "Muscles",
+    "other": "Other structures",
+}
+"""In the order in which they stand."""
 
 STATUS: dict[str, str] = {
     "both": "In both",
@@ -60,6 +76,8 @@ class Row(Record):
     label: str
     colour: str
     cells: tuple[Cell, ...]
+    group: str = ""
+    """The group that it stands in, in words; empty where the table has none."""
 
 
 class Table(Record):
@@ -71,6 +89,16 @@ class Table(Record):
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> tuple[tuple[str, tuple[Row, ...]], ...]:
+        """The rows by group, in their order; one group without a name where the table has none."""
+        return tuple((name, tuple(rows)) for name, rows in itertools.groupby(self.rows, key=lambda row: row.group))
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether the rows stand in groups."""
+        return any(row.group for row in self.rows)
 
 
 class _Notes:
@@ -128,9 +156,23 @@ def findings_table(result: StudyResult, say: Language = ENGLISH) -> Table:
         caption=say("Volume and extent of each structure"),
         head=say("Structure"),
         columns=tuple(columns),
-        rows=tuple(made),
+        rows=grouped(made, result, say),
         notes=tuple(notes.texts),
     )
+
+
+def grouped(rows: Sequence[Row], result: StudyResult, say: Language = ENGLISH) -> tuple[Row, ...]:
+    """Put many rows in groups: lesions first, then organs, vessels, bones, muscles; a few stay as they are.
+
+    Within a group rows keep the order of the label table.
+    """
+    if len(rows) < GROUPED_FROM:
+        return tuple(rows)
+    lesions = {clean(label.name) for label in result.labels if label.kind == "lesion"}
+    order = list(GROUP_WORDS)
+    keys = ["lesions" if row.label in lesions else group_of(row.label) for row in rows]
+    places = sorted(range(len(rows)), key=lambda place: (order.index(keys[place]), place))
+    return tuple(rows[place].model_copy(update={"group": say(GROUP_WORDS[keys[place]])}) for place in places)
 
 
 def _foretold(row: PredictedDice | None, say: Language) -> Cell:
@@ -167,7 +209,7 @@ def intensity_table(result: StudyResult, say: Language = ENGLISH) -> Table | Non
         caption=say("Image values in each structure, in {unit}", unit=say(unit_name(unit))),
         head=say("Structure"),
         columns=tuple(Column(head=say(head), unit=_short(unit)) for head in heads),
-        rows=tuple(made),
+        rows=grouped(made, result, say),
         notes=tuple(notes.texts),
     )
 
@@ -208,7 +250,7 @@ def comparison_table(result: StudyResult, say: Language = ENGLISH) -> Table | No
         caption=say("Prediction compared with the reference, structure by structure"),
         head=say("Structure"),
         columns=columns,
-        rows=tuple(rows),
+        rows=grouped(rows, result, say),
         notes=tuple(notes.texts),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxmetry import io, nn
+from voxmetry import io
 from voxmetry._version import __version__
 from voxmetry.classical import Baseline
 from voxmetry.config import StudySettings, parse_record
@@ -24,7 +24,7 @@ from voxmetry.measurement.compare_cases import compare_pair, number_patients, su
 from voxmetry.measurement.failures import FailureCounter, Failures, structures_of
 from voxmetry.ops.resample import resample
 from voxmetry.train.dataset import Case, DataSet, read_labelled
-from voxmetry.workflows.models import load_any
+from voxmetry.workflows.models import Ready, load_any
 
 PREDICTIONS, RESULT, TABLE, PAGE = "predictions", "evaluation.json", "evaluation.csv", "evaluation.html"
 MARGIN = 0.02
@@ -47,7 +47,7 @@ class Entry:
     """
 
     name: str
-    folds: tuple[tuple[nn.Predictor | Baseline, tuple[str, ...]], ...]
+    folds: tuple[tuple[Ready, tuple[str, ...]], ...]
     n_seen: int
 
     @property
@@ -180,7 +180,7 @@ def open_entry(model: str | Path, data: DataSet, *, device: str) -> Entry:
     settings = parse_record({"device": device}, StudySettings, where="--device")
     folds = sorted(Path(model).glob("fold-*/model")) if Path(model).is_dir() else []
     names = [case.name for case in data.cases]
-    parts: list[tuple[nn.Predictor | Baseline, tuple[str, ...]]] = []
+    parts: list[tuple[Ready, tuple[str, ...]]] = []
     for folder in folds:
         held_out = set(_split(folder)["validation"])
         parts.append((load_any(folder, settings), tuple(name for name in names if name in held_out)))
@@ -236,7 +236,7 @@ def _evaluate_one(
 
 
 def _case(
-    model: nn.Predictor | Baseline,
+    model: Ready,
     case: Case,
     data: DataSet,
     folder: Path,
@@ -289,7 +289,7 @@ def _in_common(
     return settings.model_copy(update={"labels": tuple(names)})
 
 
-def _inputs(model: nn.Predictor | Baseline, volumes: Sequence[Volume], data: DataSet) -> list[Volume]:
+def _inputs(model: Ready, volumes: Sequence[Volume], data: DataSet) -> list[Volume]:
     """Choose the channels that a model takes: by name, or by modality, or all where the numbers agree."""
     wanted = model.spec.inputs
     if len(wanted) == len(volumes):

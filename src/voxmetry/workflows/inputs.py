@@ -17,9 +17,10 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io.read import ITK, NIFTI, suffix_of
 from voxmetry.io.segmentations import is_structures
+from voxmetry.models.composite import CompositeInput, CompositeSpec
 
-Spec: TypeAlias = ModelSpec | BaselineSpec
-Input: TypeAlias = InputSpec | Channel
+Spec: TypeAlias = ModelSpec | CompositeSpec | BaselineSpec
+Input: TypeAlias = InputSpec | CompositeInput | Channel
 
 AIR_HU = -500
 """An image whose darkest voxel is below this holds Hounsfield units: MR magnitude and PET are never negative."""
@@ -118,7 +119,7 @@ def read_input(path: Path, item: Input, spec: Spec, settings: StudySettings) -> 
         modality=item.modality,
         series=settings.series,
         unit=settings.unit if item.modality == "PT" else None,
-        rules=item.series if isinstance(item, InputSpec) else None,
+        rules=None if isinstance(item, Channel) else item.series,
         suv=settings.suv,
         allow_uneven=settings.allow_uneven,
         resample_tilt=settings.resample_tilt,

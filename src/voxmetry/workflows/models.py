@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from voxmetry import nn
 from voxmetry.classical import Baseline, is_baseline, load_baseline
@@ -16,9 +17,14 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError
 from voxmetry.flags.study import predict_dice
+from voxmetry.nn.composite import How, chosen_labels, combine, is_composite, only
 from voxmetry.nn.uncertainty_maps import require_maps
 from voxmetry.ops.components import clean
 from voxmetry.workflows.provenance import Clock
+
+Ready: TypeAlias = nn.Predictor | nn.Composite | Baseline
+Chosen: TypeAlias = Ready | nn.Model | str | Path
+"""What runs a study, or names it."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +39,43 @@ class Answer:
         The Dice that is predicted for each structure; empty where the model is not calibrated.
     members_agreement
         How far the networks of an ensemble agree; empty for a single network.
+    notes
+        What a composite has to say about this study, each a sentence.
     """
 
     segmentation: Segmentation
     predicted_dice: tuple[PredictedDice, ...] = ()
     members_agreement: tuple[MembersAgreement, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def load_any(
-    model: nn.Predictor | nn.Model | Baseline | str | Path,
+    model: Chosen | Sequence[str | Path],
     settings: StudySettings,
     tell: Callable[[str], None] | None = None,
-) -> nn.Predictor | Baseline:
-    """Load a network or a classical baseline; what is loaded already is returned as it is."""
-    if isinstance(model, (nn.Predictor, Baseline)):
+) -> Ready:
+    """Load a network, a composite or a classical baseline; what is loaded already is returned as it is.
+
+    Raises
+    ------
+    ConfigError
+        If several models are named that do not make one map, or `settings.fast` is on for a single network.
+    """
+    if isinstance(model, (nn.Predictor, nn.Composite, Baseline)):
         return model
+    how = How(settings.device, settings.precision, settings.execution, settings.memory_gb, tell)
+    if isinstance(model, Sequence) and not isinstance(model, str):
+        if len(model) > 1:
+            return combine(model, how, structures=settings.structures, fast=settings.fast)
+        model = model[0]
+    if isinstance(model, (str, Path)) and not is_baseline(model) and is_composite(model):
+        return nn.Composite(model, how, structures=settings.structures, fast=settings.fast)
+    if settings.fast:
+        raise ConfigError(
+            found="fast, with a single network",
+            expected="a model of models that names a coarse one, such as totalsegmentator-ct",
+            fix="leave out --fast",
+        )
     if isinstance(model, nn.Model) or not is_baseline(model):
         return nn.Predictor(
             model,
@@ -60,11 +88,13 @@ def load_any(
     return load_baseline(model)
 
 
-def require_maps_of(ready: nn.Predictor | Baseline, settings: StudySettings) -> None:
-    """Raise `ConfigError` where maps are asked for that the model cannot give."""
-    if isinstance(ready, Baseline) and settings.maps:
+def require_maps_of(ready: Ready, settings: StudySettings) -> None:
+    """Raise `ConfigError` where maps or structures are asked for that the model cannot give."""
+    chosen_labels(ready.spec.labels, settings.structures)
+    if not isinstance(ready, nn.Predictor) and settings.maps:
+        how = "decides by thresholds" if isinstance(ready, Baseline) else "is made of several models"
         raise ConfigError(
-            found=f"maps ({', '.join(settings.maps)}) of {ready.spec.name}, which decides by thresholds",
+            found=f"maps ({', '.join(settings.maps)}) of {ready.spec.name}, which {how}",
             expected="a model with a network, whose scores can be written",
             fix="leave out --maps, or use a model: voxmetry models list",
         )
@@ -73,21 +103,27 @@ def require_maps_of(ready: nn.Predictor | Baseline, settings: StudySettings) -> 
 
 
 def run_model(
-    ready: nn.Predictor | Baseline,
+    ready: Ready,
     volumes: Sequence[Volume],
     clock: Clock,
     gate: AbstractContextManager[object] | None = None,
     *,
     maps: Sequence[MapName] = (),
     maps_to: Path | None = None,
+    structures: Sequence[str] = (),
 ) -> Answer:
     """Segment on the first volume's own grid and clean up, each step under its own name.
 
-    The gate is held while the network runs. Maps are written to a folder as it does.
+    The gate is held while the network runs. Maps are written to a folder as it does. Of `structures`, where some are
+    named, nothing else is returned.
     """
+    wanted = chosen_labels(ready.spec.labels, structures)
     if isinstance(ready, Baseline):
         with clock.step("segment"):
-            return Answer(ready.segment(volumes))
+            return Answer(only(ready.segment(volumes), wanted))
+    if isinstance(ready, nn.Composite):
+        with gate or nullcontext(), clock.step("network"):
+            return Answer(only(ready(volumes), wanted), notes=ready.notes)
     with clock.step("preprocess"):
         prepared = ready.prepare(volumes, maps=maps, measured=True)
     confidence = nn.Confidence(ready.spec) if ready.spec.quality else None
@@ -100,6 +136,7 @@ def run_model(
     agreed = tuple(
         MembersAgreement(label=name, mean_dice=dice, members=ready.spec.members)
         for name, dice in agreement.mean_dice().items()
-        if math.isfinite(dice)
+        if math.isfinite(dice) and name in wanted.names
     )
-    return Answer(cleaned, predicted, agreed)
+    predicted = tuple(row for row in predicted if row.label in wanted.names)
+    return Answer(only(cleaned, wanted), predicted, agreed)

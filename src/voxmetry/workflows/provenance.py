@@ -45,7 +45,7 @@ class Clock:
         return self.seconds | {"total": round(time.perf_counter() - self._begin, 4)}
 
 
-def provenance(model: nn.Predictor | Baseline, settings: StudySettings, clock: Clock) -> Provenance:
+def provenance(model: nn.Predictor | nn.Composite | Baseline, settings: StudySettings, clock: Clock) -> Provenance:
     """Write down how the result came to be."""
     return Provenance(
         voxmetry_version=__version__,
@@ -57,8 +57,8 @@ def provenance(model: nn.Predictor | Baseline, settings: StudySettings, clock: C
         weights_sha256=model.weights.sha256,
         settings=settings.model_dump(mode="json"),
         device=model.device,
-        precision=model.precision if isinstance(model, nn.Predictor) else "float32",
-        plan=str(model.last_plan) if isinstance(model, nn.Predictor) and model.last_plan else "",
+        precision="float32" if isinstance(model, Baseline) else model.precision,
+        plan="" if isinstance(model, Baseline) else str(model.last_plan or ""),
         started=clock.started.isoformat(timespec="seconds"),
         seconds=clock.total(),
         peak_memory_mb=peak_memory_mb(),

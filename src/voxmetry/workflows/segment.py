@@ -7,8 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxmetry import nn
-from voxmetry.classical import Baseline
+from voxmetry.classical import BaselineSpec
 from voxmetry.config import ModelSpec, StudySettings, TrainingDomain
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, OtherInput, SourceInfo, StudyResult
@@ -28,11 +27,13 @@ from voxmetry.flags.study import (
 from voxmetry.io.output_folder import output_folder
 from voxmetry.io.overlapping import flatten
 from voxmetry.measurement import DEFINITIONS, compare, lesions, measure
+from voxmetry.models.composite import CompositeSpec
 from voxmetry.nn.grids import reorientation
 from voxmetry.ops.resample import resample
+from voxmetry.workflows.body_region import flag_region
 from voxmetry.workflows.dicom_objects import require_dicom
 from voxmetry.workflows.inputs import Spec, StudyInputs, inputs_of, read_inputs, read_reference
-from voxmetry.workflows.models import Answer, load_any, require_maps_of, run_model
+from voxmetry.workflows.models import Answer, Chosen, load_any, require_maps_of, run_model
 from voxmetry.workflows.prior import compare_with_prior
 from voxmetry.workflows.privacy import Privacy
 from voxmetry.workflows.provenance import Clock, provenance
@@ -43,7 +44,7 @@ from voxmetry.workflows.write_run import Shown, write_outputs
 def segment_study(
     study: Path | str | Sequence[Path | str],
     out: Path | str,
-    model: nn.Predictor | nn.Model | Baseline | str | Path,
+    model: Chosen | Sequence[str | Path],
     *,
     reference: Path | str | None = None,
     structures: Sequence[str] = (),
@@ -64,8 +65,8 @@ def segment_study(
         reference, `lesions.csv` where the model finds lesions, NIfTI files of `settings.maps`). Each appears whole
         or not at all, the report last.
     model
-        A predictor or a loaded model (for many studies, load it once), a bundled model's name, a model folder, or a
-        baseline's YAML file.
+        A predictor or a loaded model (for many studies, load it once), a model's name, a model folder, or a baseline's
+        YAML file. Several names become one map, if their labels do not collide.
     reference
         A segmentation of the same study on the same grid to compare with. Its structures may overlap.
     structures
@@ -102,7 +103,12 @@ def segment_study(
             inputs = read_inputs(study, ready.spec, settings)
             truth = read_reference(reference, ready.spec, inputs.first, structures) if reference is not None else ()
             require_dicom(inputs.first, settings.dicom)
-        answer = run_model(ready, inputs.volumes, clock, gate, maps=settings.maps, maps_to=stage)
+            region = flag_region(
+                inputs.first.source, ready.spec.name, ready.spec.body_part, any_region=settings.any_region
+            )
+        answer = run_model(
+            ready, inputs.volumes, clock, gate, maps=settings.maps, maps_to=stage, structures=settings.structures
+        )
         with clock.step("measure"):
             found = measure_study(answer.segmentation, inputs, truth, settings, every=not structures)
         change = None
@@ -114,7 +120,7 @@ def segment_study(
             **vars(found),
             predicted_dice=answer.predicted_dice,
             members_agreement=answer.members_agreement,
-            flags=flag_study(inputs, found, answer, change, ready.spec),
+            flags=(*region, *flag_study(inputs, found, answer, change, ready.spec)),
             definitions=dict(DEFINITIONS),
             provenance=provenance(ready, settings, clock),
         )
@@ -213,24 +219,45 @@ def flag_study(
     inputs: StudyInputs, measured: Measured, answer: Answer, change: PriorComparison | None, spec: Spec
 ) -> tuple[Flag, ...]:
     """Collect what a person should know: about the images first, then about each structure, then about the change."""
-    domain = spec.training_domain if isinstance(spec, ModelSpec) else TrainingDomain()
+    domain = TrainingDomain() if isinstance(spec, BaselineSpec) else spec.training_domain
     items = inputs_of(spec)
     named = zip(inputs.volumes, items, strict=True)
     images = [flag for volume, item in named for flag in flag_image(volume, item.name, item.modality, domain)]
     units = flag_units([volume.unit for volume in inputs.volumes], [(item.name, item.modality) for item in items])
     sources: list[Flag] = []
-    if isinstance(spec, ModelSpec):
+    structures = (*flag_measurements(measured.measurements, spec), *flag_asymmetry(measured.measurements, spec.labels))
+    if not isinstance(spec, BaselineSpec):
         sources = [flag for volume in inputs.volumes for flag in flag_source(volume.source)]
+    if isinstance(spec, CompositeSpec):
+        structures = flags_of_many(structures)
+    if isinstance(spec, ModelSpec):
         _, oriented = reorientation(inputs.first.geometry, spec.orientation)
         units = (*units, *flag_input(oriented, spec))
     return (
         *sources,
         *images,
         *units,
-        *flag_measurements(measured.measurements, spec),
-        *flag_asymmetry(measured.measurements, spec.labels),
+        *(Flag(code="not_run", severity="review", message=note) for note in answer.notes),
+        *structures,
         *flag_islands(answer.segmentation),
         *flag_quality(answer.predicted_dice),
         *flag_agreement(answer.members_agreement),
         *(change.flags if change is not None else ()),
     )
+
+
+def flags_of_many(flags: Sequence[Flag]) -> tuple[Flag, ...]:
+    """Note in one line what a model of many structures did not find: a study seldom shows the whole body.
+
+    What is cut off at the border is noted with its structure; it asks for no look, as the spine always is.
+    """
+    absent = [flag.label or "" for flag in flags if flag.code == "empty"]
+    found = [
+        flag.model_copy(update={"severity": "note"}) if flag.code == "truncated" else flag
+        for flag in flags
+        if flag.code != "empty"
+    ]
+    if absent:
+        message = f"{len(absent)} structures were not found: {', '.join(absent)}."
+        found.insert(0, Flag(code="not_found", severity="note", message=message))
+    return tuple(found)

@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from voxmetry.config import ModelSpec, dump_yaml, load_yaml
+from voxmetry.config import ModelSpec, dump_yaml
 from voxmetry.errors import MissingExtraError, ModelError, OutputExistsError
 from voxmetry.io.atomic import atomic_path, make_folder, write_bytes, write_text
-from voxmetry.models import find_model
+from voxmetry.models import find_model, read_spec
 from voxmetry.nn.interop.bundle_export import inference_config, metadata
 from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.weights import load_into
@@ -60,7 +60,7 @@ def export_model(name: str | Path, out: Path | str, *, form: Form, overwrite: bo
         If a package of the extra 'interop' is needed and not installed.
     """
     folder, target = find_model(name), Path(out)
-    spec = load_yaml(folder / "model.yaml", ModelSpec)
+    spec = read_spec(folder)
     if spec.weights is None:
         raise ModelError(
             found=f"{folder.name}/model.yaml names no weights",

@@ -20,8 +20,8 @@ from voxmetry.errors import InferenceError, VoxmetryError
 from voxmetry.workflows.cohort.executor import Again, Event, Finished, Lost
 from voxmetry.workflows.cohort.records import Outcome, RunSettings, Task
 
-Loading: TypeAlias = tuple[str, str, str, float | None, str]
-"""Path, device, precision, memory in 10^9 bytes and checksum of a model."""
+Loading: TypeAlias = tuple[str, str, str, float | None, str, tuple[str, ...], bool]
+"""Path, device, precision, memory in 10^9 bytes, checksum, structures and `fast` of a model."""
 
 
 class _Process:

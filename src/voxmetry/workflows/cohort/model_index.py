@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxmetry.errors import ConfigError
-from voxmetry.models import BUNDLED, find_model, read_spec
+from voxmetry.models import BUNDLED, find_model, members_sha256, read_any_spec
+from voxmetry.models.composite import CompositeSpec
 from voxmetry.workflows.cohort.rules import Spec
 
 
@@ -39,8 +40,12 @@ def load_known_model(name: str) -> KnownModel:
         baseline = load_baseline(name)
         return KnownModel(str(Path(name).absolute()), baseline.spec, baseline.weights.sha256, baseline.weights.sha256)
     folder = find_model(name)
-    spec = read_spec(name)
-    if spec.weights is None:
+    spec = read_any_spec(name)
+    if isinstance(spec, CompositeSpec):
+        sha256 = members_sha256(spec, folder)
+    elif spec.weights is not None:
+        sha256 = spec.weights.sha256
+    else:
         raise ConfigError(
             found=f"the model.yaml of {spec.name} names no weights",
             expected="a trained model",
@@ -49,7 +54,7 @@ def load_known_model(name: str) -> KnownModel:
     digest = hashlib.sha256((folder / "model.yaml").read_bytes()).hexdigest()
     # A bundled model is known by its name on every machine; another one by its path, which workers must share.
     bundled = folder.parent == BUNDLED
-    return KnownModel(folder.name if bundled else str(folder.absolute()), spec, spec.weights.sha256, digest)
+    return KnownModel(folder.name if bundled else str(folder.absolute()), spec, sha256, digest)
 
 
 def check_names(known: dict[str, KnownModel]) -> None:

@@ -17,6 +17,7 @@ from voxmetry.workflows.cohort.records import Candidate
 if TYPE_CHECKING:
     from voxmetry.classical.spec import Channel
     from voxmetry.config import InputSpec
+    from voxmetry.models.composite import CompositeInput
     from voxmetry.workflows.cohort.rules import Spec
 
 WORDS = {"CT": ("ct",), "MR": ("mr", "mri"), "PT": ("pt", "pet", "suv")}
@@ -174,7 +175,7 @@ def pick(candidate: Candidate, spec: Spec) -> Candidate:
     return combine(chosen, candidate.case).model_copy(update=given)
 
 
-def inputs_of(spec: Spec) -> tuple[InputSpec | Channel, ...]:
+def inputs_of(spec: Spec) -> tuple[InputSpec | CompositeInput | Channel, ...]:
     """Return what a model or a baseline takes."""
     return tuple(spec.inputs)
 

@@ -17,8 +17,9 @@ from voxmetry.workflows.cohort.records import Candidate, Fault
 
 if TYPE_CHECKING:
     from voxmetry.classical.spec import BaselineSpec
+    from voxmetry.models.composite import CompositeSpec
 
-Spec: TypeAlias = "ModelSpec | BaselineSpec"
+Spec: TypeAlias = "ModelSpec | CompositeSpec | BaselineSpec"
 
 
 class Rule(Record):

@@ -188,7 +188,15 @@ def make_executor(settings: RunSettings, tasks: Sequence[Task]) -> Executor:
     from voxmetry.workflows.cohort.local import LocalWorkers
 
     models = dict.fromkeys(
-        (task.model_path, task.settings.device, task.settings.precision, task.settings.memory_gb, task.weights_sha256)
+        (
+            task.model_path,
+            task.settings.device,
+            task.settings.precision,
+            task.settings.memory_gb,
+            task.weights_sha256,
+            task.settings.structures,
+            task.settings.fast,
+        )
         for task in tasks
     )
     return LocalWorkers(settings, list(models))

@@ -8,6 +8,7 @@ import os
 import platform
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,7 +32,7 @@ from voxmetry.workflows.cohort.records import Fault, Outcome, Task
 
 if TYPE_CHECKING:
     from voxmetry.classical import Baseline
-    from voxmetry.nn import Predictor
+    from voxmetry.nn import Composite, Predictor
 
 STOPPING = (OutputError, ModelError, ConfigError, MissingExtraError)
 """Errors that are no fault of the study: the next study would meet them as well, so the run stops."""
@@ -41,11 +42,18 @@ _LOADING = threading.Lock()
 
 @functools.lru_cache(maxsize=4)
 def _load(
-    path: str, device: str, precision: str, memory_gb: float | None, sha256: str
-) -> tuple[Predictor | Baseline, threading.Lock]:
+    path: str,
+    device: str,
+    precision: str,
+    memory_gb: float | None,
+    sha256: str,
+    structures: tuple[str, ...],
+    fast: bool,
+) -> tuple[Predictor | Composite | Baseline, threading.Lock]:
     from voxmetry.workflows.models import load_any
 
-    settings = StudySettings.model_validate({"device": device, "precision": precision, "memory_gb": memory_gb})
+    given = {"device": device, "precision": precision, "memory_gb": memory_gb}
+    settings = StudySettings.model_validate(given | {"structures": structures, "fast": fast})
     model = load_any(path, settings)
     if model.weights.sha256 != sha256:
         raise ModelError(
@@ -58,11 +66,17 @@ def _load(
 
 
 def load_once(
-    path: str, device: str, precision: str, memory_gb: float | None, sha256: str
-) -> tuple[Predictor | Baseline, threading.Lock]:
+    path: str,
+    device: str,
+    precision: str,
+    memory_gb: float | None,
+    sha256: str,
+    structures: Sequence[str] = (),
+    fast: bool = False,
+) -> tuple[Predictor | Composite | Baseline, threading.Lock]:
     """Return a model that is loaded once in this process, and the lock of its network."""
     with _LOADING:
-        return _load(path, device, precision, memory_gb, sha256)
+        return _load(path, device, precision, memory_gb, sha256, tuple(structures), fast)
 
 
 def run_task(task: Task) -> Outcome:
@@ -104,7 +118,9 @@ def _segment(task: Task, claim: Claim) -> Outcome:
     from voxmetry.workflows.segment import segment_study
 
     how = task.settings
-    model, gate = load_once(task.model_path, how.device, how.precision, how.memory_gb, task.weights_sha256)
+    model, gate = load_once(
+        task.model_path, how.device, how.precision, how.memory_gb, task.weights_sha256, how.structures, how.fast
+    )
     with staging(task) as folder:
         result = segment_study(
             task.study,

@@ -77,6 +77,13 @@ def choose_series(
             f"{len(taken)} series that could be taken",
             f"say which one is meant (--series UID), such as --series {taken[0].key}",
         )
+    elif (
+        modality
+        and (other := sorted({info.modality for info in infos if info.modality} - {modality}))
+        and not any(info.modality == modality for info in infos)
+    ):
+        found = f"no series of modality {modality}, only {', '.join(other)}"
+        fix = f"use a model for {' or '.join(other)} (voxmetry models list), or name the folder of the {modality}"
     else:
         found, fix = "no series that could be taken", "export the series again so that it is complete and regular"
     lines = [_line(info, refusals[index] or "could be taken") for index, info in enumerate(infos)]

@@ -1,0 +1,71 @@
+"""Options that are given twice are refused where one is meant; options of several words take what follows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperGroup
+
+from voxmetry.errors import ConfigError
+
+OF_SEVERAL_WORDS = ("--structures",)
+"""Options that may be repeated and are also written once with several words behind."""
+
+
+class StrictGroup(TyperGroup):
+    """A group of verbs whose options are read once: the parser below lets the last one win without a word.
+
+    That parser is click, or typer's own copy of it, by typer's version; hence no types of either.
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the verb, and look at its options before they are parsed.
+
+        Raises
+        ------
+        ConfigError
+            If an option that takes one value is given several times.
+        """
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not hasattr(command, "list_commands"):
+            rest = spread(rest)
+            require_once(command, name, ctx, rest)
+        return name, command, rest
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """Write an option of several words as one option a word; it ends at the next option or at a path that exists.
+
+    Examples
+    --------
+    >>> spread(["ct.nii", "--structures", "liver", "spleen", "-m", "x"])
+    ['ct.nii', '--structures', 'liver', '--structures', 'spleen', '-m', 'x']
+    """
+    found: list[str] = []
+    option, first = "", False
+    for word in arguments:
+        if word in OF_SEVERAL_WORDS:
+            option, first = word, True
+            continue
+        if option and (word.startswith("-") or (not first and Path(word).exists())):
+            option = ""
+        found += [option, word] if option else [word]
+        first = False
+    return found + ([option] if first else [])
+
+
+def require_once(command: Any, name: str | None, parent: Any, arguments: list[str]) -> None:
+    """Raise `ConfigError` where an option of one value is given more than once."""
+    # What else is wrong, the parser itself says when it is its turn.
+    with type(parent)(command, info_name=name, parent=parent, resilient_parsing=True) as ctx:
+        _, _, order = command.make_parser(ctx).parse_args(list(arguments))
+    single = [item for item in order if item.param_type_name == "option" and not item.multiple and not item.is_flag]
+    for item in single:
+        if single.count(item) > 1:
+            spelled = item.opts[-1]
+            raise ConfigError(
+                found=f"{spelled} given {single.count(item)} times",
+                expected="one value",
+                fix=f"leave {spelled} once: only one of them could be meant",
+            )

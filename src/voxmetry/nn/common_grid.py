@@ -1,0 +1,139 @@
+"""A grid that several networks share, resampled as TotalSegmentator does it, and its labels back on the study's own.
+
+Axes are turned to RAS, never rotated. Along each axis the outermost voxel centres of both grids coincide: scipy's
+`ndimage.zoom`, which TotalSegmentator calls, has it so. Images by cubic splines, then cut to whole numbers; labels by
+the nearest voxel. Splines are linear in the values, so each axis is a product with one matrix, some slices at a time.
+
+Jakob Wasserthal et al., TotalSegmentator, doi 10.1148/ryai.230024; its steps as of version 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.ndimage import zoom
+
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.volume import Volume
+from voxmetry.errors import InputError
+from voxmetry.nn.grids import Reorientation, reorientation
+from voxmetry.ops.boxes import Box
+
+AXES = "RAS"
+WHOLE_NUMBER_DECIMALS = 3
+"""Splines of whole numbers are whole where nothing changes, but for rounding; cutting must not take one off there."""
+
+LEAST_RANGE = 16.0
+"""An image of fewer whole numbers than this would lose what it shows."""
+
+_SLICES = 16
+
+
+class CommonGrid:
+    """The shared grid over one study.
+
+    Parameters
+    ----------
+    native
+        The study's grid, or that of a box of it.
+    spacing_mm
+        Wanted voxel size along R, A and S.
+    """
+
+    def __init__(self, native: Geometry, spacing_mm: Sequence[float]) -> None:
+        self._moved, self._oriented = reorientation(native, AXES)
+        # TotalSegmentator reads voxel sizes from a NIfTI header, which has 32 bits for them; they decide the rounding.
+        have = np.array(self._oriented.spacing_mm, dtype=np.float32)
+        want = np.array(spacing_mm, dtype=np.float64)
+        self.as_it_is = bool(np.array_equal(have, want))
+        """Whether the study has this voxel size already."""
+        factors = np.ones(3) if self.as_it_is else have / want
+        i, j, k = (max(1, round(n * float(f))) for n, f in zip(self._oriented.shape, factors, strict=True))
+        affine = np.array(self._oriented.affine)
+        affine[:3, :3] /= factors
+        self.geometry = Geometry(affine, (i, j, k), native.frame_uid)
+        """Of the resampled study; its voxel sizes are the wanted ones, as its networks have to see them."""
+
+    def resample(self, volume: Volume) -> Volume:
+        """Bring an image on the native grid onto this one."""
+        values = self._moved.forward(volume.array)
+        if self.as_it_is:
+            return Volume(values, self.geometry, volume.unit, volume.source)
+        return Volume(_splines(values, self.geometry.shape), self.geometry, volume.unit, volume.source)
+
+    def back(self, labels: np.ndarray) -> np.ndarray:
+        """Bring a label map (I, J, K) on this grid onto the native one by the nearest voxel; same type."""
+        if not self.as_it_is:
+            for axis, (size, wanted) in enumerate(zip(labels.shape, self._oriented.shape, strict=True)):
+                labels = np.take(labels, _nearest(size, wanted), axis=axis)
+        return self._moved.inverse(labels)
+
+    @property
+    def moved(self) -> Reorientation:
+        """How axes are turned to RAS."""
+        return self._moved
+
+
+def box_of(mask: np.ndarray, margin_mm: float, geometry: Geometry) -> Box | None:
+    """Return the smallest box of a mask (I, J, K) and a margin, cut off at the image, None for an empty mask.
+
+    The margin counts whole voxels, rounded down, as TotalSegmentator's does.
+    """
+    box = []
+    for axis in range(3):
+        there = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        if not there.size:
+            return None
+        more = int(margin_mm / float(np.float32(geometry.spacing_mm[axis])))
+        box.append(slice(max(0, int(there[0]) - more), min(mask.shape[axis], int(there[-1]) + 1 + more)))
+    return (box[0], box[1], box[2])
+
+
+def inside(volume: Volume, box: Box) -> Volume:
+    """Return the part of a volume that lies in a box."""
+    start = [part.start for part in box]
+    affine = np.array(volume.geometry.affine)
+    affine[:3, 3] = volume.geometry.to_mm(start)
+    array = volume.array[box]
+    i, j, k = array.shape
+    return Volume(array, Geometry(affine, (i, j, k), volume.geometry.frame_uid), volume.unit, volume.source)
+
+
+def _splines(values: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Resize an array by cubic splines between its outermost voxel centres, int32."""
+    low, high = float(values.min()), float(values.max())
+    if values.dtype.kind == "f" and high - low < LEAST_RANGE:
+        raise InputError(
+            found=f"values between {low:g} and {high:g}",
+            expected=f"a range of at least {LEAST_RANGE:g}: this model's own steps cut values to whole numbers",
+            fix="multiply the image by 1000, or export it again with its stored values",
+        )
+    matrices = [torch.from_numpy(_matrix(n, m)) for n, m in zip(values.shape, shape, strict=True)]
+    # Two axes of a few slices, then the third of what is left: no copy of the whole study is made in float.
+    half = np.empty((shape[0], shape[1], values.shape[2]), dtype=np.float32)
+    for start in range(0, values.shape[2], _SLICES):
+        part = torch.from_numpy(np.array(values[:, :, start : start + _SLICES], dtype=np.float32, order="C"))
+        part = torch.tensordot(matrices[1], torch.tensordot(matrices[0], part, dims=([1], [0])), dims=([1], [1]))
+        half[:, :, start : start + _SLICES] = part.movedim(0, 1).numpy()
+    made = np.empty(shape, dtype=np.int32)
+    for start in range(0, shape[0], _SLICES):
+        part = torch.from_numpy(half[start : start + _SLICES])
+        whole = torch.tensordot(part, matrices[2], dims=([2], [1])).numpy()
+        made[start : start + _SLICES] = np.trunc(np.round(whole, WHOLE_NUMBER_DECIMALS))
+    return made
+
+
+def _matrix(size: int, wanted: int) -> np.ndarray:
+    """Return what resizing does to a line of voxels as a matrix (wanted, size) float32."""
+    if size == wanted:
+        return np.eye(size, dtype=np.float32)
+    columns: np.ndarray = zoom(np.eye(size), (wanted / size, 1), order=3)
+    return columns.astype(np.float32)
+
+
+def _nearest(size: int, wanted: int) -> np.ndarray:
+    """Return the voxel of a line of `size` that each of `wanted` takes, by the same rule as the splines' places."""
+    found: np.ndarray = zoom(np.arange(size, dtype=np.float64), wanted / size, order=0)
+    return found.astype(np.intp)

@@ -1,0 +1,409 @@
+"""Models made of others, run as one: merged, voted, inside the box of what another model finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from voxmetry.config import ModelSpec, Weights
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.labels import Label, LabelTable
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.volume import Volume
+from voxmetry.errors import ConfigError
+from voxmetry.models import find_member, find_model, members_sha256, read_any_spec
+from voxmetry.models.composite import CompositeInput, CompositeSpec, Member
+from voxmetry.nn.common_grid import CommonGrid, box_of, inside
+from voxmetry.nn.predictor import Predictor, Study
+from voxmetry.ops.boxes import Box
+from voxmetry.ops.components import clean
+
+COARSE_MARGIN_MM = 20.0
+"""Round the box that a coarse pass finds: two to six of its voxels, for what it missed."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How networks are run; see `Predictor`."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    execution: str = "eager"
+    memory_gb: float | None = None
+    tell: Callable[[str], None] | None = None
+    above: tuple[Path, ...] = ()
+    """Folders of the models that this one is part of."""
+    places: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of members that are not found by their names."""
+
+
+class Composite:
+    """A model of models as a function from volumes to one label map.
+
+    A member is loaded when it is first needed and kept for the next study; members run one after the other, so that the
+    memory of a study is that of one. A study is resampled once for all of them, where they share a grid.
+
+    Parameters
+    ----------
+    name
+        A model's name, its folder, or its specification with the folder that its members' names start from.
+    how
+        Device, precision and memory of all members.
+    structures
+        Names of what is wanted; only members that give some of it run. None given: all.
+    fast
+        Let the coarse model find the box of what is wanted, and run the members inside of it only.
+
+    Raises
+    ------
+    ModelError
+        If a member is missing or does not give the values that it is said to.
+    ConfigError
+        If a structure is unknown, or `fast` is asked for and the model names no coarse one.
+    """
+
+    def __init__(
+        self,
+        name: str | Path | tuple[CompositeSpec, Path],
+        how: How = How(),
+        *,
+        structures: Sequence[str] = (),
+        fast: bool = False,
+    ) -> None:
+        self.spec, self._folder = name if isinstance(name, tuple) else _read(name)
+        if self._folder != Path() and self._folder.resolve() in how.above:
+            raise ConfigError(
+                found=f"{self.spec.name} is made of itself",
+                expected="members that do not lead back to the model",
+                fix="correct the members in its model.yaml",
+            )
+        self._how = replace(how, above=(*how.above, self._folder.resolve()))
+        self._wanted = chosen_labels(self.spec.labels, structures)
+        self._needed = self.spec.needed(tuple(structures))
+        self._loaded: dict[str, Predictor | Composite] = {}
+        self._fast = fast
+        self.notes: tuple[str, ...] = ()
+        """What a person should know about the last study, each a sentence."""
+        if fast and self.spec.coarse is None:
+            raise ConfigError(
+                found=f"fast, with {self.spec.name}",
+                expected="a model that names a coarse one (`coarse` in its model.yaml)",
+                fix="leave out --fast",
+            )
+        for member in self.spec.members:
+            self._require(member)
+        if fast and self.spec.coarse:
+            self._find(self.spec.coarse)
+        self.weights = Weights(file="members", sha256=members_sha256(self.spec, self._folder, how.places))
+        """Checksum of all members' checksums."""
+        first = self._load(self._needed[0].model)
+        self.device: str = first.device
+        self.precision: str = first.precision
+
+    @property
+    def last_plan(self) -> str:
+        """How the members ran on the last study, one after the other."""
+        plans = {name: ready.last_plan for name, ready in self._loaded.items()}
+        return "; ".join(f"{name}: {plan}" for name, plan in plans.items() if plan)
+
+    def __call__(self, volumes: Study) -> Segmentation:
+        """Segment one study on the first volume's own grid, and clean up.
+
+        Parameters
+        ----------
+        volumes
+            One volume, or one for each input of the model in its order.
+
+        Raises
+        ------
+        VoxmetryError
+            If the input does not fit a member, or memory does not suffice.
+        """
+        study = [volumes] if isinstance(volumes, Volume) else list(volumes)
+        native, self.notes = study[0].geometry, ()
+        array = np.zeros(native.shape, dtype=_type_of(self.spec.labels), order="F")
+        box = self._box(study)
+        if box is not None:
+            array[box] = self._labels([_inside(volume, box, native) for volume in study])
+        found = Segmentation(array, native, self.spec.labels)
+        return only(clean(found, self.spec.clean), self._wanted)
+
+    def _box(self, study: Sequence[Volume]) -> Box | None:
+        """Return the voxels that the members see, None where there is nothing to look at."""
+        box: Box = (
+            slice(0, study[0].array.shape[0]),
+            slice(0, study[0].array.shape[1]),
+            slice(0, study[0].array.shape[2]),
+        )
+        looks: list[tuple[str, Sequence[str], float]] = []
+        if self.spec.crop:
+            looks.append((self.spec.crop.model, self.spec.crop.structures, self.spec.crop.margin_mm))
+        if self._fast and self.spec.coarse:
+            looks.append((self.spec.coarse, self._wanted.names, COARSE_MARGIN_MM))
+        for model, structures, margin_mm in looks:
+            found = self._load(model)(study)
+            names = [name for name in structures if name in found.labels.names]
+            mask = np.isin(found.array, [found.labels[name].value for name in names])
+            part = box_of(mask, margin_mm, found.geometry)
+            if part is None:
+                self.notes += (f"{model} found no {', '.join(structures[:6])}: nothing was looked for inside of it.",)
+                return None
+            box = _common(box, part)
+        return box if all(part.start < part.stop for part in box) else None
+
+    def _labels(self, study: Sequence[Volume]) -> np.ndarray:
+        """Return the members' labels on the grid of a study or of a box of it."""
+        if self.spec.grid is None:
+            return self._together(self._needed, study)
+        grid = CommonGrid(study[0].geometry, self.spec.grid.spacing_mm)
+        return grid.back(self._together(self._needed, [_onto(volume, study[0], grid) for volume in study]))
+
+    def _together(self, members: Sequence[Member], study: Sequence[Volume]) -> np.ndarray:
+        shape = study[0].array.shape
+        if self.spec.how == "vote":
+            return self._voted(members, study)
+        merged = np.zeros(shape, dtype=_type_of(self.spec.labels), order="F")
+        for member in members:
+            found = self._run(member, study)
+            paint = found > 0
+            if self.spec.precedence == "earlier":
+                paint &= merged == 0
+            np.copyto(merged, found, where=paint)
+        return merged
+
+    def _voted(self, members: Sequence[Member], study: Sequence[Volume]) -> np.ndarray:
+        """Return the value with most votes of each voxel, the background's included."""
+        maps = [self._run(member, study) for member in members]
+        order = maps if self.spec.precedence == "earlier" else maps[::-1]
+        best, most = order[0].copy(), np.zeros(order[0].shape, dtype=np.uint8)
+        for one in order:
+            votes = sum((other == one).astype(np.uint8) for other in maps)
+            better = votes > most
+            np.copyto(best, one, where=better)
+            np.copyto(most, votes, where=better)
+        return best
+
+    def _run(self, member: Member, study: Sequence[Volume]) -> np.ndarray:
+        """Run one member; return its labels as values of this model's table."""
+        self._say(f"{member.model} ({', '.join(_names(member, self.spec.labels)[:3])} ...)")
+        found = self._load(member.model)(study)
+        return _translated(found.array, member.values, _type_of(self.spec.labels))
+
+    def _load(self, model: str) -> Predictor | Composite:
+        """Return a member that is ready to run; it is loaded once."""
+        if model not in self._loaded:
+            folder, how = self._find(model), replace(self._how, places={})
+            if isinstance(read_any_spec(folder), CompositeSpec):
+                self._loaded[model] = Composite(folder, how)
+            else:
+                self._loaded[model] = Predictor(
+                    folder,
+                    device=how.device,
+                    precision=how.precision,
+                    execution=how.execution,
+                    memory_gb=how.memory_gb,
+                    tell=how.tell,
+                )
+        return self._loaded[model]
+
+    def _find(self, model: str) -> Path:
+        return self._how.places.get(model) or find_member(model, self._folder)
+
+    def _require(self, member: Member) -> None:
+        """See that a member is there and gives the values that are taken from it."""
+        spec = read_any_spec(self._find(member.model))
+        unknown = set(member.values) - set(spec.labels.values)
+        if unknown:
+            raise ConfigError(
+                found=f"{self.spec.name} takes the values {sorted(unknown)} from {member.model}",
+                expected=f"values that it gives: {sorted(spec.labels.values)}",
+                fix="correct `values` in model.yaml",
+            )
+        have = [item.modality for item in spec.inputs]
+        if have != [item.modality for item in self.spec.inputs]:
+            raise ConfigError(
+                found=f"{member.model}, which takes {', '.join(have)}",
+                expected=f"{', '.join(item.modality for item in self.spec.inputs)}, as {self.spec.name}",
+                fix="use models of the same inputs",
+            )
+
+    def _say(self, line: str) -> None:
+        if self._how.tell:
+            self._how.tell(line)
+
+
+def combine(
+    models: Sequence[str | Path],
+    how: How = How(),
+    *,
+    structures: Sequence[str] = (),
+    fast: bool = False,
+) -> Composite:
+    """Make one model of several, each of whose structures keep their values, in one map.
+
+    Where two claim a voxel, the one that is named later has it.
+
+    Raises
+    ------
+    ConfigError
+        If two give the same value or the same name, or take other inputs, or are to run fast.
+    """
+    specs = [(str(model), read_any_spec(model)) for model in models]
+    labels: list[Label] = []
+    for name, spec in specs:
+        for label in spec.labels:
+            other = next((had for had in labels if had.value == label.value or had.name == label.name), None)
+            if other is not None:
+                raise ConfigError(
+                    found=f"{name} gives {label.value} {label.name}, and a model before it {other.value} {other.name}",
+                    expected="models whose values and names of structures differ",
+                    fix=f"give each its own values: voxmetry models merge {' '.join(map(str, models))} --name NAME, "
+                    "then segment with -m NAME",
+                )
+            labels.append(label)
+    members = tuple(
+        Member(model=f"{place}", values={value: value for value in spec.labels.values})
+        for place, (_, spec) in enumerate(specs)
+    )
+    spec = _joined([spec for _, spec in specs], labels, members, "+".join(spec.name for _, spec in specs))
+    places = {f"{place}": find_model(model) for place, model in enumerate(models)}
+    return Composite((spec, Path()), replace(how, places=places), structures=structures, fast=fast)
+
+
+def merged_spec(models: Sequence[str], name: str) -> CompositeSpec:
+    """Return a composite of models whose structures are numbered anew, one after the other.
+
+    Raises
+    ------
+    ConfigError
+        If two structures have one name, or the models take other inputs.
+    """
+    specs = [read_any_spec(model) for model in models]
+    labels: list[Label] = []
+    members = []
+    for model, spec in zip(models, specs, strict=True):
+        values = {}
+        for label in spec.labels:
+            if label.name in [had.name for had in labels]:
+                raise ConfigError(
+                    found=f"{label.name} in {model} and in a model before it",
+                    expected="structures of different names",
+                    fix="write a model.yaml of kind composite that takes it from one of them: docs/how-to/my-nnunet-models.md",
+                )
+            values[label.value] = len(labels) + 1
+            labels.append(label.model_copy(update={"value": len(labels) + 1}))
+        members.append(Member(model=model, values=values))
+    return _joined(specs, labels, members, name)
+
+
+def _joined(
+    specs: Sequence[ModelSpec | CompositeSpec], labels: Sequence[Label], members: Sequence[Member], name: str
+) -> CompositeSpec:
+    first = specs[0]
+    wanted = [item.modality for item in first.inputs]
+    for spec in specs[1:]:
+        have = [item.modality for item in spec.inputs]
+        if have != wanted:
+            raise ConfigError(
+                found=f"{spec.name}, which takes {', '.join(have)}",
+                expected=f"{', '.join(wanted)}, as {first.name}",
+                fix="use models of the same inputs",
+            )
+    return CompositeSpec(
+        kind="composite",
+        name=name,
+        version="+".join(spec.version for spec in specs),
+        summary=" and ".join(spec.summary for spec in specs),
+        licence=" and ".join(dict.fromkeys(spec.licence for spec in specs)),
+        body_part=" and ".join(dict.fromkeys(spec.body_part for spec in specs)),
+        inputs=tuple(
+            CompositeInput(name=item.name, modality=item.modality, series=item.series) for item in first.inputs
+        ),
+        labels=LabelTable(labels=tuple(labels)),
+        members=tuple(members),
+    )
+
+
+def is_composite(name: object) -> bool:
+    """Say whether a name or folder is that of a composite model; what is no name is not.
+
+    Raises
+    ------
+    ModelError, ConfigError
+        If there is no such model, or its model.yaml cannot be used.
+    """
+    return isinstance(name, (str, Path)) and isinstance(read_any_spec(name), CompositeSpec)
+
+
+def chosen_labels(labels: LabelTable, structures: Sequence[str]) -> LabelTable:
+    """Return the labels of these names, in the table's order; all for none.
+
+    Raises
+    ------
+    ConfigError
+        If the table lacks one.
+    """
+    unknown = [name for name in structures if name not in labels.names]
+    if unknown:
+        raise ConfigError(
+            found=f"no structure {', '.join(unknown)}",
+            expected=f"some of {', '.join(labels.names)}",
+            fix="use these names: voxmetry models show MODEL",
+        )
+    return LabelTable(labels=tuple(label for label in labels if not structures or label.name in structures))
+
+
+def only(segmentation: Segmentation, labels: LabelTable) -> Segmentation:
+    """Return a label map of these labels only; the rest becomes background."""
+    if labels.values == segmentation.labels.values:
+        return segmentation
+    same = {value: value for value in labels.values}
+    array = _translated(segmentation.array, same, segmentation.array.dtype)
+    return Segmentation(array, segmentation.geometry, labels)
+
+
+def _read(name: str | Path) -> tuple[CompositeSpec, Path]:
+    folder = find_model(name)
+    spec = read_any_spec(folder)
+    if isinstance(spec, ModelSpec):
+        raise ConfigError(
+            found=f"{spec.name}, which is one network", expected="a model of kind composite", fix="use Predictor"
+        )
+    return spec, folder
+
+
+def _names(member: Member, labels: LabelTable) -> list[str]:
+    return [labels.by_value(value).name for value in member.values.values()]
+
+
+def _type_of(labels: LabelTable) -> np.dtype:
+    return np.dtype(np.uint8 if max(labels.values) < 256 else np.uint16)
+
+
+def _translated(array: np.ndarray, values: Mapping[int, int], kind: np.dtype) -> np.ndarray:
+    """Replace values by others; those that are not named become 0."""
+    table = np.zeros(int(np.iinfo(array.dtype).max) + 1, dtype=kind)
+    for old, new in values.items():
+        table[old] = new
+    found: np.ndarray = table[array]
+    return found
+
+
+def _common(a: Box, b: Box) -> Box:
+    i, j, k = (slice(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
+    return (i, j, k)
+
+
+def _inside(volume: Volume, box: Box, native: Geometry) -> Volume:
+    """Return the box of a volume on the first one's grid; another grid is left whole, and is resampled later."""
+    same = volume.geometry.shape == native.shape and np.allclose(volume.geometry.affine, native.affine)
+    return inside(volume, box) if same else volume
+
+
+def _onto(volume: Volume, first: Volume, grid: CommonGrid) -> Volume:
+    """Bring a volume onto the common grid; one on a grid of its own is left to the member."""
+    same = volume.geometry.shape == first.geometry.shape and np.allclose(volume.geometry.affine, first.geometry.affine)
+    return grid.resample(volume) if same else volume
