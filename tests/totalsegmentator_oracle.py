@@ -112,7 +112,7 @@ def main(target: Path, names: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             totalsegmentator_cases.write(Path(folder), name)
             found[name] = run(totalsegmentator_cases.CASES[name], Path(folder)).astype(np.uint8)
-            print(name, found[name].shape, len(np.unique(found[name])), (found[name] > 0).mean())  # noqa: T201
+            print(name, found[name].shape, len(np.unique(found[name])), (found[name] > 0).mean())
     np.savez_compressed(target, **found)
 
 

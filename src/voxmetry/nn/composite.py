@@ -291,7 +291,7 @@ def merged_spec(models: Sequence[str], name: str) -> CompositeSpec:
                 raise ConfigError(
                     found=f"{label.name} in {model} and in a model before it",
                     expected="structures of different names",
-                    fix="write a model.yaml of kind composite that takes it from one of them: docs/how-to/my-nnunet-models.md",
+                    fix="write a model.yaml of kind composite that takes it from one: docs/how-to/my-nnunet-models.md",
                 )
             values[label.value] = len(labels) + 1
             labels.append(label.model_copy(update={"value": len(labels) + 1}))
