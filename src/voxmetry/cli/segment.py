@@ -130,7 +130,7 @@ def segment(
     objects: Objects,
     writing: Writing,
     reference: Annotated[Path | None, typer.Option(help="A segmentation to compare with.")] = None,
-    structures: Annotated[
+    reference_structures: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME", help="A structure of the reference to compare with; * and ? stand for any; repeat for more."
@@ -166,7 +166,7 @@ def segment(
             out,
             model,
             reference=reference,
-            structures=structures or (),
+            structures=reference_structures or settings.structures,
             prior=prior,
             settings=settings,
             tell=tell,

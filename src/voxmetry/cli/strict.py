@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from voxmetry.errors import ConfigError
 
-OF_SEVERAL_WORDS = ("--structures",)
+OF_SEVERAL_WORDS = ("--structures", "--reference-structures")
 """Options that may be repeated and are also written once with several words behind."""
 
 
