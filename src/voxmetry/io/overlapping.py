@@ -105,8 +105,8 @@ def flatten(layers: tuple[Segmentation, ...], overlap: Overlap, name: str, pairs
             found=f"{name}: structures overlap: {', '.join(shown[:6])}{more}",
             expected="one structure a voxel",
             fix="choose structures (--structures NAME; of a reference: --reference-structures NAME), write each as a "
-            "mask of its own (--split), or say which one a shared voxel goes to (--overlap first or last); in Python: structures=['NAME'], voxmetry.io.read_layers, "
-            "or overlap='first'",
+            "mask of its own (--split), or say which one a shared voxel goes to (--overlap first or last); in Python: "
+            "structures=['NAME'], voxmetry.io.read_layers, or overlap='first'",
         )
     # Layers may share one table: a structure is at home where it has voxels.
     table = {label.value: label for layer in layers for label in layer.labels}
