@@ -133,7 +133,9 @@ def segment(
     reference_structures: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="A structure of the reference to compare with; * and ? stand for any; repeat for more."
+            metavar="NAME...",
+            help="Structures of the reference to compare with; * and ? stand for any.",
+            hidden=True,
         ),
     ] = None,
     prior: Annotated[
