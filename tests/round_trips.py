@@ -465,9 +465,12 @@ def at_hand(root: Path) -> Iterator[tuple[str, Volume]]:
         for series in found:
             if series.verdict in ("regular", "single") and Path(series.files[0]).parent == leaf:
                 try:
-                    yield f"{leaf.relative_to(root)}", read_series(series, suv="none")
-                except VoxmetryError:
+                    volume = read_series(series, suv="none")
+                    read_source(volume)
+                except VoxmetryError as error:
+                    say(f"left out: {leaf.relative_to(root)}: {error.found}")
                     continue
+                yield f"{leaf.relative_to(root)}", volume
 
 
 def _made() -> dict[str, Callable[[Path], tuple[Volume, str, str]]]:

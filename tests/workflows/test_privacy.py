@@ -20,9 +20,8 @@ import pytest
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 
-import models
 import phantoms
-from voxmetry import Segmentation, StudySettings, read_segmentation, read_volume, save
+from voxmetry import Segmentation, StudySettings, Volume, read_segmentation, read_volume, save
 from voxmetry.cli import run
 from voxmetry.config import DicomOutput
 from voxmetry.errors import ConfigError, InputError, MissingExtraError
@@ -30,6 +29,7 @@ from voxmetry.io import write_series
 from voxmetry.io.dicom.objects import deidentify
 from voxmetry.workflows.run_folder import read_result
 from workflows.cohort.conftest import Threads
+from workflows.test_not_written import BLOB
 
 GROUPS = (0x0008, 0x0010, 0x0012, 0x0018, 0x0020, 0x0028, 0x0032, 0x0038, 0x0040)
 TEXT = ("LO", "SH", "PN", "ST", "LT", "UT", "UC", "AE", "AS")
@@ -77,7 +77,10 @@ def study(tmp_path_factory):
     series = folder / "TK9005Q"
     grid = phantoms.geometry(shape=(24, 27, 11), frame_uid="1.2.3")
     taken: dict[str, str] = {"folder": "TK9004Q", "subfolder": "TK9005Q", "file": "TK9006Q"}
-    for number, path in enumerate(write_series(phantoms.volume(grid), series, modality="MR")):
+    volume = phantoms.volume(grid)
+    array = volume.array.copy()
+    array[8:14, 9:13, 4:7] = 900
+    for number, path in enumerate(write_series(Volume(array, grid), series, modality="MR")):
         dataset = pydicom.dcmread(path)
         plant(dataset, taken, number)
         dataset.save_as(series / f"TK9006Q-{number:02d}.dcm")
@@ -87,7 +90,9 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return models.write(tmp_path_factory.mktemp("model") / "tiny", training_domain={})
+    path = tmp_path_factory.mktemp("model") / "blob.yaml"
+    path.write_text(BLOB, encoding="utf-8")
+    return path
 
 
 def contents(path) -> bytes:
@@ -187,13 +192,13 @@ class TestSegment:
 
     def test_without_the_patient_the_whole_folder_is_clean(self, study, model, tmp_path, printed):
         series, taken = study
-        out, maps = tmp_path / "out", ("--maps", "entropy")
+        out = tmp_path / "out"
         chosen = ("--series", taken["SeriesInstanceUID"])
-        words = ["segment", str(series), "-m", str(model), "-o", str(out), *OBJECTS, "--deidentify", *maps, *chosen]
+        words = ["segment", str(series), "-m", str(model), "-o", str(out), *OBJECTS, "--deidentify", *chosen]
         assert run(words) in (0, 3)
         files = {path.name for path in out.iterdir()}
         assert {"seg.dcm", "rtstruct.dcm", "sr.dcm", "report.dcm", "images.zip", "key_image_01.dcm"} <= files
-        assert {"result.json", "report.html", "report.pdf", "seg.nii.gz", "entropy.nii"} <= files
+        assert {"result.json", "report.html", "report.pdf", "seg.nii.gz", "lesions.csv"} <= files
         assert not leaks(out, identifying(taken))
         assert not [x for x in taken.values() if any(x in words for words in printed)]
         # The files still belong together: the series that came along is the one that the result names.

@@ -172,10 +172,12 @@ class _Writer:
 
     def key_images(self, volume: Volume, segmentation: Segmentation, reference: Segmentation | None) -> None:
         """Write the report's pictures as one series of Secondary Capture images."""
-        sheets = render_key_images(self.result, volume, segmentation, reference)
+        sheets: Iterator[tuple[str, Any]] | None = None
         series = new_uid()
         for number, what in enumerate(KEY_IMAGES, start=1):
             with self.each(what) as path:
+                if sheets is None:
+                    sheets = render_key_images(self.result, volume, segmentation, reference)
                 sheet = next(sheets, None)
                 # No more, or the last one could not be drawn.
                 if sheet is None:
@@ -189,6 +191,8 @@ class _Writer:
                     series_uid=series,
                     description=f"{self.result.provenance.model} key images",
                 )
+            if sheets is None:
+                return
 
 
 def write_key_images_again(
