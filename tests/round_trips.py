@@ -26,6 +26,8 @@ import pydicom
 import SimpleITK
 from matplotlib.path import Path as Polygon
 from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 sys.path.insert(0, str(Path(__file__).parent))
 import phantoms
@@ -68,7 +70,7 @@ CHARACTERS = {
     "GBK": ("Wang^XiaoDong=王^小东", "肝脏"),
     "\\ISO 2022 IR 87": ("Yamada^Tarou=山田^太郎=やまだ^たろう", "肝臓"),
     "ISO 2022 IR 13\\ISO 2022 IR 87": ("ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう", "肝臓"),
-    "\\ISO 2022 IR 159": ("Yamada^Tarou=丂^太", "Läsion ß"),
+    "\\ISO 2022 IR 159": ("Yamada^Tarou=丂^丄", "Läsion ß"),
     "\\ISO 2022 IR 149": ("Hong^Gildong=洪^吉洞=홍^길동", "간"),
     "\\ISO 2022 IR 58": ("Zhang^XiaoDong=张^小东", "肝脏"),
     "ISO 2022 IR 100\\ISO 2022 IR 126": ("Müller^Ελένη", "Läsion ήπαρ"),
@@ -78,6 +80,14 @@ CHARACTERS = {
     "ISO 2022 IR 109\\ISO 2022 IR 148": ("Ĝis^Çelik", "Läsion"),
     "ISO 2022 IR 110\\ISO 2022 IR 166": ("Ķīla^ชื่อ", "ตับ"),
     "ISO 2022 IR 203\\ISO 2022 IR 6": ("Œuvre^Šárka", "5 €"),
+}
+
+
+RAW = {
+    "ISO_IR 203": "Œuvre^Šárka".encode("iso8859_15"),
+    "ISO 2022 IR 203\\ISO 2022 IR 6": "Œuvre^Šárka".encode("iso8859_15"),
+    # PS3.5 K.2: the escape sequence stands again after each delimiter.
+    "\\ISO 2022 IR 58": b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab",
 }
 
 
@@ -120,7 +130,7 @@ def truth_of(volume: Volume, structure: str = "liver", patient: str = "") -> Tru
     first[i // 4 : i // 4 + 2, j // 2 : j // 2 + 2, :] = 0
     first[i // 2 : i // 2 + max(2, i // 5), j // 3 : j // 2, k // 5 :] = 7
     second = np.zeros_like(first)
-    second[i // 3 : i // 3 * 2, j // 5 : j // 5 * 3, : max(1, k - k // 5)] = 9
+    second[i // 3 : i // 3 * 2, j // 5 : max(2, j // 5 * 3), : max(1, k - k // 5)] = 9
     one = LabelTable(
         labels=(
             Label(value=2, name=structure, colour="#E69F00", code=LIVER),
@@ -531,12 +541,8 @@ def in_characters(folder: Path, characters: str, patient: str) -> Path:
         dataset.SpecificCharacterSet = characters.split("\\") if "\\" in characters else characters
         if not characters:
             del dataset.SpecificCharacterSet
-        if "203" in characters:
-            # pydicom has no Latin alphabet No. 9; its bytes are put in as they are.
-            from pydicom.dataelem import RawDataElement
-            from pydicom.tag import Tag
-
-            raw = patient.encode("iso8859_15")
+        if raw := RAW.get(characters):
+            # pydicom does not write these as the standard has them; the bytes are put in as they are.
             raw += b" " * (len(raw) % 2)
             dataset.set_original_encoding(False, True, dataset._character_set)
             dataset[Tag("PatientName")] = RawDataElement(Tag("PatientName"), "PN", len(raw), raw, 0, False, True)

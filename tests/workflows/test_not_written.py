@@ -26,13 +26,10 @@ WRITERS = {
     "key_image_01.dcm": f"{HOME}.dicom_objects.render_key_images",
     "lesions.csv": f"{HOME}.write_run.records_csv",
     "comparison.csv": f"{HOME}.write_run.records_csv",
+    "overview.nii.gz": f"{HOME}.write_run.overview",
     "thumbnail.png": f"{HOME}.write_run.render_thumbnail",
     "report.html": "voxmetry.report.write_report",
 }
-FOLLOWING = {"seg.dcm": {"sr.dcm"}, "report.pdf": {"report.dcm"}}
-"""What refers to it or is made of it, and cannot be there without."""
-
-
 BLOB = """kind: baseline
 name: blob
 version: 1.0.0
@@ -77,36 +74,47 @@ def expected_files(folder):
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.fixture(scope="module")
-def complete(place, tmp_path_factory):
-    """The files of a run in which nothing fails."""
-    out = tmp_path_factory.mktemp("complete")
-    words = ["segment", str(place / "mr"), "-m", str(place / "blob.yaml"), "-o", str(out), *OBJECTS]
-    assert run([*words, "--reference", str(place / "reference.nii.gz")]) in (0, 3)
-    return expected_files(out)
+ALWAYS = {"seg.nii.gz", "measurements.csv", "lesions.csv", "comparison.csv", "result.json", "overview.nii.gz"}
+CASES = {
+    # What fails: what was asked for, what is there beside the tables, and what is lost with it.
+    "seg.dcm": (("--dicom-seg", "--sr", "--rtstruct"), {"rtstruct.dcm"}, {"sr.dcm"}),
+    "rtstruct.dcm": (("--dicom-seg", "--rtstruct"), {"seg.dcm"}, set()),
+    "sr.dcm": (("--sr", "--rtstruct"), {"seg.dcm", "rtstruct.dcm"}, set()),
+    "report.pdf": (("--pdf", "--dicom-seg"), {"seg.dcm"}, {"report.dcm"}),
+    "report.dcm": (("--pdf",), {"report.pdf"}, set()),
+    "key_image_01.dcm": (("--key-images", "--dicom-seg"), {"seg.dcm"}, set()),
+    "lesions.csv": (("--dicom-seg",), {"seg.dcm"}, set()),
+    "comparison.csv": (("--dicom-seg",), {"seg.dcm"}, set()),
+    "overview.nii.gz": (("--dicom-seg",), {"seg.dcm"}, set()),
+    "report.html": (("--dicom-seg", "--report", "full"), {"seg.dcm"}, set()),
+}
 
 
-@pytest.mark.parametrize("name", [name for name in WRITERS if name != "thumbnail.png"])
-def test_the_rest_is_written_and_the_one_is_named(place, complete, tmp_path, monkeypatch, capsys, name):
+@pytest.mark.parametrize("name", CASES)
+def test_the_rest_is_written_and_the_one_is_named(place, tmp_path, monkeypatch, capsys, name):
     kind = {"lesions.csv": "Lesion", "comparison.csv": "Comparison"}.get(name)
     # What nobody foresaw counts like a refusal; its words may repeat a header, so they are not told.
     monkeypatch.setattr(WRITERS[name], broken(ValueError("Doe^Jane"), kind))
-    words = ["segment", str(place / "mr"), "-m", str(place / "blob.yaml"), "-o", str(tmp_path), *OBJECTS]
+    options, there, following = CASES[name]
+    report = () if "--report" in options else ("--report", "none")
+    words = ["segment", str(place / "mr"), "-m", str(place / "blob.yaml"), "-o", str(tmp_path), *options, *report]
     assert run([*words, "--reference", str(place / "reference.nii.gz")]) == 1
-    lost = {name, *FOLLOWING.get(name, set())}
-    if name == "key_image_01.dcm":
-        lost = {other for other in complete if other.startswith("key_image")}
-    assert expected_files(tmp_path) == complete - lost
+    shown = {"report.html"} if "--report" in options else set()
+    assert expected_files(tmp_path) == (ALWAYS | there | shown) - {name, *following}
     told = capsys.readouterr()
     assert f"not written: {name}: ValueError" in told.err
     assert "Doe" not in told.err + told.out
     result = read_result(tmp_path)
-    assert name in result.not_written
-    assert name not in result.files.values()
+    assert set(result.not_written) == {name, *following}
     assert any(flag.code == "not_written" and name in flag.message for flag in result.flags)
     assert set(result.files.values()) == expected_files(tmp_path)
-    if name != "report.html":
-        assert f"{name} was not written" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_report_names_what_is_missing(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(WRITERS["rtstruct.dcm"], broken(ValueError("x")))
+    settings = StudySettings(dicom=DicomOutput(rtstruct=True))
+    segment_study(place / "mr", tmp_path, place / "blob.yaml", settings=settings)
+    assert "rtstruct.dcm was not written" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_thumbnail_that_cannot_be_drawn_costs_no_label_map(place, tmp_path, monkeypatch):
@@ -143,10 +151,9 @@ def test_a_disk_without_room_for_one_file_keeps_the_others_of_a_first_run(place,
     assert set(result.not_written) == {"rtstruct.dcm"}
     # Where an earlier run stands, it is kept whole instead.
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    again = wanted.model_copy(update={"overwrite": True})
     with pytest.raises(OutputError, match="the disk is full"):
-        segment_study(
-            place / "mr", tmp_path, place / "blob.yaml", settings=wanted.model_copy(update={"overwrite": True})
-        )
+        segment_study(place / "mr", tmp_path, place / "blob.yaml", settings=again)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -171,12 +178,8 @@ def test_headers_that_the_standard_does_not_allow_cost_nothing(place, tmp_path):
                 setattr(dataset, keyword, value)
             dataset.save_as(series / path.name)
     out = tmp_path / "out"
-    assert run(
-        ["segment", str(series), "-m", str(place / "blob.yaml"), "-o", str(out), *OBJECTS, "--report", "none"]
-    ) in (
-        0,
-        3,
-    )
+    words = ["segment", str(series), "-m", str(place / "blob.yaml"), "-o", str(out), *OBJECTS, "--report", "none"]
+    assert run(words) in (0, 3)
     for name in ("seg.dcm", "rtstruct.dcm", "sr.dcm", "report.dcm", "key_image_01.dcm"):
         with lenient():
             dataset = pydicom.dcmread(out / name)

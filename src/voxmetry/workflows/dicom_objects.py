@@ -172,12 +172,10 @@ class _Writer:
 
     def key_images(self, volume: Volume, segmentation: Segmentation, reference: Segmentation | None) -> None:
         """Write the report's pictures as one series of Secondary Capture images."""
-        sheets: Iterator[tuple[str, Any]] | None = None
+        sheets = _drawn(self.result, volume, segmentation, reference)
         series = new_uid()
         for number, what in enumerate(KEY_IMAGES, start=1):
             with self.each(what) as path:
-                if sheets is None:
-                    sheets = render_key_images(self.result, volume, segmentation, reference)
                 sheet = next(sheets, None)
                 # No more, or the last one could not be drawn.
                 if sheet is None:
@@ -191,8 +189,11 @@ class _Writer:
                     series_uid=series,
                     description=f"{self.result.provenance.model} key images",
                 )
-            if sheets is None:
-                return
+
+
+def _drawn(*given: Any) -> Iterator[tuple[str, Any]]:
+    """Draw one picture after the other: what goes wrong does so where it is asked for."""
+    yield from render_key_images(*given)
 
 
 def write_key_images_again(

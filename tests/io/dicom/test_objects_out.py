@@ -556,12 +556,26 @@ class TestRefusals:
         with pytest.raises(InputError, match="no patient, no study and no frame of reference"):
             read_source(phantoms.volume())
 
-    def test_a_series_without_a_frame_of_reference_is_refused(self, tmp_path):
+    def test_a_series_without_a_frame_of_reference_is_its_own(self, tmp_path):
         for path in write_series(phantoms.volume(), tmp_path / "s", modality="MR"):
             dataset = pydicom.dcmread(path)
             del dataset.FrameOfReferenceUID
             dataset.save_as(path)
-        with pytest.raises(InputError, match="no Frame of Reference UID"):
+        volume = read_volume(tmp_path / "s")
+        truth = blobs(volume.geometry)
+        seen = set()
+        for name, write in (("seg.dcm", write_seg), ("rtstruct.dcm", write_rtstruct), ("again.dcm", write_seg)):
+            write(truth, read_source(volume), tmp_path / name, origin=ORIGIN)
+            seen.add(pydicom.dcmread(tmp_path / name).FrameOfReferenceUID)
+            assert np.array_equal(read_segmentation(tmp_path / name, TABLE, image=volume).array, truth.array)
+        assert len(seen) == 1
+
+    def test_a_series_without_its_identifiers_is_refused(self, tmp_path):
+        for path in write_series(phantoms.volume(), tmp_path / "s", modality="MR"):
+            dataset = pydicom.dcmread(path)
+            del dataset.StudyInstanceUID
+            dataset.save_as(path)
+        with pytest.raises(InputError, match="no Study Instance UID"):
             read_source(read_volume(tmp_path / "s"))
 
     def test_an_algorithm_needs_a_name_and_a_version(self):

@@ -6,6 +6,7 @@ representations).
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ _SINGLE = (
 """Defined terms of Specific Character Set that stand alone, Table C.12-2 and C.12-5."""
 _DEFAULT = ("", "ISO_IR 6")
 _TEXT = ("SH", "LO", "ST", "LT", "UC", "UT", "PN")
+_ESCAPE = re.compile("\x1b[\x20-\x2f]+[\x30-\x7e]")
+"""Switches between character sets, ISO/IEC 2022."""
 _DELIMITERS = {ord(x) for x in "\\^=\n\r\f\t"}
 _NO_TEXT_OF_OURS = frozenset(Tag(x) for x in ("PerFrameFunctionalGroupsSequence", "ROIContourSequence"))
 """Thousands of items whose text is codes alone."""
@@ -81,6 +84,12 @@ def decode_all(dataset: Any) -> None:
         if element.VR == "SQ":
             for item in element.value or []:
                 decode_all(item)
+        elif element.VR in _TEXT and element.value:
+            values = [element.value] if element.VM == 1 else list(element.value)
+            if any("\x1b" in str(value) for value in values):
+                # pydicom leaves the escape sequences of some sets (ISO 2022 IR 58) in the text.
+                clean = [_ESCAPE.sub("", str(value)) for value in values]
+                element.value = clean[0] if element.VM == 1 else clean
 
 
 def settle_characters(dataset: Any, source: Any, declared: str) -> None:

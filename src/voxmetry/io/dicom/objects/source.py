@@ -7,6 +7,7 @@ the writers say so.
 from __future__ import annotations
 
 import functools
+import hashlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -30,7 +31,6 @@ _NEEDED = {
     "SOPInstanceUID": "SOP Instance UID",
     "StudyInstanceUID": "Study Instance UID",
     "SeriesInstanceUID": "Series Instance UID",
-    "FrameOfReferenceUID": "Frame of Reference UID",
 }
 _MAY_BE_EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
@@ -142,7 +142,19 @@ def read_source(series: SeriesInfo | Volume) -> Source:
         declared = text(headers[0], "SpecificCharacterSet") or ""
         decode_all(headers[0])
     headers[0].SpecificCharacterSet = UNICODE
+    if text(headers[0], "FrameOfReferenceUID") is None:
+        headers[0].FrameOfReferenceUID = _frame_of(headers[0])
     return Source(tuple(headers), tuple(slices.frames), slices.audit.geometry, declared)
+
+
+def _frame_of(header: Any) -> str:
+    """Return a Frame of Reference UID for a series without one, the same in each run (PS3.5 B.2).
+
+    Objects that lie in the patient must name a frame. A series that names none, as many that were made anonymous do,
+    is its own: nothing else can share its coordinates.
+    """
+    key = f"{header.StudyInstanceUID} {header.SeriesInstanceUID}".encode()
+    return f"2.25.{int.from_bytes(hashlib.sha256(key).digest()[:16])}"
 
 
 def _stream(path: Path) -> Path | BytesIO:
