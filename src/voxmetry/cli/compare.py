@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
-from voxmetry.cli.options import FLAGGED
+from voxmetry.cli.options import FLAGGED, NamesMap, names_of
 from voxmetry.errors import ConfigError
 
 
@@ -29,6 +29,7 @@ def compare(
     label: Annotated[
         list[str] | None, typer.Option("--label", help="A structure to compare; all if not given; repeat for more.")
     ] = None,
+    names_map: NamesMap = None,
     match: Annotated[
         Literal["auto", "name", "value"],
         typer.Option(help="How structures are paired; auto: by name where both label maps have real names."),
@@ -86,6 +87,7 @@ def compare(
             "more_tolerances_mm": tolerances[1:],
             "labels": label,
             "match": match,
+            "names": names_of(names_map),
             "surface": surface.replace("-", " "),
             "percentile": percentile.replace("-", " "),
             "empty": empty,

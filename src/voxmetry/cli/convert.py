@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from voxmetry.cli.options import Reading, given, grouped
+from voxmetry.cli.options import NamesMap, Reading, given, grouped, names_of
 from voxmetry.cli.streams import say, say_json
 
 
@@ -45,6 +45,7 @@ def convert(
             help="What a voxel of two structures becomes where only one can stand; a SEG or RTSTRUCT keeps both."
         ),
     ] = "refuse",
+    names_map: NamesMap = None,
     deidentify: Annotated[
         bool, typer.Option("--deidentify", help="A series as a copy without the patient's identity.")
     ] = False,
@@ -69,6 +70,7 @@ def convert(
         structures=structures or (),
         split=split,
         overlap=overlap,
+        names=names_of(names_map),
         deidentify=deidentify,
         overwrite=overwrite,
     )

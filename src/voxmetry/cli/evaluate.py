@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from voxmetry.cli import show
-from voxmetry.cli.options import OnDevice
+from voxmetry.cli.options import NamesMap, OnDevice, names_of
 from voxmetry.cli.streams import say, say_json
 
 
@@ -24,6 +24,7 @@ def evaluate(
     tolerance_mm: Annotated[
         float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
     ] = 1.0,
+    names_map: NamesMap = None,
     device: OnDevice = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier evaluation in OUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
@@ -33,7 +34,7 @@ def evaluate(
     from voxmetry.train.dataset import open_data
     from voxmetry.workflows.evaluate import evaluate as evaluate_models
 
-    settings = CohortSettings(tolerance_mm=tolerance_mm)
+    settings = CohortSettings(tolerance_mm=tolerance_mm, names=names_of(names_map))
     with show.progress("evaluating", quiet=as_json) as progress:
         found, files = evaluate_models(
             open_data(data), model, out, settings=settings, device=device, overwrite=overwrite, progress=progress

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.options import NamesMap, names_of
 
 
 def follow_up(
@@ -24,6 +25,7 @@ def follow_up(
     lesion: Annotated[
         list[str] | None, typer.Option("--lesion", help="A structure whose parts are lesions; repeat for more.")
     ] = None,
+    names_map: NamesMap = None,
     node: Annotated[
         list[str] | None, typer.Option("--node", help="A lesion structure of lymph nodes: short axis; repeat for more.")
     ] = None,
@@ -65,6 +67,7 @@ def follow_up(
     settings = parse_record(
         {
             "lesions": lesion,
+            "names": names_of(names_map),
             "nodes": node or (),
             "targets": target,
             "nadir_mm": nadir_mm,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.options import NamesMap, names_of
 
 
 def measure(
@@ -24,6 +25,10 @@ def measure(
         list[str] | None,
         typer.Option("--lesion", help="A structure whose connected parts are lesions; repeat for more."),
     ] = None,
+    names_map: NamesMap = None,
+    as_labels: Annotated[
+        bool, typer.Option("--as-labels", help="Take a file of many values without names for a label map.")
+    ] = False,
     organs: Annotated[
         Path | None, typer.Option(help="Label map of organs on the same grid, to say where a lesion lies.")
     ] = None,
@@ -43,6 +48,8 @@ def measure(
     rows, found, files = measure_paths(
         Inputs(segmentation, image, modality, unit, organs),
         lesion_names=lesion or (),
+        names=names_of(names_map),
+        as_labels=as_labels,
         connectivity=int(connectivity),
         min_volume_ml=min_volume_ml,
         out=out,

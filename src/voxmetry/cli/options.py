@@ -30,6 +30,12 @@ AllowUneven = Annotated[
 ResampleTilt = Annotated[
     bool, typer.Option("--resample-tilt", help="Resample a stack that leans (gantry tilt); flagged.")
 ]
+NamesMap = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map", metavar="THEIRS=OURS", help="A structure's name or value in the other file, and its name here; repeat."
+    ),
+]
 ToleranceMm = Annotated[
     float | None,
     typer.Option("--tolerance-mm", help="Tolerance of the surface Dice; 1 if not given.", min=1e-6, hidden=True),
@@ -131,3 +137,26 @@ def with_settings(settings: StudySettings, pairs: Sequence[str]) -> StudySetting
                 found=f"--set {pair}", expected="a number, a word or a list such as [a, b]", fix="quote the value"
             ) from error
     return parse_record(content, StudySettings, where="--set")
+
+
+def names_of(pairs: list[str] | None) -> dict[str, str]:
+    """Read the values of `--map`.
+
+    Raises
+    ------
+    ConfigError
+        If one is not THEIRS=OURS, or a name is given twice.
+    """
+    from voxmetry.errors import ConfigError
+
+    names: dict[str, str] = {}
+    for pair in pairs or ():
+        theirs, sign, ours = (part.strip() for part in pair.rpartition("="))
+        if not sign or not theirs or not ours or names.get(theirs, ours) != ours:
+            raise ConfigError(
+                found=f"--map {pair}",
+                expected="THEIRS=OURS: a structure's name (or value) in the other file, and its name here, once each",
+                fix="for example --map GTV_Mass_CT=tumour",
+            )
+        names[theirs] = ours
+    return names

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
-from voxmetry.cli.options import Reading, ToleranceMm, Verbose, given, grouped, with_settings
+from voxmetry.cli.options import NamesMap, Reading, ToleranceMm, Verbose, given, grouped, names_of, with_settings
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,7 @@ def segment(
     prior: Annotated[
         Path | None, typer.Option(help="The folder of an earlier study's run: says what changed, with RECIST.")
     ] = None,
+    names_map: NamesMap = None,
     settings_file: Annotated[
         Path | None, typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
     ] = None,
@@ -161,6 +162,8 @@ def segment(
     settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()
     settings = with_settings(settings, also_set or ())
     options = given(reading) | given(running) | given(writing) | {"dicom": settings.dicom.model_dump() | given(objects)}
+    if names_map:
+        options["names"] = names_of(names_map)
     settings = parse_record(settings.model_dump() | options, StudySettings, where="options")
     with show.steps() as tell:
         result = segment_study(

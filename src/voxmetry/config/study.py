@@ -54,6 +54,8 @@ class StudySettings(Record):
     """The most that the process may hold, in 10^9 bytes; None takes what the system has left."""
     tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     """Tolerance of the surface Dice against a reference."""
+    names: dict[str, str] = Field(default_factory=dict)
+    """Names (or values) in a reference or a prior, to the model's: `{"GTV_Mass_CT": "tumour"}`."""
     maps: tuple[MapName, ...] = ()
     """What is written for each voxel beside its label: probabilities.nii, entropy.nii, disagreement.nii."""
     structures: tuple[str, ...] = ()

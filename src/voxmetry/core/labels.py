@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -14,6 +15,11 @@ from voxmetry.errors import LabelError
 # Okabe and Ito's eight colours, which readers with any colour vision tell apart (https://jfly.uni-koeln.de/color/),
 # without black and grey: both vanish on a CT or an MR slice.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+
+
+def plain_name(name: str) -> str:
+    """Return a name as it is compared with others: case, spaces, '-' and '_' do not count."""
+    return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
 
 
 class Code(Record):
@@ -97,6 +103,64 @@ class LabelTable(Record):
             expected=f"one of {', '.join(self.names) or '(the table is empty)'}",
             fix="use one of these names",
         )
+
+    def find(self, name: str) -> Label:
+        """Return the label that a person means: by name, where case, spaces, '-' and '_' do not count, or by value.
+
+        Raises
+        ------
+        LabelError
+            If there is none, or several.
+
+        Examples
+        --------
+        >>> table = LabelTable.from_names({1: "label_1", 2: "Left_Kidney"})
+        >>> table.find("1").name, table.find("left kidney").value
+        ('label_1', 2)
+        """
+        for label in self.labels:
+            if label.name == name:
+                return label
+        plain = [label for label in self.labels if plain_name(label.name) == plain_name(name)]
+        if not plain and name.strip().isdecimal():
+            plain = [label for label in self.labels if str(label.value) == name.strip().lstrip("0")]
+        if len(plain) == 1:
+            return plain[0]
+        raise LabelError(
+            found=f"{'several labels' if plain else 'no label'} named {name!r}",
+            expected=f"one of {', '.join(f'{x.name} ({x.value})' for x in self.labels) or '(the table is empty)'}",
+            fix="use one of these names or values",
+        )
+
+    def renamed(self, names: Mapping[str, str]) -> LabelTable:
+        """Return the same table with other names.
+
+        Parameters
+        ----------
+        names
+            New names by the present ones, which are found as `find` does.
+
+        Raises
+        ------
+        LabelError
+            If a present name is unknown, or two structures would have one name.
+
+        Examples
+        --------
+        >>> LabelTable.from_names({1: "GTV_Mass_CT", 2: "lung"}).renamed({"GTV_Mass_CT": "tumour"}).names
+        ('tumour', 'lung')
+        """
+        new = {self.find(old).value: name for old, name in names.items()}
+        changed = tuple(x.model_copy(update={"name": new.get(x.value, x.name)}) for x in self.labels)
+        found = [plain_name(label.name) for label in changed]
+        twice = sorted({label.name for label in changed if found.count(plain_name(label.name)) > 1})
+        if new and twice:
+            raise LabelError(
+                found=f"two structures that would both be named {', '.join(twice)}",
+                expected="another name for each",
+                fix="leave one of them as it is, or merge the two in the label map first",
+            )
+        return LabelTable(labels=changed)
 
     def by_value(self, value: int) -> Label:
         """Return the label of a value.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -38,6 +38,7 @@ def convert(
     structures: Sequence[str] = (),
     split: bool = False,
     overlap: Overlap = "refuse",
+    names: Mapping[str, str] | None = None,
     deidentify: bool = False,
     overwrite: bool = False,
 ) -> tuple[Path, ...]:
@@ -66,6 +67,8 @@ def convert(
     overlap
         As `read_segmentation`, where the target has one value a voxel. A SEG of one bit a voxel and segment and a
         structure set keep structures that overlap, and masks do.
+    names
+        New names by those that the structures have, or by their values.
     deidentify
         From a DICOM series to a folder: a copy without the patient's identity.
     overwrite
@@ -87,7 +90,7 @@ def convert(
     """
     read_from, write_to = Path(source), Path(target)
     suffix = suffix_of(write_to)
-    chosen = Chosen(read_from, image, reading, tuple(structures), overlap)
+    chosen = Chosen(read_from, image, reading, tuple(structures), overlap, names or {})
     if split:
         return _to_masks(chosen, write_to)
     if suffix == ".dcm":
@@ -110,11 +113,14 @@ class Chosen:
     reading: ReadOptions
     structures: tuple[str, ...]
     overlap: Overlap
+    names: Mapping[str, str]
 
     def is_segmentation(self) -> bool:
         """Whether it is read as structures: by what it is, or because an image or names of structures go with it."""
         there = self.source.exists()
-        return there and (self.image is not None or bool(self.structures) or holds_structures(self.source))
+        return there and (
+            self.image is not None or bool(self.structures or self.names) or holds_structures(self.source)
+        )
 
     def grid(self) -> Volume | None:
         """Read the image, where there is one."""
@@ -123,13 +129,18 @@ class Chosen:
     def segmentation(self, volume: Volume | None = None) -> Segmentation:
         """Read the structures as one label map."""
         image = volume or self.grid()
-        return read_segmentation(self.source, image=image, overlap=self.overlap, structures=self.structures)
+        return read_segmentation(
+            self.source, image=image, overlap=self.overlap, structures=self.structures, names=self.names
+        )
 
     def layers(self, volume: Volume | None = None) -> tuple[Segmentation, ...]:
         """Read the structures as few label maps as hold them all, unless a rule says where a shared voxel goes."""
         if self.overlap != "refuse" or (self.source.exists() and not is_structures(self.source)):
             return (self.segmentation(volume),)
-        return read_layers(self.source, image=volume or self.grid(), structures=self.structures)
+        layers = read_layers(self.source, image=volume or self.grid(), structures=self.structures)
+        together = LabelTable(labels=tuple(label for layer in layers for label in layer.labels)).renamed(self.names)
+        tables = [LabelTable(labels=tuple(together.by_value(x.value) for x in layer.labels)) for layer in layers]
+        return tuple(Segmentation(x.array, x.geometry, table) for x, table in zip(layers, tables, strict=True))
 
 
 def holds_structures(source: Path) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -32,6 +33,8 @@ _IMAGES = (*NIFTI, *PAIRS, *ITK)
 _WRITABLE = (*NIFTI, ".nrrd", ".mha", ".mhd")
 
 
+_FEWEST_GREYS, _SAME_NEIGHBOURS = 32, 0.35
+"""A map without a table is an image where it has so many values, and so few neighbours that are the same."""
 _ROUNDING = 1e-3
 """A label stored as a real number, or through a header's slope, may be off by this much."""
 
@@ -130,6 +133,9 @@ def read_segmentation(
     image: Volume | Geometry | None = None,
     overlap: Overlap = "refuse",
     structures: Sequence[str] = (),
+    names: Mapping[str, str] | None = None,
+    found_only: bool = False,
+    as_labels: bool = False,
 ) -> Segmentation:
     """Read a label map (NIfTI, NRRD, MetaImage), a DICOM SEG, an RT structure set, or a folder of NIfTI masks.
 
@@ -149,6 +155,12 @@ def read_segmentation(
         or higher ('last').
     structures
         Names of the structures to read, in any case, with `*` and `?` for any characters; all if not given.
+    names
+        New names by those that the structures have, or by their values: `{"GTV_Mass_CT": "tumour"}`.
+    found_only
+        Of structures kept apart: the table has those of `labels` that the file holds, not all of `labels`.
+    as_labels
+        Take a map of many values without a table for what it says it is, though it looks like an image.
 
     Returns
     -------
@@ -158,17 +170,19 @@ def read_segmentation(
     Raises
     ------
     LabelError
-        If the values are not whole numbers in 0..65535, the table does not name all of them, or structures overlap.
+        If the values are not whole numbers in 0..65535, the table does not name all of them, structures overlap, or
+        the file looks like an image: many values without a table that change from voxel to voxel.
     InputError, FormatError, GeometryError
         As `read_volume`.
     """
     source = _existing(path)
     if suffix_of(source) not in _IMAGES and is_structures(source):
-        layers, pairs = layers_of(source, labels, image, 0.5, structures)
-        return flatten(layers, overlap, source.name, pairs)
-    segmentation = _read_label_map(source, labels)
+        layers, pairs = layers_of(source, labels, image, 0.5, structures, found_only=found_only)
+        return _renamed(flatten(layers, overlap, source.name, pairs), names, source.name)
+    segmentation = _read_label_map(source, labels, as_labels=as_labels)
     if structures:
         segmentation = choose((segmentation,), structures, source.name)[0][0]
+    segmentation = _renamed(segmentation, names, source.name)
     if image is None:
         return segmentation
     grid = image.geometry if isinstance(image, Volume) else image
@@ -176,16 +190,46 @@ def read_segmentation(
     return Segmentation(move(segmentation.array), grid, segmentation.labels)
 
 
-def _read_label_map(source: Path, labels: LabelTable | None) -> Segmentation:
+def _renamed(segmentation: Segmentation, names: Mapping[str, str] | None, name: str) -> Segmentation:
+    if not names:
+        return segmentation
+    with _naming(name):
+        return dataclasses.replace(segmentation, labels=segmentation.labels.renamed(names))
+
+
+def _read_label_map(source: Path, labels: LabelTable | None, *, as_labels: bool = False) -> Segmentation:
     with _naming(source.name):
         array, geometry, stored = _read_labels(source)
     values = _as_labels(array, source.name)
     table = stored if labels is None else labels
     if table is None:
-        present = set().union(*(np.unique(slab).tolist() for slab in values.T))
-        table = LabelTable.from_names({value: f"label_{value}" for value in present if value > 0})
+        present = sorted(set().union(*(np.unique(slab).tolist() for slab in values.T)) - {0})
+        if not as_labels and looks_like_image(values, len(present)):
+            raise _no_labels(source.name, f"{len(present)} values without a label table, like an image")
+        table = LabelTable.from_names({value: f"label_{value}" for value in present})
     with _naming(source.name):
         return Segmentation(values, geometry, table)
+
+
+def looks_like_image(values: NDArray[Any], n_values: int) -> bool:
+    """Whether whole numbers are grey values rather than labels: many, and seldom the same in neighbouring voxels.
+
+    Parameters
+    ----------
+    values
+        (I, J, K).
+    n_values
+        How many different ones there are, without 0.
+    """
+    if n_values < _FEWEST_GREYS:
+        return False
+    shares = []
+    for axis in range(3):
+        first, second = (np.moveaxis(values, axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
+        both = np.count_nonzero((first != 0) & (second != 0))
+        if both:
+            shares.append(np.count_nonzero((first == second) & (first != 0)) / both)
+    return min(shares, default=1.0) < _SAME_NEIGHBOURS
 
 
 def _read_labels(source: Path) -> tuple[NDArray[Any], Geometry, LabelTable | None]:
@@ -303,5 +347,6 @@ def _no_labels(name: str, what: str) -> LabelError:
     return LabelError(
         found=f"{name} holds {what}",
         expected="a label map: whole numbers from 0 (background) to 65535",
-        fix="pass the label map, not the image; probabilities need a threshold first",
+        fix="pass the label map, not the image; probabilities need a threshold first; a label map of many small "
+        "structures needs --as-labels, or as_labels=True in Python",
     )

@@ -69,15 +69,20 @@ def layers_of(
     image: Volume | Geometry | None,
     threshold: float,
     structures: Sequence[str] = (),
+    *,
+    found_only: bool = False,
 ) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
-    """Return the layers, and the pairs of structures that overlap."""
+    """Return the layers, and the pairs of structures that overlap.
+
+    With `found_only` their tables name the structures of `labels` that the file has, and no others.
+    """
     grid = image.geometry if isinstance(image, Volume) else image
     if source.is_dir():
         source, masks = _inside(source)
         if masks:
             layers, pairs = _read_masks(masks, grid, source.name)
             _require_some([label for layer in layers for label in layer.labels], labels, structures, source.name)
-            return _kept(layers, pairs, labels, structures, source.name)
+            return _kept(layers, pairs, labels, structures, source.name, found_only=found_only)
     from voxmetry.io.dicom.read.headers import read_header, sop_class_uid
     from voxmetry.io.dicom.segmentations.rtstruct import RTSTRUCT_CLASS, read_rtstruct, structures_in
     from voxmetry.io.dicom.segmentations.seg import SEG_CLASSES, read_seg
@@ -103,7 +108,7 @@ def layers_of(
             expected="a DICOM SEG or an RT structure set",
             fix="pass the segmentation, not the image",
         )
-    return _kept(layers, pairs, labels, structures, source.name)
+    return _kept(layers, pairs, labels, structures, source.name, found_only=found_only)
 
 
 def is_structures(path: Path) -> bool:
@@ -198,6 +203,8 @@ def _kept(
     labels: LabelTable | None,
     structures: Sequence[str],
     name: str,
+    *,
+    found_only: bool = False,
 ) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
     """Keep the structures that are asked for; those of a table get its values."""
     if labels is None and not structures:
@@ -213,7 +220,7 @@ def _kept(
     order = {value: place for place, value in enumerate(labels.values if labels is not None else [])}
     for layer, label, match in sorted(found, key=lambda item: order.get(item[2].value, 0)):
         kept.add(match, [((slice(None),) * 3, layer.array == label.value)])
-    if labels is None:
+    if labels is None or found_only:
         return kept.all(), kept.pairs
     return tuple(Segmentation(layer.array, layer.geometry, labels) for layer in kept.all()), kept.pairs
 

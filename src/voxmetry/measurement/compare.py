@@ -48,6 +48,7 @@ def compare(
     more_tolerances_mm: Sequence[float] = (),
     labels: Sequence[str] | None = None,
     match: Match = "auto",
+    names: Mapping[str, str] | None = None,
     surface: SurfaceKind = "elements",
     percentile: PercentileRule = "directed max",
     empty: EmptyPolicy = "nan",
@@ -63,10 +64,12 @@ def compare(
     more_tolerances_mm
         Further tolerances, for `surface_dice_at_mm`.
     labels
-        Structures to compare, by name; None compares all, and then nothing may be left without a partner.
+        Structures to compare, by name; None compares all that both sides know.
     match
         'auto' pairs by name if both label tables have real names, else by value; or force 'name' or 'value'. See
         `voxmetry.measurement.pairing.pair_labels`.
+    names
+        Names of the one side by those of the other: `{"GTV_Mass_CT": "tumour"}`.
     surface
         Surface definition: 'elements', weighted by area, or 'border voxels'.
     percentile
@@ -104,7 +107,7 @@ def compare(
     if empty not in ("nan", "diagonal"):
         raise ConfigError(found=f"empty={empty!r}", expected="'nan' or 'diagonal'", fix="choose one of the two")
     prediction.geometry.require_same(reference.geometry, what="prediction and reference")
-    pairs = pair_labels(prediction.labels, reference.labels, labels=labels, match=match)
+    pairs = pair_labels(prediction.labels, reference.labels, labels=labels, match=match, names=names)
     tolerances = _tolerances(pairs, tolerance_mm)
     # Value 0 stands for a structure that a table does not have: no voxel of the foreground has it.
     values = [(pair.prediction or 0, pair.reference or 0) for pair in pairs]

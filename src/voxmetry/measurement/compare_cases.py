@@ -20,11 +20,13 @@ from voxmetry.core.records import (
 )
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError, VoxmetryError
+from voxmetry.io.lattice import find_move
 from voxmetry.io.read import read_segmentation
 from voxmetry.measurement.agreement import bland_altman, icc_2_1
 from voxmetry.measurement.compare import compare
 from voxmetry.measurement.definitions import definitions
 from voxmetry.measurement.match_files import FilePair
+from voxmetry.measurement.pairing import left_out, left_out_words, pair_labels
 from voxmetry.measurement.panoptic import match_panoptic, panoptic_quality
 from voxmetry.measurement.statistics import bootstrap_means, compare_paired, holm, quartiles
 
@@ -68,6 +70,10 @@ def compare_files(
         If a file cannot be read or the two cannot be compared.
     """
     prediction, reference = read_segmentation(pair.prediction), read_segmentation(pair.reference)
+    if not reference.geometry.is_same(prediction.geometry):
+        # The same points in the patient in another order or extent are the same grid, as for an image and its labels.
+        move = find_move(reference.geometry, prediction.geometry, what="prediction and reference")
+        reference = Segmentation(move(reference.array), prediction.geometry, reference.labels)
     return compare_pair(pair.case, prediction=prediction, reference=reference, settings=settings, patient=patient)
 
 
@@ -104,6 +110,7 @@ def compare_pair(
         more_tolerances_mm=settings.more_tolerances_mm,
         labels=settings.labels,
         match=settings.match,
+        names=settings.names,
         surface=settings.surface,
         percentile=settings.percentile,
         empty=settings.empty,
@@ -119,8 +126,19 @@ def compare_pair(
             connectivity=settings.connectivity,
             labels=settings.labels,
             match=settings.match,
+            names=settings.names,
         )
-    return CaseComparison(case=case, patient=patient, comparisons=rows, matchings=matchings)
+    lonely: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    if settings.labels is None:
+        tables = (prediction.labels, reference.labels)
+        lonely = left_out(*tables, pair_labels(*tables, match=settings.match, names=settings.names), settings.names)
+    return CaseComparison(
+        case=case,
+        patient=patient,
+        comparisons=rows,
+        matchings=matchings,
+        notes=left_out_words(lonely, ("the prediction", "the reference")),
+    )
 
 
 def compare_cohort(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Geometry
+from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Flag, Lesion
 from voxmetry.core.records.follow_up import FollowUp, FollowUpSettings, LesionChange, RegistrationInfo
 from voxmetry.core.segmentation import Segmentation
@@ -21,6 +22,7 @@ from voxmetry.measurement.alignment import align
 from voxmetry.measurement.definitions import FOLLOW_UP, MEASURED
 from voxmetry.measurement.lesion_links import Links, link, places
 from voxmetry.measurement.lesions import Component, lesions, ordered_components
+from voxmetry.measurement.pairing import same_names
 from voxmetry.ops.boxes import boxes_of
 from voxmetry.ops.registration import Float64, inverse, transformed, within
 
@@ -110,8 +112,8 @@ def follow_up(
     for point in (baseline, current):
         if point.image is not None:
             point.segmentation.geometry.require_same(point.image.geometry, what="segmentation and image")
-    tables = [_prepared(x, settings) for x in (baseline, current)]
-    _require_lesions(tables, settings)
+    named, settings = _in_common(baseline.segmentation.labels, current.segmentation.labels, settings)
+    tables = [_prepared(x, table) for x, table in zip((baseline, current), named, strict=True)]
     matrix, info = align(
         baseline=baseline.image or baseline.overview,
         current=current.image or current.overview,
@@ -156,36 +158,65 @@ def follow_up(
     )
 
 
-def _prepared(point: TimePoint, settings: FollowUpSettings) -> Segmentation:
-    """Mark the chosen structures as lesions, and take over the image's frame of reference."""
-    segmentation = point.segmentation
-    table = segmentation.labels
-    for name in settings.lesions or ():
-        # A structure that only one of the two time points names is absent from the other.
-        table = table.with_kind(name, "lesion") if name in table.names else table
-    geometry = segmentation.geometry
+def _prepared(point: TimePoint, table: LabelTable) -> Segmentation:
+    """Give a time point's label map the table that both share, and the image's frame of reference."""
+    geometry = point.segmentation.geometry
     if point.image is not None and point.image.geometry.frame_uid:
         geometry = dataclasses.replace(geometry, frame_uid=point.image.geometry.frame_uid)
-    return Segmentation(segmentation.array, geometry, table)
+    return Segmentation(point.segmentation.array, geometry, table)
 
 
-def _require_lesions(tables: Sequence[Segmentation], settings: FollowUpSettings) -> None:
-    names = list(dict.fromkeys(label.name for x in tables for label in x.labels))
-    chosen = list(dict.fromkeys(label.name for x in tables for label in x.labels if label.kind == "lesion"))
-    missing = [name for name in settings.lesions or () if name not in names]
-    if missing or not chosen:
+def _in_common(
+    baseline: LabelTable, current: LabelTable, settings: FollowUpSettings
+) -> tuple[tuple[LabelTable, LabelTable], FollowUpSettings]:
+    """Give what is one structure at both time points one name and one kind, and resolve the names in the settings.
+
+    A structure that one time point's table does not know is neither gone nor new there: it is refused.
+    """
+    tables = same_names(baseline, current, settings.names)
+    everything = {label.name: label for table in tables for label in table}
+    lesions, nodes = (
+        None if names is None else tuple(dict.fromkeys(_found(tables, name) for name in names))
+        for names in (settings.lesions, settings.nodes)
+    )
+    chosen = lesions if lesions is not None else tuple(x.name for x in everything.values() if x.kind == "lesion")
+    if not chosen:
         raise LabelError(
-            found=f"no structure named {', '.join(missing)}" if missing else "no structure of kind 'lesion'",
-            expected=f"some of {', '.join(names) or '(none)'}",
-            fix="name the structures that are lesions: lesions=(...), or --lesion NAME",
+            found="no structure of kind 'lesion'",
+            expected=f"some of {', '.join(everything) or '(none)'}",
+            fix="name the structures that are lesions: --lesion NAME, or lesions=(...) in Python",
         )
-    unknown = [name for name in settings.nodes if name not in (settings.lesions or chosen)]
+    unknown = [name for name in chosen if any(name not in table.names for table in tables)]
     if unknown:
+        raise LabelError(
+            found=f"structures that only one of the two time points knows: {', '.join(unknown)}",
+            expected=f"the same lesions in both label tables; baseline has {', '.join(tables[0].names) or '(none)'}; "
+            f"follow-up has {', '.join(tables[1].names) or '(none)'}",
+            fix="say which is which: --map THEIRS=OURS (names={theirs: ours} in Python); of a lesion that is gone the "
+            "label stays in the table, without voxels",
+        )
+    alone = [name for name in nodes or () if name not in chosen]
+    if alone:
         raise ConfigError(
-            found=f"lymph nodes {', '.join(unknown)} that are no lesions",
-            expected=f"some of {', '.join(settings.lesions or chosen)}",
+            found=f"lymph nodes {', '.join(alone)} that are no lesions",
+            expected=f"some of {', '.join(chosen)}",
             fix="name them as lesions too",
         )
+    marked = tuple(_marked(table, chosen) for table in tables)
+    return (marked[0], marked[1]), settings.model_copy(update={"lesions": lesions, "nodes": nodes or ()})
+
+
+def _found(tables: tuple[LabelTable, LabelTable], name: str) -> str:
+    try:
+        return tables[0].find(name).name
+    except LabelError:
+        return tables[1].find(name).name
+
+
+def _marked(table: LabelTable, lesions: Sequence[str]) -> LabelTable:
+    for name in lesions:
+        table = table.with_kind(name, "lesion")
+    return table
 
 
 def _any_lesion(segmentation: Segmentation) -> Volume | None:

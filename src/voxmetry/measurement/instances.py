@@ -10,7 +10,7 @@ Three rules say when a part of the prediction and a part of the reference are th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -41,6 +41,7 @@ def match_instances(
     connectivity: Connectivity = 26,
     labels: Sequence[str] | None = None,
     match: Match = "auto",
+    names: Mapping[str, str] | None = None,
 ) -> tuple[InstanceMatching, ...]:
     """Match the connected components of each structure.
 
@@ -89,7 +90,7 @@ def match_instances(
     """
     _require(rule, min_iou, connectivity)
     prediction.geometry.require_same(reference.geometry, what="prediction and reference")
-    pairs = pair_labels(prediction.labels, reference.labels, labels=labels, match=match)
+    pairs = pair_labels(prediction.labels, reference.labels, labels=labels, match=match, names=names)
     boxes = (boxes_of(prediction), boxes_of(reference))
     found = []
     for pair in pairs:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from voxmetry.core.records import InstanceMatching, PanopticQuality
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.errors import ConfigError, LabelError
+from voxmetry.errors import ConfigError
 from voxmetry.measurement.instances import Connectivity, Rule, match_instances, tally
 from voxmetry.measurement.overlap import Overlap, overlaps
-from voxmetry.measurement.pairing import Match, pair_labels
+from voxmetry.measurement.pairing import Match, Pair, chosen_pairs, pair_labels
 
 STUFF_IOU = 0.5
 """Stuff is matched above this IoU, as in the definition of panoptic quality."""
@@ -29,6 +29,7 @@ def match_panoptic(
     connectivity: Connectivity = 26,
     labels: Sequence[str] | None = None,
     match: Match = "auto",
+    names: Mapping[str, str] | None = None,
 ) -> tuple[InstanceMatching, ...]:
     """Match all structures of a case: things by their connected components, stuff each as one whole.
 
@@ -51,8 +52,8 @@ def match_panoptic(
     GeometryError, LabelError, ConfigError
         As `match_instances`; also where `things` names no structure, or is empty and no label is a lesion.
     """
-    pairs = pair_labels(prediction.labels, reference.labels, labels=labels, match=match)
-    chosen = _things(prediction, reference, [pair.name for pair in pairs], things)
+    pairs = pair_labels(prediction.labels, reference.labels, labels=labels, match=match, names=names)
+    chosen = _things(prediction, reference, pairs, things)
     of_things = match_instances(
         prediction=prediction,
         reference=reference,
@@ -61,6 +62,7 @@ def match_panoptic(
         connectivity=connectivity,
         labels=chosen,
         match=match,
+        names=names,
     )
     by_name = {row.label: row for row in of_things}
     counts = overlaps(
@@ -88,23 +90,18 @@ def _stuff(name: str, count: Overlap) -> InstanceMatching:
     )
 
 
-def _things(prediction: Segmentation, reference: Segmentation, names: list[str], things: Sequence[str]) -> list[str]:
+def _things(
+    prediction: Segmentation, reference: Segmentation, pairs: Sequence[Pair], things: Sequence[str]
+) -> list[str]:
     if things:
-        unknown = [name for name in things if name not in names]
-        if unknown:
-            raise LabelError(
-                found=f"no structure named {', '.join(map(repr, unknown))} to count by its parts",
-                expected=f"names among {', '.join(names) or '(none)'}",
-                fix="use these names",
-            )
-        return list(dict.fromkeys(things))
-    lesions = {label.name for side in (prediction, reference) for label in side.labels if label.kind == "lesion"}
-    chosen = [name for name in names if name in lesions]
+        return [pair.name for pair in chosen_pairs(pairs, things)]
+    of_kind = [{label.value for label in x.labels if label.kind == "lesion"} for x in (prediction, reference)]
+    chosen = [pair.name for pair in pairs if pair.prediction in of_kind[0] or pair.reference in of_kind[1]]
     if not chosen:
         raise ConfigError(
-            found=f"no label of kind 'lesion' among {', '.join(names) or '(none)'}",
+            found=f"no label of kind 'lesion' among {', '.join(pair.name for pair in pairs) or '(none)'}",
             expected="at least one structure that is counted by its parts",
-            fix="name it: things=[...] in Python, --thing NAME on the command line",
+            fix="name it: --thing NAME, or things=[...] in Python",
         )
     return chosen
 

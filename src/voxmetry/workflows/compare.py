@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def compare_paths(
         cohort, matched = _compare(inputs, settings, progress)
         if parquet is None and not can_write_parquet():
             left_out = f"{OUTPUTS['parquet']} was left out: pyarrow is not installed (pip install 'voxmetry[parquet]')"
-            cohort = cohort.model_copy(update={"notes": (left_out,)})
+            cohort = cohort.model_copy(update={"notes": (*cohort.notes, left_out)})
         names = _write(cohort, matched, inputs, stage, parquet)
     return cohort, tuple(out / name for name in names)
 
@@ -128,7 +129,14 @@ def _compare(
         pair = FilePair(case_name(Path(inputs.prediction.name)), inputs.prediction, inputs.reference)
         matched = MatchedFiles((pair,), (), ())
         cohort = summarise_cohort([compare_files(pair, settings)], settings)
-    return cohort.model_copy(update={"voxmetry_version": __version__}), matched
+    return cohort.model_copy(update={"voxmetry_version": __version__, "notes": _notes(cohort)}), matched
+
+
+def _notes(cohort: CohortComparison) -> tuple[str, ...]:
+    """Say once what was not compared, and in how many cases."""
+    found = Counter(note for case in cohort.cases for note in case.notes)
+    several = len(cohort.cases) > 1
+    return tuple(f"{note} ({n} of {len(cohort.cases)} cases)" if several else note for note, n in found.items())
 
 
 def _folders(

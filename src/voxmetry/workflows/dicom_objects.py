@@ -38,6 +38,7 @@ from voxmetry.measurement.lesions import ordered_components
 from voxmetry.ops.boxes import boxes_of
 from voxmetry.report import write_report
 from voxmetry.report.pictures.key_images import render_key_images
+from voxmetry.workflows.reference import read_truth
 from voxmetry.workflows.rewrite_report import read_image_again
 from voxmetry.workflows.run_folder import DICOM_FILES, KEY_IMAGES, PDF, Outputs, read_result
 
@@ -228,7 +229,7 @@ def write_key_images_again(
     volume = read_image_again(result, image)
     source = read_source(volume)
     segmentation = io.read_segmentation(out / "seg.nii.gz", labels=result.labels)
-    truth = io.read_segmentation(reference, labels=result.labels, image=volume) if reference is not None else None
+    truth = read_truth(result, reference, volume.geometry)
     with output_folder(out, KEY_IMAGES.values(), overwrite=overwrite) as stage:
         outputs = Outputs(stage)
         _Writer(outputs, DicomOutput(key_images=True), result, source, None).key_images(volume, segmentation, truth)

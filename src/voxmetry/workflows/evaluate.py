@@ -12,6 +12,7 @@ from voxmetry._version import __version__
 from voxmetry.classical import Baseline
 from voxmetry.config import StudySettings, parse_record
 from voxmetry.core.base import Record
+from voxmetry.core.labels import plain_name
 from voxmetry.core.progress import Progress
 from voxmetry.core.records import CaseComparison, CohortComparison, CohortSettings, PairedComparison
 from voxmetry.core.segmentation import Segmentation
@@ -22,6 +23,7 @@ from voxmetry.io.output_folder import output_folder
 from voxmetry.measurement import tables
 from voxmetry.measurement.compare_cases import compare_pair, number_patients, summarise_cohort
 from voxmetry.measurement.failures import FailureCounter, Failures, structures_of
+from voxmetry.measurement.pairing import left_out, left_out_words, pair_labels, renamed_tables
 from voxmetry.ops.resample import resample
 from voxmetry.train.dataset import Case, DataSet, read_labelled
 from voxmetry.workflows.models import Ready, load_any
@@ -225,7 +227,8 @@ def _evaluate_one(
             rows.append(_case(model, case, data, folder, numbers[case.name], settings, counter))
             tick()
     rows.sort(key=lambda row: row.case)
-    cohort = summarise_cohort(rows, settings).model_copy(update={"voxmetry_version": __version__})
+    notes = tuple(dict.fromkeys(note for row in rows for note in row.notes))
+    cohort = summarise_cohort(rows, settings).model_copy(update={"voxmetry_version": __version__, "notes": notes})
     return ModelEvaluation(
         name=entry.name,
         is_baseline=entry.is_baseline,
@@ -259,12 +262,8 @@ def _case(
         if chosen.labels == ():
             return CaseComparison(case=case.name, patient=patient, comparisons=())
         row = compare_pair(
-            case.name,
-            prediction=found,
-            reference=reference,
-            settings=chosen,
-            patient=patient,
-        )
+            case.name, prediction=found, reference=reference, settings=chosen, patient=patient
+        ).model_copy(update={"notes": _not_compared(chosen, found, reference)})
     except VoxmetryError as error:
         return CaseComparison(case=case.name, patient=patient, error=error.to_dict())
     counter.add(found, reference, structures_of(row.comparisons))
@@ -280,13 +279,28 @@ def _in_common(
 
     Of those, the ones that were looked for in the case, `known`, count.
     """
+    ours, theirs = renamed_tables(found.labels, reference.labels, settings.names)
     if len(known) < len(reference.labels):
-        wanted = known if settings.labels is None else [name for name in settings.labels if name in known]
-        return settings.model_copy(update={"labels": tuple(name for name in wanted if name in found.labels.names)})
-    names = [name for name in found.labels.names if name in reference.labels.names]
-    if not names or settings.labels is not None or set(found.labels.names) == set(reference.labels.names):
+        # The names that pairs get are the model's.
+        values = {reference.labels[name].value for name in known}
+        known = [label.name for label in theirs if label.value in values]
+        here = {plain_name(name) for name in known}
+        wanted = ours.names if settings.labels is None else settings.labels
+        return settings.model_copy(update={"labels": tuple(name for name in wanted if plain_name(name) in here)})
+    if settings.labels is not None:
         return settings
-    return settings.model_copy(update={"labels": tuple(names)})
+    there = {plain_name(name) for name in theirs.names}
+    names = tuple(name for name in ours.names if plain_name(name) in there)
+    return settings.model_copy(update={"labels": names}) if names else settings
+
+
+def _not_compared(settings: CohortSettings, found: Segmentation, reference: Segmentation) -> tuple[str, ...]:
+    pairs = pair_labels(
+        found.labels, reference.labels, labels=settings.labels, match=settings.match, names=settings.names
+    )
+    return left_out_words(
+        left_out(found.labels, reference.labels, pairs, settings.names), ("the model", "the data set")
+    )
 
 
 def _inputs(model: Ready, volumes: Sequence[Volume], data: DataSet) -> list[Volume]:

@@ -12,11 +12,8 @@ from voxmetry.classical import BaselineSpec
 from voxmetry.classical.spec import Channel
 from voxmetry.config import InputSpec, ModelSpec, StudySettings
 from voxmetry.core.records import SourceInfo
-from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
-from voxmetry.io.read import ITK, NIFTI, suffix_of
-from voxmetry.io.segmentations import is_structures
 from voxmetry.models.composite import CompositeInput, CompositeSpec
 
 Spec: TypeAlias = ModelSpec | CompositeSpec | BaselineSpec
@@ -132,21 +129,6 @@ def read_input(path: Path, item: Input, spec: Spec, settings: StudySettings) -> 
             fix=f"use a model for CT, or pass --modality {item.modality} if the image is {item.modality} after all",
         )
     return volume
-
-
-def read_reference(
-    path: Path | str, spec: Spec, volume: Volume, structures: Sequence[str] = ()
-) -> tuple[Segmentation, ...]:
-    """Read the reference segmentation and see that it lies on the image's grid.
-
-    Structures that overlap come in several label maps.
-    """
-    source = Path(path)
-    if source.exists() and suffix_of(source) not in (*NIFTI, *ITK) and is_structures(source):
-        return io.read_layers(source, spec.labels, image=volume, structures=structures)
-    reference = io.read_segmentation(source, labels=spec.labels, image=volume, structures=structures)
-    volume.geometry.require_same(reference.geometry, what="the image and the reference")
-    return (reference,)
 
 
 def describe(volume: Volume, path: Path, item: Input) -> SourceInfo:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,8 @@ def measure_paths(
     inputs: Inputs,
     *,
     lesion_names: Sequence[str] = (),
+    names: Mapping[str, str] | None = None,
+    as_labels: bool = False,
     connectivity: int = 26,
     min_volume_ml: float = 0.0,
     out: Path | None = None,
@@ -58,7 +60,11 @@ def measure_paths(
     inputs
         What is measured.
     lesion_names
-        Structures whose connected components are lesions.
+        Structures whose connected components are lesions, by name or value.
+    names
+        New names by those that the structures have, or by their values.
+    as_labels
+        Take a map of many values without a table for a label map, though it looks like an image.
     connectivity
         6, 18 or 26: voxels of one lesion share a face, an edge or a corner.
     min_volume_ml
@@ -80,11 +86,12 @@ def measure_paths(
     """
 
     def work() -> tuple[tuple[Measurement, ...], tuple[Lesion, ...]]:
-        labels = io.read_segmentation(inputs.segmentation)
-        for name in lesion_names:
-            labels = dataclasses.replace(labels, labels=labels.labels.with_kind(name, "lesion"))
         volume = io.read_volume(inputs.image, modality=inputs.modality, unit=inputs.unit) if inputs.image else None
-        organs = io.read_segmentation(inputs.organs) if inputs.organs else labels
+        labels = io.read_segmentation(inputs.segmentation, image=volume, names=names, as_labels=as_labels)
+        for name in lesion_names:
+            table = labels.labels
+            labels = dataclasses.replace(labels, labels=table.with_kind(table.find(name).name, "lesion"))
+        organs = io.read_segmentation(inputs.organs, image=labels.geometry) if inputs.organs else labels
         found = lesions(labels, volume, organs=organs, connectivity=connectivity, min_volume_ml=min_volume_ml)
         return measure(labels, volume), found
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from voxmetry._version import __version__
-from voxmetry.core.labels import LabelTable
+from voxmetry.core.labels import LabelTable, plain_name
 from voxmetry.core.records import Flag, Lesion, Measurement, SourceInfo, StudyResult
 from voxmetry.core.records.follow_up import FollowUp, PriorComparison, StructureChange
 from voxmetry.core.segmentation import Segmentation
@@ -41,7 +42,12 @@ class Measured(Protocol):
 
 
 def compare_with_prior(
-    result: Measured, prior: Path | str, *, segmentation: Segmentation, image: Volume | None
+    result: Measured,
+    prior: Path | str,
+    *,
+    segmentation: Segmentation,
+    image: Volume | None,
+    names: Mapping[str, str] | None = None,
 ) -> PriorComparison:
     """Hold a study against the folder of an earlier run.
 
@@ -56,6 +62,8 @@ def compare_with_prior(
         The labels of now, (I, J, K).
     image
         The image of now, on the same grid or reduced, to bring the two together; None where there is none.
+    names
+        Names (or values) of the earlier run's structures to those of now.
 
     Returns
     -------
@@ -70,7 +78,7 @@ def compare_with_prior(
         If a file in it is none of this software.
     """
     folder = Path(prior)
-    earlier = read_result(folder)
+    earlier = _renamed(read_result(folder), names or {})
     followed, reason, flags = _follow(result, earlier, folder, segmentation, image)
     if earlier.source.series_uid is not None and earlier.source.series_uid == result.source.series_uid:
         message = "The prior is a run on the same series: a change is one of the model or of its version."
@@ -83,6 +91,15 @@ def compare_with_prior(
         reason=reason,
         flags=flags,
     )
+
+
+def _renamed(earlier: StudyResult, names: Mapping[str, str]) -> StudyResult:
+    """Give the structures of the earlier run the names that they have now."""
+    if not names:
+        return earlier
+    table = earlier.labels.renamed(names)
+    measured = tuple(m.model_copy(update={"label": table.by_value(m.value).name}) for m in earlier.measurements)
+    return earlier.model_copy(update={"labels": table, "measurements": measured})
 
 
 def _follow(
@@ -116,8 +133,9 @@ def _placed(segmentation: Segmentation, source: SourceInfo) -> Segmentation:
 
 
 def _structures(result: Measured, earlier: StudyResult) -> tuple[StructureChange, ...]:
-    before = {m.label: m for m in earlier.measurements}
     now = {m.label: m for m in result.measurements}
+    ours = {plain_name(name): name for name in now}
+    before = {ours.get(plain_name(m.label), m.label): m for m in earlier.measurements}
     both = {name: (now.get(name), before.get(name)) for name in {**now, **before}}
     return tuple(
         _structure(name, ours, theirs)

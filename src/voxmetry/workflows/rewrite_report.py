@@ -22,6 +22,7 @@ from voxmetry.report.pictures.material import draw
 from voxmetry.report.viewer import overview_of_labels
 from voxmetry.report.write import require_face, write_faces
 from voxmetry.workflows.prior import compare_with_prior
+from voxmetry.workflows.reference import names_in, read_truth
 from voxmetry.workflows.run_folder import (
     CHANGE,
     HTML,
@@ -105,7 +106,7 @@ def rewrite_report(
         change = None
         if prior is not None:
             own = io.read_segmentation(out / SEGMENTATION, labels=result.labels)
-            change = compare_with_prior(result, prior, segmentation=own, image=volume)
+            change = compare_with_prior(result, prior, segmentation=own, image=volume, names=names_in(result))
             write_text(stage / CHANGE, change.model_dump_json(indent=1))
         document = spell(result, material.plan, say, prior=change)
         document = document.model_copy(update={"examined": (*identity, *document.examined)})
@@ -156,7 +157,7 @@ def _shown(
 ) -> tuple[StudyResult, Volume, Segmentation, Segmentation | None]:
     """Return what pictures are drawn from: the study itself, or the run's reduced image with labels reduced like it."""
     segmentation = io.read_segmentation(out / SEGMENTATION, labels=result.labels)
-    truth = io.read_segmentation(reference, labels=result.labels) if reference is not None else None
+    truth = read_truth(result, reference, segmentation.geometry)
     if image is not None:
         return result, read_image_again(result, image), segmentation, truth
     volume = read_overview(out, result)

@@ -32,11 +32,12 @@ from voxmetry.nn.grids import reorientation
 from voxmetry.ops.resample import resample
 from voxmetry.workflows.body_region import flag_region
 from voxmetry.workflows.dicom_objects import require_dicom
-from voxmetry.workflows.inputs import Spec, StudyInputs, inputs_of, read_inputs, read_reference
+from voxmetry.workflows.inputs import Spec, StudyInputs, inputs_of, read_inputs
 from voxmetry.workflows.models import Answer, Chosen, load_any, require_maps_of, run_model
 from voxmetry.workflows.prior import compare_with_prior
 from voxmetry.workflows.privacy import Privacy
 from voxmetry.workflows.provenance import Clock, provenance
+from voxmetry.workflows.reference import read_reference
 from voxmetry.workflows.run_folder import OUTPUTS, Outputs, has_results, read_result
 from voxmetry.workflows.write_run import Shown, write_outputs
 
@@ -101,7 +102,13 @@ def segment_study(
             require_maps_of(ready, settings)
         with clock.step("read"):
             inputs = read_inputs(study, ready.spec, settings)
-            truth = read_reference(reference, ready.spec, inputs.first, structures) if reference is not None else ()
+            truth, unknown = read_reference(
+                reference,
+                ready.spec.labels,
+                inputs.first.geometry,
+                names=settings.names,
+                structures=structures,
+            )
             require_dicom(inputs.first, settings.dicom)
             region = flag_region(
                 inputs.first.source, ready.spec.name, ready.spec.body_part, any_region=settings.any_region
@@ -110,17 +117,19 @@ def segment_study(
             ready, inputs.volumes, clock, gate, maps=settings.maps, maps_to=stage, structures=settings.structures
         )
         with clock.step("measure"):
-            found = measure_study(answer.segmentation, inputs, truth, settings, every=not structures)
+            found = measure_study(answer.segmentation, inputs, truth, settings)
         change = None
         if prior is not None:
             with clock.step("compare with prior"):
-                change = compare_with_prior(found, prior, segmentation=answer.segmentation, image=inputs.first)
+                change = compare_with_prior(
+                    found, prior, segmentation=answer.segmentation, image=inputs.first, names=settings.names
+                )
                 change = privacy.change(change)
         result = StudyResult(
             **vars(found),
             predicted_dice=answer.predicted_dice,
             members_agreement=answer.members_agreement,
-            flags=(*region, *flag_study(inputs, found, answer, change, ready.spec)),
+            flags=(*region, *flag_study(inputs, found, answer, change, ready.spec), *flag_left_out(unknown)),
             definitions=dict(DEFINITIONS),
             provenance=provenance(ready, settings, clock),
         )
@@ -148,11 +157,9 @@ def measure_study(
     inputs: StudyInputs,
     reference: Sequence[Segmentation],
     settings: StudySettings,
-    *,
-    every: bool = True,
 ) -> Measured:
     """Measure the labels on the first image, on each further one, and compare them with the reference."""
-    comparisons = compare_with(reference, segmentation, settings, every=every)
+    comparisons = compare_with(reference, segmentation, settings)
     return Measured(
         source=inputs.sources[0],
         labels=segmentation.labels,
@@ -164,24 +171,26 @@ def measure_study(
 
 
 def compare_with(
-    reference: Sequence[Segmentation], segmentation: Segmentation, settings: StudySettings, *, every: bool = True
+    reference: Sequence[Segmentation], segmentation: Segmentation, settings: StudySettings
 ) -> tuple[Comparison, ...]:
     """Compare the result with the reference, structure by structure.
 
     Parameters
     ----------
     reference
-        Label maps whose structures may overlap; none without a reference.
+        Label maps whose structures may overlap; none without a reference. A structure that no table of theirs names
+        is not compared: the reference does not know it.
     segmentation
         The result, with the same label table.
     settings
         The tolerance.
-    every
-        Whether a structure that the reference does not hold counts as one that is not there; else it is left out.
     """
     names = [{x.name for x in layer.labels if (layer.array == x.value).any()} for layer in reference]
-    if every and reference:
-        names[0] |= set(segmentation.labels.names) - set().union(*names)
+    seen = set().union(*names)
+    for layer, mine in zip(reference, names, strict=True):
+        # A known structure without a voxel is missed, once, wherever it is named.
+        mine |= {label.name for label in layer.labels} - seen
+        seen |= mine
     rows = {
         row.label: row
         for layer, mine in zip(reference, names, strict=True)
@@ -213,6 +222,11 @@ def measure_others(segmentation: Segmentation, inputs: StudyInputs) -> tuple[Oth
             )
         )
     return tuple(made)
+
+
+def flag_left_out(words: Sequence[str]) -> tuple[Flag, ...]:
+    """Say which structures were not compared, as the reference or the model does not know them."""
+    return tuple(Flag(code="not_compared", severity="note", message=f"{x[0].upper()}{x[1:]}.") for x in words)
 
 
 def flag_study(

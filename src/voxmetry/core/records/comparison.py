@@ -73,6 +73,8 @@ class CaseComparison(Record):
     """Number of the patient within the cohort, from 1: cases of one patient share it."""
     comparisons: tuple[Comparison, ...] = ()
     matchings: tuple[InstanceMatching, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Which structures were not compared, as one side does not know them."""
     error: dict[str, str] | None = None
     """Why the case could not be compared: found, expected, fix; None where it was."""
 
@@ -104,6 +106,8 @@ class CohortSettings(Record):
     """Further tolerances of the surface Dice; summaries and tests are of `tolerance_mm` alone."""
     labels: tuple[str, ...] | None = None
     match: Literal["auto", "name", "value"] = "auto"
+    names: dict[str, str] = Field(default_factory=dict)
+    """Names (or values) of the one side, to those of the other: `{"GTV_Mass_CT": "tumour"}`."""
     surface: Literal["elements", "border voxels"] = "elements"
     percentile: Literal["directed max", "pooled"] = "directed max"
     empty: Literal["nan", "diagonal"] = "nan"

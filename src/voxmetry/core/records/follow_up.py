@@ -24,6 +24,8 @@ class FollowUpSettings(Record):
     """Structures whose connected parts are lesions; None takes those of kind 'lesion'."""
     nodes: tuple[str, ...] = ()
     """Those of them that are lymph nodes: RECIST measures them by the short axis."""
+    names: dict[str, str] = Field(default_factory=dict)
+    """Names (or values) at one time point, to those at the other: `{"GTV": "tumour"}`."""
     targets: tuple[str, ...] | None = None
     """Ids of the target lesions at baseline; None takes the largest measurable ones."""
     nadir_mm: Annotated[float, Field(ge=0)] | None = None
