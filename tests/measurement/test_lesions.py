@@ -209,3 +209,36 @@ def test_a_real_tumour(real_data):
     rows = lesions(Segmentation(array, Geometry(image.affine, array.shape), TABLE), min_volume_ml=1)
     assert sum(x.volume_ml for x in rows) == pytest.approx(365.3, abs=1)
     assert rows[0].max_diameter_mm > rows[0].long_axis_mm > rows[0].short_axis_mm > 20
+
+
+class TestPlaneOfMeasurement:
+    """An ellipsoid of 30 x 12 mm, tilted by 40 degrees in the sagittal plane, 16 mm thick across it."""
+
+    @staticmethod
+    def scanned(spacing_mm, order=(0, 1, 2)):
+        shape = tuple(int(48 / s) for s in spacing_mm)
+        affine = np.diag([*spacing_mm, 1.0])
+        affine[:3, 3] = -24
+        x, y, z = np.moveaxis(Geometry(affine, shape).to_mm(np.moveaxis(np.indices(shape), 0, -1)), -1, 0)
+        c, s = np.cos(np.deg2rad(40)), np.sin(np.deg2rad(40))
+        inside = ((c * y + s * z) / 15) ** 2 + ((c * z - s * y) / 6) ** 2 + (x / 8) ** 2 <= 1
+        grid = Geometry(affine[:, [*order, 3]], tuple(shape[axis] for axis in order))
+        (row,) = lesions(seg(inside.transpose(order), grid))
+        return row
+
+    @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+    def test_thick_sagittal_slices_are_measured_in_their_own_plane(self, order):
+        row = self.scanned((5.0, 1.0, 1.0), order)
+        assert (row.plane, row.slice_axis) == ("sagittal", order.index(0))
+        assert row.long_axis_mm == pytest.approx(30, abs=1.0)
+        assert row.short_axis_mm == pytest.approx(12, abs=1.0)
+
+    def test_axial_slices_otherwise(self):
+        for spacing in [(1.0, 1.0, 1.0), (1.6, 1.0, 1.0), (1.0, 1.0, 5.0), (2.0, 2.0, 1.0)]:
+            row = self.scanned(spacing)
+            assert row.plane == "axial"
+            assert row.long_axis_mm < 21
+
+    def test_rounding_does_not_decide(self):
+        planes = {self.scanned((2.0 * (1 + noise), 1.0, 1.0)).plane for noise in (-1e-6, 0, 1e-6)}
+        assert planes == {"sagittal"}

@@ -103,11 +103,12 @@ def lesion_rows(rows: Sequence[Lesion]) -> None:
     shown = sorted(rows, key=lambda row: -row.volume_ml)[:MOST_LESIONS]
     is_pet = any(row.intensity_unit == "SUVbw" for row in shown)
     located, cut = any(row.location for row in shown), any(row.touches_border for row in shown)
-    heads = ["lesion", "mL", "long mm", "short mm", "3-D mm"]
+    heads = ["lesion", "mL", "long mm", "short mm", "plane", "3-D mm"]
     heads += (["SUVmax", "SUVpeak", "TLG"] if is_pet else []) + ["location"] * located + ["at edge"] * cut
     made = table(heads)
     for row in shown:
-        cells = [_number(x, 1) for x in (row.long_axis_mm, row.short_axis_mm, row.max_diameter_mm)]
+        cells = [_number(row.long_axis_mm, 1), _number(row.short_axis_mm, 1), row.plane]
+        cells.append(_number(row.max_diameter_mm, 1))
         if is_pet:
             cells += [_number(row.intensity_max, 2), _number(row.suv_peak, 2)]
             cells.append(_number(row.total_lesion_glycolysis_suv_ml, 1))

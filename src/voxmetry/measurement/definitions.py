@@ -48,10 +48,12 @@ _MEASUREMENTS = {
 _LESIONS = {
     "lesion": "connected component (26 neighbours) of a structure of kind 'lesion'; the largest of a structure is "
     "number 1",
-    "long_axis_mm": "longest distance between two points of the lesion's outline in one slice of the grid, of the "
-    "slices nearest to axial (RECIST 1.1), in mm; the outline runs through the middles between pixel centres inside "
+    "long_axis_mm": "longest distance between two points of the lesion's outline in one slice of the plane of "
+    "measurement (RECIST 1.1), in mm; the outline runs through the middles between pixel centres inside "
     "and outside",
     "short_axis_mm": "longest chord of the outline's convex hull at right angles to the long axis, in the same slice",
+    "plane": "plane of measurement: across the axis along which voxels are more than 1.7 times as long as along the "
+    "others, as slices were acquired; else the slices nearest to axial",
     "suv_peak": "largest mean SUV in a sphere of 1 mL (voxels whose centre is within 6.2 mm) round any voxel of the "
     "lesion (IBSI: global intensity peak)",
     "total_lesion_glycolysis_suv_ml": "mean SUV times volume in mL",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,13 @@ from voxmetry.ops.surface import surfaces
 
 PEAK_RADIUS_MM = (3 * 1000 / (4 * math.pi)) ** (1 / 3)
 """Radius of a sphere of 1 mL, 6.2 mm."""
+
+
+Plane: TypeAlias = Literal["axial", "coronal", "sagittal"]
+_PLANES: tuple[Plane, ...] = ("sagittal", "coronal", "axial")
+_THICK = 1.7
+"""Times that a slice is thicker than its pixels are long, from which on it was acquired as one. No scanner's usual
+ratio lies near it, so that rounding does not decide."""
 
 
 class Component(NamedTuple):
@@ -123,6 +130,28 @@ def lesions(
     return tuple(rows)
 
 
+def measurement_plane(geometry: Geometry) -> tuple[int, Plane]:
+    """Return the axis that RECIST's slices are stacked along, and the name of their plane.
+
+    RECIST 1.1 asks for the longest diameter in the plane of measurement. Where voxels are more than 1.7 times as long
+    along one axis as along both others, the slices across it are those that were acquired; else the slices are those
+    nearest to axial.
+
+    Examples
+    --------
+    >>> measurement_plane(Geometry(np.diag([5.0, 1.0, 1.0, 1.0]), (20, 256, 256)))
+    (0, 'sagittal')
+    >>> measurement_plane(Geometry(np.diag([1.0, 1.0, 1.5, 1.0]), (256, 256, 90)))
+    (2, 'axial')
+    """
+    order = geometry.closest_axes[0]
+    spacing = geometry.spacing_mm
+    longest = int(np.argmax(spacing))
+    rest = max(length for axis, length in enumerate(spacing) if axis != longest)
+    axis = longest if spacing[longest] > _THICK * rest else order.index(2)
+    return axis, _PLANES[order[axis]]
+
+
 def ordered_components(
     segmentation: Segmentation, label: Label, whole: Box, connectivity: int, min_volume_ml: float
 ) -> list[Component]:
@@ -146,7 +175,7 @@ def ordered_components(
 def _row(number: int, x: Component, geometry: Geometry, volume: Volume | None, locate: _Locator | None) -> Lesion:
     corner = np.array([part.start for part in x.box])
     n = int(np.count_nonzero(x.mask))
-    axis = geometry.closest_axes[0].index(2)
+    axis, plane = measurement_plane(geometry)
     axes = _recist(x.mask, geometry, axis)
     sides = border_sides(x.box, geometry)
     location, distance_mm = locate(np.argwhere(x.mask) + corner) if locate else (None, math.nan)
@@ -163,6 +192,7 @@ def _row(number: int, x: Component, geometry: Geometry, volume: Volume | None, l
         short_axis_mm=axes.short_mm,
         short_axis_ends_ras_mm=_ends(geometry.to_mm(axes.short_ends + corner)),
         slice_axis=axis,
+        plane=plane,
         slice_index=int(axes.slice_index + corner[axis]),
         touches_border=bool(sides),
         border_sides=sides,

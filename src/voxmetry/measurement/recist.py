@@ -260,6 +260,9 @@ def _caveats(
     new: Sequence[str],
 ) -> tuple[str, ...]:
     found = []
+    planes = [sorted({x.plane for x in lesions.values()}) for lesions in (baseline, follow_up)]
+    if all(planes) and planes[0] != planes[1]:
+        found.append(f"diameters were measured in {' and '.join(', '.join(x) for x in planes)} slices: not comparable")
     for lesions, grid, when in ((baseline, grids[0], "baseline"), (follow_up, grids[1], "follow-up")):
         thick = max((grid.spacing_mm[x.slice_axis] for x in lesions.values()), default=0.0)
         if thick > THICK_SLICE_MM:

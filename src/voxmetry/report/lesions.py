@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from voxmetry.core.records import Lesion, StudyResult
 from voxmetry.report.language import ENGLISH, Language
 from voxmetry.report.tables import SIDES, Cell, Column, Row, Table
@@ -41,7 +43,7 @@ def lesion_table(result: StudyResult, say: Language = ENGLISH) -> Table | None:
     kept = _told(columns, made)
     return Table(
         id="lesion-table",
-        caption=_caption(len(result.lesions), say),
+        caption=_caption(result.lesions, say),
         head=say("Lesion"),
         columns=tuple(columns[n] for n in kept),
         rows=tuple(row.model_copy(update={"cells": tuple(row.cells[n] for n in kept)}) for row in made),
@@ -72,11 +74,17 @@ def _told(columns: list[Column], rows: list[Row]) -> list[int]:
     ]
 
 
-def _caption(n: int, say: Language) -> str:
+def _caption(lesions: Sequence[Lesion], say: Language) -> str:
+    n = len(lesions)
+    plane = ", ".join(say(name.capitalize()).lower() for name in dict.fromkeys(x.plane for x in lesions))
     if n > MOST_ROWS:
-        return say("The {rows} largest of {n} lesions; axes in one axial slice (RECIST 1.1)", rows=MOST_ROWS, n=n)
+        words = "The {rows} largest of {n} lesions; axes in one slice (RECIST 1.1), {plane}"
+        return say(words, rows=MOST_ROWS, n=n, plane=plane)
     return say.count(
-        n, "{n} lesion; axes in one axial slice (RECIST 1.1)", "{n} lesions; axes in one axial slice (RECIST 1.1)"
+        n,
+        "{n} lesion; axes in one slice (RECIST 1.1), {plane}",
+        "{n} lesions; axes in one slice (RECIST 1.1), {plane}",
+        plane=plane,
     )
 
 

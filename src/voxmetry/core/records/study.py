@@ -57,13 +57,15 @@ class Lesion(Region):
     id: str
     """The structure's name and a number; the largest component is 1."""
     long_axis_mm: Number
-    """Longest diameter in one axial slice, as RECIST 1.1 measures."""
+    """Longest diameter in one slice of `plane`, as RECIST 1.1 measures."""
     long_axis_ends_ras_mm: tuple[Point, Point]
     short_axis_mm: Number
     """Longest diameter perpendicular to the long axis in the same slice."""
     short_axis_ends_ras_mm: tuple[Point, Point]
     slice_axis: int
-    """Axis of the grid that the axial slices are stacked along: 0, 1 or 2."""
+    """Axis of the grid that these slices are stacked along: 0, 1 or 2."""
+    plane: Literal["axial", "coronal", "sagittal"] = "axial"
+    """Plane of measurement: that of acquisition where its slices are thick, else the axial one."""
     slice_index: int
     location: str | None = None
     """The organ that holds most of it, or else the nearest one; None without organs."""
