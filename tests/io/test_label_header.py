@@ -8,7 +8,8 @@ import pytest
 
 from voxmetry.core.labels import Code, Label, LabelTable
 from voxmetry.errors import LabelError
-from voxmetry.io.label_header import from_caret, from_json, from_slicer, to_json, to_slicer
+from voxmetry.io.label_header import from_caret, from_json, to_json
+from voxmetry.io.slicer_header import from_slicer, to_slicer
 
 TABLE = LabelTable(
     labels=(
@@ -72,7 +73,7 @@ def test_a_caret_text_with_entities_is_left_alone():
 
 
 def test_slicer_keeps_values_names_and_colours():
-    table = from_slicer(to_slicer(TABLE), "a")
+    table = from_slicer(to_slicer([TABLE]), "a")
     assert [(label.value, label.name, label.colour) for label in table] == [
         (label.value, label.name, label.colour) for label in TABLE
     ]
@@ -87,4 +88,4 @@ def test_no_slicer_segments_are_no_table():
 )
 def test_damaged_slicer_segments_are_refused(change):
     with pytest.raises(LabelError):
-        from_slicer(to_slicer(TABLE) | change, "a")
+        from_slicer(to_slicer([TABLE]) | change, "a")

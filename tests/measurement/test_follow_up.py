@@ -159,7 +159,7 @@ def test_images_that_hardly_overlap_are_flagged():
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"lesions": ("spleen",)}, LabelError, "no structure named spleen"),
+        ({"lesions": ("spleen",)}, LabelError, "no label named 'spleen'"),
         ({"nodes": ("liver",)}, ConfigError, "lymph nodes liver"),
         ({"targets": ("tumour-9",)}, LabelError, "tumour-9"),
         ({"targets": ("tumour-1", "tumour-1")}, LabelError, "named twice"),

@@ -103,11 +103,12 @@ def lesion_rows(rows: Sequence[Lesion]) -> None:
     shown = sorted(rows, key=lambda row: -row.volume_ml)[:MOST_LESIONS]
     is_pet = any(row.intensity_unit == "SUVbw" for row in shown)
     located, cut = any(row.location for row in shown), any(row.touches_border for row in shown)
-    heads = ["lesion", "mL", "long mm", "short mm", "plane", "3-D mm"]
+    turned = any(row.plane != "axial" for row in shown)
+    heads = ["lesion", "mL", "long mm", "short mm", *["plane"] * turned, "3-D mm"]
     heads += (["SUVmax", "SUVpeak", "TLG"] if is_pet else []) + ["location"] * located + ["at edge"] * cut
     made = table(heads)
     for row in shown:
-        cells = [_number(row.long_axis_mm, 1), _number(row.short_axis_mm, 1), row.plane]
+        cells = [_number(row.long_axis_mm, 1), _number(row.short_axis_mm, 1), *[row.plane] * turned]
         cells.append(_number(row.max_diameter_mm, 1))
         if is_pet:
             cells += [_number(row.intensity_max, 2), _number(row.suv_peak, 2)]

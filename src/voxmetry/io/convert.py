@@ -21,6 +21,8 @@ from voxmetry.io.output_folder import output_folder
 from voxmetry.io.overlapping import Overlap
 from voxmetry.io.read import ITK, NIFTI, read_segmentation, save, suffix_of
 from voxmetry.io.read_options import ReadOptions
+from voxmetry.io.seg_nrrd import SUFFIX as SEG_NRRD
+from voxmetry.io.seg_nrrd import write_seg_nrrd
 from voxmetry.io.segmentations import is_structures, read_layers
 
 Target: TypeAlias = Literal["seg", "labelmap", "rtstruct"]
@@ -49,8 +51,9 @@ def convert(
     source
         A DICOM series, a NIfTI, NRRD or MetaImage file, a DICOM SEG, an RT structure set, or a folder of NIfTI masks.
     target
-        A name that ends in `.nii`, `.nii.gz`, `.nrrd`, `.mha` or `.mhd`; in `.dcm` for a SEG or a structure set; or a
-        new folder for a DICOM series or for masks.
+        A name that ends in `.seg.nrrd`, which keeps structures that overlap, in layers; in `.nii`,
+        `.nii.gz`, `.nrrd`, `.mha` or `.mhd`; in `.dcm` for a SEG or a structure set; or a new folder for a DICOM series
+        or for masks.
     to
         Which of the two a `.dcm` file is.
     image
@@ -97,6 +100,13 @@ def convert(
         if write_to.exists() and not overwrite:
             raise _occupied(write_to)
         return (_to_dicom(chosen, write_to, to, origin),)
+    if write_to.name.lower().endswith(SEG_NRRD) and chosen.is_segmentation():
+        layers = chosen.layers()
+        if len(layers) > 1:
+            if write_to.exists() and not overwrite:
+                raise _occupied(write_to)
+            write_seg_nrrd(layers, write_to)
+            return (write_to,)
     if suffix in (*NIFTI, *ITK):
         found = chosen.segmentation() if chosen.is_segmentation() else reading.read(read_from)
         save(found, write_to, overwrite=overwrite)
@@ -154,6 +164,8 @@ def holds_structures(source: Path) -> bool:
 
         return read_nifti_labels(source)[2] is not None
     if suffix_of(source) in ITK:
+        if is_structures(source):
+            return True
         from voxmetry.io.itk import read_itk_labels
 
         return read_itk_labels(source)[2] is not None

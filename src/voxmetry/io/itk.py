@@ -19,7 +19,7 @@ from voxmetry.core.geometry import Geometry, swap_lps_ras
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Unit, Volume
-from voxmetry.io import label_header
+from voxmetry.io import label_header, slicer_header
 from voxmetry.io.atomic import atomic_path, output_error
 from voxmetry.io.metaimage import read_metaimage
 from voxmetry.io.nrrd import is_nrrd, read_nrrd
@@ -61,7 +61,7 @@ def read_itk_labels(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Geometr
     array, geometry, fields = _read(Path(path))
     name = Path(path).name
     table = label_header.from_json(fields.get(label_header.FIELD, ""), name)
-    return array, geometry, label_header.from_slicer(fields, name) if table is None else table
+    return array, geometry, slicer_header.from_slicer(fields, name) if table is None else table
 
 
 def write_itk(x: Volume | Segmentation, path: str | os.PathLike[str]) -> None:
@@ -111,7 +111,7 @@ def _to_itk(x: Volume | Segmentation) -> Any:
     image.SetOrigin(affine[:3, 3].tolist())
     if isinstance(x, Segmentation):
         image.SetMetaData(label_header.FIELD, label_header.to_json(x.labels))
-        for key, value in label_header.to_slicer(x.labels).items():
+        for key, value in slicer_header.to_slicer([x.labels]).items():
             image.SetMetaData(key, value)
     return image
 

@@ -1,4 +1,4 @@
-"""Label tables inside image files: this package's own form, and the two others that are met in practice.
+"""Label tables inside image files: this package's own form, and that of Caret; `slicer_header` has 3D Slicer's.
 
 Own form: one JSON text `{"voxmetry": {"schema": 1, "labels": [...]}}`, each entry a `Label`. In NIfTI it is a header
 extension of code 6 (comment), in NRRD and MetaImage the header field `voxmetry_labels`.
@@ -7,7 +7,6 @@ extension of code 6 (comment), in NRRD and MetaImage the header field `voxmetry_
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
@@ -58,11 +57,11 @@ def from_json(text: str, name: str) -> LabelTable | None:
         return None
     body = content["voxmetry"]
     if not isinstance(body, dict) or body.get("schema") != _SCHEMA:
-        raise _damaged(name, f"not of schema {_SCHEMA}")
+        raise damaged_table(name, f"not of schema {_SCHEMA}")
     try:
         return LabelTable.model_validate({"labels": body.get("labels")})
     except ValidationError as error:
-        raise _damaged(name, _first(error)) from error
+        raise damaged_table(name, first_problem(error)) from error
 
 
 def from_caret(text: str, name: str) -> LabelTable | None:
@@ -85,64 +84,30 @@ def from_caret(text: str, name: str) -> LabelTable | None:
             if value == 0:
                 continue
             colour = [float(element.attrib.get(channel, "nan")) for channel in ("Red", "Green", "Blue")]
-            labels.append(Label(value=value, name=label_name, colour=_hex(colour, len(labels))))
+            labels.append(Label(value=value, name=label_name, colour=hex_colour(colour, len(labels))))
         return LabelTable(labels=tuple(labels)) if labels else None
     except ValidationError as error:
-        raise _damaged(name, _first(error)) from error
+        raise damaged_table(name, first_problem(error)) from error
     except (ElementTree.ParseError, KeyError, ValueError) as error:
-        raise _damaged(name, f"not the XML that it claims to be ({type(error).__name__})") from error
+        raise damaged_table(name, f"not the XML that it claims to be ({type(error).__name__})") from error
 
 
-def to_slicer(table: LabelTable) -> dict[str, str]:
-    """Return the header fields by which 3D Slicer names and colours the segments of a `.seg.nrrd`."""
-    fields: dict[str, str] = {}
-    for index, label in enumerate(table):
-        colour = " ".join(f"{channel:.6g}" for channel in label.rgb)
-        values = {"ID": label.name, "Name": label.name, "LabelValue": str(label.value), "Layer": "0", "Color": colour}
-        fields |= {f"Segment{index}_{key}": value for key, value in values.items()}
-    return fields
-
-
-def from_slicer(fields: Mapping[str, str], name: str) -> LabelTable | None:
-    """Read the segments of a 3D Slicer `.seg.nrrd` from its header fields; None where it has none.
-
-    Raises
-    ------
-    LabelError
-        If the fields are there but damaged.
-    """
-    labels: list[Label] = []
-    try:
-        while (prefix := f"Segment{len(labels)}") + "_Name" in fields:
-            colour = [float(channel) for channel in fields.get(prefix + "_Color", "").split()]
-            labels.append(
-                Label(
-                    value=int(fields[prefix + "_LabelValue"]),
-                    name=fields[prefix + "_Name"],
-                    colour=_hex(colour, len(labels)),
-                )
-            )
-        return LabelTable(labels=tuple(labels)) if labels else None
-    except ValidationError as error:
-        raise _damaged(name, _first(error)) from error
-    except (KeyError, ValueError) as error:
-        raise _damaged(name, f"segment {len(labels)} has no whole-number label value or colour") from error
-
-
-def _hex(colour: list[float], index: int) -> str:
+def hex_colour(colour: list[float], index: int) -> str:
     """Turn red, green, blue in 0..1 into `#RRGGBB`; a colour of the palette where they are not that."""
     if len(colour) != 3 or not all(0 <= channel <= 1 for channel in colour):
         return PALETTE[index % len(PALETTE)]
     return "#" + "".join(f"{round(channel * 255):02X}" for channel in colour)
 
 
-def _first(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """Return the first problem that pydantic found, with its place."""
     problem: Any = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     return f"{where}: {problem['msg']}" if where else str(problem["msg"])
 
 
-def _damaged(name: str, why: str) -> LabelError:
+def damaged_table(name: str, why: str) -> LabelError:
+    """Return the error of a label table inside a file that cannot be used."""
     return LabelError(
         found=f"the label table inside {name} cannot be used: {why}",
         expected="a table with unique values from 1 and unique names",

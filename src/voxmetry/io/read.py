@@ -176,7 +176,7 @@ def read_segmentation(
         As `read_volume`.
     """
     source = _existing(path)
-    if suffix_of(source) not in _IMAGES and is_structures(source):
+    if is_structures(source):
         layers, pairs = layers_of(source, labels, image, 0.5, structures, found_only=found_only)
         return _renamed(flatten(layers, overlap, source.name, pairs), names, source.name)
     segmentation = _read_label_map(source, labels, as_labels=as_labels)

@@ -14,9 +14,12 @@ from voxmetry.core.labels import PALETTE, Code, Label, LabelTable
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import FormatError, InputError, LabelError
+from voxmetry.io.lattice import find_move
 from voxmetry.io.overlapping import Layers
+from voxmetry.io.seg_nrrd import has_layers, read_seg_nrrd
 
 NIFTI = (".nii", ".nii.gz")
+_IMAGES = (*NIFTI, ".hdr", ".img", ".hdr.gz", ".img.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 def read_layers(
@@ -32,8 +35,8 @@ def read_layers(
     Parameters
     ----------
     path
-        A DICOM SEG file, an RT structure set, a folder that holds one of these, or a folder of NIfTI masks, one a
-        structure, named after it.
+        A DICOM SEG file, an RT structure set, a folder that holds one of these, a folder of NIfTI masks, one a
+        structure, named after it, or a `.seg.nrrd` of several layers.
     labels
         The structures that are wanted, found by name (any case), or by code, modifier and laterality. They take this
         table's values; others are left out.
@@ -83,6 +86,9 @@ def layers_of(
             layers, pairs = _read_masks(masks, grid, source.name)
             _require_some([label for layer in layers for label in layer.labels], labels, structures, source.name)
             return _kept(layers, pairs, labels, structures, source.name, found_only=found_only)
+    if has_layers(source):
+        layers, pairs = _on(grid, *read_seg_nrrd(source), source.name)
+        return _kept(layers, pairs, labels, structures, source.name, found_only=found_only)
     from voxmetry.io.dicom.read.headers import read_header, sop_class_uid
     from voxmetry.io.dicom.segmentations.rtstruct import RTSTRUCT_CLASS, read_rtstruct, structures_in
     from voxmetry.io.dicom.segmentations.seg import SEG_CLASSES, read_seg
@@ -111,10 +117,22 @@ def layers_of(
     return _kept(layers, pairs, labels, structures, source.name, found_only=found_only)
 
 
+def _on(
+    grid: Geometry | None, layers: tuple[Segmentation, ...], pairs: tuple[str, ...], name: str
+) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
+    """Move layers onto the image's grid, whose voxels must be theirs."""
+    if grid is None:
+        return layers, pairs
+    move = find_move(layers[0].geometry, grid, what=f"{name} and the image")
+    return tuple(Segmentation(move(layer.array), grid, layer.labels) for layer in layers), pairs
+
+
 def is_structures(path: Path) -> bool:
-    """Whether a path is a folder or a DICOM file, as against an image file by its suffix."""
+    """Whether a path keeps structures apart: a folder, a DICOM file, or a `.seg.nrrd` of several layers."""
     if path.is_dir():
         return True
+    if path.name.lower().endswith(_IMAGES):
+        return has_layers(path)
     from voxmetry.io.dicom.read.headers import looks_like_dicom
 
     return path.suffix.lower() == ".dcm" or looks_like_dicom(path)
