@@ -174,12 +174,13 @@ def _in_common(
     A structure that one time point's table does not know is neither gone nor new there: it is refused.
     """
     tables = same_names(baseline, current, settings.names)
-    everything = {label.name: label for table in tables for label in table}
+    everything = list(dict.fromkeys(label.name for table in tables for label in table))
+    of_kind = {label.name for table in tables for label in table if label.kind == "lesion"}
     lesions, nodes = (
         None if names is None else tuple(dict.fromkeys(_found(tables, name) for name in names))
         for names in (settings.lesions, settings.nodes)
     )
-    chosen = lesions if lesions is not None else tuple(x.name for x in everything.values() if x.kind == "lesion")
+    chosen = lesions if lesions is not None else tuple(x for x in everything if x in of_kind)
     if not chosen:
         raise LabelError(
             found="no structure of kind 'lesion'",
