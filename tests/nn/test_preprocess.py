@@ -3,9 +3,9 @@ import pytest
 
 import models
 import phantoms
-from voxmetry import Geometry, Segmentation, Volume
+from voxmetry import Geometry, LabelTable, Segmentation, Volume
 from voxmetry.config import InputSpec, Normalise
-from voxmetry.errors import InputError
+from voxmetry.errors import ConfigError, InputError
 from voxmetry.nn.grids import model_grid, reorientation
 from voxmetry.nn.preprocess import normalise, preprocess, preprocess_labels, resample_to
 
@@ -174,3 +174,11 @@ def test_the_middle_of_a_structure_stays_where_it_was(spacing_mm):
     apart = target.to_mm(np.argwhere(found == 1)).mean(axis=0) - centre
     # Half a voxel of the label map's own grid along each axis would be 1.1 mm and more.
     assert np.linalg.norm(apart) < 0.25
+
+
+def test_more_structures_than_a_class_index_holds_are_refused_in_words():
+    labels = LabelTable.from_names({value: f"structure {value}" for value in range(1, 257)})
+    spec = models.spec().model_copy(update={"labels": labels})
+    segmentation = Segmentation(np.zeros(phantoms.SHAPE, np.uint16), phantoms.geometry(), labels)
+    with pytest.raises(ConfigError, match="256 structures to train on"):
+        preprocess_labels(segmentation, spec)

@@ -227,7 +227,8 @@ class Geometry:
             raise GeometryError(
                 found=f"{what} lie on different grids: {difference}",
                 expected=f"the same shape and frame of reference, corners within {SAME_GRID_TOLERANCE_MM} mm",
-                fix="resample one onto the other first: voxmetry.resample(x, to=other.geometry)",
+                fix="name the files that belong together, or resample one onto the other first, as by 3D Slicer, or in "
+                "Python by voxmetry.resample(x, to=other.geometry)",
             )
 
     def __repr__(self) -> str:

@@ -111,5 +111,5 @@ def damaged_table(name: str, why: str) -> LabelError:
     return LabelError(
         found=f"the label table inside {name} cannot be used: {why}",
         expected="a table with unique values from 1 and unique names",
-        fix="pass the label table yourself: read_segmentation(path, labels=...)",
+        fix="export the label map again, or in Python pass the table yourself: read_segmentation(path, labels=...)",
     )

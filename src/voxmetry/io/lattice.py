@@ -114,5 +114,6 @@ def _different(what: str, difference: str) -> GeometryError:
     return GeometryError(
         found=f"{what} lie on different grids: {difference}",
         expected="the same voxels, in any order of the axes",
-        fix="pass the image that was segmented, or resample onto it: voxmetry.resample(x, to=image.geometry)",
+        fix="name the image that was segmented, or resample onto it first, as by 3D Slicer, or in Python by "
+        "voxmetry.resample(x, to=image.geometry)",
     )

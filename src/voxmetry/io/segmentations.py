@@ -106,7 +106,7 @@ def layers_of(
         raise InputError(
             found=f"{source.name} holds contours, which have no voxels of their own",
             expected="the image that they were drawn on",
-            fix="pass it: read_segmentation(path, image=read_volume(study)), or --image STUDY",
+            fix="pass it: --image STUDY, or in Python read_segmentation(path, image=read_volume(study))",
         )
     else:
         raise FormatError(

@@ -227,7 +227,7 @@ def _plain_names(table: LabelTable, which: str) -> dict[str, Label]:
         raise LabelError(
             found=f"names in the {which} that differ only in case, spaces, '-' or '_': {', '.join(table.names)}",
             expected="names that differ in more than that",
-            fix="rename one of them, or compare with match='value'",
+            fix="rename one of them, or compare by value: --match value (match='value' in Python)",
         )
     return plain
 
@@ -242,8 +242,8 @@ def _by_value(prediction: LabelTable, reference: LabelTable, complete: bool) -> 
             raise LabelError(
                 found=f"values {unknown} that the {which}'s label table does not name",
                 expected=f"values that it names: {', '.join(f'{x.value} {x.name}' for x in named)}",
-                fix="name the structures to compare with labels=[...] if these values are not meant to be compared, "
-                "or renumber one of the two label maps",
+                fix="say which is which (--map 3=NAME, names={...} in Python), or name the structures to compare "
+                "(--label NAME, labels=[...] in Python)",
             )
     pairs = []
     for value in [*ours, *(value for value in theirs if value not in ours)]:
@@ -278,7 +278,8 @@ def _refuse_contradictions(ours: dict[int, Label], theirs: dict[int, Label]) -> 
                 ]
             ),
             expected="the same name for the same value",
-            fix="give all labels of both tables real names and use match='name', or correct the table that is wrong",
+            fix="say which is which (--map THEIRS=OURS), compare by name (--match name; match='name' in Python), or correct "
+            "the table that is wrong",
         )
 
 

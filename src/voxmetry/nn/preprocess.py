@@ -16,7 +16,7 @@ from voxmetry.config import InputSpec, ModelSpec, Normalise
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.errors import InputError
+from voxmetry.errors import ConfigError, InputError
 from voxmetry.nn import nnunet_preprocess as nnunet
 from voxmetry.nn.grids import edge_grid, interpolate, is_turned, model_grid, positions, reorientation
 from voxmetry.nn.oblique import sample
@@ -26,6 +26,7 @@ from voxmetry.ops.resample import AIR_HU
 if TYPE_CHECKING:
     from voxmetry.nn.memory import Plan
 
+_MOST_CLASSES = 255
 RESAMPLE_VALUES = 2_000_000
 """Voxels that are resampled at once: 8 MB of float32, which stay in the processor's cache."""
 
@@ -144,7 +145,18 @@ def preprocess_labels(segmentation: Segmentation, spec: ModelSpec) -> np.ndarray
 
     The class index is 0 for the background, else the place of the label in the model's table, counted from 1; the
     label's value may be any number.
+
+    Raises
+    ------
+    ConfigError
+        If the table has more than 255 structures, which is all that a class index holds.
     """
+    if len(spec.labels) > _MOST_CLASSES:
+        raise ConfigError(
+            found=f"{len(spec.labels)} structures to train on",
+            expected=f"at most {_MOST_CLASSES} in one model",
+            fix="train two models of some of the structures each",
+        )
     classes = np.zeros(max(spec.labels.values) + 1, dtype=np.uint8)
     for index, value in enumerate(spec.labels.values, start=1):
         classes[value] = index

@@ -190,7 +190,8 @@ def require_right_angles(geometry: Geometry) -> None:
         raise GeometryError(
             found="a sheared grid: its axes do not stand at right angles (a tilted gantry does this)",
             expected="axes at right angles to each other, cosines below 0.001; they may be oblique to the patient",
-            fix="resample both label maps onto a grid with right angles first: voxmetry.resample(x, to=grid)",
+            fix="resample both label maps onto a grid with right angles first, as by 3D Slicer, or in Python "
+            "by voxmetry.resample(x, to=grid)",
         )
 
 
