@@ -278,8 +278,8 @@ def _refuse_contradictions(ours: dict[int, Label], theirs: dict[int, Label]) -> 
                 ]
             ),
             expected="the same name for the same value",
-            fix="say which is which (--map THEIRS=OURS), compare by name (--match name; match='name' in Python), or correct "
-            "the table that is wrong",
+            fix="say which is which (--map THEIRS=OURS), compare by name (--match name), or correct the table "
+            "that is wrong",
         )
 
 
