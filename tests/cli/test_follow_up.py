@@ -98,7 +98,7 @@ def test_two_studies_of_segment_with_images_are_registered_and_pictured(capsys, 
     ("arguments", "code", "found"),
     [
         ([], 1, "no image of one of the time points"),
-        (["--registration", "none", "--lesion", "spleen"], 1, "no structure named spleen"),
+        (["--registration", "none", "--lesion", "spleen"], 1, "no label named 'spleen'"),
         (["--registration", "none", "--target", "tumour-7"], 1, "tumour-7"),
         (["--registration", "none", "--transform", "NONE"], 1, "cannot be read"),
         (["--registration", "bent"], 2, ""),

@@ -34,7 +34,7 @@ _WRITABLE = (*NIFTI, ".nrrd", ".mha", ".mhd")
 
 
 _FEWEST_GREYS, _SAME_NEIGHBOURS = 32, 0.35
-"""A map without a table is an image where it has so many values, and so few neighbours that are the same."""
+"""A map without a table is an image where it has so many values, and half of them so few neighbours of their own."""
 _ROUNDING = 1e-3
 """A label stored as a real number, or through a header's slope, may be off by this much."""
 
@@ -226,9 +226,11 @@ def looks_like_image(values: NDArray[Any], n_values: int) -> bool:
     shares = []
     for axis in range(3):
         first, second = (np.moveaxis(values, axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
-        both = np.count_nonzero((first != 0) & (second != 0))
-        if both:
-            shares.append(np.count_nonzero((first == second) & (first != 0)) / both)
+        inside = (first != 0) & (second != 0)
+        pairs = np.bincount(first[inside])
+        same = np.bincount(first[inside & (first == second)], minlength=len(pairs))
+        if pairs.any():
+            shares.append(float(np.median(same[pairs > 0] / pairs[pairs > 0])))
     return min(shares, default=1.0) < _SAME_NEIGHBOURS
 
 

@@ -21,6 +21,8 @@ _REGIONS_LIST = "Anatomic codes - DICOM master list"
 _ANATOMY = Code(value="91723000", meaning="Anatomical Structure")
 _ABNORMAL = Code(value="49755003", meaning="Morphologically Abnormal Structure")
 _ALTERED = (_ABNORMAL.value, "M-01000")
+_BY_KIND = (_ANATOMY.value, "123037004", *_ALTERED)
+"""Categories that say no more than a label's kind."""
 _SIDES = {
     "left": Code(value="7771000", meaning="Left"),
     "right": Code(value="24028007", meaning="Right"),
@@ -96,7 +98,8 @@ def from_slicer(fields: Mapping[str, str], name: str) -> LabelTable | None:
 
 def _segment(fields: Mapping[str, str], prefix: str, taken: Sequence[str], index: int) -> Segment:
     stored = int(fields[prefix + "LabelValue"])
-    name = fields.get(prefix + "Name", "").strip() or fields.get(prefix + "ID", "").strip() or f"segment_{index + 1}"
+    named = (fields.get(prefix + key, "") for key in ("Name", "ID"))
+    name = next((text for text in named if text.strip()), f"segment_{index + 1}")
     colour = [float(channel) for channel in fields.get(prefix + "Color", "").split()]
     entry = re.search(r"(?:^|\|)TerminologyEntry:([^|]*)", fields.get(prefix + "Tags", ""))
     parts = (entry[1] if entry else "").split("~") + [""] * 7
@@ -113,7 +116,7 @@ def _segment(fields: Mapping[str, str], prefix: str, taken: Sequence[str], index
         code=kind if kind is not None and kind.value not in (_ANATOMY.value, _ABNORMAL.value) else None,
         modifier=others[0] if others else None,
         laterality="left" if sides[:1] == ["left"] else "right" if sides[:1] == ["right"] else None,
-        category=category if category is not None and category.value not in (_ANATOMY.value, *_ALTERED) else None,
+        category=category if category is not None and category.value not in _BY_KIND else None,
         region=_code(parts[5]),
     )
     return Segment(int(fields.get(prefix + "Layer", "0")), stored, label)
