@@ -11,7 +11,7 @@ import pytest
 
 import phantoms
 from voxmetry import read_segmentation, read_volume
-from voxmetry.errors import FormatError, GeometryError, LabelError
+from voxmetry.errors import FormatError, GeometryError, InputError, LabelError
 
 AFFINE = phantoms.geometry().affine.astype(np.float32).astype(np.float64)
 ARRAY = phantoms.volume().array
@@ -158,3 +158,24 @@ class TestLabelsAsRealNumbers:
         nib.save(nib.Nifti1Image(labels, AFFINE), tmp_path / "a.nii")
         with pytest.raises(LabelError, match="fractions"):
             read_segmentation(tmp_path / "a.nii")
+
+
+class TestFoundByDamage:
+    """What `python -m tests.fuzz` found on the first version of these readers."""
+
+    def test_a_pair_whose_voxels_begin_nowhere(self, tmp_path):
+        nib.save(nib.Nifti1Pair(ARRAY, AFFINE), tmp_path / "a.img")
+        content = bytearray((tmp_path / "a.hdr").read_bytes())
+        content[VOX_OFFSET : VOX_OFFSET + 4] = struct.pack("<f", np.nan)
+        (tmp_path / "a.hdr").write_bytes(content)
+        with pytest.raises(FormatError, match="its voxels begin at byte nan"):
+            read_volume(tmp_path / "a.hdr")
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_an_sform_that_is_not_finite(self, tmp_path, value):
+        with pytest.raises(GeometryError, match="an sform that is not finite"):
+            read_volume(write(tmp_path / "a.nii", at=280, value=struct.pack("<f", value)))
+
+    def test_a_slope_that_overflows(self, tmp_path):
+        with pytest.raises(InputError, match="NaN or infinite"):
+            read_volume(write(tmp_path / "a.nii", at=112, value=struct.pack("<ff", 3e38, 1e30)))

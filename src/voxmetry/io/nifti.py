@@ -222,8 +222,7 @@ def _header(file: IO[bytes], name: str) -> Any:
             expected="a NIfTI file, .nii, .nii.gz or a pair .hdr and .img",
             fix="convert it from its source again: Analyze does not say which side of the patient is which",
         )
-    if not is_pair:
-        _check_offset(start, name)
+    _check_offset(start, name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -327,8 +326,10 @@ def _scaled(array: NDArray[Any], header: Any, name: str) -> NDArray[Any]:
         return array
     wide = array.dtype.itemsize >= 4 and array.dtype != np.float32
     scaled = np.empty(array.shape, np.float64 if wide else np.float32, order="F")
-    for k in range(array.shape[2]):
-        scaled[:, :, k] = array[:, :, k] * np.float64(slope) + np.float64(inter)
+    # What overflows becomes infinite, which no image may hold.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k in range(array.shape[2]):
+            scaled[:, :, k] = array[:, :, k] * np.float64(slope) + np.float64(inter)
     return scaled
 
 

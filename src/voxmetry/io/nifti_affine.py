@@ -42,6 +42,12 @@ def affine_of(header: Any, shape: tuple[int, int, int], name: str) -> Float64:
     qform = _qform(header) if qform_code > 0 else None
     if sform_code > 0:
         sform: Float64 = header.get_sform()
+        if not np.isfinite(sform).all():
+            raise GeometryError(
+                found=f"{name} has an sform that is not finite",
+                expected="twelve finite numbers",
+                fix="convert the image again from its source",
+            )
         if qform is not None:
             _check_agreement(sform, qform, shape, same_space=sform_code == qform_code, name=name)
         else:
