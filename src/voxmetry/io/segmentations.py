@@ -276,7 +276,7 @@ def _require_some(found: Sequence[Label], labels: LabelTable | None, structures:
         raise LabelError(
             found=f"{name} holds {', '.join(names) or 'no structure'}",
             expected=f"at least one of {', '.join(labels.names)}",
-            fix="rename the structures, or read them without a label table",
+            fix="say which is which: --map THEIRS=OURS (names={theirs: ours} in Python), or read without a table",
         )
 
 
