@@ -128,10 +128,9 @@ def read_time_point(paths: TimePaths, *, modality: Modality | None = None, unit:
         If something else cannot be read.
     """
     source = paths.segmentation
-    segmentation = _study(source) if source.is_dir() else read_segmentation(source)
-    if paths.image is None:
-        return TimePoint(segmentation)
-    return TimePoint(segmentation, read_volume(paths.image, modality=modality, unit=unit))
+    image = None if paths.image is None else read_volume(paths.image, modality=modality, unit=unit)
+    segmentation = _study(source) if source.is_dir() else read_segmentation(source, image=image)
+    return TimePoint(segmentation, image)
 
 
 def _study(folder: Path) -> Segmentation:
