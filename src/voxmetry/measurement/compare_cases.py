@@ -69,12 +69,26 @@ def compare_files(
     VoxmetryError
         If a file cannot be read or the two cannot be compared.
     """
+    prediction, reference = read_pair(pair)
+    return compare_pair(pair.case, prediction=prediction, reference=reference, settings=settings, patient=patient)
+
+
+def read_pair(pair: FilePair) -> tuple[Segmentation, Segmentation]:
+    """Read a prediction and its reference on one grid.
+
+    Raises
+    ------
+    GeometryError
+        If their voxels are not the same points in the patient.
+    VoxmetryError
+        If a file cannot be read.
+    """
     prediction, reference = read_segmentation(pair.prediction), read_segmentation(pair.reference)
     if not reference.geometry.is_same(prediction.geometry):
         # The same points in the patient in another order or extent are the same grid, as for an image and its labels.
         move = find_move(reference.geometry, prediction.geometry, what="prediction and reference")
         reference = Segmentation(move(reference.array), prediction.geometry, reference.labels)
-    return compare_pair(pair.case, prediction=prediction, reference=reference, settings=settings, patient=patient)
+    return prediction, reference
 
 
 def compare_pair(

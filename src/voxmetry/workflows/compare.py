@@ -15,9 +15,15 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError, MissingExtraError
 from voxmetry.io.atomic import write_text
 from voxmetry.io.output_folder import output_folder
-from voxmetry.io.read import ITK, NIFTI, read_segmentation, read_volume
+from voxmetry.io.read import ITK, NIFTI, read_volume
 from voxmetry.measurement import tables
-from voxmetry.measurement.compare_cases import compare_cohort, compare_files, read_patients, summarise_cohort
+from voxmetry.measurement.compare_cases import (
+    compare_cohort,
+    compare_files,
+    read_pair,
+    read_patients,
+    summarise_cohort,
+)
 from voxmetry.measurement.match_files import FilePair, MatchedFiles, case_name, match_files
 
 if TYPE_CHECKING:
@@ -204,7 +210,7 @@ def _reader(matched: MatchedFiles, images: Path | None) -> Callable[[str], Masks
 
     def read(case: str) -> Masks:
         pair = pairs[case]
-        prediction, reference = read_segmentation(pair.prediction), read_segmentation(pair.reference)
+        prediction, reference = read_pair(pair)
         image = _image(images, case)
         if image is not None:
             image.geometry.require_same(prediction.geometry, what=f"the image and the label map of {case}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from voxmetry._version import __version__
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
-from voxmetry.core.records import StudyResult
+from voxmetry.core.records import Lesion, StudyResult
 from voxmetry.core.records.follow_up import FollowUp, FollowUpSettings, LesionChange
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Unit
@@ -172,7 +173,8 @@ def picture(found: FollowUp, baseline: TimePoint, current: TimePoint) -> bytes:
     matrix = np.array(found.registration.matrix_ras_mm)
     place = moved(dataclasses.replace(baseline.image.geometry, frame_uid=None), matrix)
     image = resample(dataclasses.replace(baseline.image, geometry=place), to=grid)
-    ours, theirs = (_lesions_only(x, found, grid if x is current else place) for x in (current, baseline))
+    ours = _lesions_only(current, found.follow_up, grid)
+    theirs = _lesions_only(baseline, found.baseline, place)
     return render_registration(
         baseline=image,
         current=dataclasses.replace(current.image, geometry=grid),
@@ -181,10 +183,11 @@ def picture(found: FollowUp, baseline: TimePoint, current: TimePoint) -> bytes:
     )
 
 
-def _lesions_only(point: TimePoint, found: FollowUp, geometry: Geometry) -> Segmentation:
-    """Keep the structures whose lesions were followed, as one structure, so that both sides have one colour."""
-    table = point.segmentation.labels
-    names = {x.label for x in (*found.baseline, *found.follow_up)}
-    values = [label.value for label in table if label.name in names]
+def _lesions_only(point: TimePoint, rows: Sequence[Lesion], geometry: Geometry) -> Segmentation:
+    """Keep the structures whose lesions were followed, as one structure, so that both sides have one colour.
+
+    They are found by value: by name, one time point may know them otherwise.
+    """
+    values = sorted({row.value for row in rows})
     mask = np.isin(point.segmentation.array, values).astype(np.uint8)
     return Segmentation(mask, geometry, LabelTable.from_names({1: "lesions"}))
