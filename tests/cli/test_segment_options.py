@@ -19,7 +19,8 @@ from voxmetry.errors import ConfigError
 
 def test_each_study_setting_is_an_option_and_each_option_of_a_group_a_setting() -> None:
     options = {field.name for group in (verb.Reading, verb.Running, verb.Writing) for field in fields(group)}
-    assert options | {"dicom"} == set(StudySettings.model_fields)
+    # `names` is `--map`, whose values are pairs.
+    assert options | {"dicom", "names"} == set(StudySettings.model_fields)
     assert {field.name for field in fields(verb.Objects)} == set(DicomOutput.model_fields)
 
 
@@ -37,6 +38,11 @@ def run_segment(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> StudySettin
     done = CliRunner().invoke(app, ["study", "-m", "model", "-o", "out", *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return taken[0]
+
+
+def test_names_are_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run_segment(monkeypatch, "--map", "GTV_Mass_CT=tumour", "--map", "3 = lung")
+    assert found.names == {"GTV_Mass_CT": "tumour", "3": "lung"}
 
 
 def test_options_that_are_left_out_leave_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
