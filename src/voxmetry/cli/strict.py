@@ -60,7 +60,9 @@ def require_once(command: Any, name: str | None, parent: Any, arguments: list[st
     # What else is wrong, the parser itself says when it is its turn.
     with type(parent)(command, info_name=name, parent=parent, resilient_parsing=True) as ctx:
         _, _, order = command.make_parser(ctx).parse_args(list(arguments))
-    single = [item for item in order if item.param_type_name == "option" and not item.multiple and not item.is_flag]
+    options = [item for item in order if item.param_type_name == "option" and not item.multiple]
+    # A switch that can only be on may be repeated; one that is on and off may not.
+    single = [item for item in options if not item.is_flag or item.secondary_opts]
     for item in single:
         if single.count(item) > 1:
             spelled = item.opts[-1]
