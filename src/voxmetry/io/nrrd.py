@@ -269,7 +269,7 @@ def _files(
         if len(subdimension) != 1 or not 1 <= subdimension[0] <= len(sizes):
             raise _damaged(path, "its 'data file: LIST' has no usable number of axes")
         return tuple(beside(path, name.strip()) for name in listed), subdimension[0], 0
-    pattern = re.fullmatch(r"(.*%.*?)((?:\s+-?\d+){3,4})", named)
+    pattern = re.fullmatch(r"(.*%.*?)((?:\s+-?\d{1,9}){3,4})", named)
     if pattern:
         low, high, step, *rest = (int(word) for word in pattern[2].split())
         subdimension = tuple(rest) or (len(sizes) - 1,)
