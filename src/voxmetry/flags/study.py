@@ -38,16 +38,32 @@ FIELD_MARGIN = 0.15
 
 
 def flag_source(source: SeriesInfo | None) -> tuple[Flag, ...]:
-    """Flag an image that was resampled when it was read: its voxels are not those of the scanner."""
-    resampled = [step for step in (source.processing if source else ()) if step.startswith("resampled")]
-    return tuple(
+    """Flag an image that was resampled when it was read, and an SUV for which something was taken for granted."""
+    if source is None:
+        return ()
+    resampled = [
         Flag(
             code="resampled_source",
             severity="review",
             message=f"The image was {step}, by choice, before anything else.",
         )
-        for step in resampled
-    )
+        for step in source.processing
+        if step.startswith("resampled")
+    ]
+    passed = [
+        Flag(
+            code="files_passed_over",
+            severity="review",
+            message=f"Of the folder {step}. A first or last slice that is lost with it leaves no gap.",
+        )
+        for step in source.processing
+        if step.startswith("passed over")
+    ]
+    assumed = [
+        Flag(code="suv_assumption", severity="review", message=f"SUV was worked out with {words}.")
+        for words in (source.suv.assumptions if source.suv else ())
+    ]
+    return (*resampled, *passed, *assumed)
 
 
 def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:

@@ -147,4 +147,5 @@ def describe(volume: Volume, path: Path, item: Input) -> SourceInfo:
         frame_uid=volume.geometry.frame_uid,
         description=series.description if series else "",
         processing=series.processing if series else (),
+        suv=series.suv if series else None,
     )

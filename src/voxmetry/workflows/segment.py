@@ -238,10 +238,8 @@ def flag_study(
     named = zip(inputs.volumes, items, strict=True)
     images = [flag for volume, item in named for flag in flag_image(volume, item.name, item.modality, domain)]
     units = flag_units([volume.unit for volume in inputs.volumes], [(item.name, item.modality) for item in items])
-    sources: list[Flag] = []
+    sources = [flag for volume in inputs.volumes for flag in flag_source(volume.source)]
     structures = (*flag_measurements(measured.measurements, spec), *flag_asymmetry(measured.measurements, spec.labels))
-    if not isinstance(spec, BaselineSpec):
-        sources = [flag for volume in inputs.volumes for flag in flag_source(volume.source)]
     if isinstance(spec, CompositeSpec):
         structures = flags_of_many(structures)
     if isinstance(spec, ModelSpec):

@@ -204,3 +204,54 @@ def test_threads_read_headers_where_files_make_one_wait(files, monkeypatch, work
     (info,) = list_series(files[0].parent)
     assert (info.verdict, info.n_slices) == ("regular", 11)
     assert (used != {threading.get_ident()}) == threads
+
+
+class TestDirfile:
+    """Philips' exports: a DIRFILE in each folder, whose names count from the root of the medium."""
+
+    @pytest.fixture
+    def export(self, files, tmp_path):
+        folder = tmp_path / "export" / "S1" / "S10"
+        folder.mkdir(parents=True)
+        for file in files:
+            shutil.copy(file, folder / file.name)
+        _directory(folder / "DIRFILE", [("IMAGE", ["S1", "S10", file.name]) for file in files])
+        _directory(folder.parent / "DIRFILE", [("SERIES", ["S1", "S10", "DIRFILE"])])
+        return tmp_path / "export"
+
+    @pytest.mark.parametrize("part", ["", "S1", "S1/S10", "S1/DIRFILE", "S1/S10/DIRFILE"])
+    def test_every_way_in(self, export, part):
+        (info,) = list_series(export / part)
+        assert (info.verdict, info.n_slices, info.reason) == ("regular", 11, "")
+
+    def test_a_file_that_is_named_and_is_not_there(self, export):
+        _directory(
+            export / "S1" / "S10" / "DIRFILE",
+            [("SERIES", ["S1", "S10", "DIRFILE"]), *(("IMAGE", ["S1", "S10", f"{i:04}.dcm"]) for i in range(1, 13))],
+        )
+        (info,) = list_series(export)
+        assert info.verdict == "missing"
+        assert info.reason.endswith("that are not there: S1/S10/0012.dcm")
+
+    def test_names_below_the_directory_itself_come_first(self, export):
+        """A copy of the whole medium lies above it; the files beside it are meant."""
+        other = export / "S1" / "S10" / "S1" / "S10"
+        other.mkdir(parents=True)
+        shutil.copy(export / "S1" / "S10" / "0001.dcm", other / "0001.dcm")
+        found = find.find(export / "S1" / "S10" / "DIRFILE")
+        assert len(found.headers) == 11
+
+
+def _directory(path, records):
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.9"
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    dataset.DirectoryRecordSequence = []
+    for kind, name in records:
+        record = pydicom.Dataset()
+        record.DirectoryRecordType, record.ReferencedFileID = kind, name
+        record.SeriesInstanceUID = "1.2.3"
+        dataset.DirectoryRecordSequence.append(record)
+    dataset.save_as(path, enforce_file_format=True)

@@ -249,6 +249,10 @@ def test_a_missing_slice_names_the_files_around_the_gap(files):
 def test_copies_in_two_folders(files, tmp_path):
     shutil.copytree(files[0].parent, tmp_path / "study" / "a")
     shutil.copytree(files[0].parent, tmp_path / "study" / "b")
+    for file in (tmp_path / "study" / "b").iterdir():
+        dataset = pydicom.dcmread(file)
+        dataset.SeriesDescription = "exported again"
+        dataset.save_as(file)
     info = only(tmp_path / "study")
     assert (info.verdict, info.n_slices, info.n_files) == ("duplicate", 11, 22)
     assert "22 slices at 11 places: a/0001.dcm, b/0001.dcm" in info.reason

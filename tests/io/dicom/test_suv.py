@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pydicom
@@ -12,6 +13,9 @@ from pydicom.sequence import Sequence
 
 from voxmetry import read_volume
 from voxmetry.errors import SeriesError
+from voxmetry.flags.study import flag_source
+from voxmetry.io.dicom.read.moments import both_of, clock_of, day_of, offset_of
+from voxmetry.workflows.segment import describe
 
 HALF_LIFE = 6586.2
 DOSE = 370e6
@@ -22,12 +26,13 @@ WEIGHT_KG, HEIGHT_M = 80.0, 1.8
 def pet(files, edit):
     """The phantom as PET, scanned one hour after the injection; keyword arguments replace elements, None removes."""
 
-    def make(*, dose=DOSE, half_life=HALF_LIFE, private=None, each=None, injected="100000", **elements):
+    def make(*, dose=DOSE, half_life=HALF_LIFE, private=None, each=None, injected="100000", moment=None, **elements):
         item = Dataset()
         for keyword, value in (
             ("RadionuclideTotalDose", dose),
             ("RadionuclideHalfLife", half_life),
             ("RadiopharmaceuticalStartTime", injected),
+            ("RadiopharmaceuticalStartDateTime", moment),
         ):
             if value is not None:
                 setattr(item, keyword, value)
@@ -155,3 +160,160 @@ def test_lean_body_mass_needs_height_and_sex(pet):
 def test_no_date_and_no_patient_in_the_record(pet):
     text = read_volume(pet()).source.model_dump_json()
     assert not any(word in text for word in ("2020", "80.0", "370000000"))
+
+
+EXPECTED = WEIGHT_KG * 1000 / LEFT
+NO_DATES = {"SeriesDate": "", "AcquisitionDate": ""}
+
+
+@pytest.mark.parametrize(
+    ("elements", "source", "assumed"),
+    [
+        ({"injected": "1000"}, "Radiopharmaceutical Start Time", ()),
+        ({"injected": "10"}, "Radiopharmaceutical Start Time", ()),
+        ({"injected": None, "moment": "20200101100000"}, "Radiopharmaceutical Start DateTime", ()),
+        ({"injected": None, "moment": "202001011000"}, "Radiopharmaceutical Start DateTime", ()),
+        (
+            {"injected": None, "moment": "20200101080000+0000", "TimezoneOffsetFromUTC": "+0200"},
+            "Radiopharmaceutical Start DateTime",
+            (),
+        ),
+        (
+            {"moment": "20200101080000.00+0000", "TimezoneOffsetFromUTC": "+0200"},
+            "Radiopharmaceutical Start DateTime",
+            (),
+        ),
+        (
+            {"injected": None, "moment": "20191231223000-1130", "TimezoneOffsetFromUTC": "+0000"},
+            "Radiopharmaceutical Start DateTime",
+            (),
+        ),
+        # The same injection on both clocks says how far they are apart.
+        ({"moment": "20200101080000+0000"}, "Radiopharmaceutical Start DateTime", ()),
+        (
+            {"injected": None, "moment": "20200101100000+0200"},
+            "Radiopharmaceutical Start DateTime",
+            ("the offset from UTC of Radiopharmaceutical Start DateTime for the scan as well",),
+        ),
+        (
+            NO_DATES,
+            "Radiopharmaceutical Start Time",
+            ("the times of day alone, since Radiopharmaceutical Start Time and Series Time has no usable date",),
+        ),
+        ({"AcquisitionDate": ""}, "Radiopharmaceutical Start Time", ()),
+        (
+            {"injected": None, "moment": "19000101100000"},
+            "Radiopharmaceutical Start DateTime",
+            ("the times of day alone, since Radiopharmaceutical Start DateTime has no usable date",),
+        ),
+        (
+            {"AcquisitionDate": None, "each": lambda i: {"AcquisitionDateTime": f"2020010111{i:02}00"}},
+            "Radiopharmaceutical Start Time",
+            (),
+        ),
+        ({"PatientWeight": 80000}, "Radiopharmaceutical Start Time", ("Patient's Weight taken as g in place of kg",)),
+        ({"dose": 370}, "Radiopharmaceutical Start Time", ("Radionuclide Total Dose taken as MBq in place of Bq",)),
+        ({"dose": 370e3}, "Radiopharmaceutical Start Time", ("Radionuclide Total Dose taken as kBq in place of Bq",)),
+        ({"PatientSize": 180}, "Radiopharmaceutical Start Time", ()),
+    ],
+)
+def test_one_hour_however_it_is_written(files, pet, elements, source, assumed):
+    volume = read_volume(pet(**elements))
+    np.testing.assert_allclose(volume.array, stored(files) * EXPECTED, rtol=1e-6)
+    basis = volume.source.suv
+    assert (basis.elapsed_s, basis.sources["injection"], basis.assumptions) == (3600, source, assumed)
+    assert basis.factor == pytest.approx(EXPECTED)
+    assert [flag.code for flag in flag_source(volume.source)] == ["suv_assumption"] * len(assumed)
+    assert all(words in volume.source.processing[0] for words in assumed)
+
+
+def test_a_size_in_centimetres(files, pet):
+    volume = read_volume(pet(PatientSize=180), suv="bsa")
+    np.testing.assert_allclose(volume.array, stored(files) * SURFACE_M2 * 1e4 / LEFT, rtol=1e-6)
+    assert volume.source.suv.assumptions == ("Patient's Size taken as cm in place of m",)
+
+
+def test_an_acquisition_after_midnight_without_its_date(files, pet):
+    """Its clock shows less than the series' does; it is later all the same."""
+    folder = pet(
+        injected="225900",
+        SeriesTime="235900",
+        AcquisitionDate="",
+        each=lambda i: {"AcquisitionTime": f"00{i:02}00" if i else "235900"},
+    )
+    np.testing.assert_allclose(read_volume(folder).array, stored(files) * EXPECTED, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("elements", "words"),
+    [
+        (
+            {"injected": None, "moment": "20200101080000+0000"},
+            "is in UTC, and nothing says the time zone of the scan (Timezone Offset From UTC)",
+        ),
+        ({"moment": "20200101103000"}, "Start DateTime and Radiopharmaceutical Start Time are 1800 s apart"),
+        ({"moment": "20200101081700+0000"}, "are 120 s apart"),
+        (
+            NO_DATES | {"injected": "230000"},
+            "43200 s after the injection by the times of day alone, which is longer",
+        ),
+        (
+            NO_DATES | {"half_life": 282276.0},
+            "3600 s after the injection by the times of day alone, which may be days",
+        ),
+        ({"half_life": 282276.0}, "which may be days longer"),
+        ({"injected": None, "moment": "20191230100000"}, "the scan began 176400 s after the injection"),
+        ({"PatientWeight": 0.08}, "Patient's Weight 0.08 is implausible in kg"),
+        ({"PatientWeight": 9e6}, "Patient's Weight 9e+06 is implausible in kg"),
+        ({"PatientWeight": 12, "PatientSize": 1.8}, "Patient's Weight 12 is implausible in kg"),
+        ({"dose": 10}, "Radionuclide Total Dose 10 is implausible in Bq and could be MBq or mCi"),
+        ({"dose": 1e12}, "Radionuclide Total Dose 1e+12 is implausible in Bq"),
+        ({"RescaleSlope": "1000000"}, "times the activity that was left of the injected dose"),
+    ],
+)
+def test_what_cannot_be_is_refused(pet, elements, words):
+    folder = pet(**elements)
+    with pytest.raises(SeriesError) as caught:
+        read_volume(folder)
+    assert words in caught.value.found
+    assert read_volume(folder, suv="none").unit == "Bq/mL"
+
+
+def test_a_size_that_nobody_has(pet):
+    folder = pet(PatientSize=4)
+    assert read_volume(folder).unit == "SUVbw"
+    with pytest.raises(SeriesError, match=r"Patient's Size 4 is implausible in m"):
+        read_volume(folder, suv="lbm")
+
+
+def test_the_result_says_what_was_taken_from_where(pet, tmp_path):
+    volume = read_volume(pet())
+    told = describe(volume, tmp_path / "study", SimpleNamespace(name="pet", modality="PT"))
+    record = told.model_dump(mode="json")["suv"]
+    assert record["sources"] == {
+        "activity": "Units BQML",
+        "dose": "Radionuclide Total Dose",
+        "body": "Patient's Weight",
+        "half-life": "Radionuclide Half Life",
+        "injection": "Radiopharmaceutical Start Time",
+        "scan": "Series Date and Time",
+    }
+    assert (record["kind"], record["elapsed_s"], record["half_life_s"]) == ("bw", 3600, HALF_LIFE)
+    assert read_volume(pet(), suv="none").source.suv is None
+
+
+@pytest.mark.parametrize("value", ["", "24", "1260", "9:00", "abc", "090061.5", "0900000"])
+def test_what_is_no_time_of_day(value):
+    assert clock_of(value) is None
+
+
+@pytest.mark.parametrize("value", ["20200230", "2020", "18991231", "00000000", "2020-01-01"])
+def test_what_is_no_date(value):
+    assert day_of(value) is None
+
+
+def test_a_date_alone_is_no_moment():
+    assert both_of("20200101", None, "x") is None
+    assert both_of("20200101+0200", None, "x") is None
+    assert offset_of("+02") is None
+    assert both_of("2020010109-0330", 7200.0, "x").offset_s == -12600

@@ -25,7 +25,7 @@ from voxmetry.core.records.follow_up import (
     StructureChange,
 )
 from voxmetry.core.records.instances import Instance, InstanceMatching, PanopticQuality
-from voxmetry.core.records.series import SeriesInfo, Verdict
+from voxmetry.core.records.series import SeriesInfo, SuvBasis, Verdict
 from voxmetry.core.records.statistics import BlandAltman, Distribution, MeanInterval, PairedComparison, Reliability
 from voxmetry.core.records.study import (
     Flag,
@@ -79,5 +79,6 @@ __all__ = [
     "StructureChange",
     "StructureSummary",
     "StudyResult",
+    "SuvBasis",
     "Verdict",
 ]

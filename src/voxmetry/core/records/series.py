@@ -6,11 +6,26 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field
 
-from voxmetry.core.base import Record
+from voxmetry.core.base import Number, Record
 
 Verdict: TypeAlias = Literal[
     "regular", "single", "duplicate", "missing", "uneven", "tilted", "mixed", "unreadable", "not an image"
 ]
+
+
+class SuvBasis(Record):
+    """What the SUV of a PET series was worked out from; no date, and nothing of the patient."""
+
+    kind: Literal["bw", "lbm", "bsa"]
+    factor: Number
+    """SUV of a stored value of 1, after its own rescaling."""
+    elapsed_s: Number = float("nan")
+    """From injection to the start of the scan that the dose is decayed over; nan where it is not."""
+    half_life_s: Number = float("nan")
+    sources: dict[str, str] = Field(default_factory=dict)
+    """Which element each quantity was taken from."""
+    assumptions: tuple[str, ...] = ()
+    """What the headers do not say and was taken for granted, such as a unit; each flags the study for review."""
 
 
 class SeriesInfo(Record):
@@ -37,6 +52,8 @@ class SeriesInfo(Record):
     n_volumes: int = 1
     differs: dict[str, str] = Field(default_factory=dict)
     """What tells this volume from the others of its series, such as the echo time."""
+    joins: tuple[int, ...] = ()
+    """Numbers of the volumes that this one is made of, where they follow each other at different steps."""
     n_files: int
     n_slices: int
     thickness_mm: float | None = None
@@ -54,6 +71,8 @@ class SeriesInfo(Record):
     """Paths in slice order. They stay out of JSON: folders are often named after patients."""
     processing: tuple[str, ...] = ()
     """What was done to the values or the grid beyond the file's own rescaling, in words: SUV, resampling."""
+    suv: SuvBasis | None = None
+    """How SUV was worked out; None for what is no SUV, and before the series is read."""
     frames: tuple[tuple[int, int], ...] = Field(default=(), exclude=True, repr=False)
     """In slice order: index into `files`, and index of the frame (or of a mosaic's tile) in that file."""
 

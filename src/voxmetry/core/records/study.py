@@ -10,6 +10,7 @@ from voxmetry.core.base import SCHEMA_VERSION, Number, Record
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.notebook import table
 from voxmetry.core.records.comparison import Comparison
+from voxmetry.core.records.series import SuvBasis
 
 Point: TypeAlias = tuple[Number, Number, Number]
 """A position in RAS+ mm."""
@@ -122,6 +123,8 @@ class SourceInfo(Record):
     description: str = ""
     processing: tuple[str, ...] = ()
     """What was done to the values or the grid when it was read: SUV, resampling."""
+    suv: SuvBasis | None = None
+    """What SUV was worked out from, and what was taken for granted; None for what is no SUV of a DICOM series."""
 
 
 class Provenance(Record):

@@ -53,7 +53,10 @@ def choose_series(
     >>> choose_series([ct, mr], modality="MR").series_uid
     '1.3'
     """
-    refusals = {index: _why_not(info, modality, series_uid, rules, allowed) for index, info in enumerate(infos)}
+    refusals = {
+        index: _why_not(info, modality, series_uid, rules, allowed) or _part_of(info, infos, series_uid, allowed)
+        for index, info in enumerate(infos)
+    }
     taken = [info for index, info in enumerate(infos) if not refusals[index]]
     # A damaged file may be the first or last slice of any series, where no gap would show that it is lost.
     strays = [info for info in infos if _is_stray(info)] if series_uid is None else []
@@ -110,14 +113,27 @@ def phase_in(words: str) -> str:
     return named[0] if len(named) == 1 else ""
 
 
+def _part_of(info: SeriesInfo, infos: Sequence[SeriesInfo], series_uid: str | None, allowed: frozenset[str]) -> str:
+    """Say of which stack that is to be read as a whole a volume is a part; empty where it is none, or is named."""
+    if info.key == series_uid:
+        return ""
+    wholes = [other for other in infos if other.series_uid == info.series_uid and info.volume in other.joins]
+    return next(
+        (f"a part of {whole.key}, which is read as one stack" for whole in wholes if whole.verdict in allowed), ""
+    )
+
+
 def _is_stray(info: SeriesInfo) -> bool:
     """Whether an entry stands for damaged files that belong to no series."""
-    return not info.series_uid and info.modality is None
+    return not info.series_uid and info.modality is None and info.verdict == "unreadable"
 
 
 def _unreadable_beside(taken: SeriesInfo, infos: Sequence[SeriesInfo]) -> bool:
     """Whether the series mixes this volume with one that cannot be read: its slices may belong to this one."""
-    return any(info.series_uid == taken.series_uid and info.volume is not None and not info.readable for info in infos)
+    return any(
+        info.series_uid == taken.series_uid and info.volume is not None and not info.readable and not info.joins
+        for info in infos
+    )
 
 
 def _why_not(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,22 @@ from pathlib import Path
 from voxmetry.core.progress import Progress
 from voxmetry.errors import FormatError, InputError
 from voxmetry.io.dicom.read.elements import Elements
-from voxmetry.io.dicom.read.headers import PARSING_ERRORS, Header, sop_class_uid, text, try_header, unreadable
+from voxmetry.io.dicom.read.headers import (
+    PARSING_ERRORS,
+    Header,
+    sop_class_uid,
+    text,
+    try_header,
+    unreadable,
+    valid_name,
+)
 from voxmetry.io.dicom.read.opened import archive_at
 
 DIRECTORY = "1.2.840.10008.1.3.10"
+_DIRECTORY_NAMES = ("DICOMDIR", "DIRFILE")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_HIGHEST_ROOT = 8
+"""File IDs have up to eight parts (PS3.10 8.2), so the root is no further above a directory."""
 _CHUNK = 64
 _THREADS = 8
 
@@ -32,6 +44,8 @@ class Found:
     damaged: list[Path] = field(default_factory=list)
     lost: dict[str, list[str]] = field(default_factory=dict)
     """Files that a DICOMDIR names and that are not there, by series UID."""
+    passed: dict[Path, str] = field(default_factory=dict)
+    """What is named as DICOM and is no file that could be read, with the reason; it is passed over."""
 
 
 def find(source: Path, progress: Progress | None = None) -> Found:
@@ -62,7 +76,7 @@ def find(source: Path, progress: Progress | None = None) -> Found:
 
 def _read_chunks(
     chunks: Sequence[Sequence[str | Path]], start: int, pool: ThreadPoolExecutor
-) -> Iterator[list[Elements | bool | None]]:
+) -> Iterator[list[Elements | bool | str | None]]:
     """Yield the headers of each chunk: in threads where the files make one wait, such as on a network share.
 
     A header on a local disk takes some tens of microseconds of work, in which threads only stand in each other's way;
@@ -71,7 +85,7 @@ def _read_chunks(
     if not chunks:
         return
 
-    def headers(chunk: Sequence[str | Path]) -> list[Elements | bool | None]:
+    def headers(chunk: Sequence[str | Path]) -> list[Elements | bool | str | None]:
         return [_header(path, start) for path in chunk]
 
     began, worked = time.perf_counter(), time.thread_time()
@@ -93,7 +107,9 @@ def find_among(paths: Sequence[str | Path], folder: Path, progress: Progress | N
             for path, header in zip(chunk, read, strict=True):
                 if header is None:
                     continue
-                if isinstance(header, bool):
+                if isinstance(header, str):
+                    found.passed[Path(path)] = header
+                elif isinstance(header, bool):
                     found.damaged.append(Path(path))
                 elif sop_class_uid(header) == DIRECTORY:
                     directories.append(Header(Path(path), header))
@@ -102,36 +118,102 @@ def find_among(paths: Sequence[str | Path], folder: Path, progress: Progress | N
             done += len(chunk)
             if progress is not None:
                 progress(done, len(paths))
-    there = {str(path).lower() for path in paths} if directories else set()
+    there = {str(path).lower(): str(path) for path in paths} if directories else {}
     for directory in directories:
-        for series, name in _references(directory.dataset):
-            if str(directory.path.parent / name).lower() not in there:
+        for series, name, place in _placed(directory, there):
+            if place is None:
                 found.lost.setdefault(series, []).append(name)
     return found
 
 
-def _header(path: str | Path, start: int) -> Elements | bool | None:
-    """Return a header, None for what is not DICOM, and False for what is damaged or named as DICOM without being it."""
+def _header(path: str | Path, start: int) -> Elements | bool | str | None:
+    """Return a header, None for what is not DICOM, and False for what is damaged or named as DICOM without being it.
+
+    What is named as DICOM and is no file, such as a named pipe or a link that leads nowhere, is told in words.
+    """
     # Text alone: a Path object of each of ten thousand files takes longer than opening it.
     text_path = os.fspath(path)
+    is_named_so = text_path.lower().endswith(_DICOM_SUFFIXES)
     try:
-        header = try_header(path, text_path[start:].replace(os.sep, "/"))
+        header = try_header(path, valid_name(text_path[start:].replace(os.sep, "/")))
     except FormatError:
         return False
-    return False if header is None and text_path.lower().endswith(_DICOM_SUFFIXES) else header
+    except InputError:
+        why = _no_file(text_path)
+        if why is None:
+            raise
+        return why if is_named_so else None
+    return (_no_file(text_path) or False) if header is None and is_named_so else header
+
+
+def _no_file(path: str) -> str | None:
+    """Say what is at a place where no file is; None for a file, and for what is gone or may not be looked at."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116  (one of ten thousand)
+    except OSError:
+        return "a link that leads nowhere" if os.path.islink(path) else None  # noqa: PTH114
+    return None if stat.S_ISREG(mode) else "no file, but a pipe, a socket or a device"
+
+
+def _placed(directory: Header, there: Mapping[str, str]) -> list[tuple[str, str, str | None]]:
+    """Return series, name and path of each file that a DICOMDIR names; no path where it is not there.
+
+    PS3.10 8.1 has one DICOMDIR at the root of a medium. Philips' exports have a DIRFILE in each folder, whose names
+    count from the root all the same: the root is the folder above it below which most of the names are.
+    """
+    references = _references(directory.dataset)
+
+    def below(folder: Path) -> list[str | None]:
+        return [_at(folder / name, there) for _, name in references]
+
+    places = below(directory.path.parent)
+    for folder in list(directory.path.parents)[1:_HIGHEST_ROOT]:
+        if None not in places:
+            break
+        higher = below(folder)
+        if higher.count(None) < places.count(None):
+            places = higher
+    return [(series, name, place) for (series, name), place in zip(references, places, strict=True)]
+
+
+def _at(path: Path, there: Mapping[str, str]) -> str | None:
+    """Return the path of a file whatever the case of its name; outside of the files that were looked at, as it is."""
+    found = there.get(str(path).lower())
+    if found is not None:
+        return found
+    return str(path) if os.path.lexists(path) else None
 
 
 def _listed_in(source: Path, directory: Elements, progress: Progress | None) -> Found:
-    """Read the files that a DICOMDIR names, as far as they are there, whatever the case of their names."""
-    start = len(str(source.parent)) + 1
-    there = {path[start:].lower(): path for path in _walk(source.parent)}
-    references = _references(directory)
-    named = [there[key] for _, name in references if (key := str(Path(name)).lower()) in there]
-    found = find_among(list(dict.fromkeys(named)), source.parent, progress)
-    for series, name in references:
-        if str(Path(name)).lower() not in there:
-            found.lost.setdefault(series, []).append(name)
+    """Read the files that a DICOMDIR names, as far as they are there, and those that directories named in it name."""
+    there = {path.lower(): path for path in _walk(source.parent)}
+    named: dict[str, None] = {}
+    lost: dict[str, list[str]] = {}
+    waiting, seen = [Header(source, directory)], {os.path.realpath(source)}
+    while waiting:
+        for series, name, place in _placed(waiting.pop(), there):
+            if place is None:
+                lost.setdefault(series, []).append(name)
+                continue
+            inner = _directory_at(place)
+            if inner is None:
+                named[place] = None
+            elif os.path.realpath(place) not in seen:
+                seen.add(os.path.realpath(place))
+                waiting.append(inner)
+    found = find_among(list(named), source.parent, progress)
+    for series, names in lost.items():
+        found.lost.setdefault(series, []).extend(names)
     return found
+
+
+def _directory_at(path: str) -> Header | None:
+    """Return the header of a file that is a DICOMDIR itself; None for another."""
+    if Path(path).name.upper() not in _DIRECTORY_NAMES:
+        return None
+    header = _header(path, 0)
+    is_directory = isinstance(header, Elements) and sop_class_uid(header) == DIRECTORY
+    return Header(Path(path), header) if isinstance(header, Elements) and is_directory else None
 
 
 def _references(directory: Elements) -> list[tuple[str, str]]:

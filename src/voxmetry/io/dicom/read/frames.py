@@ -16,7 +16,8 @@ from typing import Any
 from voxmetry.errors import SeriesError
 from voxmetry.io.dicom.read.elements import Elements
 from voxmetry.io.dicom.read.grid import Plane
-from voxmetry.io.dicom.read.headers import number, numbers, seconds, text, whole
+from voxmetry.io.dicom.read.headers import number, numbers, text, valid_name, whole
+from voxmetry.io.dicom.read.moments import both_of, moment_of
 from voxmetry.io.dicom.read.mosaic import is_mosaic, tiles_of
 from voxmetry.io.dicom.read.notes import (
     classic_notes,
@@ -44,7 +45,7 @@ class Frame:
     intercept: float
     rescale_type: str | None
     time_s: float | None = None
-    """When it was acquired, in seconds after midnight of some day; None where the header does not say."""
+    """When it was acquired, in seconds after some midnight; None where the header does not say."""
     rescaled: bool = True
     """Whether the header holds a slope and an intercept."""
     real_world: tuple[RealWorld, ...] = ()
@@ -156,7 +157,7 @@ def _mosaic(dataset: Elements, name: str, file: int) -> list[Frame]:
     try:
         tiles = tiles_of(dataset)
     except ValueError as error:
-        raise _refusal(f"{name} is a Siemens mosaic, and {error}", name) from error
+        raise _refusal(f"{name} holds a volume as tiles of one picture, and {error}", name) from error
     orientation = _needed(dataset, "ImageOrientationPatient", "Image Orientation (Patient)", 6, name)
     spacing = _needed(dataset, "PixelSpacing", "Pixel Spacing", 2, name)
     scale, time_s, notes = _rescale(dataset, name), _time(dataset), classic_notes(dataset)
@@ -208,7 +209,7 @@ def _enhanced(dataset: Elements, groups: _Groups, file: _File, index: int) -> Fr
         file.index,
         index,
         *_rescale(values, label),
-        seconds(text(content, "FrameAcquisitionDateTime")),
+        _frame_time(content),
         _is_rescaled(values),
         _real_world(groups, label),
         frame_dimensions(file.dimensions, content),
@@ -216,10 +217,13 @@ def _enhanced(dataset: Elements, groups: _Groups, file: _File, index: int) -> Fr
 
 
 def _time(dataset: Elements) -> float | None:
-    if moment := text(dataset, "AcquisitionDateTime"):
-        return seconds(moment)
-    date, time = text(dataset, "AcquisitionDate"), text(dataset, "AcquisitionTime")
-    return seconds(date + time) if date and time else None
+    moment = moment_of(dataset, "Acquisition")
+    return None if moment is None else moment.seconds
+
+
+def _frame_time(content: Any) -> float | None:
+    moment = both_of(text(content, "FrameAcquisitionDateTime"), None, "Frame Acquisition DateTime")
+    return None if moment is None else moment.seconds
 
 
 def _common(dataset: Elements, name: str) -> dict[str, Any]:
@@ -271,4 +275,4 @@ def names_of(files: Sequence[str]) -> list[str]:
     folder = os.path.commonpath([os.path.dirname(file) for file in files])  # noqa: PTH120  (ten thousand of them)
     # A file at the root of the tree keeps its name: what follows the folder is a separator, or nothing of it.
     start = len(folder) + (0 if folder.endswith(os.sep) or not folder else 1)
-    return [Path(file[start:]).as_posix() for file in files]
+    return [valid_name(Path(file[start:]).as_posix()) for file in files]

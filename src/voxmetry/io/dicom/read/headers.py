@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
-import re
 import struct
 import warnings
 import zlib
@@ -60,6 +58,11 @@ def begins_as_dicom(start: bytes) -> bool:
     explicit = vr.isalpha() and vr.isupper()
     implicit = len(start) >= 8 and struct.unpack("<I", start[4:8])[0] < 256
     return start[:2] == _GROUP_8 and low_element and (explicit or implicit)
+
+
+def valid_name(name: str) -> str:
+    """Return a file's name as text that can be written everywhere: bytes that are no UTF-8 become question marks."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def read_header(path: Path, name: str) -> Elements:
@@ -167,22 +170,6 @@ def number(dataset: Any, keyword: str) -> float | None:
     """Return an element as one number; None where it is absent, empty or malformed."""
     values = numbers(dataset, keyword, 1)
     return values[0] if values else None
-
-
-def seconds(moment: str | None) -> float | None:
-    """Return a DICOM date and time, such as 20010203040506.78, in seconds; None where it is none.
-
-    Only differences of it mean something. An offset from UTC is left out: within a series it is the same.
-    """
-    found = re.fullmatch(r"(\d{4})(\d{2})(\d{2})(\d{2})(\d{2})(\d{2}(?:\.\d{1,6})?)(?:[+-]\d{4})?", moment or "")
-    if found is None:
-        return None
-    year, month, day, hour, minute = (int(part) for part in found.groups()[:5])
-    try:
-        days = datetime.date(year, month, day).toordinal()
-    except ValueError:
-        return None
-    return days * 86400.0 + hour * 3600 + minute * 60 + float(found.group(6))
 
 
 def sop_class_uid(dataset: Any) -> str | None:

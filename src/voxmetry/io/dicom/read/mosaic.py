@@ -1,7 +1,8 @@
-"""Siemens mosaics: all slices of a volume as tiles of one picture.
+"""All slices of a volume as tiles of one picture: Siemens' mosaics and United Imaging's grids.
 
-The header's Image Position (Patient) is that of the whole picture, as if it were one slice around the same centre; the
-number of tiles and the direction in which slices follow each other are in the private CSA header.
+In a mosaic the header's Image Position (Patient) is that of the whole picture, as if it were one slice around the same
+centre; the number of tiles and the direction in which slices follow each other are in the private CSA header. In a grid
+the place of each tile is in a private sequence.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from voxmetry.core.geometry import Float64
 from voxmetry.io.dicom.read.elements import Elements
 from voxmetry.io.dicom.read.headers import PARSING_ERRORS, number, numbers, text, whole
 
+_UIH, _UIH_GROUP = "Image Private Header", 0x0065
+_MOST_TILES = 4096
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -25,18 +29,65 @@ class Tiles:
     columns: int
     """Size of one slice."""
     across: int
-    """Tiles in each row and each column of the picture."""
+    """Tiles in each row of the picture."""
+    down: int
+    """Tiles in each column of the picture."""
     positions: tuple[tuple[float, float, float], ...]
     """Centre of the first voxel of each slice in LPS+ mm."""
 
 
 def is_mosaic(dataset: Elements) -> bool:
-    """Whether a header is that of a mosaic."""
-    return "MOSAIC" in (text(dataset, "ImageType") or "").split("\\")
+    """Whether a header is that of a mosaic, or of a grid."""
+    kinds = (text(dataset, "ImageType") or "").split("\\")
+    return "MOSAIC" in kinds or ("VFRAME" in kinds and _uih_count(dataset) is not None)
 
 
 def tiles_of(dataset: Elements) -> Tiles:
-    """Say where each tile of a mosaic lies.
+    """Say where each tile of a mosaic or of a grid lies; raises and counts as `_mosaic_tiles` and `_grid_tiles`."""
+    if _uih_count(dataset) is not None:
+        return _grid_tiles(dataset)
+    return _mosaic_tiles(dataset)
+
+
+def _grid_tiles(dataset: Elements) -> Tiles:
+    """Say where each tile of United Imaging's grid lies.
+
+    Raises
+    ------
+    ValueError
+        If the header does not say how many tiles there are or where they lie.
+
+    Notes
+    -----
+    With `n` slices (0065,xx50) there are `ceil(sqrt(n))` tiles in a row and `ceil(n / tiles in a row)` rows of them; an
+    item of (0065,xx51) for each holds its own Image Position (Patient).
+    """
+    count = _uih_count(dataset) or 0
+    rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
+    if not 0 < count <= _MOST_TILES or not rows or not columns:
+        raise ValueError("nothing says how many slices it holds")
+    across = math.isqrt(count - 1) + 1
+    down = -(-count // across)
+    if rows % down or columns % across:
+        raise ValueError(f"{rows} x {columns} pixels are not {down} x {across} tiles")
+    items = dataset.private_items(_UIH_GROUP, _UIH, 0x51)
+    positions = [numbers(item, "ImagePositionPatient", 3) for item in items]
+    found = tuple((x[0], x[1], x[2]) for x in positions if x is not None)
+    if len(items) != count or len(found) != count:
+        raise ValueError(f"{len(found)} of its {count} slices have a position")
+    return Tiles(rows // down, columns // across, across, down, found)
+
+
+def _uih_count(dataset: Elements) -> int | None:
+    try:
+        value = dataset.private(_UIH_GROUP, _UIH, 0x50, "DS")
+        return None if value is None else int(float(value))
+    except PARSING_ERRORS:
+        return None
+
+
+def _mosaic_tiles(dataset: Elements) -> Tiles:
+    """Say where each tile of a Siemens mosaic lies.
 
     Raises
     ------
@@ -75,13 +126,16 @@ def tiles_of(dataset: Elements) -> Tiles:
     )
     shift = np.zeros(3) if count == 1 else _direction(normal, along_row, down_column) * float(step or 0)
     places = [first + index * shift for index in range(count)]
-    return Tiles(tile_rows, tile_columns, across, tuple((float(x), float(y), float(z)) for x, y, z in places))
+    return Tiles(tile_rows, tile_columns, across, across, tuple((float(x), float(y), float(z)) for x, y, z in places))
 
 
 def _direction(normal: list[Any], along_row: Float64, down_column: Float64) -> Float64:
     """Return the normal of the slices on the side that the CSA header says."""
     cross = np.cross(along_row, down_column)
-    side = float(np.dot([float(x) for x in normal], cross))
+    try:
+        side = float(np.dot([float(x) for x in normal], cross))
+    except TypeError:
+        raise ValueError("its slice normal is not three numbers") from None
     if abs(abs(side) - 1) > 1e-3:
         raise ValueError("its slice normal is not that of its rows and columns")
     return cross * math.copysign(1, side)
@@ -93,7 +147,7 @@ def _count(dataset: Elements, csa: dict[str, list[Any]]) -> int | None:
         count = int(stated[0]) if stated else dataset.private(0x0019, "SIEMENS MR HEADER", 0x0A, "US")
     except PARSING_ERRORS:
         return None
-    return int(count) if isinstance(count, int) and 0 < count <= 4096 else None
+    return int(count) if isinstance(count, int) and 0 < count <= _MOST_TILES else None
 
 
 def _csa(dataset: Elements) -> dict[str, list[Any]]:
@@ -108,6 +162,7 @@ def _csa(dataset: Elements) -> dict[str, list[Any]]:
 
     try:
         tags = read(raw)["tags"]
-    except (CSAReadError, MemoryError, *PARSING_ERRORS):
+    except (CSAReadError, AssertionError, MemoryError, *PARSING_ERRORS):
+        # nibabel asserts what it expects of the bytes.
         return {}
     return {name: list(tag["items"]) for name, tag in tags.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxmetry.core.progress import Progress
-from voxmetry.core.records import SeriesInfo
+from voxmetry.core.records import SeriesInfo, SuvBasis
 from voxmetry.core.volume import Unit, Volume
 from voxmetry.errors import SeriesError
 from voxmetry.io.dicom.read.choose import allowed_verdicts
@@ -26,8 +27,8 @@ from voxmetry.io.dicom.read.mosaic import is_mosaic, tiles_of
 from voxmetry.io.dicom.read.opened import Opened, opened
 from voxmetry.io.dicom.read.real_world import RealWorld, check_range, named, only_mappings, suv_mappings, unit_of
 from voxmetry.io.dicom.read.regrid import regrid
-from voxmetry.io.dicom.read.sanity import check_values
-from voxmetry.io.dicom.read.suv import uptake
+from voxmetry.io.dicom.read.sanity import check_uptake, check_values
+from voxmetry.io.dicom.read.suv import Uptake, uptake
 
 _MOST_THREADS = 8
 
@@ -89,13 +90,16 @@ def read_series(
         meaning = _meaning(info, slices, suv, real_world=real_world)
         array = _read(meaning.slices, progress)
     geometry, unit = slices.audit.geometry, meaning.unit
-    info = info.model_copy(update={"processing": (*info.processing, *meaning.how)})
+    basis = meaning.uptake.basis if meaning.uptake else None
+    info = info.model_copy(update={"processing": (*info.processing, *meaning.how), "suv": basis})
     if meaning.mappings:
         check_range(array, meaning.mappings, f"series {info.key}")
     if meaning.factor != 1:
         array = array.astype(np.float32, copy=False)
         array *= np.float32(meaning.factor)
     check_values(array, info, unit)
+    if meaning.uptake is not None:
+        check_uptake(array, info, meaning.uptake.size)
     if geometry is None:
         planes = [frame.plane for frame in slices.frames]
         array, geometry, how = regrid(array, planes, allow_uneven=allow_uneven, resample_tilt=resample_tilt)
@@ -123,6 +127,7 @@ class _Meaning:
     factor: float = 1.0
     how: tuple[str, ...] = ()
     mappings: Sequence[RealWorld] = ()
+    uptake: Uptake | None = None
 
 
 def _meaning(info: SeriesInfo, slices: Slices, suv: Suv, *, real_world: bool) -> _Meaning:
@@ -140,9 +145,11 @@ def _meaning(info: SeriesInfo, slices: Slices, suv: Suv, *, real_world: bool) ->
             if found is None:
                 raise
             how = f"{_SUV_UNITS[suv]} from stored values by the Real World Value Mapping"
-            return _Meaning(_mapped(slices, found), _SUV_UNITS[suv], how=(how,), mappings=found)
+            basis = SuvBasis(kind=suv, factor=math.nan, sources={"factor": "Real World Value Mapping"})
+            mapped = Uptake(1.0, suv, how, basis)
+            return _Meaning(_mapped(slices, found), _SUV_UNITS[suv], how=(how,), mappings=found, uptake=mapped)
         unit = _SUV_UNITS[taken.kind]
-        return _Meaning(slices, unit, taken.factor, (f"{unit} {taken.how}",))
+        return _Meaning(slices, unit, taken.factor, (f"{unit} {taken.how}",), uptake=taken)
     others = named(told, [(frame.slope, frame.intercept) for frame in slices.frames])
     return _Meaning(slices, _unit(slices.headers[0], slices.frames), how=others)
 
@@ -293,7 +300,7 @@ def _stored(handle: Opened, header: Elements, name: str, wanted: Sequence[int]) 
         return
     tiles = tiles_of(header)
     for _, picture in decoded(handle, header, name, [0]):
-        cut = picture.reshape(tiles.across, tiles.rows, tiles.across, tiles.columns).swapaxes(1, 2)
+        cut = picture.reshape(tiles.down, tiles.rows, tiles.across, tiles.columns).swapaxes(1, 2)
         for index in wanted:
             yield index, cut[index // tiles.across, index % tiles.across]
 

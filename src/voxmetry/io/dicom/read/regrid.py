@@ -37,8 +37,8 @@ def regrid(
         (K', J', I'). Within each slice and between neighbours the interpolation is linear, so no value lies outside
         those of the slices. The plane grows by the shift of the stack; there the lowest value of the image stands.
     Geometry
-        First and last slice keep their places along the normal; the step is the one nearest to the median that divides
-        the distance between them.
+        First and last slice keep their places along the normal; the step is the one nearest to `_fine_step` that
+        divides the distance between them.
     str
         What was done, in words and numbers.
 
@@ -52,7 +52,7 @@ def regrid(
     offsets = np.array([plane.position for plane in planes]) - np.array(planes[0].position)
     heights, across, down = offsets @ normal, offsets @ row / run, offsets @ column / rise
     gaps = np.diff(heights)
-    n_slices = max(1, round(float(heights[-1]) / float(np.median(gaps)))) + 1
+    n_slices = max(1, round(float(heights[-1]) / _fine_step(gaps))) + 1
     step = float(heights[-1]) / (n_slices - 1)
     places: Float64 = np.arange(n_slices) * np.float64(step)
     told = []
@@ -79,6 +79,18 @@ def regrid(
     affine[:3, 3] = np.array(planes[0].position) + low[1] * row * run + low[0] * column * rise
     geometry = Geometry(swap_lps_ras(affine), (shape[1], shape[0], n_slices), planes[0].frame_uid)
     return result, geometry, "; ".join(told) or "resampled onto a regular grid, linear"
+
+
+def _fine_step(gaps: Float64) -> float:
+    """Return the usual distance of neighbours where they lie close: a quarter of all are no further apart.
+
+    Examples
+    --------
+    >>> _fine_step(np.array([4.0] * 10 + [5.5] + [7.0] * 12)), _fine_step(np.array([3.0] * 20 + [0.5, 6.0]))
+    (4.0, 3.0)
+    """
+    low = float(np.quantile(gaps, 0.25, method="lower"))
+    return float(np.median(gaps[(gaps >= 0.8 * low) & (gaps <= 1.25 * low)]))
 
 
 def _lean(heights: Float64, across_mm: Float64, down_mm: Float64) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ _WIDE_MM = 250.0
 _DENSEST_HU = 3.2e4
 _THINNEST_HU = -1100
 _STEP = 4
+_MOST_OF_DOSE = 2.0
+"""Calibration, noise and scatter make some tenths; a wrong unit or hour makes a multiple."""
 
 
 def check_values(array: NDArray[Any], info: SeriesInfo, unit: str) -> None:
@@ -49,6 +52,39 @@ def check_values(array: NDArray[Any], info: SeriesInfo, unit: str) -> None:
         )
     if unit == "HU":
         _check_hounsfield(array, info, float(low), float(high))
+
+
+def check_uptake(array: NDArray[Any], info: SeriesInfo, size: float | None) -> None:
+    """Refuse SUV by which the field of view holds more than was left of the injected activity.
+
+    Parameters
+    ----------
+    array
+        (K, J, I), SUV.
+    info
+        The series.
+    size
+        What SUV is normalised by, in g or cm2; None leaves the check out.
+
+    Raises
+    ------
+    SeriesError
+        If the activity in the image is more than `_MOST_OF_DOSE` times that of the dose: SUV is concentration x size /
+        dose, so its sum times the voxel volume over the size is that share.
+    """
+    if size is None or info.spacing_mm is None:
+        return
+    voxel_ml = math.prod(info.spacing_mm) / 1000
+    share = float(np.sum(array, dtype=np.float64)) * voxel_ml / size
+    if share > _MOST_OF_DOSE:
+        raise _refusal(
+            info,
+            f"SUV up to {float(array.max()):.3g}, by which the image holds {share:.3g} times the activity that "
+            "was left of the injected dose",
+            "no more activity in the image than was injected",
+            "check dose, weight, times and units in the headers, or read its values as they are stored "
+            "(suv='none', --suv none)",
+        )
 
 
 def _check_hounsfield(array: NDArray[Any], info: SeriesInfo, low: float, high: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydicom.uid import UID
@@ -13,8 +13,9 @@ from voxmetry.core.progress import Progress
 from voxmetry.core.records import SeriesInfo, Verdict
 from voxmetry.errors import InputError, SeriesError
 from voxmetry.io.dicom.read.choose import phase_in
+from voxmetry.io.dicom.read.copies import without_copies
 from voxmetry.io.dicom.read.elements import Elements
-from voxmetry.io.dicom.read.find import find, find_among
+from voxmetry.io.dicom.read.find import Found, find, find_among
 from voxmetry.io.dicom.read.frames import Frame, frames_of, names_of
 from voxmetry.io.dicom.read.grid import plane_name
 from voxmetry.io.dicom.read.headers import (
@@ -74,7 +75,7 @@ def _list(source: Path, progress: Progress | None) -> tuple[SeriesInfo, ...]:
             expected="at least one DICOM file, with any name",
             fix="check the path; images in NIfTI, NRRD or MetaImage form are given by their file, not their folder",
         )
-    return _grouped(headers, damaged, found.lost)
+    return _grouped(headers, damaged, found)
 
 
 def list_files(files: Sequence[Path], folder: Path) -> tuple[SeriesInfo, ...]:
@@ -89,10 +90,10 @@ def list_files(files: Sequence[Path], folder: Path) -> tuple[SeriesInfo, ...]:
     """
     with lenient():
         found = find_among(files, folder)
-        return _grouped(found.headers, found.damaged, found.lost)
+        return _grouped(found.headers, found.damaged, found)
 
 
-def _grouped(headers: Sequence[Header], damaged: list[Path], lost: dict[str, list[str]]) -> tuple[SeriesInfo, ...]:
+def _grouped(headers: Sequence[Header], damaged: list[Path], found: Found) -> tuple[SeriesInfo, ...]:
     groups: dict[tuple[str, ...], list[Header]] = {}
     for header in headers:
         key = _series_key(header)
@@ -100,9 +101,42 @@ def _grouped(headers: Sequence[Header], damaged: list[Path], lost: dict[str, lis
             damaged.append(header.path)
         else:
             groups.setdefault(key, []).append(header)
-    infos = [_held_against(info, lost) for group in groups.values() for info in describe(group)]
+    infos = [
+        _beside(_held_against(info, found.lost), found.passed) for group in groups.values() for info in describe(group)
+    ]
     infos.sort(key=lambda info: (info.number is None, info.number or 0, info.series_uid, info.volume or 0))
-    return (*infos, _strays(damaged)) if damaged else tuple(infos)
+    strays = [_strays(damaged)] if damaged else []
+    return (*infos, *strays, *_passed(found.passed))
+
+
+def _beside(info: SeriesInfo, passed: Mapping[Path, str]) -> SeriesInfo:
+    """Say with a series what was passed over in its own folders: it may have been one of its slices."""
+    if not passed or not info.readable:
+        return info
+    folders = {Path(file).parent for file in info.files}
+    told = [
+        f"passed over: {why} ({shown(names_of([str(path) for path in paths]))})"
+        for why, paths in _by_reason({path: why for path, why in passed.items() if path.parent in folders})
+    ]
+    return info.model_copy(update={"processing": (*info.processing, *told)})
+
+
+def _by_reason(passed: Mapping[Path, str]) -> list[tuple[str, list[Path]]]:
+    return [(why, [path for path in passed if passed[path] == why]) for why in dict.fromkeys(passed.values())]
+
+
+def _passed(passed: Mapping[Path, str]) -> list[SeriesInfo]:
+    """List what was passed over, for each reason."""
+    return [
+        SeriesInfo(
+            series_uid="",
+            n_files=len(paths),
+            n_slices=0,
+            verdict="not an image",
+            reason=f"{why}: {shown(names_of([str(path) for path in paths]))}",
+        )
+        for why, paths in _by_reason(passed)
+    ]
 
 
 def _held_against(info: SeriesInfo, lost: dict[str, list[str]]) -> SeriesInfo:
@@ -132,6 +166,7 @@ def _series_key(header: Header) -> tuple[str, ...] | None:
 
 def describe(headers: Sequence[Header]) -> tuple[SeriesInfo, ...]:
     """Make the records of one series, one a volume, from the headers of all its files."""
+    headers, copies = without_copies(headers)
     names = names_of([str(header.path) for header in headers])
     others: dict[str, list[int]] = {}
     slices = []
@@ -145,10 +180,24 @@ def describe(headers: Sequence[Header]) -> tuple[SeriesInfo, ...]:
     volumes = _volumes([headers[i] for i in slices], [names[i] for i in slices]) if slices else []
     if len(volumes) > 1:
         volumes = [
-            info.model_copy(update={"volume": number, "n_volumes": len(volumes)})
+            info.model_copy(
+                update={
+                    "volume": number,
+                    "n_volumes": len(volumes),
+                    "reason": _joined_reason(info) if info.joins else info.reason,
+                }
+            )
             for number, info in enumerate(volumes, start=1)
         ]
+    if copies:
+        told = f"dropped: {len(copies)} files that are copies, byte for byte, of others ({shown(copies)})"
+        volumes = [info.model_copy(update={"processing": (*info.processing, told)}) for info in volumes]
     return (*volumes, *found)
+
+
+def _joined_reason(info: SeriesInfo) -> str:
+    parts = " and ".join(f"#{number}" for number in info.joins)
+    return f"{info.reason}; {parts} are its parts, and --allow-uneven (allow_uneven=True) reads it as a whole"
 
 
 def _volumes(headers: Sequence[Header], names: Sequence[str]) -> list[SeriesInfo]:
@@ -184,6 +233,7 @@ def _record(headers: Sequence[Header], part: Part, *, alone: bool) -> SeriesInfo
             "thickness_mm": plane.thickness_mm,
             "plane": plane_name(plane) if usable else None,
             "differs": {} if alone else part.differs,
+            "joins": tuple(index + 1 for index in part.joins),
             "frames": tuple((place[frame.file], frame.index) for frame in ordered),
         }
     )

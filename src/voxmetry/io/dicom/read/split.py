@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ _KEYS = (
 )
 """What may tell volumes of one series apart, in the order in which it is tried."""
 _MOST_KEYS = 3
+_NEIGHBOURS = 1.5
+"""Stacks follow each other where the gap between them is no more than so many steps of the wider one."""
 _MOST_PARTS = 4096
 
 _MEANS_ANOTHER_IMAGE = (
@@ -47,6 +49,8 @@ class Part:
     audit: Audit
     differs: dict[str, str] = field(default_factory=dict)
     """What tells it from the other parts of its series; empty where the series is one volume."""
+    joins: tuple[int, ...] = ()
+    """Indices of the parts that follow each other in this one, which is uneven; empty for a part that is one stack."""
 
 
 def split(frames: Sequence[Frame], modality: str | None) -> list[Part]:
@@ -73,10 +77,41 @@ def split(frames: Sequence[Frame], modality: str | None) -> list[Part]:
     if len(stacks) > 2 and lonely * 2 > len(stacks):
         # Slices that turn around an axis: no two of them make a grid.
         return [Part(list(frames), audit([frame.plane for frame in frames]))]
-    parts = []
+    parts: list[Part] = []
     for members, differs in stacks:
-        parts += [Part(part.frames, part.audit, differs | part.differs) for part in _stack(members, modality)]
+        found = [Part(part.frames, part.audit, differs | part.differs) for part in _stack(members, modality)]
+        joined = _joined(members, found)
+        first = len(parts)
+        parts += found
+        if joined is not None:
+            parts.append(Part(members, joined, differs, tuple(range(first, len(parts)))))
     return parts
+
+
+def _joined(frames: list[Frame], parts: list[Part]) -> Audit | None:
+    """Return the audit of parts that follow each other as one uneven stack, such as a head in 4 mm and then in 7 mm.
+
+    None where they lie between each other's slices, or further apart than one and a half of their steps.
+    """
+    if len(parts) < 2 or any(part.audit.verdict != "regular" or part.audit.geometry is None for part in parts):
+        return None
+    normal = normal_of(frames[0].plane)
+    ordered = sorted(parts, key=lambda part: _ends([frame.plane for frame in part.frames], normal))
+    told = []
+    for lower, upper in itertools.pairwise(ordered):
+        gap = _ends([f.plane for f in upper.frames], normal)[0] - _ends([f.plane for f in lower.frames], normal)[1]
+        if not 0 < gap <= _NEIGHBOURS * max(_step(lower), _step(upper)):
+            return None
+    for part in ordered:
+        told.append(f"{len(part.frames)} slices {_step(part):.4g} mm apart")
+    whole = audit([frame.plane for frame in frames])
+    if whole.verdict not in ("uneven", "missing"):
+        return None
+    return replace(whole, verdict="uneven", reason=f"{', then '.join(told)}, as one stack")
+
+
+def _step(part: Part) -> float:
+    return part.audit.geometry.spacing_mm[2] if part.audit.geometry else 0.0
 
 
 def _stack(frames: list[Frame], modality: str | None) -> list[Part]:

@@ -2,25 +2,45 @@
 
 The steps are those of the vendor-neutral SUV calculation of the QIBA FDG-PET/CT profile (qibawiki.rsna.org,
 "Standardized Uptake Value"): SUV is the activity concentration, times the body's size, over the dose that is left of
-what was injected when the scan began. What is missing for it is named; nothing is assumed in its place.
+what was injected when the scan began. What is missing for it is named. What each quantity was taken from is kept with
+the series, and so is what had to be taken for granted.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+from voxmetry.core.records import SuvBasis
 from voxmetry.errors import SeriesError
 from voxmetry.io.dicom.read.elements import Elements
-from voxmetry.io.dicom.read.headers import PARSING_ERRORS, number, seconds, text
+from voxmetry.io.dicom.read.headers import PARSING_ERRORS, number, text
+from voxmetry.io.dicom.read.moments import (
+    Moment,
+    UnclearError,
+    apart_s,
+    between,
+    both_of,
+    clock_of,
+    dated_by,
+    earliest,
+    later,
+    moment_of,
+    same_clock,
+    zone_of,
+)
+from voxmetry.io.dicom.read.plausible import ImplausibleError, dose_bq, size_m, weight_kg
 
 SuvType: TypeAlias = Literal["bw", "lbm", "bsa"]
 """Normalised by body weight, lean body mass (James) or body surface area (Du Bois)."""
 
 _PHILIPS = "Philips PET Private Group"
 _GE = "GEMS_PETD_01"
+_MOST_HALF_LIVES = 10
+_MOST_UNDATED_HALF_LIVES = 6
+"""The longest from injection to scan: with dates, and by times of day alone, which a slip changes more easily."""
 _WORDS = {
     "weight": "Patient's Weight",
     "height": "Patient's Size",
@@ -40,6 +60,19 @@ class Uptake:
     kind: SuvType
     how: str
     """In words, for provenance; no date and nothing of the patient."""
+    basis: SuvBasis
+    size: float | None = None
+    """The body's weight or lean body mass in g, or its surface in cm2; None where it was not needed."""
+
+
+@dataclass(frozen=True)
+class _Elapsed:
+    """From the injection to the start of the scan."""
+
+    seconds: float
+    to: str
+    sources: dict[str, str]
+    assumptions: tuple[str, ...]
 
 
 def uptake(headers: Sequence[Elements], kind: SuvType) -> Uptake:
@@ -77,62 +110,111 @@ def uptake(headers: Sequence[Elements], kind: SuvType) -> Uptake:
         return _philips(headers, kind)
     if units != "BQML":
         raise _missing(f"its values are in {units or 'no stated unit'}", ["Units BQML, CNTS (Philips) or GML"])
-    return _from_activity(headers, kind, 1.0, "from Bq/mL")
+    return _from_activity(headers, kind, 1.0, "from Bq/mL", "Units BQML")
 
 
 def _stored_as_suv(header: Elements, kind: SuvType) -> Uptake:
     stored = {None: "bw", "BW": "bw", "LBM": "lbm", "LBMJAMES128": "lbm", "BSA": "bsa"}.get(text(header, "SUVType"))
     if stored == kind:
-        return Uptake(1.0, kind, "stored as SUV")
+        return _stated(1.0, kind, "stored as SUV", "Units GML")
     raise _missing(
         f"it is stored as SUV of type {text(header, 'SUVType') or 'BW'}", [f"SUV{kind}, which was asked for"]
     )
+
+
+def _stated(factor: float, kind: SuvType, how: str, source: str) -> Uptake:
+    return Uptake(factor, kind, how, SuvBasis(kind=kind, factor=factor, sources={"factor": source}))
 
 
 def _philips(headers: Sequence[Elements], kind: SuvType) -> Uptake:
     """Turn counts to SUV by Philips' own factors: to SUVbw at once, or to Bq/mL first."""
     to_suv, to_activity = (_private_number(headers[0], 0x7053, _PHILIPS, element) for element in (0x00, 0x09))
     if kind == "bw" and to_suv:
-        return Uptake(to_suv, kind, "from counts by the Philips SUV scale factor (7053,1000)")
+        factor = "Philips SUV scale factor (7053,1000)"
+        return _stated(to_suv, kind, f"from counts by the {factor}", factor)
     if to_activity:
-        return _from_activity(
-            headers, kind, to_activity, "from counts by the Philips activity scale factor (7053,1009)"
-        )
+        factor = "Philips activity scale factor (7053,1009)"
+        return _from_activity(headers, kind, to_activity, f"from counts by the {factor}", factor)
     raise _missing("its values are counts", ["the Philips SUV scale factor (7053,1000) or activity factor (7053,1009)"])
 
 
-def _from_activity(headers: Sequence[Elements], kind: SuvType, factor: float, how: str) -> Uptake:
+def _from_activity(headers: Sequence[Elements], kind: SuvType, factor: float, how: str, source: str) -> Uptake:
     header = headers[0]
-    corrected = (text(header, "CorrectedImage") or "").upper().split("\\")
-    lacking = [f"{what} in Corrected Image" for what in ("ATTN", "DECY") if what not in corrected]
-    known = _administration(header)
-    body = {"weight": number(header, "PatientWeight"), "height": number(header, "PatientSize")}
-    sex = (text(header, "PatientSex") or "").upper()
-    needed = ["weight"] if kind == "bw" else ["weight", "height"]
-    lacking += [_WORDS[what] for what in needed if not (body[what] or 0) > 0]
-    if kind == "lbm" and sex not in ("M", "F"):
-        lacking.append(_WORDS["sex"])
-    correction = text(header, "DecayCorrection")
-    wanted = ["dose"] if correction == "ADMIN" else ["dose", "half_life", "injected"]
-    lacking += [_WORDS[what] for what in wanted if known[what] is None or (what != "injected" and not known[what] > 0)]
-    if correction not in ("START", "ADMIN"):
-        lacking.append("Decay Correction START or ADMIN")
+    item = _administration(header)
+    dose, half_life = (number(item, f"Radionuclide{what}") for what in ("TotalDose", "HalfLife"))
+    correction, sex = text(header, "DecayCorrection"), (text(header, "PatientSex") or "").upper()
+    lacking = _lacking(header, item, kind)
     if lacking:
         raise _missing("", lacking)
-    dose = float(known["dose"])
-    if correction == "START":
-        began, which = _scan_start(headers)
-        elapsed = began - known["injected"]
-        if known["undated"]:
-            # A time of day alone is that of the last time the clock showed it before the scan.
-            elapsed %= 86400.0
-        if not 0 <= elapsed < 10 * known["half_life"]:
-            raise _missing(f"the scan began {elapsed:.0f} s after the injection", ["0 s to ten half-lives"])
-        dose *= 2.0 ** (-elapsed / known["half_life"])
-        how += f", dose decayed over {elapsed:.0f} s to {which}"
+    try:
+        weight, height, assumptions = _body(header, kind)
+        injected = dose_bq(dose or 0.0, weight)
+        elapsed = _elapsed(headers, item, half_life or 0.0) if correction == "START" else None
+    except (ImplausibleError, UnclearError) as error:
+        raise _unclear(str(error)) from error
+    assumptions += (injected.converted,) if injected.converted else ()
+    left = injected.value
+    sources = {"activity": source, "dose": "Radionuclide Total Dose", "body": "Patient's Weight"}
+    if kind != "bw":
+        sources["body"] += ", Patient's Size" + (", Patient's Sex" if kind == "lbm" else "")
+    if elapsed is not None:
+        left *= 2.0 ** (-elapsed.seconds / (half_life or 1.0))
+        how += f", dose decayed over {elapsed.seconds:.0f} s to {elapsed.to}"
+        sources |= {"half-life": "Radionuclide Half Life", **elapsed.sources}
+        assumptions += elapsed.assumptions
     else:
         how += ", corrected for decay to the injection"
-    return Uptake(factor * _size(kind, body["weight"] or 0.0, body["height"] or 0.0, sex) / dose, kind, how)
+    size = _size(kind, weight, height or 0.0, sex)
+    if size <= 0:
+        raise _unclear(f"Patient's Weight {weight:g} kg and Size {height or 0:g} m have no lean body mass")
+    basis = SuvBasis(
+        kind=kind,
+        factor=factor * size / left,
+        elapsed_s=elapsed.seconds if elapsed else math.nan,
+        half_life_s=half_life if elapsed and half_life else math.nan,
+        sources=sources,
+        assumptions=assumptions,
+    )
+    return Uptake(factor * size / left, kind, "; ".join((how, *assumptions)), basis, size)
+
+
+def _lacking(header: Elements, item: Any, kind: SuvType) -> list[str]:
+    """Name what is absent of what SUV needs."""
+    corrected = (text(header, "CorrectedImage") or "").upper().split("\\")
+    lacking = [f"{what} in Corrected Image" for what in ("ATTN", "DECY") if what not in corrected]
+    body = {"weight": number(header, "PatientWeight"), "height": number(header, "PatientSize")}
+    lacking += [
+        _WORDS[what] for what in (["weight"] if kind == "bw" else ["weight", "height"]) if not (body[what] or 0) > 0
+    ]
+    if kind == "lbm" and (text(header, "PatientSex") or "").upper() not in ("M", "F"):
+        lacking.append(_WORDS["sex"])
+    correction = text(header, "DecayCorrection")
+    known = {"dose": number(item, "RadionuclideTotalDose"), "half_life": number(item, "RadionuclideHalfLife")}
+    wanted = ["dose"] if correction == "ADMIN" else ["dose", "half_life"]
+    lacking += [_WORDS[what] for what in wanted if not (known[what] or 0) > 0]
+    if correction != "ADMIN" and _injection(header, item) is None:
+        lacking.append(_WORDS["injected"])
+    if correction not in ("START", "ADMIN"):
+        lacking.append("Decay Correction START or ADMIN")
+    return lacking
+
+
+def _body(header: Elements, kind: SuvType) -> tuple[float, float | None, tuple[str, ...]]:
+    """Return weight in kg and size in m, and in words what was converted; raises ImplausibleError."""
+    stated, told = number(header, "PatientSize"), []
+    height = None
+    if stated is not None and stated > 0:
+        try:
+            taken = size_m(stated)
+        except ImplausibleError:
+            if kind != "bw":
+                raise
+        else:
+            height = taken.value
+            if kind != "bw" and taken.converted:
+                told.append(taken.converted)
+    weight = weight_kg(number(header, "PatientWeight") or 0.0, height)
+    return weight.value, height, (*told, *((weight.converted,) if weight.converted else ()))
 
 
 def _size(kind: SuvType, weight_kg: float, height_m: float, sex: str) -> float:
@@ -152,72 +234,92 @@ def _size(kind: SuvType, weight_kg: float, height_m: float, sex: str) -> float:
     return (by_weight * weight_kg - by_ratio * (weight_kg / height_cm) ** 2) * 1000
 
 
-def _administration(header: Elements) -> dict[str, Any]:
-    """Return dose in Bq, half-life in s, and the time of injection; None where absent."""
+def _administration(header: Elements) -> Any:
+    """Return what was injected and when: an item, or something empty."""
     try:
         items = header.items("RadiopharmaceuticalInformationSequence")
     except ValueError:
         items = []
-    known: dict[str, Any] = {"dose": None, "half_life": None, "injected": None, "undated": False}
-    if not items:
-        return known
-    item = items[0]
-    known |= {"dose": number(item, "RadionuclideTotalDose"), "half_life": number(item, "RadionuclideHalfLife")}
-    injected = seconds(text(item, "RadiopharmaceuticalStartDateTime"))
-    if injected is None:
-        time, date = text(item, "RadiopharmaceuticalStartTime"), text(header, "SeriesDate")
-        injected = seconds(date + time) if time and date else None
-        known["undated"] = True
-    known["injected"] = injected
-    return known
+    return items[0] if items else {}
 
 
-def _scan_start(headers: Sequence[Elements]) -> tuple[float, str]:
-    """Return when the scan began that the values are decay corrected to, in seconds, and where that was found.
+def _injection(header: Elements, item: Any) -> tuple[Moment, Moment | None] | None:
+    """Return when the tracer was given, and the same on the series' own clock where it is there as well."""
+    zone, begins = zone_of(header), "Radiopharmaceutical Start"
+    clock = clock_of(text(item, "RadiopharmaceuticalStartTime"))
+    # The element has no date. That of the scan is meant, or the day before it.
+    time = None if clock is None else Moment(clock, None, zone, f"{begins} Time")
+    whole = both_of(text(item, "RadiopharmaceuticalStartDateTime"), zone, f"{begins} DateTime")
+    if whole is not None:
+        return whole, time
+    return (time, None) if time is not None else None
+
+
+def _elapsed(headers: Sequence[Elements], item: Any, half_life: float) -> _Elapsed:
+    """Return how long before the scan the tracer was given, and from which elements that follows.
+
+    The one place where times, dates and offsets from UTC of a PET series come together.
+
+    Raises
+    ------
+    UnclearError
+        If they contradict each other, leave several answers, or lie further apart than the tracer lasts.
+    SeriesError
+        If nothing says when the scan began.
+    """
+    known = _injection(headers[0], item)
+    if known is None:
+        raise _missing("", [_WORDS["injected"]])
+    began, which = _scan_start(headers, half_life)
+    given, zone, assumptions = same_clock(*known, began.offset_s, "the scan")
+    began = replace(began, offset_s=zone)
+    undated = began.day is None or given.day is None
+    longest = (_MOST_UNDATED_HALF_LIVES if undated else _MOST_HALF_LIVES) * half_life
+    seconds = between(given, began, longest)
+    if not 0 <= seconds < longest:
+        raise UnclearError(f"the scan began {seconds:.0f} s after the injection, without 0 s to ten half-lives")
+    if began.day is None or (given.day is None and given.source.endswith("DateTime")):
+        lacking = " and ".join(x.source for x in (given, began) if x.day is None)
+        assumptions += (f"the times of day alone, since {lacking} has no usable date",)
+    return _Elapsed(seconds, which, {"injection": given.source, "scan": began.source}, assumptions)
+
+
+def _scan_start(headers: Sequence[Elements], half_life: float) -> tuple[Moment, str]:
+    """Return when the scan began that the values are decay corrected to, and where that was found.
 
     Series Date and Time are it, unless they are later than an acquisition: then the series was made afterwards from
     another, and GE's own element, or the frames' times, say it.
     """
-    acquired = [moment for header in headers if (moment := _moment(header, "Acquisition")) is not None]
-    series = _moment(headers[0], "Series")
-    if series is not None and acquired and series <= min(acquired) + 1:
-        return series, "the series' time"
+    acquired = [moment for header in headers if (moment := moment_of(header, "Acquisition")) is not None]
+    series = moment_of(headers[0], "Series")
+    if series is not None and acquired and apart_s(series, earliest(acquired)) >= -1:
+        return dated_by(series, acquired[0]), "the series' time"
     private = _private(headers[0], 0x0009, _GE, 0x0D, "DT")
-    if isinstance(private, str) and (began := seconds(private)) is not None:
-        return began, "GE's scan time (0009,100D)"
-    starts = [start for header in headers if (start := _start_by_frame(header)) is not None]
+    source = "GE's scan time (0009,100D)"
+    if isinstance(private, str) and (began := both_of(private, zone_of(headers[0]), source)) is not None:
+        return began, source
+    starts = [start for header in headers if (start := _start_by_frame(header, half_life)) is not None]
     if starts and len(starts) == len(headers):
-        return min(starts), "the start worked out from the frames' reference times"
+        first = earliest(starts)
+        return dated_by(
+            first, series
+        ) if series is not None else first, "the start worked out from the frames' reference times"
     raise _missing(
         "the series' time is later than its acquisition, or absent",
         ["Series Time, GE's scan time (0009,100D), or Frame Reference Time and Actual Frame Duration"],
     )
 
 
-def _start_by_frame(header: Elements) -> float | None:
+def _start_by_frame(header: Elements, half_life: float) -> Moment | None:
     """Work the start of the scan out of one frame: its acquisition, less its reference time, plus the mean in it."""
-    acquired, reference = _moment(header, "Acquisition"), number(header, "FrameReferenceTime")
+    acquired, reference = moment_of(header, "Acquisition"), number(header, "FrameReferenceTime")
     duration = number(header, "ActualFrameDuration")
-    half_life = _half_life(header)
     if acquired is None or reference is None or duration is None or not half_life:
         return None
     constant = math.log(2) / half_life
     share = constant * duration / 1000
     mean = 0.0 if share == 0 else math.log(share / -math.expm1(-share)) / constant
-    return acquired - reference / 1000 + mean
-
-
-def _half_life(header: Elements) -> float | None:
-    try:
-        items = header.items("RadiopharmaceuticalInformationSequence")
-    except ValueError:
-        return None
-    return number(items[0], "RadionuclideHalfLife") if items else None
-
-
-def _moment(header: Elements, what: str) -> float | None:
-    date, time = text(header, f"{what}Date"), text(header, f"{what}Time")
-    return seconds(date + time) if date and time else None
+    return later(acquired, mean - reference / 1000, f"{acquired.source}, Frame Reference Time, Actual Frame Duration")
 
 
 def _private(header: Elements, group: int, creator: str, element: int, vr: str) -> Any:
@@ -233,6 +335,14 @@ def _private_number(header: Elements, group: int, creator: str, element: int) ->
     except PARSING_ERRORS:
         return None
     return value if math.isfinite(value) and value > 0 else None
+
+
+def _unclear(why: str) -> SeriesError:
+    return SeriesError(
+        found=f"a PET series whose SUV cannot be worked out: {why}",
+        expected="times that leave one answer; weight in kg, size in m and dose in Bq, of one body",
+        fix="correct the headers, or read its values as they are stored (suv='none', --suv none)",
+    )
 
 
 def _missing(why: str, what: Sequence[str]) -> SeriesError:

@@ -1,0 +1,111 @@
+"""Units of what SUV is worked out from: a value that no patient has is converted by name, or refused.
+
+Elements have one unit each in the standard (PS3.3 C.7.2.2, C.8.9.2): kg, m, Bq, s. Exports fill some in g, cm, MBq.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+WEIGHT_KG = (0.01, 400.0)
+"""From a mouse to the heaviest that a scanner's table carries."""
+SIZE_M = (0.05, 2.6)
+BODY_MASS_INDEX = (6.0, 130.0)
+"""In kg/m2, of preterm infants to the most that is on record; of bodies longer than `_TALL_M` alone."""
+_TALL_M = 0.4
+DOSE_BQ = (5e5, 3e9)
+"""From a mouse's injection to rubidium and water in one."""
+DOSE_BQ_PER_KG = (2e4, 2e9)
+"""Scanners of the whole body do with a twentieth of a MBq/kg; a mouse gets hundreds."""
+_GRAMS = {"g": 1e-3}
+_LENGTHS = {"cm": 1e-2, "mm": 1e-3}
+_ACTIVITIES = {"kBq": 1e3, "MBq": 1e6, "GBq": 1e9, "mCi": 3.7e7}
+
+
+class ImplausibleError(Exception):
+    """A value that nobody has, in no unit or in several; the text says which and why."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A value in the standard's unit, and in words if it had to be converted to it."""
+
+    value: float
+    converted: str = ""
+
+
+def weight_kg(value: float, size_m: float | None) -> Amount:
+    """Return a body's weight in kg.
+
+    Parameters
+    ----------
+    value
+        Patient's Weight as it is stored.
+    size_m
+        Its size, where that is known: the two must belong to one body.
+
+    Raises
+    ------
+    ImplausibleError
+        If it is none in kg and none in g.
+
+    Examples
+    --------
+    >>> weight_kg(70000, 1.75)
+    Amount(value=70.0, converted="Patient's Weight taken as g in place of kg")
+    """
+    return _taken("Patient's Weight", value, "kg", WEIGHT_KG, _GRAMS, lambda x: _is_body(x, size_m))
+
+
+def size_m(value: float) -> Amount:
+    """Return a body's size in m; raises as `weight_kg`.
+
+    Examples
+    --------
+    >>> size_m(175)
+    Amount(value=1.75, converted="Patient's Size taken as cm in place of m")
+    """
+    return _taken("Patient's Size", value, "m", SIZE_M, _LENGTHS, lambda _: True)
+
+
+def dose_bq(value: float, body_kg: float | None) -> Amount:
+    """Return an injected activity in Bq; raises as `weight_kg`.
+
+    Examples
+    --------
+    >>> dose_bq(350, 70)
+    Amount(value=350000000.0, converted='Radionuclide Total Dose taken as MBq in place of Bq')
+    """
+
+    def fits(bq: float) -> bool:
+        return body_kg is None or DOSE_BQ_PER_KG[0] <= bq / body_kg <= DOSE_BQ_PER_KG[1]
+
+    return _taken("Radionuclide Total Dose", value, "Bq", DOSE_BQ, _ACTIVITIES, fits)
+
+
+def _is_body(kg: float, metres: float | None) -> bool:
+    if metres is None or metres < _TALL_M:
+        return True
+    return BODY_MASS_INDEX[0] <= kg / metres**2 <= BODY_MASS_INDEX[1]
+
+
+def _taken(
+    what: str,
+    value: float,
+    unit: str,
+    limits: tuple[float, float],
+    others: Mapping[str, float],
+    fits: Callable[[float], bool],
+) -> Amount:
+    def is_plausible(x: float) -> bool:
+        return limits[0] <= x <= limits[1] and fits(x)
+
+    if is_plausible(value):
+        return Amount(value)
+    found = [(name, value * factor) for name, factor in others.items() if is_plausible(value * factor)]
+    if len(found) == 1:
+        name, converted = found[0]
+        return Amount(converted, f"{what} taken as {name} in place of {unit}")
+    several = f" and could be {' or '.join(name for name, _ in found)}" if found else ""
+    raise ImplausibleError(f"{what} {value:g} is implausible in {unit}{several}")
