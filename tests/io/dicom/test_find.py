@@ -214,8 +214,8 @@ class TestDirfile:
         folder = tmp_path / "export" / "S1" / "S10"
         folder.mkdir(parents=True)
         for file in files:
-            shutil.copy(file, folder / file.name)
-        _directory(folder / "DIRFILE", [("IMAGE", ["S1", "S10", file.name]) for file in files])
+            shutil.copy(file, folder / f"IM_{file.stem}")
+        _directory(folder / "DIRFILE", [("IMAGE", ["S1", "S10", f"IM_{file.stem}"]) for file in files])
         _directory(folder.parent / "DIRFILE", [("SERIES", ["S1", "S10", "DIRFILE"])])
         return tmp_path / "export"
 
@@ -227,17 +227,17 @@ class TestDirfile:
     def test_a_file_that_is_named_and_is_not_there(self, export):
         _directory(
             export / "S1" / "S10" / "DIRFILE",
-            [("SERIES", ["S1", "S10", "DIRFILE"]), *(("IMAGE", ["S1", "S10", f"{i:04}.dcm"]) for i in range(1, 13))],
+            [("SERIES", ["S1", "S10", "DIRFILE"]), *(("IMAGE", ["S1", "S10", f"IM_{i:04}"]) for i in range(1, 13))],
         )
         (info,) = list_series(export)
         assert info.verdict == "missing"
-        assert info.reason.endswith("that are not there: S1/S10/0012.dcm")
+        assert info.reason.endswith("that are not there: S1/S10/IM_0012")
 
     def test_names_below_the_directory_itself_come_first(self, export):
         """A copy of the whole medium lies above it; the files beside it are meant."""
         other = export / "S1" / "S10" / "S1" / "S10"
         other.mkdir(parents=True)
-        shutil.copy(export / "S1" / "S10" / "0001.dcm", other / "0001.dcm")
+        shutil.copy(export / "S1" / "S10" / "IM_0001", other / "IM_0001")
         found = find.find(export / "S1" / "S10" / "DIRFILE")
         assert len(found.headers) == 11
 

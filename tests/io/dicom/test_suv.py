@@ -15,7 +15,7 @@ from voxmetry import read_volume
 from voxmetry.errors import SeriesError
 from voxmetry.flags.study import flag_source
 from voxmetry.io.dicom.read.moments import both_of, clock_of, day_of, offset_of
-from voxmetry.workflows.segment import describe
+from voxmetry.workflows.inputs import describe
 
 HALF_LIFE = 6586.2
 DOSE = 370e6

@@ -157,7 +157,8 @@ def _mosaic(dataset: Elements, name: str, file: int) -> list[Frame]:
     try:
         tiles = tiles_of(dataset)
     except ValueError as error:
-        raise _refusal(f"{name} holds a volume as tiles of one picture, and {error}", name) from error
+        what = "a Siemens mosaic" if "MOSAIC" in (text(dataset, "ImageType") or "") else "a grid of United Imaging"
+        raise _refusal(f"{name} is {what}, and {error}", name) from error
     orientation = _needed(dataset, "ImageOrientationPatient", "Image Orientation (Patient)", 6, name)
     spacing = _needed(dataset, "PixelSpacing", "Pixel Spacing", 2, name)
     scale, time_s, notes = _rescale(dataset, name), _time(dataset), classic_notes(dataset)

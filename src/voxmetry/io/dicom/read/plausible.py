@@ -12,8 +12,8 @@ WEIGHT_KG = (0.01, 400.0)
 """From a mouse to the heaviest that a scanner's table carries."""
 SIZE_M = (0.05, 2.6)
 BODY_MASS_INDEX = (6.0, 130.0)
-"""In kg/m2, of preterm infants to the most that is on record; of bodies longer than `_TALL_M` alone."""
-_TALL_M = 0.4
+"""In kg/m2, of preterm infants to the most that is on record; animals and the smallest infants are left out."""
+_SMALL_M, _SMALL_KG = 0.4, 2.0
 DOSE_BQ = (5e5, 3e9)
 """From a mouse's injection to rubidium and water in one."""
 DOSE_BQ_PER_KG = (2e4, 2e9)
@@ -58,15 +58,27 @@ def weight_kg(value: float, size_m: float | None) -> Amount:
     return _taken("Patient's Weight", value, "kg", WEIGHT_KG, _GRAMS, lambda x: _is_body(x, size_m))
 
 
-def size_m(value: float) -> Amount:
+def size_m(value: float, weight: float) -> Amount:
     """Return a body's size in m; raises as `weight_kg`.
+
+    Parameters
+    ----------
+    value
+        Patient's Size as it is stored.
+    weight
+        Patient's Weight as it is stored: what is converted must belong to it, in kg or in g.
 
     Examples
     --------
-    >>> size_m(175)
+    >>> size_m(175, 70)
     Amount(value=1.75, converted="Patient's Size taken as cm in place of m")
     """
-    return _taken("Patient's Size", value, "m", SIZE_M, _LENGTHS, lambda _: True)
+    kg = weight if weight <= WEIGHT_KG[1] else weight * _GRAMS["g"]
+
+    def fits(metres: float) -> bool:
+        return metres == value or _is_body(kg, metres)
+
+    return _taken("Patient's Size", value, "m", SIZE_M, _LENGTHS, fits)
 
 
 def dose_bq(value: float, body_kg: float | None) -> Amount:
@@ -85,7 +97,7 @@ def dose_bq(value: float, body_kg: float | None) -> Amount:
 
 
 def _is_body(kg: float, metres: float | None) -> bool:
-    if metres is None or metres < _TALL_M:
+    if metres is None or (metres < _SMALL_M and kg < _SMALL_KG):
         return True
     return BODY_MASS_INDEX[0] <= kg / metres**2 <= BODY_MASS_INDEX[1]
 

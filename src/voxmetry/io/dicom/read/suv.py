@@ -205,7 +205,7 @@ def _body(header: Elements, kind: SuvType) -> tuple[float, float | None, tuple[s
     height = None
     if stated is not None and stated > 0:
         try:
-            taken = size_m(stated)
+            taken = size_m(stated, number(header, "PatientWeight") or 0.0)
         except ImplausibleError:
             if kind != "bw":
                 raise

@@ -1,0 +1,1 @@
+"""Damaged files: each is read right or refused, never otherwise. See README.md."""
