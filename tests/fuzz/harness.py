@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from voxmetry.errors import ReadingWarning
+
 try:
     import resource
 except ImportError:  # Windows has no such limits
@@ -175,6 +177,7 @@ def run_case(target: Target, seed: int, sources: Sequence[Files], scratch: Path,
     try:
         with limited(SECONDS + REFERENCE_SECONDS), warnings.catch_warnings():
             warnings.simplefilter("error")
+            warnings.simplefilter("ignore", ReadingWarning)
             kind, told = target.judge(folder, reference)
     except ReferenceDiedError as error:
         return Outcome("unjudged", names, f"the reference {error}")

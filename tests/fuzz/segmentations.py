@@ -167,7 +167,8 @@ def seg_difference(path: str, affine: np.ndarray, masks: list[tuple[int, np.ndar
                     mask[:, :, k] |= value == frame.T
             continue
         number = int(item("SegmentIdentificationSequence").ReferencedSegmentNumber)
-        expected[number][:, :, k] |= (most / 2 if kind == "FRACTIONAL" else 1) <= frame.T
+        if number in expected:
+            expected[number][:, :, k] |= (most / 2 if kind == "FRACTIONAL" else 1) <= frame.T
     for value, mask in masks:
         if not np.array_equal(mask, expected[value]):
             return f"segment {value} has {int(mask.sum())} voxels in place of {int(expected[value].sum())}"

@@ -26,7 +26,17 @@ WEIGHT_KG, HEIGHT_M = 80.0, 1.8
 def pet(files, edit):
     """The phantom as PET, scanned one hour after the injection; keyword arguments replace elements, None removes."""
 
-    def make(*, dose=DOSE, half_life=HALF_LIFE, private=None, each=None, injected="100000", moment=None, **elements):
+    def make(
+        *,
+        dose=DOSE,
+        half_life=HALF_LIFE,
+        nuclide=None,
+        private=None,
+        each=None,
+        injected="100000",
+        moment=None,
+        **elements,
+    ):
         item = Dataset()
         for keyword, value in (
             ("RadionuclideTotalDose", dose),
@@ -36,6 +46,9 @@ def pet(files, edit):
         ):
             if value is not None:
                 setattr(item, keyword, value)
+        if nuclide is not None:
+            item.RadionuclideCodeSequence = [Dataset()]
+            item.RadionuclideCodeSequence[0].CodeMeaning = nuclide
         whole = {
             "Modality": "PT",
             "SOPClassUID": "1.2.840.10008.5.1.4.1.1.128",
@@ -215,6 +228,17 @@ NO_DATES = {"SeriesDate": "", "AcquisitionDate": ""}
         ({"dose": 370}, "Radiopharmaceutical Start Time", ("Radionuclide Total Dose taken as MBq in place of Bq",)),
         ({"dose": 370e3}, "Radiopharmaceutical Start Time", ("Radionuclide Total Dose taken as kBq in place of Bq",)),
         ({"PatientSize": 180}, "Radiopharmaceutical Start Time", ()),
+        ({"half_life": 6588.0 - 1.8, "nuclide": "^18^Fluorine"}, "Radiopharmaceutical Start Time", ()),
+        (
+            {"half_life": HALF_LIFE / 60, "nuclide": "F-18"},
+            "Radiopharmaceutical Start Time",
+            ("Radionuclide Half Life taken as min in place of s",),
+        ),
+        (
+            {"half_life": HALF_LIFE * 1000, "nuclide": "18F"},
+            "Radiopharmaceutical Start Time",
+            ("Radionuclide Half Life taken as ms in place of s",),
+        ),
     ],
 )
 def test_one_hour_however_it_is_written(files, pet, elements, source, assumed):
@@ -267,6 +291,7 @@ def test_an_acquisition_after_midnight_without_its_date(files, pet):
         ({"PatientWeight": 9e6}, "Patient's Weight 9e+06 is implausible in kg"),
         ({"PatientWeight": 12, "PatientSize": 1.8}, "Patient's Weight 12 is implausible in kg"),
         ({"dose": 10}, "Radionuclide Total Dose 10 is implausible in Bq and could be MBq or mCi"),
+        ({"half_life": 4062.6, "nuclide": "^18^Fluorine"}, "Half Life of ^18^Fluorine 4062.6 is implausible in s"),
         ({"dose": 1e12}, "Radionuclide Total Dose 1e+12 is implausible in Bq"),
         ({"RescaleSlope": "1000000"}, "times the activity that was left of the injected dose"),
     ],

@@ -197,7 +197,8 @@ def _listed_in(source: Path, directory: Elements, progress: Progress | None) -> 
                 continue
             inner = _directory_at(place)
             if inner is None:
-                named[place] = None
+                # What lies elsewhere is not lost, and no file of this folder: it is not read.
+                named |= {place: None} if place.lower() in there else {}
             elif os.path.realpath(place) not in seen:
                 seen.add(os.path.realpath(place))
                 waiting.append(inner)
@@ -232,8 +233,11 @@ def _references(directory: Elements) -> list[tuple[str, str]]:
             value = record.get("ReferencedFileID")
         except PARSING_ERRORS:
             continue
-        parts = value if isinstance(value, list) else [value] if value else []
-        name = "/".join(str(part).removesuffix(";1").rstrip(".") for part in parts)
+        parts = [str(part) for part in (value if isinstance(value, list) else [value] if value else [])]
+        if any(part in ("", ".", "..") or "/" in part for part in parts):
+            # No name of a file below the directory (PS3.10 8.2).
+            continue
+        name = "/".join(part.removesuffix(";1").rstrip(".") for part in parts)
         if name:
             references.append((series, name))
     return references

@@ -200,9 +200,19 @@ def _is_list(value: object) -> bool:
 
 
 def _read(path: Path, name: str, **options: Any) -> Any:
+    with lenient(), parsing(name):
+        return pydicom.dcmread(path, force=True, **options)
+
+
+@contextlib.contextmanager
+def parsing(name: str) -> Iterator[None]:
+    """Turn what pydicom raises on malformed content into a FormatError that names the file.
+
+    pydicom parses a sequence only when it is asked for, so this belongs round each block that goes through elements of
+    a data set, not round the reading of the file alone.
+    """
     try:
-        with lenient():
-            return pydicom.dcmread(path, force=True, **options)
+        yield
     except (*PARSING_ERRORS, OSError) as error:
         # pydicom raises OSError for malformed content too, then without the number that the system gives.
         if isinstance(error, OSError) and error.errno is not None:

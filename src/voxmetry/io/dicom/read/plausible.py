@@ -5,6 +5,7 @@ Elements have one unit each in the standard (PS3.3 C.7.2.2, C.8.9.2): kg, m, Bq,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,26 @@ DOSE_BQ_PER_KG = (2e4, 2e9)
 _GRAMS = {"g": 1e-3}
 _LENGTHS = {"cm": 1e-2, "mm": 1e-3}
 _ACTIVITIES = {"kBq": 1e3, "MBq": 1e6, "GBq": 1e9, "mCi": 3.7e7}
+
+
+_HALF_LIVES_S = {
+    ("c", 11): 1221.8,
+    ("n", 13): 597.9,
+    ("o", 15): 122.24,
+    ("f", 18): 6586.2,
+    ("cu", 64): 45724.0,
+    ("ga", 68): 4062.6,
+    ("rb", 82): 75.45,
+    ("zr", 89): 282276.0,
+    ("i", 124): 360806.0,
+}
+"""Of the nuclides of PET, in s (M.-M. Bé et al., Table of Radionuclides, Monographie BIPM-5); only compared with."""
+_NAMES = {
+    **{"carbon": "c", "nitrogen": "n", "oxygen": "o", "fluorine": "f", "fluor": "f", "copper": "cu", "gallium": "ga"},
+    **{"rubidium": "rb", "zirconium": "zr", "iodine": "i"},
+}
+_HALF_LIFE_SPARE = 0.03
+_DURATIONS = {"min": 60.0, "h": 3600.0, "ms": 1e-3}
 
 
 class ImplausibleError(Exception):
@@ -96,6 +117,35 @@ def dose_bq(value: float, body_kg: float | None) -> Amount:
     return _taken("Radionuclide Total Dose", value, "Bq", DOSE_BQ, _ACTIVITIES, fits)
 
 
+def half_life_s(value: float, nuclide: str | None) -> Amount:
+    """Return a half-life in s; raises as `weight_kg`.
+
+    Parameters
+    ----------
+    value
+        Radionuclide Half Life as it is stored.
+    nuclide
+        What the header calls the nuclide; one that is not known here leaves the value as it is.
+
+    Examples
+    --------
+    >>> half_life_s(109.77, "^18^Fluorine"), half_life_s(109.77, None).value
+    (Amount(value=6586.2, converted='Radionuclide Half Life taken as min in place of s'), 109.77)
+    """
+    known = _HALF_LIVES_S.get(_nuclide(nuclide or ""))
+    if known is None:
+        return Amount(value)
+    limits = (known * (1 - _HALF_LIFE_SPARE), known * (1 + _HALF_LIFE_SPARE))
+    return _taken(f"Radionuclide Half Life of {nuclide}", value, "s", limits, _DURATIONS, lambda _: True, "Half Life")
+
+
+def _nuclide(words: str) -> tuple[str, int]:
+    """Return symbol and mass number that a name such as ^18^Fluorine, F-18 or 18F has; ("", 0) for another."""
+    masses, names = re.findall(r"\d+", words), re.findall(r"[a-z]+", words.lower())
+    symbols = [_NAMES.get(name, name) for name in names]
+    return (symbols[0], int(masses[0])) if len(masses) == 1 and symbols and len(masses[0]) < 4 else ("", 0)
+
+
 def _is_body(kg: float, metres: float | None) -> bool:
     if metres is None or (metres < _SMALL_M and kg < _SMALL_KG):
         return True
@@ -109,6 +159,7 @@ def _taken(
     limits: tuple[float, float],
     others: Mapping[str, float],
     fits: Callable[[float], bool],
+    short: str = "",
 ) -> Amount:
     def is_plausible(x: float) -> bool:
         return limits[0] <= x <= limits[1] and fits(x)
@@ -118,6 +169,7 @@ def _taken(
     found = [(name, value * factor) for name, factor in others.items() if is_plausible(value * factor)]
     if len(found) == 1:
         name, converted = found[0]
-        return Amount(converted, f"{what} taken as {name} in place of {unit}")
+        words = f"Radionuclide {short}" if short else what
+        return Amount(converted, f"{words} taken as {name} in place of {unit}")
     several = f" and could be {' or '.join(name for name, _ in found)}" if found else ""
     raise ImplausibleError(f"{what} {value:g} is implausible in {unit}{several}")

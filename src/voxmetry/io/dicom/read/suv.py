@@ -31,7 +31,7 @@ from voxmetry.io.dicom.read.moments import (
     same_clock,
     zone_of,
 )
-from voxmetry.io.dicom.read.plausible import ImplausibleError, dose_bq, size_m, weight_kg
+from voxmetry.io.dicom.read.plausible import ImplausibleError, dose_bq, half_life_s, size_m, weight_kg
 
 SuvType: TypeAlias = Literal["bw", "lbm", "bsa"]
 """Normalised by body weight, lean body mass (James) or body surface area (Du Bois)."""
@@ -141,7 +141,7 @@ def _philips(headers: Sequence[Elements], kind: SuvType) -> Uptake:
 def _from_activity(headers: Sequence[Elements], kind: SuvType, factor: float, how: str, source: str) -> Uptake:
     header = headers[0]
     item = _administration(header)
-    dose, half_life = (number(item, f"Radionuclide{what}") for what in ("TotalDose", "HalfLife"))
+    dose, half_life = number(item, "RadionuclideTotalDose"), number(item, "RadionuclideHalfLife")
     correction, sex = text(header, "DecayCorrection"), (text(header, "PatientSex") or "").upper()
     lacking = _lacking(header, item, kind)
     if lacking:
@@ -149,6 +149,9 @@ def _from_activity(headers: Sequence[Elements], kind: SuvType, factor: float, ho
     try:
         weight, height, assumptions = _body(header, kind)
         injected = dose_bq(dose or 0.0, weight)
+        if half_life and correction == "START":
+            lasts = half_life_s(half_life, _nuclide(item))
+            half_life, assumptions = lasts.value, assumptions + ((lasts.converted,) if lasts.converted else ())
         elapsed = _elapsed(headers, item, half_life or 0.0) if correction == "START" else None
     except (ImplausibleError, UnclearError) as error:
         raise _unclear(str(error)) from error
@@ -241,6 +244,15 @@ def _administration(header: Elements) -> Any:
     except ValueError:
         items = []
     return items[0] if items else {}
+
+
+def _nuclide(item: Any) -> str | None:
+    """Return what the header calls the nuclide."""
+    try:
+        codes = item.items("RadionuclideCodeSequence")
+    except ValueError:
+        codes = []
+    return text(codes[0], "CodeMeaning") if codes else None
 
 
 def _injection(header: Elements, item: Any) -> tuple[Moment, Moment | None] | None:

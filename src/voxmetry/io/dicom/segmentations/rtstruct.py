@@ -18,7 +18,7 @@ from voxmetry.core.geometry import Float64, Geometry, swap_lps_ras
 from voxmetry.core.labels import PALETTE, Label
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import FormatError, GeometryError, ReadingWarning
-from voxmetry.io.dicom.read.headers import PARSING_ERRORS, lenient, read_all, text, whole
+from voxmetry.io.dicom.read.headers import PARSING_ERRORS, lenient, parsing, read_all, text, whole
 from voxmetry.io.dicom.segmentations.codes import code_of
 from voxmetry.io.dicom.segmentations.contours import fill, fill_structure
 from voxmetry.io.overlapping import Layers, Piece
@@ -85,13 +85,15 @@ def read_rtstruct(
     """
     dataset = read_all(path, path.name)
     with lenient():
-        rois = [roi for roi in _rois(dataset, path.name) if wanted is None or wanted(roi[0])]
+        with parsing(path.name):
+            rois = [roi for roi in _rois(dataset, path.name) if wanted is None or wanted(roi[0])]
         layers, told, kept = Layers(grid, path.name), [], 0
         for label, item, frame_uid in rois:
             if frame_uid and grid.frame_uid and frame_uid != grid.frame_uid:
                 told.append(f"{label.name} is drawn in another frame of reference than the image's: left out")
                 continue
-            contours = _contours(item, grid, f"{label.name} of {path.name}")
+            with parsing(path.name):
+                contours = _contours(item, grid, f"{label.name} of {path.name}")
             pieces, beyond = _fill(contours, grid, f"{label.name} of {path.name}")
             if beyond and not any(mask.any() for _, mask in pieces):
                 told.append(f"{label.name} lies outside of the image: left out")
@@ -119,7 +121,7 @@ def structures_in(path: Path) -> tuple[Label, ...]:
     FormatError
         If it is no structure set with closed contours, or is damaged.
     """
-    with lenient():
+    with lenient(), parsing(path.name):
         return tuple(label for label, _, _ in _rois(read_all(path, path.name), path.name))
 
 

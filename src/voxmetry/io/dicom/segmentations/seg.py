@@ -5,6 +5,7 @@ Reference: DICOM PS3.3 A.51 (Segmentation), A.90 (Label Map Segmentation) and C.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from voxmetry.core.geometry import Float64, Geometry, swap_lps_ras
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.errors import FormatError, GeometryError, LabelError
+from voxmetry.errors import FormatError, GeometryError, LabelError, ReadingWarning
 from voxmetry.io.dicom.read.decode import decode_frame, is_encapsulated
 from voxmetry.io.dicom.read.grid import tolerance_mm
 from voxmetry.io.dicom.read.headers import (
@@ -24,6 +25,7 @@ from voxmetry.io.dicom.read.headers import (
     lenient,
     number,
     numbers,
+    parsing,
     read_all,
     text,
     transfer_syntax_uid,
@@ -49,6 +51,8 @@ class _Frame:
     orientation: tuple[float, ...]
     spacing: tuple[float, ...]
     step_mm: float | None
+    """Spacing Between Slices."""
+    thickness_mm: float | None
     segment: int
 
 
@@ -81,12 +85,20 @@ def read_seg(
         If the frames lie on no common grid, or on another than `grid`.
     LabelError
         If a frame names a segment that the file does not describe.
+
+    Warns
+    -----
+    ReadingWarning
+        If no image is given, and the positions of the frames contradict Spacing Between Slices.
     """
     dataset = read_all(path, path.name)
-    with lenient():
+    with lenient(), parsing(path.name):
         frames = _frames(dataset, path.name)
         table = labels_of(dataset, path.name)
         own, slots = _own_grid(frames, dataset, path.name, grid)
+    if grid is None:
+        _warn_of_step(frames, own.spacing_mm[2], path.name)
+    with lenient():
         move = find_move(own, grid) if grid else None
         layers = _Placed(own, move, grid or own, path.name)
         if text(dataset, "SegmentationType") == "LABELMAP":
@@ -129,7 +141,14 @@ def _segments(
     """Place the frames segment by segment, so that only one segment is in memory beside the result."""
     least = 1.0
     if text(dataset, "SegmentationType") == "FRACTIONAL":
-        least = threshold * (whole(dataset, "MaximumFractionalValue") or 255)
+        most = whole(dataset, "MaximumFractionalValue") or 0
+        if most <= 0:
+            raise FormatError(
+                found=f"{name} is fractional, without Maximum Fractional Value",
+                expected="the value that stands for a whole voxel",
+                fix="export the segmentation again",
+            )
+        least = threshold * most
     unknown = sorted({frame.segment for frame in frames} - set(table.values))
     if unknown:
         raise LabelError(
@@ -198,6 +217,13 @@ def _frames(dataset: Any, name: str) -> list[_Frame]:
     count = whole(dataset, "NumberOfFrames") or 0
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    size = [whole(dataset, keyword) or 0 for keyword in ("Rows", "Columns", "BitsAllocated")]
+    if min(size) <= 0:
+        raise FormatError(
+            found=f"{name} has no usable Rows, Columns or Bits Allocated",
+            expected="all three, which say how many pixels a frame has",
+            fix="export the segmentation again",
+        )
     if not count or len(groups) != count or "PixelData" not in dataset:
         raise FormatError(
             found=f"{name} has {count} frames and {len(groups)} descriptions of frames",
@@ -230,8 +256,13 @@ def _frame(index: int, own: Any, shared: Any, is_label_map: bool, name: str) -> 
             expected="all four, shared or for each frame",
             fix="export the segmentation again; those of slides, projections and photographs are not read",
         )
-    step = number(measures, "SpacingBetweenSlices") or number(measures, "SliceThickness")
-    return _Frame(index, position, orientation, spacing, step, segment)
+    step, thickness = (_above_zero(measures, keyword) for keyword in ("SpacingBetweenSlices", "SliceThickness"))
+    return _Frame(index, position, orientation, spacing, step, thickness, segment)
+
+
+def _above_zero(item: Any, keyword: str) -> float | None:
+    value = number(item, keyword)
+    return value if value is not None and 0 < value < np.inf else None
 
 
 def _own_grid(
@@ -262,7 +293,7 @@ def _own_grid(
     if snapped is not None:
         affine, slots = snapped
     else:
-        step, slots = _steps(heights - heights[lowest], first.step_mm, normal, grid, name)
+        step, slots = _steps(heights - heights[lowest], first, normal, grid, name)
         affine[:3, 2] = normal * step
         # From all frames, so that the rounding of one position does not move the others.
         origins = positions - np.outer(slots, affine[:3, 2])
@@ -308,12 +339,12 @@ def _on_image(
 
 
 def _steps(
-    heights: Float64, stated_mm: float | None, normal: Float64, grid: Geometry | None, name: str
+    heights: Float64, first: _Frame, normal: Float64, grid: Geometry | None, name: str
 ) -> tuple[float, NDArray[np.intp]]:
     """Return the step in mm, and how many lie below each frame.
 
-    The step is the image's, else the stated one if all gaps are multiples of it, else the gap, each fitted to all
-    positions by least squares.
+    The step is the image's; without one the positions decide it, with what the header says for frames that were left
+    out: see `_stated_steps`. It is fitted to all positions by least squares.
     """
     if grid is not None:
         along = np.abs(swap_lps_ras(normal) @ grid.directions)
@@ -322,20 +353,57 @@ def _steps(
     gaps = np.diff(np.unique(np.round(heights, 3)))
     gaps = gaps[gaps > 0.01]
     if not gaps.size:
-        if not stated_mm:
+        stated = first.step_mm or first.thickness_mm
+        if not stated:
             raise GeometryError(
                 found=f"{name} has one slice and no Slice Thickness",
                 expected="a thickness, or the image that was segmented",
                 fix="pass the image",
             )
-        return stated_mm, np.zeros(len(heights), np.intp)
+        return stated, np.zeros(len(heights), np.intp)
     usual = float(np.median(gaps[gaps < 1.5 * gaps.min()]))
-    for step in (stated_mm or usual, usual):
-        slots = np.concatenate([[0], np.cumsum(np.maximum(np.rint(gaps / step), 1))])
-        places = np.concatenate([[0.0], np.cumsum(gaps)])
-        centred = slots - slots.mean()
-        fitted = float(centred @ places / (centred @ centred))
-        if np.abs(places - places.mean() - fitted * centred).max() <= tolerance_mm(fitted):
+    for step in (*_stated_steps(gaps, first), usual):
+        fitted = _fitted(gaps, step)
+        if fitted is not None:
             return fitted, np.rint(heights / fitted).astype(np.intp)
     smallest = float(gaps.min())
     return smallest, np.rint(heights / smallest).astype(np.intp)
+
+
+def _warn_of_step(frames: Sequence[_Frame], step_mm: float, name: str) -> None:
+    stated = frames[0].step_mm
+    if stated and abs(step_mm - stated) > tolerance_mm(step_mm):
+        warnings.warn(
+            f"{name}: Spacing Between Slices says {stated:.4g} mm, and its frames lie {step_mm:.4g} mm apart: their "
+            "positions were taken",
+            ReadingWarning,
+            stacklevel=4,
+        )
+
+
+def _stated_steps(gaps: Float64, first: _Frame) -> list[float]:
+    """Return the steps that a header states and the gaps between frames confirm.
+
+    A stated step is confirmed by gaps that have no larger step in common: frames at 0, 2 and 5 mm are a millimetre
+    apart, with frames left out, those at 0, 3 and 6 mm are not. A single gap confirms a Spacing Between Slices unless
+    the slices are as thick as the gap is wide. Slice Thickness is no step, and a single gap never confirms it.
+    """
+    confirmed = []
+    for stated, is_step in ((first.step_mm, True), (first.thickness_mm, False)):
+        if stated is None or _fitted(gaps, stated) is None:
+            continue
+        shared = int(np.gcd.reduce(np.rint(gaps / stated).astype(np.int64)))
+        thick = (first.thickness_mm or 0.0) >= gaps.min() - tolerance_mm(float(gaps.min()))
+        if shared == 1 or (len(gaps) == 1 and is_step and not thick):
+            confirmed.append(stated)
+    return confirmed
+
+
+def _fitted(gaps: Float64, step: float) -> float | None:
+    """Return a step that is near to this one and fits all gaps, each a whole number of it; None where none does."""
+    slots = np.concatenate([[0], np.cumsum(np.maximum(np.rint(gaps / step), 1))])
+    places = np.concatenate([[0.0], np.cumsum(gaps)])
+    centred = slots - slots.mean()
+    fitted = float(centred @ places / (centred @ centred))
+    off = np.abs(places - places.mean() - fitted * centred).max()
+    return fitted if off <= tolerance_mm(fitted) else None
