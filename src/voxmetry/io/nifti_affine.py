@@ -80,6 +80,12 @@ def place_affine(header: Any, geometry: Geometry, code: int) -> None:
 
 
 def _qform(header: Any) -> Float64 | None:
+    fields = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "pixdim")
+    # Damage makes NaNs that signal when they are widened; they are no numbers of a place either way.
+    with np.errstate(invalid="ignore"):
+        stored = np.concatenate([np.atleast_1d(header[name]).astype(np.float64)[:4] for name in fields])
+    if not np.isfinite(stored).all():
+        return None
     try:
         qform: Float64 = header.get_qform()
     except (HeaderDataError, ValueError):
@@ -116,7 +122,8 @@ def _check_sizes(sform: Float64, header: Any, name: str) -> None:
 
     Sizes of 1, 0 or nothing are what a header has before any are set: they say nothing.
     """
-    sizes = np.abs(np.asarray(header["pixdim"], dtype=np.float64)[1:4])
+    with np.errstate(invalid="ignore"):
+        sizes = np.abs(np.asarray(header["pixdim"], dtype=np.float64)[1:4])
     if not np.isfinite(sizes).all() or (sizes == 0).any() or (sizes == 1).all():
         return
     lengths = np.array(Geometry(sform, (1, 1, 1)).spacing_mm)

@@ -120,6 +120,12 @@ class _Placed:
 
 
 def _label_map(dataset: Any, slots: Sequence[int], table: LabelTable, placed: _Placed, name: str) -> Segmentation:
+    if len(set(slots)) < len(slots):
+        raise FormatError(
+            found=f"{name} is a label map with {len(slots)} frames at {len(set(slots))} places",
+            expected="one frame at each place",
+            fix="export the segmentation again; if its segments have frames of their own, it is none of type LABELMAP",
+        )
     array = np.zeros(placed.own.shape, np.uint16 if dataset.BitsAllocated > 8 else np.uint8, order="F")
     for k, frame in zip(slots, _pixels(dataset, range(len(slots)), name), strict=True):
         array[:, :, k] = frame.T
