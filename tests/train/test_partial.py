@@ -1,5 +1,6 @@
 """Partial labels, from the manifest to the loss and the evaluation."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import models
 import phantoms
 from cases import train_settings, write_cases
 from voxmetry import Geometry, Segmentation, save
-from voxmetry.config import TrainingDomain
+from voxmetry.config import TrainingDomain, TrainSettings, load_yaml
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError, GeometryError, VoxmetryError
 from voxmetry.train.batches import (
@@ -32,11 +33,13 @@ from voxmetry.train.dataset import Case, open_data, patient_folds, read_labelled
 from voxmetry.train.fingerprint import scan
 from voxmetry.train.initial_bias import class_shares
 from voxmetry.train.join import open_joined
+from voxmetry.train.label_maps import find_label_maps, read_label_maps
 from voxmetry.train.loop import validate
 from voxmetry.train.losses import StructureLoss, build_loss
 from voxmetry.train.partial import Labelling, find_unlabelled
 from voxmetry.workflows.evaluate import evaluate
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 TABLE = LabelTable.from_names({1: "cord", 2: "liver", 3: "spleen"})
 
 
@@ -459,3 +462,52 @@ def test_evaluation_counts_a_structure_only_where_it_was_looked_for(tmp_path):
     assert counted == {"case_0": ["big"], "case_1": [], "case_2": []}
     assert all(row.error is None for row in found.models[0].cohort.cases)
     assert [row.label for row in found.models[0].cohort.structures] == ["big"]
+
+
+@pytest.mark.real_data
+class TestShippedManifests:
+    def test_of_head_and_neck_says_of_each_case_what_its_table_says(self, real_data):
+        root = real_data / "head-neck-ct"
+        if not root.is_dir():
+            pytest.skip("no head-neck-ct in the real data: see data/README.md")
+        data = open_data(CONFIGS / "data" / "head-neck-ct.yaml", root=root)
+        with (root / "labelled.csv").open(newline="", encoding="utf-8") as file:
+            rows = {row["case"]: row for row in csv.DictReader(file)}
+        columns = ("Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Esophagus", "Larynx", "Mandible")
+        assert data.labels is not None
+        for case in data.cases:
+            wanted = {label.name for label, column in zip(data.labels, columns, strict=True) if rows[case.name][column]}
+            assert set(case.labelling.known) == wanted
+            assert case.held_out == (rows[case.name]["split"] == "validation-pats")
+        chosen = load_yaml(CONFIGS / "train" / "head-neck-ct.yaml", TrainSettings)
+        spec = for_model(data, chosen.model)
+        found = read_labelled(spec.cases[0], spec)
+        place = {name: np.argwhere(found.label.mask(name)).mean(0) for name in ("parotid_right", "parotid_left")}
+        assert found.label.geometry.axcodes[0] == "R"
+        assert place["parotid_right"][0] > place["parotid_left"][0]
+
+    def test_of_brains_joins_regions_to_the_models_structures(self, real_data):
+        if not (real_data / "brain-mr").is_dir():
+            pytest.skip("no brain-mr in the real data: see data/README.md")
+        data = open_data(CONFIGS / "data" / "brain-mr.yaml", root=real_data / "brain-mr")
+        chosen = load_yaml(CONFIGS / "train" / "brain-mr.yaml", TrainSettings)
+        assert hold_out(data, chosen) == ((), tuple(case.name for case in data.cases))
+        case = load_case(data.cases[0], data, chosen.model)
+        assert 7 < case.volume_ml["thalamus_left"] < 11
+        assert 150 < case.volume_ml["cerebral_cortex_right"] < 350
+        assert np.isnan(case.volume_ml["csf"])  # MUSE has no such region
+        known = {name: (case.label[0] == index).nonzero() for index, name in enumerate(chosen.model.labels.names, 1)}
+        assert known["hippocampus_left"][0].mean() < known["hippocampus_right"][0].mean()
+
+    def test_the_label_maps_hold_nothing_that_the_configuration_does_not_name(self, real_data):
+        if not (real_data / "brain-label-maps").is_dir():
+            pytest.skip("no brain-label-maps in the real data: see data/README.md")
+        chosen = load_yaml(CONFIGS / "train" / "brain-mr.yaml", TrainSettings)
+        paths = find_label_maps(real_data / "brain-label-maps")
+        maps = read_label_maps(paths[::7], chosen.synthesis, "RAS")
+        assert [2.5 < volume < 6 for volume in maps.volumes_ml(17)] == [True] * 3
+        left, right = (maps.values.index(value) for value in (17, 53))
+        head = maps.flat[: int(maps.shapes[0].prod())].view(*maps.shapes[0].tolist())
+        assert float(torch.argwhere(head == left)[:, 0].float().mean()) < float(
+            torch.argwhere(head == right)[:, 0].float().mean()
+        )
