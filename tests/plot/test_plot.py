@@ -119,6 +119,20 @@ class TestCurves:
         with pytest.raises(InputError, match="no finished epoch"):
             plot.training_curve(tmp_path)
 
+    def test_curves_of_many_structures_in_training_and_held_out(self, tmp_path):
+        names = [f"organ_{n}" for n in range(12)]
+        head = ["epoch", "loss", *[f"overlap_{name}" for name in names], *[f"dice_{name}" for name in names]]
+        lines = [",".join(head)]
+        for epoch in (1, 2):
+            dice = ["0.5"] * 12 if epoch == 2 else [""] * 12
+            lines.append(",".join([str(epoch), "1.0", *["0.25"] * 11, "nan", *dice]))
+        (tmp_path / "log.csv").write_text("\n".join(lines), encoding="utf-8")
+        loss, overlap, held_out = plot.training_curve(tmp_path).axes
+        assert [len(axes.lines) for axes in (loss, overlap, held_out)] == [1, 12, 12]
+        looks = {(line.get_color(), line.get_linestyle()) for line in held_out.lines}
+        assert len(looks) == 12
+        assert list(held_out.lines[3].get_xdata()) == [2]
+
     def test_bland_altman_draws_the_bias_and_its_limits(self):
         axes = plot.bland_altman([1.0, 2.0, 3.0], [0.5, 2.5, 2.0]).axes[0]
         found = bland_altman([1.0, 2.0, 3.0], [0.5, 2.5, 2.0])

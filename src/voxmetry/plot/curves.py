@@ -18,11 +18,13 @@ from voxmetry.errors import InputError
 from voxmetry.measurement.agreement import bland_altman as agreement
 from voxmetry.plot.base import new_figure
 
+MOST_IN_LEGEND = 8
+"""More structures than these have a small legend of several columns."""
 _INK, _FAINT = "#333333", "#8A8F98"
 
 
 def training_curve(run: Path | str) -> Figure:
-    """Draw the loss and, below it, the Dice of each structure on the held-out cases, epoch by epoch.
+    """Draw the loss and, below it, how well each structure is met, in training and on held-out cases, epoch by epoch.
 
     Parameters
     ----------
@@ -43,20 +45,34 @@ def training_curve(run: Path | str) -> Figure:
             expected="the log.csv of a training run, with a column loss",
             fix="pass the run folder of `voxmetry train`, after its first epoch",
         )
-    names = [column for column in rows[0] if column.startswith("dice_")]
-    figure = new_figure(6.4, 4.6 if names else 2.6)
-    panels = figure.subplots(2 if names else 1, 1, sharex=True, squeeze=False)[:, 0]
+    shown = [
+        (prefix, title, [column for column in rows[0] if column.startswith(prefix)])
+        for prefix, title in (("overlap_", "overlap, training"), ("dice_", "Dice, held out"))
+    ]
+    shown = [part for part in shown if part[2]]
+    figure = new_figure(6.4, 2.6 + 2.0 * len(shown))
+    panels = figure.subplots(1 + len(shown), 1, sharex=True, squeeze=False)[:, 0]
     epochs = [int(row["epoch"]) for row in rows]
     panels[0].plot(epochs, [float(row["loss"]) for row in rows], color=PALETTE[4])
     panels[0].set_ylabel("loss")
-    for place, name in enumerate(names):
-        seen = [(int(row["epoch"]), float(row[name])) for row in rows if row[name]]
-        x, y = zip(*seen, strict=True) if seen else ((), ())
-        colour = PALETTE[(0, 1, 2, 5, 6)[place % 5]]
-        panels[1].plot(x, y, marker="o", markersize=3.5, color=colour, label=plain(name.removeprefix("dice_")))
-    if names:
-        panels[1].set_ylabel("Dice, held out")
-        panels[1].legend(frameon=False, fontsize=8, loc="best")
+    for axes, (prefix, title, names) in zip(panels[1:], shown, strict=True):
+        for place, name in enumerate(names):
+            seen = [(int(row["epoch"]), float(row[name])) for row in rows if row[name]]
+            x, y = zip(*seen, strict=True) if seen else ((), ())
+            colour = PALETTE[(0, 1, 2, 5, 6)[place % 5]]
+            style = ("-", "--", ":", "-.")[place // 5 % 4]
+            size = 3.5 if prefix == "dice_" else 0
+            label = plain(name.removeprefix(prefix))
+            axes.plot(x, y, marker="o", markersize=size, color=colour, linestyle=style, label=label)
+        axes.set_ylabel(title)
+    if shown:
+        many = len(shown[-1][2]) > MOST_IN_LEGEND
+        panels[-1].legend(
+            frameon=False,
+            fontsize=5 if many else 8,
+            ncols=3 if many else 1,
+            loc="lower right" if many else "best",
+        )
     panels[-1].set_xlabel("epoch")
     for axes in panels:
         _plain(axes)
