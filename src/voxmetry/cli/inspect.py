@@ -80,5 +80,7 @@ def _volume_line(row: SeriesInfo) -> Text:
     line.append("  " + terminal("  ".join(fact for fact in facts if fact)), style="default")
     if row.reason:
         line.append(terminal(f"\n{row.reason}"), style="default")
+    for note in row.processing:
+        line.append(terminal(f"\n{note}"), style="default")
     line.append(terminal(f"\n{row.key or '(no series UID)'}"), style="dim")
     return line

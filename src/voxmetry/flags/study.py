@@ -54,7 +54,7 @@ def flag_source(source: SeriesInfo | None) -> tuple[Flag, ...]:
         Flag(
             code="files_passed_over",
             severity="review",
-            message=f"Of the folder {step}. A first or last slice that is lost with it leaves no gap.",
+            message=f"Beside the slices, {step}. If that was a first or last slice, no gap shows it.",
         )
         for step in source.processing
         if step.startswith("passed over")

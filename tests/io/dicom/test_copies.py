@@ -27,7 +27,7 @@ def test_copies_byte_for_byte_are_dropped_with_a_word(files):
     (info,) = list_series(files[0].parent)
     assert (info.verdict, info.n_slices, info.n_files) == ("regular", 11, 11)
     (told,) = info.processing
-    assert told.startswith("dropped: 5 files that are copies, byte for byte, of others (")
+    assert told == "dropped: 5 files that are copies, byte for byte, of others"
     volume = read_series(info)
     np.testing.assert_array_equal(volume.array, plain.array)
     assert (volume.source.processing, flag_source(volume.source)) == ((told,), ())
@@ -74,7 +74,7 @@ def test_what_is_no_file_is_passed_over_with_a_word(files):
     ]
     volume = read_volume(folder)
     np.testing.assert_array_equal(volume.array, plain.array)
-    assert volume.source.processing[0] == "passed over: a link that leads nowhere (0099.dcm, loop.dcm)"
+    assert volume.source.processing[0] == "passed over: a link that leads nowhere (2 in its folders)"
     assert {flag.code for flag in flag_source(volume.source)} == {"files_passed_over"}
 
 

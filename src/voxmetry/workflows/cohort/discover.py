@@ -139,6 +139,7 @@ def dicom_candidates(
     folder: Path, files: list[Path], root: Path, *, known: Known | None = None
 ) -> tuple[Candidate, ...]:
     """Describe each series of one folder; nothing where none of the files is DICOM."""
+    from voxmetry.io.dicom.read.choose import is_stray
     from voxmetry.io.dicom.read.headers import looks_like_dicom
 
     # Text files and tables beside the images are no studies; a file named as DICOM without being it is one that failed.
@@ -153,7 +154,7 @@ def dicom_candidates(
         infos = _list_one_folder(folder, inside)
     except VoxmetryError as error:
         return (Candidate(case=case, path=str(folder), format="DICOM", fingerprint=mark, fault=fault(error)),)
-    strays = [info for info in infos if not info.series_uid and info.modality is None]
+    strays = [info for info in infos if is_stray(info)]
     images = [info for info in infos if info.verdict != "not an image" and info not in strays] or strays
     found = tuple(_series(info, folder, _series_case(case, info, len(images)), mark) for info in images)
     if not strays:

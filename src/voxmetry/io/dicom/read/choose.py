@@ -59,7 +59,7 @@ def choose_series(
     }
     taken = [info for index, info in enumerate(infos) if not refusals[index]]
     # A damaged file may be the first or last slice of any series, where no gap would show that it is lost.
-    strays = [info for info in infos if _is_stray(info)] if series_uid is None else []
+    strays = [info for info in infos if is_stray(info)] if series_uid is None else []
     if len(taken) == 1 and not strays and (taken[0].key == series_uid or not _unreadable_beside(taken[0], infos)):
         return taken[0]
     wanted = f"one series{f' of modality {modality}' if modality else ''} that can be read"
@@ -123,7 +123,7 @@ def _part_of(info: SeriesInfo, infos: Sequence[SeriesInfo], series_uid: str | No
     )
 
 
-def _is_stray(info: SeriesInfo) -> bool:
+def is_stray(info: SeriesInfo) -> bool:
     """Whether an entry stands for damaged files that belong to no series."""
     return not info.series_uid and info.modality is None and info.verdict == "unreadable"
 
@@ -146,7 +146,7 @@ def _why_not(
     """Say why a series is not taken; empty where it is."""
     if series_uid is not None and series_uid not in (info.series_uid, info.key):
         return "not the one that was named"
-    if modality is not None and info.modality != modality and not _is_stray(info):
+    if modality is not None and info.modality != modality and not is_stray(info):
         return f"modality {info.modality or 'unknown'}, not {modality}"
     if info.verdict not in allowed:
         return f"{info.verdict}: {info.reason}"

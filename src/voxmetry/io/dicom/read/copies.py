@@ -7,22 +7,21 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from voxmetry.io.dicom.read.frames import names_of
 from voxmetry.io.dicom.read.headers import Header, text, unreadable
 from voxmetry.io.dicom.read.opened import opened
 
 _CHUNK = 1 << 20
 
 
-def without_copies(headers: Sequence[Header]) -> tuple[list[Header], list[str]]:
+def without_copies(headers: Sequence[Header]) -> tuple[list[Header], int]:
     """Leave out files of one SOP Instance UID and of the same bytes as an earlier one.
 
     Returns
     -------
     list of Header
         Those that are kept, in their order.
-    list of str
-        Names of the others.
+    int
+        How many others there are.
 
     Raises
     ------
@@ -43,11 +42,7 @@ def without_copies(headers: Sequence[Header]) -> tuple[list[Header], list[str]]:
             if digest in seen:
                 dropped.add(id(header))
             seen.add(digest)
-    if not dropped:
-        return list(headers), []
-    names = names_of([str(header.path) for header in headers])
-    told = [name for header, name in zip(headers, names, strict=True) if id(header) in dropped]
-    return [header for header in headers if id(header) not in dropped], told
+    return [header for header in headers if id(header) not in dropped], len(dropped)
 
 
 def _digest(path: Path) -> bytes:

@@ -115,7 +115,8 @@ def _beside(info: SeriesInfo, passed: Mapping[Path, str]) -> SeriesInfo:
         return info
     folders = {Path(file).parent for file in info.files}
     told = [
-        f"passed over: {why} ({shown(names_of([str(path) for path in paths]))})"
+        # How many, and no names: this goes into results, and files may be named after patients.
+        f"passed over: {why} ({len(paths)} in its folders)"
         for why, paths in _by_reason({path: why for path, why in passed.items() if path.parent in folders})
     ]
     return info.model_copy(update={"processing": (*info.processing, *told)})
@@ -190,7 +191,7 @@ def describe(headers: Sequence[Header]) -> tuple[SeriesInfo, ...]:
             for number, info in enumerate(volumes, start=1)
         ]
     if copies:
-        told = f"dropped: {len(copies)} files that are copies, byte for byte, of others ({shown(copies)})"
+        told = f"dropped: {copies} files that are copies, byte for byte, of others"
         volumes = [info.model_copy(update={"processing": (*info.processing, told)}) for info in volumes]
     return (*volumes, *found)
 
