@@ -2,16 +2,81 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from voxmetry.cli import show
-from voxmetry.cli.options import FLAGGED, NamesMap, names_of
+from voxmetry.cli.options import FLAGGED, NamesMap, grouped, names_of
 from voxmetry.errors import ConfigError
 
+if TYPE_CHECKING:
+    from voxmetry.core.records import CohortSettings
 
+
+@dataclass(frozen=True)
+class Judging:
+    """How two label maps are compared."""
+
+    tolerance_mm: Annotated[
+        list[float] | None,
+        typer.Option("--tolerance-mm", help="Tolerance of the surface Dice, 1 mm if not given; repeat for more."),
+    ] = None
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="A structure to compare; all if not given; repeat for more.")
+    ] = None
+    names_map: NamesMap = None
+    match: Annotated[
+        Literal["auto", "name", "value"],
+        typer.Option(help="How structures are paired; auto: by name where both label maps have real names."),
+    ] = "auto"
+    surface: Annotated[
+        Literal["elements", "border-voxels"],
+        typer.Option(help="Surface elements weighted by area (as surface-distance), or border voxels (as MONAI)."),
+    ] = "elements"
+    percentile: Annotated[
+        Literal["directed-max", "pooled"],
+        typer.Option(help="HD95: the larger of the two directions (as MONAI), or of both together (as MedPy)."),
+    ] = "directed-max"
+    empty: Annotated[
+        Literal["nan", "diagonal"],
+        typer.Option(help="Distance of a structure that one mask lacks: undefined, or the grid's diagonal."),
+    ] = "nan"
+
+
+@dataclass(frozen=True)
+class Instances:
+    """How instances, such as lesions, are matched."""
+
+    instances: Annotated[
+        Literal["overlap", "iou", "hungarian"] | None,
+        typer.Option(help="Match instances, such as lesions, one by one, by this rule."),
+    ] = None
+    min_iou: Annotated[float, typer.Option(help="Least IoU of matched instances.", min=0, max=0.999)] = 0.5
+    connectivity: Annotated[
+        Literal["6", "18", "26"], typer.Option(help="Voxels of one instance share a face, an edge, or a corner.")
+    ] = "26"
+    things: Annotated[
+        list[str] | None, typer.Option("--thing", help="A structure that is counted by its parts; repeat for more.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What else a comparison of folders takes."""
+
+    other_prediction: Annotated[
+        Path | None, typer.Option(help="Folder of another model's label maps, for a paired comparison.")
+    ] = None
+    images: Annotated[Path | None, typer.Option(help="Folder of images, for the pictures of the page.")] = None
+    patients: Annotated[
+        Path | None, typer.Option(help="CSV file with the columns case and patient, where patients have several.")
+    ] = None
+
+
+@grouped
 def compare(
     files: Annotated[
         list[Path] | None,
@@ -22,50 +87,12 @@ def compare(
     ] = None,
     prediction: Annotated[Path | None, typer.Option(help="The first of both, by its name.")] = None,
     reference: Annotated[Path | None, typer.Option(help="The second of both, by its name.")] = None,
-    tolerance_mm: Annotated[
-        list[float] | None,
-        typer.Option("--tolerance-mm", help="Tolerance of the surface Dice, 1 mm if not given; repeat for more."),
-    ] = None,
-    label: Annotated[
-        list[str] | None, typer.Option("--label", help="A structure to compare; all if not given; repeat for more.")
-    ] = None,
-    names_map: NamesMap = None,
-    match: Annotated[
-        Literal["auto", "name", "value"],
-        typer.Option(help="How structures are paired; auto: by name where both label maps have real names."),
-    ] = "auto",
-    surface: Annotated[
-        Literal["elements", "border-voxels"],
-        typer.Option(help="Surface elements weighted by area (as surface-distance), or border voxels (as MONAI)."),
-    ] = "elements",
-    percentile: Annotated[
-        Literal["directed-max", "pooled"],
-        typer.Option(help="HD95: the larger of the two directions (as MONAI), or of both together (as MedPy)."),
-    ] = "directed-max",
-    empty: Annotated[
-        Literal["nan", "diagonal"],
-        typer.Option(help="Distance of a structure that one mask lacks: undefined, or the grid's diagonal."),
-    ] = "nan",
+    *,
+    judging: Judging,
+    counted: Instances,
+    beside: Beside,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder for the tables, the JSON file and the page.")
-    ] = None,
-    other_prediction: Annotated[
-        Path | None, typer.Option(help="Folder of another model's label maps, for a paired comparison.")
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of images, for the pictures of the page.")] = None,
-    patients: Annotated[
-        Path | None, typer.Option(help="CSV file with the columns case and patient, where patients have several.")
-    ] = None,
-    instances: Annotated[
-        Literal["overlap", "iou", "hungarian"] | None,
-        typer.Option(help="Match instances, such as lesions, one by one, by this rule."),
-    ] = None,
-    min_iou: Annotated[float, typer.Option(help="Least IoU of matched instances.", min=0, max=0.999)] = 0.5,
-    connectivity: Annotated[
-        Literal["6", "18", "26"], typer.Option(help="Voxels of one instance share a face, an edge, or a corner.")
-    ] = "26",
-    things: Annotated[
-        list[str] | None, typer.Option("--thing", help="A structure that is counted by its parts; repeat for more.")
     ] = None,
     parquet: Annotated[
         bool | None, typer.Option("--parquet/--no-parquet", help="Write Parquet too; by default where it can be.")
@@ -74,31 +101,13 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Compare two label maps, or the label maps of two folders: Dice, Hausdorff distances, surface Dice, in mm."""
-    from voxmetry.config import parse_record
-    from voxmetry.core.records import CohortSettings
     from voxmetry.workflows.compare import Inputs, compare_paths
 
     prediction, reference = _both(files or [], prediction, reference)
-    inputs = Inputs(prediction, reference, other=other_prediction, images=images, patients=patients)
-    tolerances = tolerance_mm or [1.0]
-    settings = parse_record(
-        {
-            "tolerance_mm": tolerances[0],
-            "more_tolerances_mm": tolerances[1:],
-            "labels": label,
-            "match": match,
-            "names": names_of(names_map),
-            "surface": surface.replace("-", " "),
-            "percentile": percentile.replace("-", " "),
-            "empty": empty,
-            "instances": instances,
-            "min_iou": min_iou,
-            "connectivity": int(connectivity),
-            "things": things or (),
-        },
-        CohortSettings,
-        where="options",
+    inputs = Inputs(
+        prediction, reference, other=beside.other_prediction, images=beside.images, patients=beside.patients
     )
+    settings = _settings(judging, counted)
     with show.progress("comparing", quiet=as_json or not prediction.is_dir()) as progress:
         cohort, written = compare_paths(
             inputs, settings, out=out, parquet=parquet, overwrite=overwrite, progress=progress
@@ -128,3 +137,28 @@ def _both(files: list[Path], prediction: Path | None, reference: Path | None) ->
             fix="voxmetry compare PREDICTION REFERENCE",
         )
     return given[0], given[1]
+
+
+def _settings(judging: Judging, counted: Instances) -> CohortSettings:
+    from voxmetry.config import parse_record
+    from voxmetry.core.records import CohortSettings
+
+    tolerances = judging.tolerance_mm or [1.0]
+    return parse_record(
+        {
+            "tolerance_mm": tolerances[0],
+            "more_tolerances_mm": tolerances[1:],
+            "labels": judging.label,
+            "match": judging.match,
+            "names": names_of(judging.names_map),
+            "surface": judging.surface.replace("-", " "),
+            "percentile": judging.percentile.replace("-", " "),
+            "empty": judging.empty,
+            "instances": counted.instances,
+            "min_iou": counted.min_iou,
+            "connectivity": int(counted.connectivity),
+            "things": counted.things or (),
+        },
+        CohortSettings,
+        where="options",
+    )
