@@ -15,13 +15,13 @@ from pathlib import Path
 NAMES = {
     "Brainstem": "brainstem",
     "SpinalCord": "spinal_cord",
-    "RightParotid": "parotid_right",
-    "LeftParotid": "parotid_left",
-    "Esophagus": "oesophagus",
+    "RightParotid": "parotid_gland_right",
+    "LeftParotid": "parotid_gland_left",
+    "Esophagus": "esophagus",
     "Larynx": "larynx",
     "Mandible": "mandible",
 }
-TUBES = ("spinal_cord", "oesophagus")
+TUBES = ("spinal_cord", "esophagus")
 """Contoured part of the way down: unknown below the lowest contoured slice."""
 
 

@@ -154,7 +154,7 @@ def _accuracy(
     return [
         "## Accuracy on held-out cases",
         "",
-        f"Trained on {trained_on}, held out {len(validation)} ({part}seed {settings.seed}), which the run "
+        f"Trained on {trained_on}; held out {len(validation)} cases ({part}seed {settings.seed}), which the run "
         "itself uses for nothing but this table. Dice on the model's grid, before post-processing:",
         "",
         "| structure | cases | mean | SD | median | lowest (case) |",
