@@ -482,7 +482,9 @@ class TestShippedManifests:
         chosen = load_yaml(CONFIGS / "train" / "head-neck-ct.yaml", TrainSettings)
         spec = for_model(data, chosen.model)
         found = read_labelled(spec.cases[0], spec)
-        place = {name: np.argwhere(found.label.mask(name)).mean(0) for name in ("parotid_gland_right", "parotid_gland_left")}
+        place = {
+            name: np.argwhere(found.label.mask(name)).mean(0) for name in ("parotid_gland_right", "parotid_gland_left")
+        }
         assert found.label.geometry.axcodes[0] == "R"
         assert place["parotid_gland_right"][0] > place["parotid_gland_left"][0]
 
