@@ -58,10 +58,6 @@ class Reading:
     suv: Suv = None
     allow_uneven: AllowUneven = False
     resample_tilt: ResampleTilt = False
-    any_region: Annotated[
-        bool,
-        typer.Option("--any-region", help="Take a study of another part of the body than the model's.", hidden=True),
-    ] = False
 
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:

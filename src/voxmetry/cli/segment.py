@@ -13,6 +13,16 @@ from voxmetry.cli.options import NamesMap, Reading, ToleranceMm, Verbose, given,
 
 
 @dataclass(frozen=True)
+class StudyReading(Reading):
+    """How the study of a model is read."""
+
+    any_region: Annotated[
+        bool,
+        typer.Option("--any-region", help="Take a study of another part of the body than the model's.", hidden=True),
+    ] = False
+
+
+@dataclass(frozen=True)
 class Running:
     """How the network is run."""
 
@@ -125,7 +135,7 @@ def segment(
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
-    reading: Reading,
+    reading: StudyReading,
     running: Running,
     objects: Objects,
     writing: Writing,

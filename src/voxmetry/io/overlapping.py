@@ -104,7 +104,7 @@ def flatten(layers: tuple[Segmentation, ...], overlap: Overlap, name: str, pairs
         raise LabelError(
             found=f"{name}: structures overlap: {', '.join(shown[:6])}{more}",
             expected="one structure a voxel",
-            fix="choose structures (--structures NAME; of a reference: --reference-structures NAME), write each as a "
+            fix="choose structures (--structures NAME), write each as a "
             "mask of its own (--split), or say which one a shared voxel goes to (--overlap first or last); in Python: "
             "structures=['NAME'], voxmetry.io.read_layers, or overlap='first'",
         )
