@@ -98,3 +98,27 @@ def test_a_frame_of_no_size(seg, keyword):
     dataset.save_as(path)
     with pytest.raises(FormatError, match="no usable Rows, Columns or Bits Allocated"):
         read_segmentation(path)
+
+
+@pytest.mark.parametrize("error", [OSError("No tag to read"), MemoryError(), ValueError("x")])
+def test_what_pydicom_raises_while_it_goes_through_a_file(seg, monkeypatch, error):
+    """It parses sequences only when asked for, with errors of its own kinds; it takes memory for what a length says."""
+    path = seg()
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(pydicom, "dcmread", fail)
+    with pytest.raises(FormatError, match=r"seg\.dcm cannot be parsed as DICOM"):
+        read_segmentation(path)
+
+
+def test_a_label_map_of_two_frames_at_a_place(seg):
+    path = seg()
+    dataset = pydicom.dcmread(path)
+    dataset.SegmentationType = "LABELMAP"
+    first, second, *_ = dataset.PerFrameFunctionalGroupsSequence
+    second.PlanePositionSequence = first.PlanePositionSequence
+    dataset.save_as(path)
+    with pytest.raises(FormatError, match="a label map with 4 frames at 3 places"):
+        read_segmentation(path)

@@ -213,6 +213,9 @@ def parsing(name: str) -> Iterator[None]:
     """
     try:
         yield
+    except MemoryError as error:
+        # pydicom takes as much memory as a length says before it reads.
+        raise _unparsed(name, "a length in it is wrong, or it does not fit in memory") from error
     except (*PARSING_ERRORS, OSError) as error:
         # pydicom raises OSError for malformed content too, then without the number that the system gives.
         if isinstance(error, OSError) and error.errno is not None:
