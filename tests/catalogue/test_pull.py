@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import importlib.util
 import json
 import threading
 from pathlib import Path
@@ -385,3 +386,22 @@ class TestSeveral:
     def test_of_every_verb(self, capsys):
         assert run(["cohort", "plan", "x", "-o", "a", "-o", "b"]) == 2
         assert "given 2 times" in capsys.readouterr().err
+
+
+class TestBundles:
+    def test_a_bundle_of_the_catalogue_is_installed_as_one_network(self, store, tmp_path):
+        path = Path(__file__).parents[1] / "nn" / "test_bundle.py"
+        spec = importlib.util.spec_from_file_location("bundles", path)
+        bundles = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(bundles)
+        bundles.write_bundle(tmp_path / "from" / "spleen_ct_segmentation", "UNet", n_outputs=2)
+        found = pull_model("spleen-ct", PullOptions(source=tmp_path / "from"))
+        assert (found.name, found.licence, found.network.kind) == ("spleen-ct", "Apache-2.0", "monai")
+        assert left(store) == {"spleen-ct"}
+        assert not [path.name for path in (store / "spleen-ct").iterdir() if path.is_dir()]
+
+    def test_its_published_checksum_is_compared_at_once(self, store, tmp_path):
+        (tmp_path / "spleen_ct_segmentation_v0.5.9.zip").write_bytes(b"PK")
+        with pytest.raises(DownloadError, match="8e99230050906d0d3cec484010598aa138201892"):
+            pull_model("spleen-ct", PullOptions(source=tmp_path))
+        assert not left(store)
