@@ -268,3 +268,19 @@ def test_a_composite_is_no_single_network(parts):
     assert find_model(folder) == folder
     with pytest.raises(ModelError, match="made of 2 models"):
         read_spec(folder)
+
+
+def test_a_cohort_plans_with_a_composite_and_loads_it_once(parts):
+    from voxmetry.workflows.cohort.model_index import load_known_model
+    from voxmetry.workflows.cohort.task import load_once
+
+    known = load_known_model(str(composite(parts)))
+    assert known.spec.name == "both"
+    first, gate = load_once(known.path, "cpu", "float32", None, known.sha256, ("back b",), False)
+    assert isinstance(first, Composite)
+    assert load_once(known.path, "cpu", "float32", None, known.sha256, ["back b"], False) == (first, gate)
+    whole, _ = load_once(known.path, "cpu", "float32", None, known.sha256)
+    assert whole is not first, "another choice of structures is another set of members"
+    # A member that was replaced is noticed.
+    models.write(parts / "b", seed=5)
+    assert load_known_model(str(parts)).sha256 != known.sha256
