@@ -178,6 +178,20 @@ class TestNothingIsHalfInstalled:
             pull_model(NAME, PullOptions(source=tmp_path / part.file))
         assert not left(store)
 
+    def test_a_damaged_archive_of_a_server_is_fetched_anew(self, mirror, archives, store):
+        path = archives / known_models()[NAME].parts[0].file
+        data = path.read_bytes()
+        try:
+            path.write_bytes(data[: len(data) // 2])
+            with pytest.raises(FormatError):
+                pull_model(NAME, PullOptions(mirror=mirror))
+        finally:
+            path.write_bytes(data)
+        assert not left(store)
+        # What was damaged is no measure for what comes after.
+        pull_model(NAME, PullOptions(mirror=mirror))
+        assert left(store) == {NAME}
+
     def test_a_checksum_that_changed(self, archives, store, tmp_path):
         pull_model(NAME, PullOptions(source=archives))
         part = known_models()[NAME].parts[0]
@@ -324,7 +338,7 @@ class TestImport:
         assert run([*command, "--overwrite"]) == 0
         assert run(["models", "show", "my-organs"]) == 0
 
-    @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "", "UPPER"])
+    @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "", "UPPER", "hippocampus-mr"])
     def test_a_name_is_a_name(self, store, tmp_path, name):
         part = known_models()[NAME].parts[0]
         totalsegmentator_folders.write_part(tmp_path / "mine", part.folder, ["liver"], (3.0, 3.0, 3.0), seed=1)

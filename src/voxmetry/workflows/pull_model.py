@@ -9,7 +9,7 @@ from pathlib import Path
 
 from voxmetry.config import dump_yaml
 from voxmetry.core.labels import LabelTable
-from voxmetry.errors import ConfigError, InputError, ModelError
+from voxmetry.errors import ConfigError, DownloadError, FormatError, InputError, ModelError
 from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.models import AnySpec, find_model, read_any_spec, read_spec
 from voxmetry.models.catalogue import Catalogue, Entry, Part, known_models
@@ -19,7 +19,7 @@ from voxmetry.models.structures import Structure, with_codes
 from voxmetry.nn.composite import merged_spec
 from voxmetry.nn.interop import ImportOptions, import_model
 from voxmetry.nn.interop.import_model import ImportedModel
-from voxmetry.workflows.model_store.checksums import require_same
+from voxmetry.workflows.model_store.checksums import remember, require_same
 from voxmetry.workflows.model_store.download import fetch
 from voxmetry.workflows.model_store.install import installing, store_locked
 from voxmetry.workflows.model_store.unpack import unpack
@@ -182,11 +182,10 @@ def _build(entry: Entry, stage: Path, root: Path, options: PullOptions, tell: Ca
         with tempfile.TemporaryDirectory(prefix="unpacked-", dir=stage) as temporary:
             folder, archive = _obtain(part, Path(temporary), root, options, tell)
             if archive is not None:
-                sums[part.file] = require_same(archive, part, root, accept_new=options.accept_new_checksum)
-                if archive.parent.name == DOWNLOADS:
+                if options.source is None:
                     archives.append(archive)
+                sums[part.file] = _unpacked(archive, part, Path(temporary), root, options)
                 tell(f"{part.file}: SHA-256 {sums[part.file]}")
-                unpack(archive, Path(temporary))
                 folder = Path(temporary)
             place = _model_folder(folder, part)
             if part.kind == "bundle":
@@ -201,6 +200,20 @@ def _build(entry: Entry, stage: Path, root: Path, options: PullOptions, tell: Ca
         write_text(stage / "model.yaml", dump_yaml(spec))
     for archive in archives:
         archive.unlink(missing_ok=True)
+
+
+def _unpacked(archive: Path, part: Part, folder: Path, root: Path, options: PullOptions) -> str:
+    """Check an archive and unpack it; one that was fetched and is not what it should be is removed."""
+    try:
+        found = require_same(archive, part, root, accept_new=options.accept_new_checksum)
+        unpack(archive, folder)
+    except (DownloadError, FormatError):
+        if options.source is None:
+            # The next call is to fetch it anew.
+            archive.unlink(missing_ok=True)
+        raise
+    remember(archive, part, root, found)
+    return found
 
 
 def _obtain(

@@ -45,7 +45,7 @@ def require_same(path: Path, part: Part, root: Path, *, accept_new: bool) -> str
     root
         The folder of models, which keeps the checksums.
     accept_new
-        Take another checksum than the first one, and keep it from now on. A published checksum must agree in any case.
+        Take another checksum than the first one. A published checksum must agree in any case.
 
     Returns
     -------
@@ -66,20 +66,32 @@ def require_same(path: Path, part: Part, root: Path, *, accept_new: bool) -> str
                 expected=f"{published}, as its authors published it",
                 fix="fetch it again; if it stays so, do not use it",
             )
-    known = _read(root)
-    before = known.files.get(part.url)
+    before = _read(root).files.get(part.url)
     if before is not None and before.sha256 != found and not accept_new:
         raise DownloadError(
             found=f"{part.file} has the SHA-256 {found}",
             expected=f"{before.sha256}, as on {before.first}, when it was fetched first",
             fix="ask its authors whether they replaced it; if they did, add --accept-new-checksum",
         )
-    if before is None or before.sha256 != found:
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        seen = Seen(sha256=found, size=path.stat().st_size, first=today)
-        content = Checksums(files=known.files | {part.url: seen})
-        write_text(root / FILE, content.model_dump_json(indent=1) + "\n")
     return found
+
+
+def remember(path: Path, part: Part, root: Path, sha256: str) -> None:
+    """Keep the checksum of an archive that was unpacked: what comes from its address later is compared with it.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    known = _read(root)
+    before = known.files.get(part.url)
+    if before is not None and before.sha256 == sha256:
+        return
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    seen = Seen(sha256=sha256, size=path.stat().st_size, first=today)
+    content = Checksums(files=known.files | {part.url: seen})
+    write_text(root / FILE, content.model_dump_json(indent=1) + "\n")
 
 
 def _read(root: Path) -> Checksums:

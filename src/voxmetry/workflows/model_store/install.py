@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from voxmetry.errors import ConfigError, LockedError, OutputExistsError
 from voxmetry.io.atomic import make_folder, output_error
+from voxmetry.models import BUNDLED
 from voxmetry.models.store import MODEL_NAME, user_folder
 
 _STAGE = ".part-"
@@ -58,7 +59,7 @@ def installing(root: Path, name: str, *, overwrite: bool) -> Iterator[Path]:
     Raises
     ------
     ConfigError
-        If the name cannot be that of a model.
+        If the name cannot be that of a model, or is that of a bundled one.
     OutputExistsError
         If there is a model of this name and `overwrite` is off.
     OutputError
@@ -68,6 +69,12 @@ def installing(root: Path, name: str, *, overwrite: bool) -> Iterator[Path]:
         raise ConfigError(
             found=f"the name {name!r}",
             expected="small letters, digits, dots, dashes and underscores, a letter or digit first",
+            fix="name the model otherwise: --name",
+        )
+    if (BUNDLED / name / "model.yaml").is_file():
+        raise ConfigError(
+            found=f"the name {name}, which a bundled model has",
+            expected="a name of its own: the bundled model would be found in its place",
             fix="name the model otherwise: --name",
         )
     target = root / name
