@@ -337,6 +337,9 @@ class TestImport:
         assert run(command) == 2
         assert run([*command, "--overwrite"]) == 0
         assert run(["models", "show", "my-organs"]) == 0
+        elsewhere = tmp_path / "elsewhere"
+        assert run([*command[:3], "-o", str(elsewhere), "--orientation", "RAS"]) == 0
+        assert read_any_spec(elsewhere).labels.names == ("liver", "spleen")
 
     @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "", "UPPER", "hippocampus-mr"])
     def test_a_name_is_a_name(self, store, tmp_path, name):

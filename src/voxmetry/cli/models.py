@@ -162,7 +162,8 @@ def models_import(
 ) -> None:
     """Turn another framework's model into a model folder that `voxmetry segment -m` takes. No code of it is run."""
     from voxmetry.models.structures import read_structures
-    from voxmetry.nn.interop import ImportOptions, import_model
+    from voxmetry.nn.interop import ImportOptions
+    from voxmetry.workflows.pull_model import import_to_folder, import_to_store
 
     options = ImportOptions(
         name=name,
@@ -176,11 +177,9 @@ def models_import(
         codes=read_structures(codes) if codes else (),
     )
     if out is None:
-        from voxmetry.workflows.pull_model import import_to_store
-
         arrival, use = import_to_store(path, options), None
     else:
-        arrival, use = import_model(path, out, options), out
+        arrival, use = import_to_folder(path, out, options), out
     spec = arrival.spec
     if as_json:
         model = spec.model_dump(mode="json", exclude_none=True)

@@ -129,6 +129,21 @@ def merge_models(models: Sequence[str], name: str, *, overwrite: bool = False) -
     return spec
 
 
+def import_to_folder(path: Path, out: Path, options: ImportOptions) -> ImportedModel:
+    """Import a model folder or an archive of one as a model folder anywhere; see `nn.interop.import_model`.
+
+    Raises
+    ------
+    VoxmetryError
+        As `nn.interop.import_model` and `model_store.unpack.unpack`.
+    """
+    if not path.is_file():
+        return import_model(path, out, options)
+    with tempfile.TemporaryDirectory(prefix="voxmetry-") as temporary:
+        unpack(path, Path(temporary))
+        return import_model(_only_folder(Path(temporary)), out, options)
+
+
 def import_to_store(path: Path, options: ImportOptions) -> ImportedModel:
     """Import a model folder or an archive of one into the user's folder.
 
