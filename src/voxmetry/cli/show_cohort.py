@@ -37,6 +37,8 @@ def plan(made: CohortPlan, *, as_json: bool) -> None:
     ):
         if state in counts:
             say(f"{counts[state]} {words}")
+    for note in made.notes:
+        say(f"note: {note}", fg="yellow")
     _again(made)
     for state, words in (("duplicate", "found twice"), ("refused", "refused")):
         rows = made.of(state)  # type: ignore[arg-type]

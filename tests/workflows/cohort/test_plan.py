@@ -69,7 +69,7 @@ class TestTree:
         files[-1].write_bytes(files[-1].read_bytes()[:-200])
         plan = plan_cohort(studies, tmp_path / "out", [str(tiny)])
         assert [(s.case, s.state) for s in plan.studies if s.case.startswith("dicom")] == [("dicom", "refused")]
-        assert "1 damaged files beside it" in reason(plan, "dicom")
+        assert "1 damaged file beside it" in reason(plan, "dicom")
 
     def test_what_headers_show_is_refused_with_its_reason(self, studies, tiny, tmp_path):
         write_series(image(1), studies / "ct", modality="CT")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from voxmetry.errors import FormatError, InputError
-from voxmetry.workflows.cohort.discover import Known, fault, image_candidate
-from voxmetry.workflows.cohort.records import Candidate
+from voxmetry.workflows.cohort.discover import Known, image_candidate
+from voxmetry.workflows.cohort.oddities import alone, odd, shown
+from voxmetry.workflows.cohort.records import Candidate, Fault
 
 MODALITY = {
     **dict.fromkeys(("T1w", "T2w", "T2star", "PDw", "FLAIR", "PDT2", "inplaneT1", "inplaneT2", "angio"), "MR"),
@@ -36,23 +38,21 @@ def find_bids(
         If there is no image with three axes in it.
     """
     found = []
-    for path in sorted(root.glob("sub-*/**/*.nii*")):
+    for path in sorted(_images(root)):
         entities = entities_of(path.name)
         if entities is None or entities["suffix"] not in MODALITY:
             continue
         entities["datatype"] = path.parent.name
-        inside = path.relative_to(root).as_posix()
-        case = re.sub(r"\.nii(\.gz)?$", "", inside)
-        candidate = image_candidate(path, case, known=known)
+        case = re.sub(r"\.nii(\.gz)?$", "", path.relative_to(root).as_posix())
         change: dict[str, object] = {
             "entities": entities,
             "modality": MODALITY[entities["suffix"]],
             "patient": entities.get("sub"),
         }
-        try:
-            read_sidecar(path, root)
-        except FormatError as error:
-            change["fault"] = candidate.fault or fault(error)
+        strange = odd(path)
+        candidate = shown(case, strange) if strange else image_candidate(path, case, known=known)
+        unread = None if strange else _sidecar_fault(path, root)
+        change["fault"] = candidate.fault or unread
         found.append(candidate.model_copy(update=change))
         if tell:
             tell(len(found))
@@ -63,6 +63,23 @@ def find_bids(
             fix="check that this is the root of the raw data set",
         )
     return tuple(found)
+
+
+def _images(root: Path) -> Iterator[Path]:
+    """Yield what is called as an image is, below each subject's folder; links to folders are followed once."""
+    for subject in root.glob("sub-*"):
+        for parent, _, names in os.walk(subject):
+            yield from (Path(parent, name) for name in names if name.endswith((".nii", ".nii.gz")))
+
+
+def _sidecar_fault(path: Path, root: Path) -> Fault | None:
+    def look() -> None:
+        read_sidecar(path, root)
+
+    def told(fault: Fault) -> Fault | None:
+        return fault
+
+    return alone(look, told)
 
 
 def entities_of(name: str) -> dict[str, str] | None:
@@ -111,8 +128,8 @@ def _parts(path: Path) -> dict[str, str] | None:
 
 def _load(path: Path) -> dict[str, object]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError) as error:
         content = error
     if not isinstance(content, dict):
         raise FormatError(

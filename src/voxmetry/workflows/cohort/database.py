@@ -16,8 +16,9 @@ from voxmetry.core.base import Record
 from voxmetry.core.records import Comparison, Lesion, Measurement
 from voxmetry.errors import FormatError, OutputError
 from voxmetry.measurement.tables import columns, flat
+from voxmetry.workflows.cohort.header_cache import remember
 from voxmetry.workflows.cohort.progress import Progress
-from voxmetry.workflows.cohort.records import Candidate, Fault, FileMark, Outcome, PlannedStudy
+from voxmetry.workflows.cohort.records import Fault, FileMark, Outcome, PlannedStudy
 
 NAME = "cohort.sqlite"
 VERSION = 1
@@ -35,7 +36,8 @@ CREATE TABLE IF NOT EXISTS studies (
 _OTHERS = (
     "CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, started TEXT, ended TEXT, host TEXT, pid INTEGER, "
     "voxmetry_version TEXT, settings TEXT, end TEXT)",
-    "CREATE TABLE IF NOT EXISTS sources (path TEXT PRIMARY KEY, candidates TEXT NOT NULL) WITHOUT ROWID",
+    # Up to 0.1.0 paths and descriptions of the inputs stood here.
+    "DROP TABLE IF EXISTS sources",
     "CREATE INDEX IF NOT EXISTS by_state ON studies (state)",
 )
 
@@ -113,24 +115,7 @@ class CohortRecord:
                 "CASE WHEN excluded.state = 'waiting' THEN excluded.recipe ELSE recipe END",
                 (_study_row(study, place, patients) for place, study in enumerate(studies) if study.state != "running"),
             )
-            self._remember(studies)
-
-    def _remember(self, studies: Sequence[PlannedStudy]) -> None:
-        found: dict[str, dict[str, Candidate]] = {}
-        for study in studies:
-            # What a manifest or a file's name says about a study is read anew each time; the headers are not.
-            for image in study.candidate.images:
-                candidate = image.model_copy(
-                    update={"reference": None, "patient": None, "model": None, "entities": {}}
-                    | ({} if image.format == "DICOM" else {"modality": None})
-                )
-                if candidate.fingerprint:
-                    key = f"{candidate.path}|{candidate.fingerprint}"
-                    found.setdefault(key, {})[candidate.series or ""] = candidate
-        self._db.executemany(
-            "INSERT OR REPLACE INTO sources VALUES (?, ?)",
-            ((key, _candidates_json(group.values())) for key, group in found.items()),
-        )
+        remember(self.path.parent, studies)
 
     def started(self, case: str, model: str) -> None:
         """Say that a study is under way."""
@@ -216,10 +201,6 @@ def _study_row(study: PlannedStudy, position: int, patients: Mapping[str, int]) 
     )
 
 
-def _candidates_json(candidates: Iterable[Candidate]) -> str:
-    return json.dumps([candidate.model_dump(mode="json") for candidate in candidates])
-
-
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
@@ -301,15 +282,6 @@ def _progress(row: Any) -> Progress:
     files = {name: FileMark(**mark) for name, mark in json.loads(row["files"] or "{}").items()}
     span = (row["started"] or "", row["finished"] or "")
     return Progress(row["state"], row["recipe"], files, row["seconds"] or 0.0, row["run"] or "", span, row["fault"])
-
-
-def read_known(out: Path) -> dict[str, tuple[Candidate, ...]]:
-    """Return what earlier runs found, by path and fingerprint."""
-    if not (out / NAME).is_file():
-        return {}
-    with reading(out) as db:
-        rows = db.execute("SELECT path, candidates FROM sources").fetchall()
-    return {row["path"]: tuple(Candidate.model_validate(c) for c in json.loads(row["candidates"])) for row in rows}
 
 
 def read_faults(out: Path) -> list[tuple[str, str, str, Fault | None]]:

@@ -89,7 +89,12 @@ def _of_one_size(paths: Iterable[str]) -> Iterable[list[str]]:
 def _split(paths: Sequence[str], key: Callable[[str], str]) -> list[list[str]]:
     groups: dict[str, list[str]] = {}
     for path in paths:
-        groups.setdefault(key(path), []).append(path)
+        try:
+            mark = key(path)
+        except OSError:
+            # It went away, or can no longer be read: its own study will say so.
+            mark = f"unread {path}"
+        groups.setdefault(mark, []).append(path)
     return list(groups.values())
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from voxmetry._version import __version__
+from voxmetry.core.text import folder_name, inside
 from voxmetry.io.atomic import write_text
 from voxmetry.workflows.cohort.records import Candidate
 
@@ -23,6 +25,8 @@ _BIDS = {
     "report": "report.html",
     "thumbnail": "thumbnail.png",
 }
+_FILES = (".nii.gz", ".csv", ".json", ".html", ".png", ".pdf", ".dcm", ".tsv")
+"""Ends of the names of a result's files."""
 _BIDS_ALONE = ("dseg.json", "dseg.tsv")
 
 KEPT = (
@@ -34,8 +38,21 @@ KEPT = (
 
 
 def folders_place(model: str, case: str) -> str:
-    """Return OUT's folder of one study: `voxmetry compare` matches the folders of OUT/MODEL by case."""
-    return f"{model}/{case}"
+    """Return OUT's folder of one study: `voxmetry compare` matches the folders of OUT/MODEL by case.
+
+    The name of a case may come from anywhere: what a folder cannot be called, or would lead out of OUT, is replaced,
+    and the end of a hash keeps two such names apart.
+
+    Examples
+    --------
+    >>> folders_place("liver-ct", "site_a/case_7"), folders_place("liver-ct", "../../other")
+    ('liver-ct/site_a/case_7', 'liver-ct/_/_/other-5cbfa8')
+    """
+    # A case called as the file of a result is would take that file's place in the folder of another case.
+    place = "/".join(part + "_" if part.endswith(_FILES) else part for part in inside(case).split("/"))
+    if place != case:
+        place += "-" + hashlib.sha256(case.encode("utf-8", "surrogateescape")).hexdigest()[:6]
+    return f"{folder_name(model)}/{place}"
 
 
 def names_of(stem: str | None) -> dict[str, str]:
@@ -71,7 +88,7 @@ def bids_place(model: str, candidate: Candidate) -> tuple[str, str]:
     # The source's suffix goes into desc: a T1w and a T2w image of one session would otherwise share their names.
     description = re.sub(r"[^A-Za-z0-9]", "", model) + candidate.entities.get("suffix", "")
     stem = "_".join([*(f"{name}-{value}" for name, value in entities.items()), f"desc-{description}"])
-    place = "/".join([*parts, candidate.entities.get("datatype", "anat")])
+    place = inside("/".join([*parts, candidate.entities.get("datatype", "anat")]))
     return place, stem
 
 

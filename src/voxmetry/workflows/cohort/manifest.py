@@ -6,10 +6,12 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from voxmetry.errors import ConfigError, VoxmetryError
+from voxmetry.core.text import visible
+from voxmetry.errors import ConfigError
 from voxmetry.io.read import ITK, NIFTI, suffix_of
-from voxmetry.workflows.cohort.discover import Known, case_of, dicom_candidates, fault, image_candidate
+from voxmetry.workflows.cohort.discover import Known, case_of, dicom_candidates, image_candidate
 from voxmetry.workflows.cohort.multi_input import combine
+from voxmetry.workflows.cohort.oddities import alone, is_text, odd
 from voxmetry.workflows.cohort.records import Candidate, Fault
 
 FURTHER = ("study_2", "study_3", "study_4")
@@ -111,25 +113,51 @@ def _several(paths: Sequence[Path], case: str, cells: Mapping[str, str]) -> Cand
 
 
 def _look(study: Path, case: str, series: str, known: Known | None) -> Candidate:
-    if not study.is_dir() and suffix_of(study) in (*NIFTI, *ITK):
-        return image_candidate(study, case, known=known)
-    base = Candidate(case=case, path=str(study), series=series or None, format="DICOM")
+    base = Candidate(case=case, path=visible(str(study)), series=series or None, format="DICOM")
+
+    def look() -> Candidate:
+        strange = None if study.is_dir() else odd(study) or _absent(study)
+        if strange is not None:
+            return base.model_copy(update={"fault": strange})
+        if not study.is_dir() and suffix_of(study) in (*NIFTI, *ITK):
+            return image_candidate(study, case, known=known)
+        return _look_at_dicom(study, case, series, base, known)
+
+    return alone(look, lambda fault: base.model_copy(update={"fault": fault}))
+
+
+def _absent(study: Path) -> Fault | None:
     try:
-        place = study if study.is_dir() else study.parent
-        files = sorted(entry for entry in place.rglob("*") if entry.is_file() and not entry.name.startswith("."))
-        infos = dicom_candidates(place, files, place, known=known)
-    except VoxmetryError as error:
-        return base.model_copy(update={"fault": fault(error)})
+        study.stat()
     except OSError as error:
-        return base.model_copy(update={"fault": _gone(study, error)})
-    taken = [info for info in infos if info.series == series] if series else [i for i in infos if i.fault is None]
+        return _gone(study, error)
+    return None
+
+
+def _look_at_dicom(study: Path, case: str, series: str, base: Candidate, known: Known | None) -> Candidate:
+    """Look at a folder of DICOM files, or at the series in its folder that one file belongs to."""
+    place, mine = study, series
+    if not study.is_dir():
+        place, mine = study.parent, series or _series_of(study)
+    entries = place.rglob("*") if study.is_dir() else place.iterdir()
+    files = sorted(entry for entry in entries if entry.is_file() and not entry.name.startswith(".") and is_text(entry))
+    infos = dicom_candidates(place, files, place, known=known)
+    taken = [info for info in infos if info.series == mine] if mine else [i for i in infos if i.fault is None]
     if len(taken) == 1:
         return taken[0]
-    if len(infos) == 1:
+    if len(infos) == 1 and not mine:
         return infos[0]
-    if len(taken) > 1 and not series:
+    if len(taken) > 1 and not mine:
         return combine(taken, case, loose=True)
     return base.model_copy(update={"fault": _unclear(study, len(taken), len(infos))})
+
+
+def _series_of(file: Path) -> str:
+    """Return the series that a file says it belongs to; empty where it says none."""
+    from voxmetry.io.dicom.read.headers import text, try_header
+
+    header = try_header(file, file.name)
+    return (text(header, "SeriesInstanceUID") or "") if header is not None else ""
 
 
 def _case(study: Path, folder: Path) -> str:
@@ -142,7 +170,7 @@ def _case(study: Path, folder: Path) -> str:
 def _gone(study: Path, error: OSError) -> Fault:
     return Fault(
         error="InputError",
-        found=f"{study.name} cannot be read: {error.strerror or type(error).__name__}",
+        found=f"{visible(study.name)} cannot be read: {error.strerror or type(error).__name__}",
         expected="a file or folder that exists and may be read",
         fix="check the path in the manifest",
     )

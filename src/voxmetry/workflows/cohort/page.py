@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from voxmetry.core.records import CaseComparison, CohortSettings, Comparison
+from voxmetry.core.text import folder_name
 from voxmetry.io.atomic import write_text
 from voxmetry.measurement.compare_cases import summarise_cohort
 from voxmetry.report.cohort import Entry, Roster, render_roster
@@ -36,7 +37,7 @@ def write_page(out: Path) -> tuple[Path, ...]:
         If there is no record, or a file cannot be written.
     """
     with reading(out) as db:
-        accuracy = [(name, f"accuracy-{name}.html", cases) for name, cases in _compared(db).items()]
+        accuracy = [(name, f"accuracy-{folder_name(name)}.html", cases) for name, cases in _compared(db).items()]
         roster = Roster(
             title=f"Cohort of {db.execute('SELECT count(*) FROM studies').fetchone()[0]} studies",
             colours=_colours(db),

@@ -13,15 +13,16 @@ from voxmetry.io.dicom.read.choose import allowed_verdicts
 from voxmetry.io.read import suffix_of
 from voxmetry.workflows.cohort.assign import assign
 from voxmetry.workflows.cohort.bids import find_bids, is_bids
-from voxmetry.workflows.cohort.database import read_known, read_progress
-from voxmetry.workflows.cohort.discover import Known, find_studies, fingerprint
+from voxmetry.workflows.cohort.database import read_progress
+from voxmetry.workflows.cohort.discover import Found, Known, find_studies, fingerprint
 from voxmetry.workflows.cohort.duplicates import mark_duplicates
 from voxmetry.workflows.cohort.forecast import forecast, memory_mb, seconds_of, work_of
+from voxmetry.workflows.cohort.header_cache import read_known
 from voxmetry.workflows.cohort.manifest import read_manifest
 from voxmetry.workflows.cohort.model_index import KnownModel, check_names, load_known_model
 from voxmetry.workflows.cohort.progress import progress_of
 from voxmetry.workflows.cohort.rates import basis_of, measured_rates, rates_of
-from voxmetry.workflows.cohort.records import Candidate, CohortPlan, PlannedStudy, RunSettings
+from voxmetry.workflows.cohort.records import CohortPlan, PlannedStudy, RunSettings
 from voxmetry.workflows.cohort.rules import Rules, rules_for
 
 Tell = Callable[[str], None]
@@ -77,7 +78,7 @@ def plan_cohort(
     place = out_folder(root, out, bids=bids)
     taken = rules or rules_for(_named(models))
     known = {name: load_known_model(name) for name in dict.fromkeys(rule.model for rule in taken.rules)}
-    found = find(root, place, bids=bids, known=read_known(place), tell=tell)
+    found, notes = find(root, place, bids=bids, known=read_known(place), tell=tell)
     for name in sorted({c.model for c in found if c.model} - set(known)):
         known[name] = load_known_model(name)
     check_names(known)
@@ -98,6 +99,7 @@ def plan_cohort(
         layout="bids" if bids else "folders",
         models=tuple(model.path for model in known.values()),
         studies=tuple(studies),
+        notes=notes,
         forecast=forecast(to_run, basis=basis_of(rates, measured=measure), cores=cores),
     )
 
@@ -131,7 +133,7 @@ def out_folder(root: Path, out: Path | str | None, *, bids: bool) -> Path:
     )
 
 
-def find(root: Path, out: Path, *, bids: bool, known: Known, tell: Tell | None) -> tuple[Candidate, ...]:
+def find(root: Path, out: Path, *, bids: bool, known: Known, tell: Tell | None) -> Found:
     """Find the studies of a folder, a manifest or a BIDS data set."""
 
     def count(n: int) -> None:
@@ -140,7 +142,7 @@ def find(root: Path, out: Path, *, bids: bool, known: Known, tell: Tell | None) 
 
     root = root.absolute()
     if bids:
-        return find_bids(root, known=known, tell=count)
+        return Found(find_bids(root, known=known, tell=count))
     if root.is_file():
         if suffix_of(root) != ".csv":
             raise InputError(
@@ -148,7 +150,7 @@ def find(root: Path, out: Path, *, bids: bool, known: Known, tell: Tell | None) 
                 expected="a folder of studies, a CSV manifest or a BIDS data set",
                 fix="for one study: voxmetry segment STUDY -m MODEL -o OUT",
             )
-        return read_manifest(root, known=known)
+        return Found(read_manifest(root, known=known))
     return find_studies(root, leave_out=out, known=known, tell=count)
 
 

@@ -108,6 +108,8 @@ class CohortPlan(Record):
     layout: Literal["folders", "bids"]
     models: tuple[str, ...]
     studies: tuple[PlannedStudy, ...]
+    notes: tuple[str, ...] = ()
+    """What was left out of the source, in words."""
     forecast: Forecast
 
     def of(self, *states: State) -> tuple[PlannedStudy, ...]:

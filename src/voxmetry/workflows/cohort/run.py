@@ -84,6 +84,9 @@ def run_plan(
     with ExitStack() as stack:
         stack.enter_context(run_lock(out / WORK, force=settings.break_lock, tell=tell))
         plan = make_plan()
+        if tell:
+            for note in plan.notes:
+                tell(note)
         sweep(out)
         if plan.layout == "bids":
             write_bids_description(out)

@@ -121,6 +121,7 @@ def _segment(task: Task, claim: Claim) -> Outcome:
     model, gate = load_once(
         task.model_path, how.device, how.precision, how.memory_gb, task.weights_sha256, how.structures, how.fast
     )
+    before = [_state_of(path) for path in task.study]
     with staging(task) as folder:
         result = segment_study(
             task.study,
@@ -130,10 +131,35 @@ def _segment(task: Task, claim: Claim) -> Outcome:
             settings=task.settings,
             gate=gate,
         )
+        if [_state_of(path) for path in task.study] != before:
+            raise _changed()
         if task.sidecar is not None:
             _write_sidecar(folder, task, model.spec.labels)
         files = publish(folder, task, claim)
     return _done(task, result).model_copy(update={"files": files})
+
+
+def _state_of(path: str) -> list[tuple[str, int, int]]:
+    """Return names, sizes and times of what a study is read from."""
+    place = Path(path)
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    found = []
+    for file in files:
+        try:
+            facts = file.stat()
+        except OSError:
+            found.append((file.name, -1, -1))
+        else:
+            found.append((file.name, facts.st_size, facts.st_mtime_ns))
+    return found
+
+
+def _changed() -> InputError:
+    return InputError(
+        found="its files changed while they were read: the numbers would be of neither state",
+        expected="files that stay as they are during a run",
+        fix="wait until all are copied, then give the same command again",
+    )
 
 
 def _write_sidecar(folder: Path, task: Task, labels: LabelTable) -> None:
