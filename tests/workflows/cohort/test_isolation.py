@@ -168,9 +168,9 @@ def test_the_record_holds_no_path_and_no_description(studies, tiny, tmp_path, th
 
 
 def test_a_file_that_changes_while_it_is_read_is_a_row(studies, tiny, tmp_path, threads, monkeypatch):
-    from voxmetry.workflows import segment
+    from voxmetry.workflows import inputs
 
-    real = segment.read_input
+    real = inputs.read_input
 
     def read(path, *rest):
         volume = real(path, *rest)
@@ -178,7 +178,7 @@ def test_a_file_that_changes_while_it_is_read_is_a_row(studies, tiny, tmp_path, 
             save(image(77), path)
         return volume
 
-    monkeypatch.setattr(segment, "read_input", read)
+    monkeypatch.setattr(inputs, "read_input", read)
     outcomes = {one.case: one for one in cohort(studies, tmp_path / "out", tiny, settings=LIGHT)}
     assert outcomes["b"].state == "failed"
     assert "changed while" in outcomes["b"].fault.found
