@@ -110,9 +110,9 @@ def main() -> None:
         assert told.returncode == 1, told.stderr
         assert "Traceback" not in told.stderr
         rows = check(folder / "out", n_good, expected, 10)
-        print(f"{n_done(folder / 'out')} done, {len(rows)} rows with a reason:")  # noqa: T201
+        print(f"{n_done(folder / 'out')} done, {len(rows)} rows with a reason:")
         for case, reason in sorted(rows.items()):
-            print(f"  {case}: {reason.splitlines()[0]}")  # noqa: T201
+            print(f"  {case}: {reason.splitlines()[0]}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

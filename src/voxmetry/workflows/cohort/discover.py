@@ -248,7 +248,6 @@ def dicom_candidates(
     folder: Path, files: list[Path], root: Path, *, known: Known | None = None
 ) -> tuple[Candidate, ...]:
     """Describe each series of one folder; nothing where none of the files is DICOM."""
-    from voxmetry.io.dicom.read.choose import is_stray
     from voxmetry.io.dicom.read.headers import looks_like_dicom
 
     # Text files and tables beside the images are no studies; a file named as DICOM without being it is one that failed.
@@ -276,6 +275,8 @@ def _begins(looks_like_dicom: Callable[[Path], bool], path: Path) -> bool:
 
 
 def _series_of(folder: Path, inside: list[Path], case: str, mark: str) -> tuple[Candidate, ...]:
+    from voxmetry.io.dicom.read.choose import is_stray
+
     infos = _list_one_folder(folder, inside)
     strays = [info for info in infos if is_stray(info)]
     images = [info for info in infos if info.verdict != "not an image" and info not in strays] or strays
