@@ -551,6 +551,32 @@ def groups_of(dataset):
     return found
 
 
+def test_names_that_an_element_cannot_hold_come_back_whole(study, tmp_path):
+    """Cut to 64 characters two names are one, and a backslash would separate two values."""
+    volume, source = study
+    long = "lesion of the posterior segment of the right lobe of the liver, number "
+    names = {2: long + "1", 7: long + "2", 9: "tumour\\left"}
+    array = np.zeros(volume.geometry.shape, np.uint8)
+    array[2:6, 2:6, 3:5], array[8:12, 2:6, 3:5], array[2:6, 8:12, 3:5] = 2, 7, 9
+    truth = Segmentation(array, volume.geometry, LabelTable.from_names(names))
+    seg = write_seg(truth, source, tmp_path / "seg.dcm", origin=ORIGIN)
+    write_seg(truth, source, tmp_path / "map.dcm", origin=ORIGIN, kind="labelmap")
+    write_rtstruct(truth, source, tmp_path / "rtstruct.dcm", origin=ORIGIN)
+    shown = (names[2], names[7], "tumour/left")
+    for name in ("seg.dcm", "map.dcm", "rtstruct.dcm"):
+        back = read_segmentation(tmp_path / name, image=volume)
+        assert back.labels.names == shown
+        assert [int(np.count_nonzero(back.mask(x))) for x in shown] == [32, 32, 32]
+        assert_valid(tmp_path / name, volume.source.files)
+    labels = [str(item.SegmentLabel) for item in seg.SegmentSequence]
+    assert len(set(labels)) == 3
+    assert max(map(len, labels)) <= 64
+    # Each keeps its measurements: rows are found by the name in full.
+    rows = measure(truth, volume)
+    write_report_sr(rows, truth.labels, seg, source, tmp_path / "sr.dcm", origin=ORIGIN)
+    assert len(groups_of(pydicom.dcmread(tmp_path / "sr.dcm"))) == 3
+
+
 class TestRefusals:
     def test_an_image_without_a_patient_is_told_what_it_lacks(self):
         with pytest.raises(InputError, match="no patient, no study and no frame of reference"):

@@ -85,6 +85,7 @@ _DERIVATIONS = (
 )
 _LESION = Code(value="52988006", meaning="Lesion")
 _DIGITS = 10
+_LONG = 1024
 
 
 def write_report_sr(
@@ -137,7 +138,9 @@ def write_report_sr(
     import highdicom
 
     numbers = {_segment_name(item): int(item.SegmentNumber) for item in seg.SegmentSequence}
-    uids = {_name(row): (tracking or {}).get(_name(row)) or new_uid() for row in rows}
+    uids = {
+        _name(row): (tracking or {}).get(row.id if isinstance(row, Lesion) else row.label) or new_uid() for row in rows
+    }
     with lenient():
         groups: list[Any] = [
             _group(row, labels, numbers[_name(row)], seg, source, uids[_name(row)])
@@ -148,7 +151,7 @@ def write_report_sr(
             group
             for row in rows
             if isinstance(row, Lesion) and _name(row) in numbers
-            if (group := _diameters(row, labels, source, uids[row.id])) is not None
+            if (group := _diameters(row, labels, source, uids[_name(row)])) is not None
         ]
         if not groups:
             raise LabelError(
@@ -181,7 +184,8 @@ def _segment_name(item: Any) -> str:
 
 
 def _name(row: Measurement | Lesion) -> str:
-    return row.id if isinstance(row, Lesion) else row.label
+    """Return the name of a row as a segment has it."""
+    return fitted(row.id if isinstance(row, Lesion) else row.label, _LONG)
 
 
 def _content(groups: Sequence[Any], origin: Origin) -> Any:
@@ -219,7 +223,7 @@ def _group(row: Measurement | Lesion, labels: LabelTable, number: int, seg: Any,
         part = _coded(label.modifier) if label.modifier else None
         sites = [sr.FindingSite(anatomic_location=_coded(place), laterality=side, topographical_modifier=part)]
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=uid, identifier=fitted(_name(row))),
+        tracking_identifier=sr.TrackingIdentifier(uid=uid, identifier=_name(row)),
         referenced_segment=sr.ReferencedSegment(
             sop_class_uid=seg.SOPClassUID,
             sop_instance_uid=seg.SOPInstanceUID,
@@ -266,7 +270,7 @@ def _diameters(row: Lesion, labels: LabelTable, source: Source, uid: str) -> Any
     if not found:
         return None
     return sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=uid, identifier=fitted(row.id)),
+        tracking_identifier=sr.TrackingIdentifier(uid=uid, identifier=_name(row)),
         finding_type=_coded(labels[row.label].code or _LESION),
         finding_category=_coded(labels[row.label].category or ABNORMAL),
         measurements=found,

@@ -19,6 +19,8 @@ LATERALITY = {
     "right": Code(value="24028007", meaning="Right"),
 }
 _SIDES = {code.value: side for side, code in LATERALITY.items()}
+_MOST_NAME = 64
+"""Characters of an element of VR LO."""
 _BACKGROUND = ("DCM", "125040")
 _ABNORMAL = (ABNORMAL.value, "M-01000")
 _BY_KIND = (*_ABNORMAL, ANATOMY.value, "123037004", "T-D000A")
@@ -57,7 +59,7 @@ def labels_of(dataset: Any, name: str) -> LabelTable:
 
 
 def _label(item: Any, value: int, kind: Code | None, taken: Sequence[str]) -> Label:
-    name = text(item, "SegmentLabel") or text(item, "SegmentDescription") or f"segment_{value}"
+    name = full_name(item, "SegmentLabel", "SegmentDescription") or f"segment_{value}"
     types = item.get("SegmentedPropertyTypeCodeSequence") or [{}]
     modifiers = _codes(types[0], "SegmentedPropertyTypeModifierCodeSequence")
     # Some writers put the side beside the anatomic region and not beside the type.
@@ -84,10 +86,27 @@ def code_of(item: Any, keyword: str) -> Code | None:
     return next(iter(_codes(item, keyword)), None)
 
 
+def full_name(item: Any, short: str, long: str) -> str:
+    """Return a name that may have been cut to the 64 characters of its element, in full where another one has it.
+
+    Parameters
+    ----------
+    item
+        A segment or a structure.
+    short, long
+        Keywords of the name and of the description.
+    """
+    name, whole = text(item, short) or "", text(item, long) or ""
+    begin = name.rpartition("~")[0] or name
+    is_cut = len(whole) > _MOST_NAME >= len(name) and whole.startswith(begin) and len(begin) > _MOST_NAME - 5
+    return whole if is_cut or not name else name
+
+
 def _codes(item: Any, keyword: str) -> list[Code]:
     found = []
     for part in item.get(keyword) or []:
         value, meaning, scheme = (text(part, key) for key in ("CodeValue", "CodeMeaning", "CodingSchemeDesignator"))
+        value = value or text(part, "LongCodeValue")
         if value and meaning and scheme:
             found.append(Code(value=value, meaning=meaning, scheme=scheme))
     return found

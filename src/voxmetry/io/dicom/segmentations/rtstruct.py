@@ -19,7 +19,7 @@ from voxmetry.core.labels import PALETTE, Label
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import FormatError, GeometryError, ReadingWarning
 from voxmetry.io.dicom.read.headers import PARSING_ERRORS, lenient, parsing, read_all, text, whole
-from voxmetry.io.dicom.segmentations.codes import code_of
+from voxmetry.io.dicom.segmentations.codes import code_of, full_name
 from voxmetry.io.dicom.segmentations.contours import fill, fill_structure
 from voxmetry.io.overlapping import Layers, Piece
 
@@ -158,7 +158,7 @@ def _label(roi: Any, item: Any, observation: Any, number: int, place: int) -> La
     kind = text(observation, "RTROIInterpretedType") or ""
     return Label.model_construct(
         value=number,
-        name=text(roi, "ROIName") or f"roi_{number}",
+        name=full_name(roi, "ROIName", "ROIDescription") or f"roi_{number}",
         colour="#{:02X}{:02X}{:02X}".format(*colour) if good else PALETTE[(place - 1) % len(PALETTE)],
         # Gross tumour volumes are what is measured as lesions; clinical and planning volumes are margins round them.
         kind="lesion" if kind == "GTV" else "organ",
