@@ -125,6 +125,23 @@ CASES: dict[str, dict[str, Any]] = {
         "reader": "NibabelIOWithReorient",
         "configuration": {"spacing": [3.4, 1.0, 1.0], "patch_size": [8, 24, 24], "architecture": None},
     },
+    # Voxel sizes of which the rounding of an oblique affine must decide nothing.
+    "three-to-one": {"spacing": (1.0, 1.0, 3.0), "shape": (42, 38, 16)},
+    "three-to-one-in-float32": {"spacing": (0.8, 0.8, 2.4), "shape": (46, 40, 18)},
+    "two-thick-axes": {"spacing": (0.4, 1.3, 1.3), "shape": (80, 30, 26)},
+    "half-a-voxel": {
+        "spacing": (1.5, 1.5, 1.5),
+        "shape": (25, 27, 23),
+        "configuration": {"spacing": [1.0, 1.0, 1.0]},
+    },
+    "rounded-affine": {"spacing": (1.0, 3.0, 1.0), "shape": (40, 14, 36), "order": (0, 2, 1), "decimals": 3},
+    "reoriented": {
+        "spacing": (3.0, 1.0, 1.0),
+        "shape": (14, 40, 36),
+        "order": (2, 1, 0),
+        "turn": (7, -11, 8),
+        "reader": "NibabelIOWithReorient",
+    },
 }
 
 
@@ -197,14 +214,28 @@ def write_image(path: Path, case: dict[str, Any], *, seed: int) -> None:
         kept = np.zeros(shape, bool)
         kept[border:-border, border + 1 : -border, border : -border - 2] = True
         image = np.where(kept, image + 300, 0)
-    turn = np.deg2rad(8)
-    rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
     affine = np.eye(4)
-    affine[:3, :3] = rotation @ np.diag([-1.0, -1.0, 1.0]) * np.array(case["spacing"])
+    directions = _rotation(case.get("turn", (0, 0, 8))) @ np.diag([-1.0, -1.0, 1.0])
+    affine[:3, :3] = directions[:, case.get("order", (0, 1, 2))] * np.array(case["spacing"])
     affine[:3, 3] = (31.5, 22.0, -14.0)
+    if "decimals" in case:
+        affine = affine.round(case["decimals"])
     file = nibabel.Nifti1Image(image.round().astype(np.int16), affine)
     file.header.set_xyzt_units("mm")
+    file.header["pixdim"][1:4] = case["spacing"]
     nibabel.save(file, path)
+
+
+def _rotation(degrees: tuple[float, float, float]) -> np.ndarray:
+    """Return the rotation about x, then y, then z; exact zeros where an angle is 0."""
+    found = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(degrees)):
+        if angle:
+            turn = np.eye(3)
+            a, b = (axis + 1) % 3, (axis + 2) % 3
+            turn[[a, b, a, b], [a, b, b, a]] = np.cos(angle), np.cos(angle), -np.sin(angle), np.sin(angle)
+            found = turn @ found
+    return found
 
 
 def parameters(chosen: dict[str, Any], n_inputs: int, n_outputs: int, *, seed: int) -> dict[str, torch.Tensor]:

@@ -69,6 +69,9 @@ class Geometry:
         (I, J, K), each at least 1.
     frame_uid
         DICOM Frame of Reference UID, or None where the source has none.
+    stated_spacing_mm
+        Voxel sizes along i, j, k as the file's header states them beside its affine; None where it states none. The
+        affine holds the same sizes but for its rounding, which a comparison of sizes must not depend on.
 
     Raises
     ------
@@ -85,6 +88,7 @@ class Geometry:
     affine: Float64
     shape: tuple[int, int, int]
     frame_uid: str | None = None
+    stated_spacing_mm: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
@@ -126,6 +130,29 @@ class Geometry:
         return (float(i), float(j), float(k))
 
     @functools.cached_property
+    def nominal_spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel sizes along i, j, k in mm without the rounding of the affine: for comparisons that must not hang on it.
+
+        As stated in the header where that agrees with the affine to one per cent. Else for each axis the shortest
+        decimal number within 3e-7 of the length of its vector, as float32 holds it: what a NIfTI header would state.
+
+        Examples
+        --------
+        >>> turn = np.deg2rad(8)
+        >>> rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+        >>> affine = np.eye(4)
+        >>> affine[:3, :3] = (rotation * (1.0, 1.0, 3.0)).astype(np.float32)
+        >>> grid = Geometry(affine, (4, 4, 4))
+        >>> max(grid.spacing_mm) > 3 * min(grid.spacing_mm), grid.nominal_spacing_mm
+        (True, (1.0, 1.0, 3.0))
+        """
+        stated = self.stated_spacing_mm
+        if stated is not None and np.allclose(stated, self.spacing_mm, rtol=1e-2, atol=0):
+            return stated
+        i, j, k = (_shortest_decimal(mm) for mm in self.spacing_mm)
+        return (i, j, k)
+
+    @functools.cached_property
     def voxel_ml(self) -> float:
         """Volume of one voxel in mL: the absolute determinant of the affine, exact for sheared grids too."""
         # The triple product is exact for upright grids, where an LU decomposition loses the last digit.
@@ -151,9 +178,10 @@ class Geometry:
         Of the six possible assignments, the one with the largest sum of absolute cosines.
         """
         cosines = self.directions
+        # Rounded, so that of equals (45 degrees) the first is taken whatever the affine's last digits are.
         best = max(
             itertools.permutations(range(3)),
-            key=lambda order: sum(abs(cosines[axis, column]) for column, axis in enumerate(order)),
+            key=lambda order: round(sum(abs(cosines[axis, column]) for column, axis in enumerate(order)), 6),
         )
         signs = tuple(1 if cosines[axis, column] >= 0 else -1 for column, axis in enumerate(best))
         return (best[0], best[1], best[2]), (signs[0], signs[1], signs[2])
@@ -235,3 +263,11 @@ class Geometry:
         shape = " x ".join(str(n) for n in self.shape)
         spacing = " x ".join(f"{s:.4g}" for s in self.spacing_mm)
         return f"Geometry({shape} @ {spacing} mm, {self.axcodes})"
+
+
+def _shortest_decimal(mm: float) -> float:
+    for digits in range(1, 9):
+        short = float(f"{mm:.{digits}g}")
+        if abs(short - mm) <= 3e-7 * mm:
+            return float(np.float32(short))
+    return float(np.float32(mm))

@@ -130,7 +130,8 @@ def _geometry(fields: Mapping[str, str], sizes: tuple[int, int, int], path: Path
     affine: Float64 = np.eye(4)
     affine[:3, :3] = directions * spacing
     affine[:3, 3] = found["Offset"]
-    return Geometry(swap_lps_ras(affine), sizes)
+    i, j, k = (float(mm) for mm in spacing)
+    return Geometry(swap_lps_ras(affine), sizes, stated_spacing_mm=(i, j, k))
 
 
 def _stored(

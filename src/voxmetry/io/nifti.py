@@ -27,7 +27,7 @@ from voxmetry.core.volume import Unit, Volume
 from voxmetry.errors import FormatError, InputError, OutputError
 from voxmetry.io import label_header
 from voxmetry.io.atomic import atomic_path
-from voxmetry.io.nifti_affine import affine_of, place_affine
+from voxmetry.io.nifti_affine import grid_of, place_affine
 from voxmetry.io.unpack import BROKEN_STREAM, Unpacked, fill, finish, open_plain, room_for
 
 PAIRS = (".hdr", ".img", ".hdr.gz", ".img.gz")
@@ -88,7 +88,7 @@ def read_nifti_grid(path: str | os.PathLike[str]) -> tuple[Geometry, np.dtype[An
     with _opened(_header_of(source)) as file:
         header = _header(file, source.name)
         shape = _shape(header, source.name)
-        return Geometry(affine_of(header, shape, source.name), shape), _dtype(header, source.name)
+        return grid_of(header, shape, source.name), _dtype(header, source.name)
 
 
 def read_nifti_labels(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Geometry, LabelTable | None]:
@@ -155,7 +155,7 @@ def _read(path: Path) -> tuple[NDArray[Any], Geometry, Any]:
     with _opened(_header_of(path)) as file:
         header = _header(file, path.name)
         shape = _shape(header, path.name)
-        geometry = Geometry(affine_of(header, shape, path.name), shape)
+        geometry = grid_of(header, shape, path.name)
         if header.is_single:
             return _scaled(_voxels(file, header, shape, path.name), header, path.name), geometry, header
     with _opened(_voxels_of(path)) as file:

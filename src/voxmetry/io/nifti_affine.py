@@ -63,6 +63,18 @@ def affine_of(header: Any, shape: tuple[int, int, int], name: str) -> Float64:
     return qform
 
 
+def grid_of(header: Any, shape: tuple[int, int, int], name: str) -> Geometry:
+    """Return the grid that the header means, with the voxel sizes that it states beside its affine.
+
+    Raises
+    ------
+    GeometryError
+        As `affine_of`.
+    """
+    i, j, k = (float(mm) for mm in header["pixdim"][1:4])
+    return Geometry(affine_of(header, shape, name), shape, stated_spacing_mm=(abs(i), abs(j), abs(k)))
+
+
 def place_affine(header: Any, geometry: Geometry, code: int) -> None:
     """Store a grid's affine in whichever of sform (float32 matrix) and qform (float32 quaternion) holds it exactly.
 

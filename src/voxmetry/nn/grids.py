@@ -19,6 +19,10 @@ from voxmetry.core.geometry import Geometry
 SAME_SPACING = 1e-3
 """Spacings within a thousandth of the model's are taken as they are: resampling would blur and gain nothing."""
 
+SAME_DIRECTION = 1e-6
+"""Difference of unit vectors below which two grids run along the same axes: a thousandth of a voxel over a thousand.
+Affines in float32 are rounded by a tenth of that."""
+
 UPRIGHT_MARGIN_DEGREES = 12.0
 """A grid turned by no more than this beyond what was seen in training is taken as it is: augmentation has shown the
 network such patients, and interpolation costs as much as it gains. See docs/reference/models.md for the figures."""
@@ -86,7 +90,9 @@ def reorientation(geometry: Geometry, orientation: str) -> tuple[Reorientation, 
             affine[:3, 3] += affine[:3, axis] * (shape[axis] - 1)
             affine[:3, axis] *= -1
     moved = Reorientation((order[0], order[1], order[2]), (flipped[0], flipped[1], flipped[2]))
-    return moved, Geometry(affine, (shape[0], shape[1], shape[2]), geometry.frame_uid)
+    stated = geometry.stated_spacing_mm
+    spacing = None if stated is None else (stated[order[0]], stated[order[1]], stated[order[2]])
+    return moved, Geometry(affine, (shape[0], shape[1], shape[2]), geometry.frame_uid, spacing)
 
 
 def _as_stored(orientation: str) -> bool:
@@ -102,7 +108,12 @@ def is_turned(geometry: Geometry, spec: ModelSpec) -> bool:
     seen = spec.training_domain.obliqueness_degrees
     if seen is None or spec.resampling.rule != "centred" or _as_stored(spec.orientation):
         return False
-    return geometry.obliqueness_degrees > seen.high + UPRIGHT_MARGIN_DEGREES
+    return round(geometry.obliqueness_degrees - seen.high - UPRIGHT_MARGIN_DEGREES, 3) > 0
+
+
+def along_same_axes(first: Geometry, other: Geometry) -> bool:
+    """Say whether two grids run along the same directions, but for the rounding of their affines."""
+    return np.allclose(first.directions, other.directions, rtol=0, atol=SAME_DIRECTION)
 
 
 def upright_grid(geometry: Geometry, orientation: str, spacing_mm: Sequence[float]) -> Geometry:
@@ -143,10 +154,12 @@ def model_grid(geometry: Geometry, spec: ModelSpec) -> Geometry:
         return _corner_grid(oriented, spec.spacing_mm)
     affine = np.array(oriented.affine)
     shape = list(oriented.shape)
-    for axis, (size, have, want) in enumerate(zip(oriented.shape, oriented.spacing_mm, spec.spacing_mm, strict=True)):
-        if abs(have - want) <= SAME_SPACING * want:
+    sizes = zip(oriented.shape, oriented.spacing_mm, oriented.nominal_spacing_mm, spec.spacing_mm, strict=True)
+    for axis, (size, have, nominal, want) in enumerate(sizes):
+        # On sizes without the affine's rounding: neither a threshold nor a half voxel may hang on its last digit.
+        if round(abs(nominal - want) / want - SAME_SPACING, 6) <= 0:
             continue
-        shape[axis] = max(1, round(size * have / want))
+        shape[axis] = max(1, round(round(size * nominal / want, 4)))
         # Voxel centres of both grids share the middle of the field of view.
         affine[:3, 3] += oriented.affine[:3, axis] * ((size - 1) - (shape[axis] - 1) * want / have) / 2
         affine[:3, axis] *= want / have
@@ -156,7 +169,8 @@ def model_grid(geometry: Geometry, spec: ModelSpec) -> Geometry:
 def edge_grid(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> Geometry:
     """Return the grid of about this spacing with the same outermost voxel edges, as nnU-Net has it.
 
-    Its voxel size is the whole extent divided by a whole number of voxels, and so not exactly `spacing_mm`.
+    Its voxel size is the whole extent divided by a whole number of voxels, and so not exactly `spacing_mm`. The number
+    follows from `Geometry.nominal_spacing_mm`, as nnU-Net takes the header's sizes and not those of the affine.
 
     Examples
     --------
@@ -166,7 +180,9 @@ def edge_grid(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> Geo
     """
     affine = np.array(geometry.affine)
     shape = list(geometry.shape)
-    for axis, (size, have, want) in enumerate(zip(geometry.shape, geometry.spacing_mm, spacing_mm, strict=True)):
+    for axis, (size, have, want) in enumerate(
+        zip(geometry.shape, geometry.nominal_spacing_mm, spacing_mm, strict=True)
+    ):
         shape[axis] = max(1, round(have / want * size))
         step = size / shape[axis]
         affine[:3, 3] += geometry.affine[:3, axis] * (step - 1) / 2
@@ -177,11 +193,25 @@ def edge_grid(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> Geo
 def _corner_grid(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> Geometry:
     """Return the grid of this spacing that starts at the same first voxel, as MONAI's `Spacing` makes it."""
     affine = np.array(geometry.affine)
-    shape = list(geometry.shape)
-    for axis, (size, have, want) in enumerate(zip(geometry.shape, geometry.spacing_mm, spacing_mm, strict=True)):
-        shape[axis] = round((size - 1) * have / want) + 1
+    for axis, (have, want) in enumerate(zip(geometry.spacing_mm, spacing_mm, strict=True)):
         affine[:3, axis] *= want / have
-    return Geometry(affine, (shape[0], shape[1], shape[2]), geometry.frame_uid)
+    i, j, k = _monai_shape(geometry, spacing_mm)
+    return Geometry(affine, (i, j, k), geometry.frame_uid)
+
+
+def _monai_shape(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> list[int]:
+    """Return the shape that MONAI's `zoom_affine` and `compute_shape_offset` come to.
+
+    By their steps in their order: where half a voxel is left over, MONAI rounds what these leave of it.
+    """
+    source = np.array(geometry.affine)
+    scale = np.linalg.cholesky(source[:3, :3].T @ source[:3, :3]).T
+    target = np.eye(4)
+    target[:3, :3] = source[:3, :3] @ np.linalg.inv(scale) @ np.diag(np.sign(np.diag(scale)) * np.array(spacing_mm))
+    corners = np.array(np.meshgrid(*[(0.0, size - 1.0) for size in geometry.shape], indexing="ij")).reshape(3, -1)
+    corners = np.concatenate([corners, np.ones_like(corners[:1])])
+    spread = np.ptp((np.linalg.solve(target, source) @ corners)[:3], axis=1)
+    return [int(size) for size in np.round(spread + 1.0)]
 
 
 def thick_axis(first_mm: Sequence[float], second_mm: Sequence[float], how: Resampling) -> int | None:
@@ -232,22 +262,40 @@ def restoring_positions(
     box
         The covered voxels; all others are background. All, but where the image was cropped.
     """
-    at = positions(grid, oriented)
     if spec.resampling.rule != "nnunet":
-        return at, (slice(None), slice(None), slice(None))
-    apart = thick_axis(spec.spacing_mm, oriented.spacing_mm, spec.resampling)
-    box = []
-    for axis in range(3):
+        return positions(grid, oriented), (slice(None), slice(None), slice(None))
+    apart = thick_axis(spec.spacing_mm, oriented.nominal_spacing_mm, spec.resampling)
+    found, box = [], []
+    for axis, size in enumerate(grid.shape):
         ijk = np.zeros((oriented.shape[axis], 3))
         ijk[:, axis] = np.arange(oriented.shape[axis])
         free = grid.to_ijk(oriented.to_mm(ijk))[:, axis]
-        there = np.flatnonzero((free > -0.5) & (free < grid.shape[axis] - 0.5))
+        there = np.flatnonzero((free > -0.5) & (free < size - 0.5))
         box.append(slice(int(there[0]), int(there[-1]) + 1))
-    found = [at[axis][box[axis]] for axis in range(3)]
-    if apart is not None:
-        # Half-way between two slices the later one is taken; the affine's rounding noise must not decide.
-        found[apart] = np.clip(np.floor(np.round(found[apart], 6) + 0.5), 0, grid.shape[apart] - 1)
+        at = edge_positions(size, len(there))
+        found.append(nearest(at, size) if axis == apart else np.clip(_whole(at, 1e-9), 0, size - 1))
     return (found[0], found[1], found[2]), (box[0], box[1], box[2])
+
+
+def edge_positions(size: int, new_size: int) -> np.ndarray:
+    """Return where the voxels of a line lie in voxels of another with the same outermost edges, by nnU-Net's formula.
+
+    From counts of voxels, not from affines: half-way between two slices, the rounding of an affine would decide.
+    """
+    at: np.ndarray = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
+    return at
+
+
+def nearest(at: np.ndarray, size: int) -> np.ndarray:
+    """Return the voxel nearest to each position along an axis of `size` voxels, int64; of two equals the later one.
+
+    Examples
+    --------
+    >>> nearest(np.array([-0.3, 0.5, 1.4, 9.0]), 4).tolist()
+    [0, 1, 1, 3]
+    """
+    found: np.ndarray = np.floor(at + 0.5).astype(np.int64)
+    return np.clip(found, 0, size - 1)
 
 
 def positions(source: Geometry, target: Geometry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -260,11 +308,15 @@ def positions(source: Geometry, target: Geometry) -> tuple[np.ndarray, np.ndarra
         ijk = np.zeros((target.shape[axis], 3))
         ijk[:, axis] = np.arange(target.shape[axis])
         at = source.to_ijk(target.to_mm(ijk))[:, axis]
-        nearest = np.round(at)
         # Rounding noise of the affine must not blend two voxels where one is meant.
-        at = np.where(np.abs(at - nearest) < 1e-6, nearest, at)
-        found.append(np.clip(at, 0, source.shape[axis] - 1))
+        found.append(np.clip(_whole(at, 1e-6), 0, source.shape[axis] - 1))
     return (found[0], found[1], found[2])
+
+
+def _whole(at: np.ndarray, slack: float) -> np.ndarray:
+    """Take positions that are whole numbers but for `slack` as whole."""
+    whole = np.round(at)
+    return np.where(np.abs(at - whole) < slack, whole, at)
 
 
 def interpolate(values: torch.Tensor, at: np.ndarray, axis: int) -> torch.Tensor:

@@ -31,7 +31,7 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import InferenceError, OutputError
 from voxmetry.io.atomic import write_text
 from voxmetry.nn.cache import cache_root
-from voxmetry.nn.grids import is_turned, model_grid, reorientation
+from voxmetry.nn.grids import along_same_axes, is_turned, model_grid, reorientation
 from voxmetry.nn.oblique import LOT
 from voxmetry.nn.preprocess import RESAMPLE_VALUES
 from voxmetry.nn.restore import CHUNK_VALUES, SLAB_VALUES
@@ -317,7 +317,7 @@ def _preparing_bytes(volumes: Sequence[Volume], spec: ModelSpec, n_grid: int) ->
         # Normalised on the study's own voxels, which are held in float32 once more while they are turned.
         n_native = int(np.prod(volumes[0].geometry.shape))
         return (30 if scored else 12) * n_native + TURNED_LOT_BYTES
-    apart = any(not np.allclose(v.geometry.directions, volumes[0].geometry.directions, atol=1e-9) for v in volumes)
+    apart = any(not along_same_axes(v.geometry, volumes[0].geometry) for v in volumes)
     whole = max(int(np.prod(volume.geometry.shape)) for volume in volumes) * 8 if apart else 0
     return (30 if scored else 12) * n_grid + whole + 4 * RESAMPLE_VALUES
 

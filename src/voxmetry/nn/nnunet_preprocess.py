@@ -17,10 +17,7 @@ from voxmetry.config import ModelSpec, Resampling
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError
-from voxmetry.nn.grids import edge_grid, reorientation, thick_axis
-
-TIE_DECIMALS = 6
-"""Positions half-way between two slices go to the later one; the affine's rounding noise must not decide."""
+from voxmetry.nn.grids import edge_grid, edge_positions, nearest, reorientation, thick_axis
 
 
 def crop_box(arrays: Sequence[np.ndarray]) -> tuple[slice, slice, slice]:
@@ -50,7 +47,7 @@ def cropped_geometry(geometry: Geometry, box: tuple[slice, slice, slice]) -> Geo
     affine = np.array(geometry.affine)
     affine[:3, 3] = geometry.to_mm(np.array([part.start for part in box], dtype=float))
     i, j, k = (part.stop - part.start for part in box)
-    return Geometry(affine, (i, j, k), geometry.frame_uid)
+    return Geometry(affine, (i, j, k), geometry.frame_uid, geometry.stated_spacing_mm)
 
 
 def inside_mask(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -84,7 +81,7 @@ def resample_edges(array: np.ndarray, source: Geometry, spec: ModelSpec) -> np.n
     shape = edge_grid(source, spec.spacing_mm).shape
     if shape == source.shape:
         return array
-    apart = thick_axis(source.spacing_mm, spec.spacing_mm, spec.resampling)
+    apart = thick_axis(source.nominal_spacing_mm, spec.spacing_mm, spec.resampling)
     return resize(array, shape, spec.resampling, apart=apart)
 
 
@@ -119,21 +116,9 @@ def resize(array: np.ndarray, shape: tuple[int, int, int], how: Resampling, *, a
     if how.order > 1:
         values = values.clamp(low, high)
     if apart is not None and shape[apart] != array.shape[apart]:
-        at = (np.arange(shape[apart]) + 0.5) * (array.shape[apart] / shape[apart]) - 0.5
-        values = values.index_select(apart, torch.from_numpy(nearest(at, array.shape[apart])))
+        at = nearest(edge_positions(array.shape[apart], shape[apart]), array.shape[apart])
+        values = values.index_select(apart, torch.from_numpy(at))
     return np.ascontiguousarray(values.numpy())
-
-
-def nearest(at: np.ndarray, size: int) -> np.ndarray:
-    """Return the voxel nearest to each position along an axis of `size` voxels, int64.
-
-    Examples
-    --------
-    >>> nearest(np.array([-0.3, 0.5, 1.4, 9.0]), 4).tolist()
-    [0, 1, 1, 3]
-    """
-    found: np.ndarray = np.floor(np.round(at, TIE_DECIMALS) + 0.5).astype(np.int64)
-    return np.clip(found, 0, size - 1)
 
 
 def _resizing_matrix(size: int, new_size: int, order: int) -> np.ndarray:

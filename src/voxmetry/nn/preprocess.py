@@ -18,7 +18,7 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.nn import nnunet_preprocess as nnunet
-from voxmetry.nn.grids import edge_grid, interpolate, is_turned, model_grid, positions, reorientation
+from voxmetry.nn.grids import along_same_axes, edge_grid, interpolate, is_turned, model_grid, positions, reorientation
 from voxmetry.nn.oblique import sample
 from voxmetry.ops.layout import memory_axes
 from voxmetry.ops.resample import AIR_HU
@@ -179,7 +179,7 @@ def resample_to(array: np.ndarray, source: Geometry, grid: Geometry, orientation
     Where only order and direction of the axes differ, voxels are moved and none is interpolated.
     """
     moved, oriented = reorientation(source, orientation)
-    if np.allclose(oriented.directions, grid.directions, atol=1e-9):
+    if along_same_axes(oriented, grid):
         return _resample_along_axes(moved.forward(array), positions(oriented, grid))
     return sample(array, source, grid)
 
