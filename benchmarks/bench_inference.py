@@ -564,7 +564,7 @@ def make_nnunet(data: Path, folder: Path, n_classes: int) -> None:
     }
     source = nnunet_folders.write(folder / "source", "bench")
     (folder / "source" / "image_0000.nii.gz").unlink()
-    options = ImportOptions(mirroring=False, overwrite=True)
+    options = ImportOptions(mirroring=False, overwrite=True, orientation="stored")
     import_model(source, folder / "imported", options)
     spec = load_yaml(folder / "imported" / "model.yaml", ModelSpec)
     network = build_network(spec)

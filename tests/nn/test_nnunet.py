@@ -4,8 +4,10 @@ import json
 import os
 import pickle
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from voxmetry.config import Resampling
 from voxmetry.errors import ModelError, OutputExistsError
 from voxmetry.nn.interop import ImportOptions, import_model
 from voxmetry.nn.interop.checkpoint import read_checkpoint
+from voxmetry.nn.interop.known_axes import TOTALSEGMENTATOR
 from voxmetry.nn.nnunet_preprocess import resize
 
 EXPECTED = Path(__file__).parent / "nnunet-2.8.1.npz"
@@ -30,12 +33,15 @@ RIM = 3
 there: it rounds these scores to a few steps, and this package does not."""
 
 
+STORED = ImportOptions(orientation="stored")
+
+
 def images(folder: Path) -> list[Path]:
     return sorted(folder.glob("image_*.nii.gz"))
 
 
 def predicted(folder: Path, name: str):
-    import_model(nnunet_folders.write(folder, name), folder / "model")
+    import_model(nnunet_folders.write(folder, name), folder / "model", STORED)
     return segment([read_volume(path) for path in images(folder)], folder / "model", device="cpu").array
 
 
@@ -97,12 +103,15 @@ class TestParity:
 class TestUse:
     def test_the_verb_imports_and_segment_runs_the_result(self, tmp_path, capsys):
         folder = nnunet_folders.write(tmp_path, "isotropic")
-        assert run(["models", "import", str(folder), "-o", str(tmp_path / "model"), "--json"]) == 0
+        verb = ["models", "import", str(folder), "-o", str(tmp_path / "model"), "--orientation", "stored"]
+        assert run([*verb, "--json"]) == 0
         told = json.loads(capsys.readouterr().out)
         assert told["model"]["orientation"] == "KJI"
         assert any("as they are stored" in note for note in told["notes"])
         code = run(["segment", str(images(tmp_path)[0]), "-m", str(tmp_path / "model"), "-o", str(tmp_path / "out")])
-        assert code in (0, 3)
+        assert code == 3
+        flags = json.loads((tmp_path / "out" / "result.json").read_text())["flags"]
+        assert [flag["severity"] for flag in flags if flag["code"] == "axes_assumed"] == ["review"]
         assert (tmp_path / "out" / "report.html").is_file()
         assert "checkpoint_final.pth" in (tmp_path / "model" / "MODEL_CARD.md").read_text()
 
@@ -113,34 +122,66 @@ class TestUse:
 
     def test_refuses_to_replace_a_model_unless_asked(self, tmp_path):
         folder = nnunet_folders.write(tmp_path, "isotropic")
-        import_model(folder, tmp_path / "model")
+        import_model(folder, tmp_path / "model", STORED)
         with pytest.raises(OutputExistsError, match="holds a model already"):
-            import_model(folder, tmp_path / "model")
-        import_model(folder, tmp_path / "model", ImportOptions(overwrite=True, mirroring=False))
+            import_model(folder, tmp_path / "model", STORED)
+        import_model(folder, tmp_path / "model", replace(STORED, overwrite=True, mirroring=False))
 
     def test_one_fold_of_two_and_mirroring_on_request(self, tmp_path):
         folder = nnunet_folders.write(tmp_path, "channels")
-        assert import_model(folder, tmp_path / "both").spec.members == 2
-        assert import_model(folder, tmp_path / "one", ImportOptions(folds=("1",))).spec.members == 1
+        assert import_model(folder, tmp_path / "both", STORED).spec.members == 2
+        assert import_model(folder, tmp_path / "one", replace(STORED, folds=("1",))).spec.members == 1
         residual = nnunet_folders.write(tmp_path / "residual", "residual")
-        assert import_model(residual, tmp_path / "with").spec.window.mirror_axes == (0, 1, 2)
-        plain = import_model(residual, tmp_path / "without", ImportOptions(mirroring=False))
+        assert import_model(residual, tmp_path / "with", STORED).spec.window.mirror_axes == (0, 1, 2)
+        plain = import_model(residual, tmp_path / "without", replace(STORED, mirroring=False))
         assert plain.spec.window.mirror_axes == ()
 
     def test_the_axes_of_the_training_images_can_be_named(self, tmp_path):
         folder = nnunet_folders.write(tmp_path, "old-plans")
         assert import_model(folder, tmp_path / "a").spec.orientation == "ASR"
         assert import_model(folder, tmp_path / "b", ImportOptions(orientation="LPS")).spec.orientation == "PSL"
-        change(folder / "plans.json", dataset_name="Dataset291_TotalSegmentator", image_reader_writer="SimpleITKIO")
-        arrival = import_model(folder, tmp_path / "c")
-        assert arrival.spec.orientation == "ASR"
-        assert "TotalSegmentator" in arrival.notes[0]
+        change(folder / "plans.json", image_reader_writer="SimpleITKIO")
+        assert import_model(folder, tmp_path / "c", ImportOptions(orientation="lps")).spec.orientation == "PSL"
 
     def test_voxel_sizes_of_the_fingerprint_become_the_training_domain(self, tmp_path):
         folder = nnunet_folders.write(tmp_path, "old-plans")
         (folder / "dataset_fingerprint.json").write_text(json.dumps({"spacings": [[1, 2, 3], [2, 5, 3]]}))
         spans = import_model(folder, tmp_path / "model").spec.training_domain.spacing_mm
         assert [(span.low, span.high) for span in spans] == [(2, 5), (1, 2), (3, 3)]
+
+
+class TestAxes:
+    """nnU-Net takes axes as they are stored; TotalSegmentator turns every image to RAS before."""
+
+    @pytest.mark.parametrize("number", TOTALSEGMENTATOR)
+    def test_each_model_of_totalsegmentator_is_known_by_number_and_name(self, number, folder):
+        change(folder / "plans.json", dataset_name=f"Dataset{number:03}_{TOTALSEGMENTATOR[number]}_1088subj")
+        arrival = import_model(folder, folder.parent / "model")
+        assert arrival.spec.orientation == "SAR"
+        assert "turns images to RAS" in arrival.notes[0]
+
+    def test_by_the_name_of_the_folder_where_the_plans_have_another(self, folder):
+        named = folder.parent / "Dataset299_body_1559subj" / folder.name
+        named.parent.mkdir()
+        folder.rename(named)
+        assert import_model(named.parent, folder.parent / "model").spec.orientation == "SAR"
+
+    @pytest.mark.parametrize("name", ["Dataset299_liver", "Dataset298_body_1559subj", "Dataset777_Seeded", ""])
+    def test_another_dataset_of_the_same_number_or_name_is_refused_without_an_orientation(self, name, folder):
+        change(folder / "plans.json", dataset_name=name)
+        refused(folder, "as they are stored")
+        assert import_model(folder, folder.parent / "model", STORED).spec.orientation == "KJI"
+
+    def test_an_image_stored_in_lps_gives_the_labels_of_the_same_image_in_ras(self, folder):
+        change(folder / "plans.json", dataset_name="Dataset850_TotalSegMRI_part1_organs_1088subj")
+        import_model(folder, folder.parent / "model")
+        path = images(folder.parent)[0]
+        stored = nibabel.load(path)
+        assert nibabel.aff2axcodes(stored.affine) == ("L", "P", "S")
+        nibabel.save(nibabel.as_closest_canonical(stored), folder.parent / "ras.nii.gz")
+        found = segment([read_volume(path)], folder.parent / "model", device="cpu").array
+        canonical = segment([read_volume(folder.parent / "ras.nii.gz")], folder.parent / "model", device="cpu").array
+        assert np.array_equal(found[::-1, ::-1], canonical)
 
 
 def change(path: Path, **values) -> None:
@@ -166,6 +207,8 @@ def folder(tmp_path):
 
 def refused(folder: Path, words: str, **options) -> None:
     out = folder.parent / "refused"
+    if words != "as they are stored":
+        options = {"orientation": "stored"} | options
     with pytest.raises(ModelError, match=words):
         import_model(folder, out, ImportOptions(**options))
     assert not out.exists(), "nothing is left of a model that was refused"
@@ -252,7 +295,7 @@ class TestRefusals:
         change(folder / "dataset.json", channel_names={"0": "image"})
         refused(folder, "does not tell its modality")
         out = folder.parent / "told"
-        assert import_model(folder, out, ImportOptions(modalities=("MR",))).spec.inputs[0].modality == "MR"
+        assert import_model(folder, out, replace(STORED, modalities=("MR",))).spec.inputs[0].modality == "MR"
 
     def test_a_folder_of_neither_kind(self, tmp_path):
         with pytest.raises(ModelError, match="holds nothing"):

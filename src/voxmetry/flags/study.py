@@ -13,7 +13,7 @@ from voxmetry.core.records import Flag, Measurement, MembersAgreement, Predicted
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.measurement.sides import pairs
 from voxmetry.models.composite import CompositeSpec
-from voxmetry.nn.grids import is_turned
+from voxmetry.nn.grids import is_as_stored, is_turned
 from voxmetry.ops.components import component_sizes
 
 SPACING_MARGIN = 0.05
@@ -64,6 +64,23 @@ def flag_source(source: SeriesInfo | None) -> tuple[Flag, ...]:
         for words in (source.suv.assumptions if source.suv else ())
     ]
     return (*resampled, *passed, *assumed)
+
+
+def flag_axes(spec: ModelSpec) -> tuple[Flag, ...]:
+    """Flag a model that takes the axes of an image as they are stored: that it knows them so is an assumption.
+
+    Turned against its training images, a network finds less, and swaps left and right.
+    """
+    if not is_as_stored(spec.orientation):
+        return ()
+    return (
+        Flag(
+            code="axes_assumed",
+            severity="review",
+            message=f"{spec.name} takes the image's axes as they are stored, whatever their direction. Whether its "
+            "training images were stored so is not known: look at the pictures, left and right above all.",
+        ),
+    )
 
 
 def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:

@@ -76,7 +76,7 @@ def reorientation(geometry: Geometry, orientation: str) -> tuple[Reorientation, 
     ((True, False, False), 'RAS', (4, 5, 6))
     """
     axes, signs = geometry.closest_axes
-    if _as_stored(orientation):
+    if is_as_stored(orientation):
         order, flipped = ["IJK".index(name) for name in orientation], [False] * 3
     else:
         wanted = [_AXIS_OF[code] for code in orientation]
@@ -95,7 +95,7 @@ def reorientation(geometry: Geometry, orientation: str) -> tuple[Reorientation, 
     return moved, Geometry(affine, (shape[0], shape[1], shape[2]), geometry.frame_uid, spacing)
 
 
-def _as_stored(orientation: str) -> bool:
+def is_as_stored(orientation: str) -> bool:
     """Whether the axes are taken as they are stored, in some order, wherever they lead in the patient."""
     return sorted(orientation) == ["I", "J", "K"]
 
@@ -106,7 +106,7 @@ def is_turned(geometry: Geometry, spec: ModelSpec) -> bool:
     Only where the model says what it has seen, resamples by the rule 'centred' and has an orientation in the patient.
     """
     seen = spec.training_domain.obliqueness_degrees
-    if seen is None or spec.resampling.rule != "centred" or _as_stored(spec.orientation):
+    if seen is None or spec.resampling.rule != "centred" or is_as_stored(spec.orientation):
         return False
     return round(geometry.obliqueness_degrees - seen.high - UPRIGHT_MARGIN_DEGREES, 3) > 0
 

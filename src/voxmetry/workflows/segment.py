@@ -17,6 +17,7 @@ from voxmetry.flags.image import flag_image
 from voxmetry.flags.study import (
     flag_agreement,
     flag_asymmetry,
+    flag_axes,
     flag_input,
     flag_islands,
     flag_measurements,
@@ -244,7 +245,7 @@ def flag_study(
         structures = flags_of_many(structures)
     if isinstance(spec, ModelSpec):
         _, oriented = reorientation(inputs.first.geometry, spec.orientation)
-        units = (*units, *flag_input(oriented, spec))
+        units = (*units, *flag_axes(spec), *flag_input(oriented, spec))
     return (
         *sources,
         *images,

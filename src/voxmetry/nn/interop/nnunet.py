@@ -22,6 +22,7 @@ from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ModelError
 from voxmetry.nn.interop.checkpoint import plain_names, read_checkpoint
 from voxmetry.nn.interop.import_model import ImportedModel, ImportOptions
+from voxmetry.nn.interop.known_axes import known_orientation
 from voxmetry.nn.interop.nnunet_plans import read_network, read_resampling
 from voxmetry.nn.weights import sha256_of
 
@@ -30,6 +31,10 @@ Json: TypeAlias = dict[str, Any]
 CHECKPOINT = "checkpoint_final.pth"
 STORED_READERS = ("SimpleITKIO", "NibabelIO")
 RAS_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
+AS_STORED = (
+    "The axes of images are taken as they are stored: that this is how the training images were stored is an assumption, "
+    "and each study is flagged for it."
+)
 OVERLAP = 0.5
 """nnU-Net's predictor moves its window by at most half a patch; the plans do not say it."""
 
@@ -70,7 +75,7 @@ def read_nnunet(folder: Path, options: ImportOptions) -> ImportedModel:
     configuration = _configuration(plans, str(first["init_args"]["configuration"]))
     network = read_network(configuration)
     table, regions = read_labels(dataset)
-    orientation, notes = _orientation(plans, options)
+    orientation, notes = _orientation(plans, folder, options)
     names = [str(name) for name in _channels(dataset).values()]
     spec = parse_record(
         {
@@ -299,7 +304,7 @@ def _modality(name: str, index: int, options: ImportOptions) -> str:
     )
 
 
-def _orientation(plans: Json, options: ImportOptions) -> tuple[str, list[str]]:
+def _orientation(plans: Json, folder: Path, options: ImportOptions) -> tuple[str, list[str]]:
     """Return the network's axes: nnU-Net reads k, j, i and then transposes."""
     reader = str(plans.get("image_reader_writer", "SimpleITKIO"))
     if reader not in (*STORED_READERS, *RAS_READERS):
@@ -308,21 +313,28 @@ def _orientation(plans: Json, options: ImportOptions) -> tuple[str, list[str]]:
             expected=f"one of {', '.join((*STORED_READERS, *RAS_READERS))}",
             fix="use nnU-Net for this model",
         )
-    notes = []
-    wanted = options.orientation
-    if wanted is None and reader in RAS_READERS:
-        wanted = "RAS"
-    elif wanted is None and "totalsegmentator" in str(plans.get("dataset_name", "")).lower():
-        wanted = "RAS"
-        notes.append("TotalSegmentator turns images to RAS before nnU-Net sees them; so does this model.")
-    if wanted is None:
-        wanted = "stored"
-        notes.append(
-            "nnU-Net takes the axes as they are stored. Give the model images that are stored as in its training, or "
-            "import it again with the orientation of its training images, such as --orientation RAS."
-        )
+    wanted, notes = _training_axes(reader, str(plans.get("dataset_name", "")), folder, options)
     axes = ("IJK" if wanted.lower() == "stored" else wanted.upper())[::-1]
     return "".join(axes[place] for place in plans["transpose_forward"]), notes
+
+
+def _training_axes(reader: str, dataset: str, folder: Path, options: ImportOptions) -> tuple[str, list[str]]:
+    """Return the axes of the training images, or "stored", and what a user should know about them."""
+    if options.orientation is not None:
+        stored = options.orientation.lower() == "stored"
+        return options.orientation, [AS_STORED] if stored else []
+    if reader in RAS_READERS:
+        return "RAS", []
+    for name in (dataset, folder.name, folder.parent.name):
+        known = known_orientation(name)
+        if known is not None:
+            return known[0], [f"{known[1]}; so does this model. Name others with --orientation."]
+    raise ModelError(
+        found=f"{dataset or folder.name}, whose reader {reader} takes the axes of images as they are stored",
+        expected="the orientation of its training images: a network that was trained on one finds little in another",
+        fix="add --orientation RAS (or LPS, ...) as its training images have it, and any image is turned to it; or "
+        "--orientation stored, if images are stored as those were: each study is then flagged",
+    )
 
 
 def _window(configuration: Json, checkpoint: Json, options: ImportOptions) -> WindowSpec:
