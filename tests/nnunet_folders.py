@@ -125,6 +125,36 @@ CASES: dict[str, dict[str, Any]] = {
         "reader": "NibabelIOWithReorient",
         "configuration": {"spacing": [3.4, 1.0, 1.0], "patch_size": [8, 24, 24], "architecture": None},
     },
+    "dropout": {
+        "spacing": (1.2, 1.3, 1.9),
+        "shape": (38, 36, 24),
+        "configuration": {
+            "architecture": architecture("plain", dropout_op="torch.nn.Dropout3d", dropout_op_kwargs={"p": 0.3})
+        },
+    },
+    "nearest-scores": {
+        "spacing": (1.2, 1.3, 1.9),
+        "shape": (38, 36, 24),
+        "configuration": {
+            "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 0, "order_z": 0, "force_separate_z": None}
+        },
+    },
+    "slices": {
+        "spacing": (1.3, 1.2, 4.0),
+        "shape": (44, 40, 14),
+        "mirror": (0, 1),
+        "configuration": {
+            "spacing": [1.0, 1.0],
+            "patch_size": [32, 24],
+            "architecture": architecture(
+                "plain",
+                conv_op=CONV.replace("3d", "2d"),
+                norm_op=NORM.replace("3d", "2d"),
+                kernel_sizes=[[3, 3]] * 3,
+                strides=[[1, 1], [2, 2], [2, 2]],
+            ),
+        },
+    },
     # Voxel sizes of which the rounding of an oblique affine must decide nothing.
     "three-to-one": {"spacing": (1.0, 1.0, 3.0), "shape": (42, 38, 16)},
     "three-to-one-in-float32": {"spacing": (0.8, 0.8, 2.4), "shape": (46, 40, 18)},
@@ -268,7 +298,7 @@ def parameters(chosen: dict[str, Any], n_inputs: int, n_outputs: int, *, seed: i
         made.convolution(f"decoder.transpconvs.{step}", channels[level + 1], width, strides[level + 1], turned=True)
         for index in range(above[step]):
             made.unit(f"decoder.stages.{step}.convs.{index}", width if index else 2 * width, width, kernels[level])
-        made.convolution(f"decoder.seg_layers.{step}", width, n_outputs, [1, 1, 1], level=True)
+        made.convolution(f"decoder.seg_layers.{step}", width, n_outputs, [1] * len(strides[0]), level=True)
     state = made.state
     return state | {f"decoder.{name}": value for name, value in state.items() if name.startswith("encoder.")}
 
@@ -282,7 +312,7 @@ class _Maker:
         self, name: str, inputs: int, outputs: int, kernel: list[int], *, turned: bool = False, level: bool = False
     ) -> None:
         shape = (inputs, outputs) if turned else (outputs, inputs)
-        lean = self.rng.normal(0, 1, (*shape, 1, 1, 1))
+        lean = self.rng.normal(0, 1, (*shape, *[1] * len(kernel)))
         rough = self.rng.normal(0, 0.35, (*shape, *kernel))
         if level:
             # Outputs that sum to about 0 over features, none of which wins everywhere.

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import subprocess
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def images(folder: Path) -> list[Path]:
 
 
 def predicted(folder: Path, name: str):
-    import_model(nnunet_folders.write(folder, name), folder / "model", STORED)
+    told = "WithReorient" in nnunet_folders.CASES[name].get("reader", "")
+    import_model(nnunet_folders.write(folder, name), folder / "model", ImportOptions() if told else STORED)
     return segment([read_volume(path) for path in images(folder)], folder / "model", device="cpu").array
 
 
@@ -219,9 +221,11 @@ class TestRefusals:
         change_configuration(folder, previous_stage="3d_lowres")
         refused(folder, "second stage of a cascade")
 
-    def test_two_dimensions(self, folder):
+    def test_patches_and_voxels_of_other_dimensions(self, folder):
         change_configuration(folder, patch_size=[64, 64])
-        refused(folder, "2-dimensional")
+        refused(folder, r"patches \[64, 64\] of voxels \[1\.5, 1\.5, 1\.5\]")
+        change_configuration(folder, patch_size=[64], spacing=[1.0])
+        refused(folder, "two sizes each, or three")
 
     def test_a_missing_fold_and_no_fold(self, folder):
         refused(folder, r"fold_3/checkpoint_final\.pth", folds=("0", "3"))
@@ -255,6 +259,9 @@ class TestRefusals:
             ({"normalization_schemes": ["RGBTo01Normalization"]}, "RGBTo01Normalization"),
             ({"resampling_fn_data": "no_resampling_data_or_seg_to_shape"}, "no_resampling"),
             ({"resampling_fn_data_kwargs": {"order": 3, "order_z": 1}}, "1 across slices"),
+            ({"resampling_fn_probabilities_kwargs": {"order": 2}}, "of order 2"),
+            ({"patch_size": "x"}, "two sizes each, or three"),
+            ({"spacing": 3}, "not as its format has it"),
             ({"resampling_fn_data_kwargs": {"order": 3, "force_separate_z": True}}, "force_separate_z"),
             ({"preprocessor_name": "MyPreprocessor"}, "MyPreprocessor"),
             ({"normalization_schemes": []}, "0 normalisation schemes"),
@@ -330,6 +337,21 @@ class TestCheckpoints:
         (folder / "fold_0" / "checkpoint_final.pth").write_bytes(pickle.dumps(Evil(mark)))
         refused(folder, "checkpoint_final.pth")
         assert not mark.exists()
+
+    def test_a_file_that_unpacks_to_more_than_it_is(self, folder, tmp_path):
+        path = folder / "fold_0" / "checkpoint_final.pth"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data/0", bytes(50_000_000))
+        assert path.stat().st_size < 100_000
+        refused(folder, "unpacks to 50")
+
+    def test_tensors_that_repeat_their_memory(self, folder):
+        path = folder / "fold_0" / "checkpoint_final.pth"
+        content = read_checkpoint(path)
+        name = next(iter(content["network_weights"]))
+        content["network_weights"][name] = torch.zeros(1).expand(10**6)
+        torch.save(content, path)
+        refused(folder, "whose memory holds fewer values")
 
     def test_numpy_scalars_are_numbers_and_nothing_else(self, tmp_path):
         path = tmp_path / "some.pth"

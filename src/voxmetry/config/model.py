@@ -8,14 +8,15 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from voxmetry.config.networks import MonaiNetwork, NnunetNetwork
+from voxmetry.config.networks import Channels, Counts, MonaiNetwork, NnunetNetwork
 from voxmetry.core.base import Record
 from voxmetry.core.labels import LabelTable
 
 Triple: TypeAlias = tuple[float, float, float]
 MapName: TypeAlias = Literal["probabilities", "entropy", "disagreement"]
 """What can be written for each voxel beside its label; see `nn.uncertainty_maps`."""
-IntTriple: TypeAlias = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Size: TypeAlias = Annotated[int, Field(ge=1, le=4096)]
+IntTriple: TypeAlias = tuple[Size, Size, Size]
 Spacing: TypeAlias = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
 
@@ -117,6 +118,10 @@ class InputSpec(Record):
     """Further steps, each on the result of the one before."""
 
 
+MOST_MEMBERS = 100
+"""Networks of an ensemble."""
+
+
 class NetworkSpec(Record):
     """A DynUNet: one entry a level, from full resolution downwards.
 
@@ -124,9 +129,9 @@ class NetworkSpec(Record):
     """
 
     kind: Literal["dynunet"] = "dynunet"
-    channels: tuple[Annotated[int, Field(ge=1)], ...]
-    strides: tuple[IntTriple, ...]
-    kernels: tuple[IntTriple, ...]
+    channels: tuple[Channels, ...]
+    strides: tuple[Counts, ...]
+    kernels: tuple[Counts, ...]
     residual: bool = False
     deep_supervision: Annotated[int, Field(ge=0)] = 0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -168,6 +173,8 @@ class WindowSpec(Record):
     skip_up_to: float | None = None
     """Windows in which the first input is nowhere above this value, in the image's unit, are background and are not
     run. None runs all. For CT, whose air is about -1000 HU."""
+    padding: Literal["zeros", "replicate"] = "zeros"
+    """What an image that is smaller than the patch is filled up with: 0, or its outermost voxels."""
 
 
 class Resampling(Record):
@@ -176,21 +183,28 @@ class Resampling(Record):
     'centred': linear; the grid shares its centre with the study's own. 'monai': linear; the grid starts at the centre
     of the study's first voxel, as MONAI's `Spacing` has it. 'nnunet': nnU-Net's order of steps: crop to what is not
     zero, normalise on the study's own voxels, then resample so that the outermost voxel edges agree; what was cropped
-    away is background.
+    away is background. 'native': not at all; the network takes the study's own voxels.
     """
 
-    rule: Literal["centred", "monai", "nnunet"] = "centred"
+    rule: Literal["centred", "monai", "nnunet", "native"] = "centred"
     order: Literal[1, 3] = 1
-    """Of the splines for images, with 'nnunet': 1 linear, 3 cubic. Scores are always interpolated linearly."""
+    """Of the splines for images, with 'nnunet': 1 linear, 3 cubic."""
+    score_order: Literal[0, 1] = 1
+    """Of scores on their way back, with 'nnunet' and 'monai': 1 linear; 0 takes those of the nearest voxel, as where
+    labels are chosen on the model's grid."""
     slices_apart: bool | None = None
     """With 'nnunet': resample each thick slice by itself, and take the nearest slice, for images and scores. None:
     where the largest voxel size is more than `anisotropy` times the smallest."""
     anisotropy: Annotated[float, Field(ge=1)] = 3.0
+    keep_first: bool = False
+    """With 'nnunet': the first axis keeps its voxels, as for a network that works slice by slice."""
 
     @model_validator(mode="after")
     def _linear(self) -> Self:
         if self.rule != "nnunet" and (self.order != 1 or self.slices_apart is not None):
             raise ValueError(f"rule {self.rule!r} is linear along all axes: order and slices_apart belong to 'nnunet'")
+        if self.rule not in ("nnunet", "monai") and self.score_order != 1:
+            raise ValueError(f"rule {self.rule!r} interpolates scores linearly: score_order 0 is for 'nnunet', 'monai'")
         return self
 
 
@@ -268,10 +282,17 @@ class Quality(Record):
         return predicted_dice(self.intercept, self.slope, expected_dice)
 
 
+def _check_file_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
+        raise ValueError(f"{name!r} is not the name of a file in the model's folder")
+    return name
+
+
 class Weights(Record):
     """The file that holds the network's parameters, and what it must hash to."""
 
-    file: str = "weights.safetensors"
+    file: Annotated[str, AfterValidator(_check_file_name)] = "weights.safetensors"
+    """A file in the model's folder."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -303,7 +324,7 @@ class ModelSpec(Record):
     resampling: Resampling = Resampling()
     window: WindowSpec
     network: Network
-    members: Annotated[int, Field(ge=1)] = 1
+    members: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] = 1
     """Networks of an ensemble, whose scores are averaged; the weights file holds all of them."""
     labels: LabelTable
     activation: Literal["none", "softmax"] = "none"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, JsonValue, model_validator
 
 from voxmetry.core.base import Record
 
-Count: TypeAlias = Annotated[int, Field(ge=1)]
+MOST_CHANNELS, MOST_COUNT = 16_384, 1024
+"""Limits far above any network that was ever trained: a typo must not ask for a terabyte."""
+
+Count: TypeAlias = Annotated[int, Field(ge=1, le=MOST_COUNT)]
+Channels: TypeAlias = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
 Counts: TypeAlias = tuple[Count, Count, Count]
 
 
@@ -22,7 +27,7 @@ class NnunetNetwork(Record):
 
     kind: Literal["nnunet"]
     encoder: Literal["plain", "residual"]
-    channels: tuple[Count, ...]
+    channels: tuple[Channels, ...]
     strides: tuple[Counts, ...]
     kernels: tuple[Counts, ...]
     encoder_blocks: tuple[Count, ...]
@@ -34,7 +39,7 @@ class NnunetNetwork(Record):
     norm_affine: bool = True
     negative_slope: Annotated[float, Field(ge=0)] = 0.01
     """Of the leaky ReLU; 0 makes it a ReLU."""
-    stem_channels: Count | None = None
+    stem_channels: Channels | None = None
     """Of the residual encoder's first convolution; None: those of the first level."""
 
     @model_validator(mode="after")
@@ -69,7 +74,8 @@ MonaiName: TypeAlias = Literal["SegResNet", "SegResNetDS", "UNet", "SwinUNETR", 
 class MonaiNetwork(Record):
     """One of MONAI's networks by its name, with plain values as arguments.
 
-    Input and output channels and `spatial_dims` follow from the model and are no arguments here.
+    Input and output channels and `spatial_dims` follow from the model and are no arguments here. Numbers in arguments
+    are at most MOST_CHANNELS.
     """
 
     kind: Literal["monai"]
@@ -77,6 +83,13 @@ class MonaiNetwork(Record):
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     multiple_of: Counts = (1, 1, 1)
     """What the patch must be divisible by along each axis."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        largest = max(_numbers(self.arguments), default=0)
+        if largest > MOST_CHANNELS:
+            raise ValueError(f"arguments hold {largest:g}; no network has more than {MOST_CHANNELS} of anything")
+        return self
 
     @property
     def divisor(self) -> tuple[int, int, int]:
@@ -87,3 +100,14 @@ class MonaiNetwork(Record):
     def deep_supervision(self) -> int:
         """Number of coarser outputs; none, as it is not trained here."""
         return 0
+
+
+def _numbers(value: JsonValue) -> Iterator[float]:
+    """Yield the size of each number in a nested value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, (int, float)):
+        yield abs(value)

@@ -96,7 +96,7 @@ def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
     flags = []
     domain = spec.training_domain
     for code, have, seen, margin, what in (
-        ("spacing_out_of_domain", oriented.spacing_mm, domain.spacing_mm, SPACING_MARGIN, "voxel size"),
+        ("spacing_out_of_domain", oriented.nominal_spacing_mm, domain.spacing_mm, SPACING_MARGIN, "voxel size"),
         ("field_of_view_out_of_domain", oriented.extent_mm, domain.field_of_view_mm, FIELD_MARGIN, "field of view"),
     ):
         if seen is None:
@@ -104,7 +104,8 @@ def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
         outside = [
             f"{value:.3g} mm along {axis} (seen: {span.low:g} to {span.high:g})"
             for value, span, axis in zip(have, seen, spec.orientation, strict=True)
-            if not span.low * (1 - margin) <= value <= span.high * (1 + margin)
+            # A size at the very margin counts as seen, whatever the last digit of its affine.
+            if not span.low * (1 - margin) - 1e-6 <= value <= span.high * (1 + margin) + 1e-6
         ]
         if outside:
             flags.append(
@@ -125,7 +126,7 @@ def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
         if is_turned(oriented, spec):
             message = f"{stands}, so it was given the image along the patient's axes."
             flags.append(Flag(code="turned_upright", severity="note", message=message))
-        elif angle > turned.high + TURN_MARGIN_DEGREES:
+        elif angle > turned.high + TURN_MARGIN_DEGREES + 1e-3:
             message = f"{stands}. Its accuracy here is unknown."
             flags.append(Flag(code="turn_out_of_domain", severity="review", message=message))
     return tuple(flags)

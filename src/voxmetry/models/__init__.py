@@ -38,6 +38,8 @@ def find_model(name: str | Path) -> Path:
 
     A bundled model wins over an imported one of its name, and both over a folder.
 
+    The folder of a training run stands for the model in it.
+
     Raises
     ------
     ModelError
@@ -49,7 +51,7 @@ def find_model(name: str | Path) -> Path:
     'hippocampus-mr'
     """
     imported = installed_folder(str(name))
-    for folder in (BUNDLED / name, *([imported] if imported else []), Path(name)):
+    for folder in (BUNDLED / name, *([imported] if imported else []), Path(name), Path(name) / "model"):
         if (folder / "model.yaml").is_file():
             return folder
     raise _no_model(str(name))

@@ -149,9 +149,11 @@ def model_grid(geometry: Geometry, spec: ModelSpec) -> Geometry:
         return upright_grid(geometry, spec.orientation, spec.spacing_mm)
     _, oriented = reorientation(geometry, spec.orientation)
     if spec.resampling.rule == "nnunet":
-        return edge_grid(oriented, spec.spacing_mm)
+        return edge_grid(oriented, target_spacing(oriented, spec))
     if spec.resampling.rule == "monai":
         return _corner_grid(oriented, spec.spacing_mm)
+    if spec.resampling.rule == "native":
+        return oriented
     affine = np.array(oriented.affine)
     shape = list(oriented.shape)
     sizes = zip(oriented.shape, oriented.spacing_mm, oriented.nominal_spacing_mm, spec.spacing_mm, strict=True)
@@ -164,6 +166,12 @@ def model_grid(geometry: Geometry, spec: ModelSpec) -> Geometry:
         affine[:3, 3] += oriented.affine[:3, axis] * ((size - 1) - (shape[axis] - 1) * want / have) / 2
         affine[:3, axis] *= want / have
     return Geometry(affine, (shape[0], shape[1], shape[2]), geometry.frame_uid)
+
+
+def target_spacing(oriented: Geometry, spec: ModelSpec) -> tuple[float, float, float]:
+    """Return the voxel size that a grid in the model's orientation is resampled to; see `Resampling.keep_first`."""
+    first, *rest = spec.spacing_mm
+    return (oriented.nominal_spacing_mm[0] if spec.resampling.keep_first else first, rest[0], rest[1])
 
 
 def edge_grid(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> Geometry:
@@ -262,9 +270,12 @@ def restoring_positions(
     box
         The covered voxels; all others are background. All, but where the image was cropped.
     """
+    nearest_scores = spec.resampling.score_order == 0
     if spec.resampling.rule != "nnunet":
-        return positions(grid, oriented), (slice(None), slice(None), slice(None))
-    apart = thick_axis(spec.spacing_mm, oriented.nominal_spacing_mm, spec.resampling)
+        # Half-way between two voxels the even one is taken, as torch rounds; the affine's noise must not decide.
+        i, j, k = (np.round(np.round(at, 6)) if nearest_scores else at for at in positions(grid, oriented))
+        return (i, j, k), (slice(None), slice(None), slice(None))
+    apart = thick_axis(target_spacing(oriented, spec), oriented.nominal_spacing_mm, spec.resampling)
     found, box = [], []
     for axis, size in enumerate(grid.shape):
         ijk = np.zeros((oriented.shape[axis], 3))
@@ -273,7 +284,8 @@ def restoring_positions(
         there = np.flatnonzero((free > -0.5) & (free < size - 0.5))
         box.append(slice(int(there[0]), int(there[-1]) + 1))
         at = edge_positions(size, len(there))
-        found.append(nearest(at, size) if axis == apart else np.clip(_whole(at, 1e-9), 0, size - 1))
+        whole = nearest_scores or axis == apart
+        found.append(nearest(at, size) if whole else np.clip(_whole(at, 1e-9), 0, size - 1))
     return (found[0], found[1], found[2]), (box[0], box[1], box[2])
 
 

@@ -17,7 +17,7 @@ from voxmetry.config import ModelSpec, Resampling
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError
-from voxmetry.nn.grids import edge_grid, edge_positions, nearest, reorientation, thick_axis
+from voxmetry.nn.grids import edge_grid, edge_positions, nearest, reorientation, target_spacing, thick_axis
 
 
 def crop_box(arrays: Sequence[np.ndarray]) -> tuple[slice, slice, slice]:
@@ -78,10 +78,11 @@ def crop(volumes: Sequence[Volume], spec: ModelSpec) -> tuple[list[np.ndarray], 
 
 def resample_edges(array: np.ndarray, source: Geometry, spec: ModelSpec) -> np.ndarray:
     """Resample an array (I, J, K) float32 from its grid to `grids.edge_grid` of it."""
-    shape = edge_grid(source, spec.spacing_mm).shape
+    wanted = target_spacing(source, spec)
+    shape = edge_grid(source, wanted).shape
     if shape == source.shape:
         return array
-    apart = thick_axis(source.nominal_spacing_mm, spec.spacing_mm, spec.resampling)
+    apart = thick_axis(source.nominal_spacing_mm, wanted, spec.resampling)
     return resize(array, shape, spec.resampling, apart=apart)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import stat
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from voxmetry.errors import ModelError
+from voxmetry.io.memory import free_bytes
 
 
 def sha256_of(data: bytes) -> str:
@@ -50,6 +53,10 @@ def read_checked(path: Path, *, sha256: str) -> bytes:
         If the file is missing or its checksum is another.
     """
     try:
+        # A device or a pipe would be read without an end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        _require_room(path)
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(
@@ -65,6 +72,16 @@ def read_checked(path: Path, *, sha256: str) -> bytes:
             fix="copy the model folder again: the file is damaged, incomplete or of another version",
         )
     return data
+
+
+def _require_room(path: Path) -> None:
+    size, free = path.stat().st_size, free_bytes()
+    if free is not None and size > free / 2:
+        raise ModelError(
+            found=f"{path.name} of {size / 1e9:.2f} GB, and {free / 1e9:.2f} GB of memory are free",
+            expected="half of the free memory at most: the network is built from it",
+            fix="use a machine with more memory, or close other programs",
+        )
 
 
 def load_into(network: nn.Module, path: Path, *, sha256: str) -> None:

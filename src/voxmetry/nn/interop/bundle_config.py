@@ -1,7 +1,7 @@
 """MONAI bundle configurations as data: JSON or YAML, references, and expressions that are no more than arithmetic.
 
 MONAI runs any text that begins with `$` as Python. Here such a text may hold numbers, strings, lists, references,
-comparisons, `if ... else` and arithmetic of numbers; anything else is refused where it is needed, and never run.
+comparisons, `if ... else`, `len` and arithmetic of numbers; anything else is refused where it is needed, and never run.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from voxmetry.core.strict_yaml import load_strict
+from voxmetry.core.strict_yaml import MOST_BYTES, load_strict
 from voxmetry.errors import ModelError
 
 Json: TypeAlias = dict[str, Any]
 
 DEPTH = 40
 """References that may follow one another; more is a circle."""
+
+MOST_VALUES = 200_000
+"""Values that a configuration may come to, references written out."""
+
+LONGEST_LIST = 4096
+LARGEST_NUMBER = 1e15
 
 _REFERENCE = re.compile(r"@([A-Za-z_][\w]*(?:(?:#|::)\w+)*)")
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -55,9 +61,11 @@ def read_config(path: Path) -> Json:
         If it is missing, damaged, or no mapping.
     """
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"more than {MOST_BYTES} bytes")
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else load_strict(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ModelError(
             found=f"{path.name} cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}",
             expected="a JSON or YAML file of a MONAI bundle",
@@ -85,6 +93,7 @@ class Values:
 
     def __init__(self, content: Json) -> None:
         self._content = content
+        self._made = 0
 
     def __contains__(self, key: str) -> bool:
         return key in self._content
@@ -103,6 +112,9 @@ class Values:
         """Return a value with references and expressions replaced by what they stand for."""
         if depth > DEPTH:
             raise _refusal(where, "refers to itself", "references that end")
+        self._made += 1
+        if self._made > MOST_VALUES:
+            raise _refusal(where, f"comes to more than {MOST_VALUES} values", "a configuration of a network")
         if isinstance(value, dict):
             return {name: self.resolve(item, f"{where}#{name}", depth + 1) for name, item in value.items()}
         if isinstance(value, list):
@@ -142,7 +154,7 @@ class Values:
         try:
             tree = ast.parse(_REFERENCE.sub(name_of, text).strip(), mode="eval")
             return _plain(tree.body, names)
-        except (SyntaxError, _NotPlainError, ArithmeticError, TypeError, ValueError) as error:
+        except _NOT_PLAIN as error:
             raise _refusal(
                 where, f"is Python code: {text[:80]!r}", "values, which are read without running code"
             ) from error
@@ -150,6 +162,9 @@ class Values:
 
 class _NotPlainError(Exception):
     """An expression does more than arithmetic."""
+
+
+_NOT_PLAIN = (SyntaxError, _NotPlainError, ArithmeticError, TypeError, ValueError, RecursionError, MemoryError)
 
 
 def _plain(node: ast.expr, names: dict[str, Any]) -> Any:
@@ -164,6 +179,9 @@ def _plain(node: ast.expr, names: dict[str, Any]) -> Any:
     if isinstance(node, ast.BoolOp):
         parts = [bool(_plain(item, names)) for item in node.values]
         return all(parts) if isinstance(node.op, ast.And) else any(parts)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len":
+        (of,) = node.args
+        return len(_plain(of, names))
     return _operation(node, names)
 
 
@@ -176,15 +194,19 @@ def _operation(node: ast.expr, names: dict[str, Any]) -> Any:
         return _COMPARISON[type(node.ops[0])](_plain(node.left, names), _plain(node.comparators[0], names))
     if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
         left, right = _plain(node.left, names), _plain(node.right, names)
-        if isinstance(left, list) and isinstance(node.op, ast.Mult) and isinstance(right, int) and right <= 16:
+        if isinstance(left, list) and isinstance(node.op, ast.Mult) and isinstance(right, int):
+            if len(left) * right > LONGEST_LIST:
+                raise _NotPlainError("a list too long")
             return left * right
-        return _ARITHMETIC[type(node.op)](_number(left), _number(right))
+        return _number(_ARITHMETIC[type(node.op)](_number(left), _number(right)))
     raise _NotPlainError(type(node).__name__)
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _NotPlainError(type(value).__name__)
+    if abs(value) > LARGEST_NUMBER:
+        raise _NotPlainError("a number too large")
     return value
 
 

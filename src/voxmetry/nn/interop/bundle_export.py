@@ -51,6 +51,7 @@ def inference_config(spec: ModelSpec) -> tuple[Json, list[str]]:
             "sw_batch_size": 1,
             "overlap": spec.window.overlap,
             "mode": spec.window.blending,
+            "padding_mode": "constant" if spec.window.padding == "zeros" else "replicate",
         },
         "postprocessing": {"_target_": "Compose", "transforms": _postprocessing(spec)},
         "weights": "$torch.load(@bundle_root + '/models/model.pt', map_location=@device, weights_only=True)",
@@ -120,7 +121,8 @@ def _require_expressible(spec: ModelSpec) -> None:
         "an ensemble": spec.members == 1,
         "several inputs": len(spec.inputs) == 1,
         "regions": spec.regions is None,
-        f"resampling by the rule {spec.resampling.rule!r}": spec.resampling.rule != "nnunet",
+        f"resampling by the rule {spec.resampling.rule!r}": spec.resampling.rule in ("centred", "monai"),
+        "labels that are chosen before they are resampled": spec.resampling.score_order == 1,
         f"windows placed by the rule {spec.window.placement!r}": spec.window.placement == "monai",
     }
     refused = [what for what, fine in reasons.items() if not fine]

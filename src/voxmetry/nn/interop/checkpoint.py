@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 
 from voxmetry.errors import ModelError
+
+SLACK_BYTES = 1_000_000
 
 MAY_PREFIX = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before the names of parameters."""
@@ -39,6 +42,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     A pickle is a program. `weights_only` runs the part of it that builds tensors and containers; to its list are
     added numpy's scalars of numbers, under a function that takes no other type.
     """
+    _require_plain_size(path)
     try:
         with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
             # torch warns of pickles that another program wrote, and then reads or refuses them.
@@ -78,8 +82,33 @@ def plain_names(state: dict[str, Any]) -> dict[str, torch.Tensor]:
         while name.startswith(MAY_PREFIX):
             name = name.split(".", 1)[1]
         if isinstance(value, torch.Tensor):
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ModelError(
+                    found=f"the tensor {name} of shape {tuple(value.shape)}, whose memory holds fewer values",
+                    expected="tensors of a network, each with its values",
+                    fix="get the weights from their authors again: this file was made to take memory",
+                )
             found[name] = value
     return found
+
+
+def _require_plain_size(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it is: torch stores tensors as they are."""
+    try:
+        size = path.stat().st_size
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        # torch says in its own words that it cannot be read.
+        return
+    if unpacked > size + SLACK_BYTES:
+        raise ModelError(
+            found=f"{path.name} of {size / 1e6:.1f} MB, which unpacks to {unpacked / 1e6:.1f} MB",
+            expected="a file of torch.save, which packs nothing",
+            fix="get the weights from their authors again: this file was made to take memory",
+        )
 
 
 def _allowed() -> list[Any]:

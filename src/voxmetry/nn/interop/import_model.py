@@ -13,7 +13,7 @@ from voxmetry.config import ModelSpec, Weights, dump_yaml
 from voxmetry.errors import ConfigError, ModelError, OutputExistsError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.models.structures import Structure, with_codes
-from voxmetry.nn.networks.build import build_network
+from voxmetry.nn.networks.build import build_network, require_size
 from voxmetry.nn.weights import distinct_tensors, require_fit, sha256_of
 
 MODALITIES = ("CT", "MR", "PT")
@@ -136,10 +136,18 @@ def _understand(source: Path, options: ImportOptions) -> ImportedModel:
     from voxmetry.nn.interop.bundle import is_bundle, read_bundle
     from voxmetry.nn.interop.nnunet import is_nnunet, read_nnunet
 
-    if is_bundle(source):
-        return read_bundle(source, options)
-    if is_nnunet(source):
-        return read_nnunet(source, options)
+    try:
+        if is_bundle(source):
+            return read_bundle(source, options)
+        if is_nnunet(source):
+            return read_nnunet(source, options)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        # What is not as its format has it: `in_channels: x`, strides without three numbers, a list for a mapping.
+        raise ModelError(
+            found=f"{source.name} is not as its format has it: {type(error).__name__}: {str(error)[:200]}",
+            expected="the files of an nnU-Net v2 model or a MONAI bundle, as their programs write them",
+            fix="get the model again, or correct the value in its configuration",
+        ) from error
     if not source.is_dir():
         found = f"{source} is no folder"
     else:
@@ -172,6 +180,8 @@ def pack(spec: ModelSpec, members: Sequence[dict[str, torch.Tensor]]) -> bytes:
     ModelError
         If they are those of another network.
     """
+    values = sum(value.numel() for member in members for value in member.values())
+    require_size(spec, 4 * values, "the checkpoint")
     network = build_network(spec)
     want = distinct_tensors(network)
     if len(members) == 1:

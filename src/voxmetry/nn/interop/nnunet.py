@@ -32,7 +32,7 @@ CHECKPOINT = "checkpoint_final.pth"
 STORED_READERS = ("SimpleITKIO", "NibabelIO")
 RAS_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
 AS_STORED = (
-    "The axes of images are taken as they are stored: that this is how the training images were stored is an assumption, "
+    "The axes of images are taken as they are stored: that the training images were stored so is an assumption, "
     "and each study is flagged for it."
 )
 OVERLAP = 0.5
@@ -86,7 +86,7 @@ def read_nnunet(folder: Path, options: ImportOptions) -> ImportedModel:
             "body_part": "not stated",
             "inputs": _inputs(names, configuration, plans, options),
             "orientation": orientation,
-            "spacing_mm": tuple(configuration["spacing"]),
+            "spacing_mm": _spacing(configuration, plans),
             "resampling": read_resampling(configuration),
             "window": _window(configuration, first, options),
             "network": network,
@@ -218,11 +218,11 @@ def _configuration(plans: Json, name: str) -> Json:
             fix="import the 3d_fullres or the 3d_lowres model of this data set",
         )
     _require_keys(found, ("patch_size", "spacing", "normalization_schemes"), f"configuration {name}")
-    if len(found["patch_size"]) != 3:
+    if len(found["patch_size"]) not in (2, 3) or len(found["spacing"]) != len(found["patch_size"]):
         raise ModelError(
-            found=f"configuration {name} with {len(found['patch_size'])}-dimensional patches",
-            expected="3d_fullres or 3d_lowres",
-            fix="import the 3-D model of this data set",
+            found=f"configuration {name} with patches {found['patch_size']} of voxels {found['spacing']}",
+            expected="two sizes each, or three",
+            fix="use the plans.json that belongs to these weights",
         )
     _require_usual(found.get("preprocessor_name", "DefaultPreprocessor"), "DefaultPreprocessor", "preprocessor_name")
     _require_usual(plans.get("label_manager", "LabelManager"), "LabelManager", "label_manager")
@@ -339,10 +339,20 @@ def _training_axes(reader: str, dataset: str, folder: Path, options: ImportOptio
 
 def _window(configuration: Json, checkpoint: Json, options: ImportOptions) -> WindowSpec:
     axes = checkpoint.get("inference_allowed_mirroring_axes") if options.mirroring else None
-    i, j, k = configuration["patch_size"]
-    return WindowSpec(
-        patch=(i, j, k), overlap=OVERLAP, placement="nnunet", mirror_axes=tuple(int(axis) for axis in axes or ())
-    )
+    # Slices of a 2-D model follow each other along the first axis.
+    flat = 3 - len(configuration["patch_size"])
+    i, j, k = [1] * flat + list(configuration["patch_size"])
+    mirrored = tuple(int(axis) + flat for axis in axes or ())
+    return WindowSpec(patch=(i, j, k), overlap=OVERLAP, placement="nnunet", mirror_axes=mirrored)
+
+
+def _spacing(configuration: Json, plans: Json) -> tuple[float, ...]:
+    """Return the voxel size of the network's grid; a 2-D model keeps the step of slices and has its median."""
+    found = tuple(float(mm) for mm in configuration["spacing"])
+    if len(found) == 3:
+        return found
+    median = plans.get("original_median_spacing_after_transp") or [1.0]
+    return (float(median[0]), *found)
 
 
 def _domain(folder: Path, plans: Json) -> TrainingDomain:
@@ -370,7 +380,8 @@ def _parameters(checkpoint: Json, network: NnunetNetwork, path: Path) -> dict[st
             found["decoder.output." + name.removeprefix(last)] = value
         elif not name.startswith("decoder.seg_layers."):
             found[name] = value
-    return found
+    # A 2-D convolution is a 3-D one of one voxel along the slices.
+    return {name: value[:, :, None] if value.ndim == 4 else value for name, value in found.items()}
 
 
 def _model_name(plans: Json, checkpoint: Json) -> str:

@@ -26,7 +26,13 @@ READ_ARGUMENTS = (
     "dropout_op",
     "stem_channels",
 )
-USUAL = {"conv_op": ("Conv3d",), "norm_op": ("InstanceNorm3d",), "nonlin": ("LeakyReLU", "ReLU"), "dropout_op": (None,)}
+USUAL = {
+    "conv_op": ("Conv3d", "Conv2d"),
+    "norm_op": ("InstanceNorm3d", "InstanceNorm2d"),
+    "nonlin": ("LeakyReLU", "ReLU"),
+    # Dropout has no parameters and does nothing at inference.
+    "dropout_op": (None, "Dropout", "Dropout2d", "Dropout3d", "AlphaDropout"),
+}
 SPLINES, TORCH = "resample_data_or_seg_to_shape", "resample_torch_fornnunet"
 
 
@@ -52,6 +58,7 @@ def read_network(configuration: Json) -> NnunetNetwork:
         if arguments[key] not in (None, False):
             raise _refusal(f"network argument {key}: {arguments[key]}", "nnU-Net's own U-Nets")
     levels = len(arguments["strides"])
+    flat = str(arguments["conv_op"]).endswith("Conv2d")
     blocks = arguments["n_conv_per_stage" if name == "PlainConvUNet" else "n_blocks_per_stage"]
     norm = arguments.get("norm_op_kwargs") or {}
     slope = (arguments.get("nonlin_kwargs") or {}).get("negative_slope", 0.01)
@@ -60,8 +67,8 @@ def read_network(configuration: Json) -> NnunetNetwork:
             "kind": "nnunet",
             "encoder": ENCODERS[name],
             "channels": _each(arguments["features_per_stage"], levels),
-            "strides": [_three(item) for item in arguments["strides"]],
-            "kernels": [_three(item) for item in _each(arguments["kernel_sizes"], levels)],
+            "strides": [_three(item, flat=flat) for item in arguments["strides"]],
+            "kernels": [_three(item, flat=flat) for item in _each(arguments["kernel_sizes"], levels)],
             "encoder_blocks": _each(blocks, levels),
             "decoder_convolutions": _each(arguments["n_conv_per_stage_decoder"], levels - 1),
             "convolution_bias": arguments.get("conv_bias", False),
@@ -84,13 +91,21 @@ def read_resampling(configuration: Json) -> Resampling:
         If it does so in a way that is not reproduced here; it is named.
     """
     order, apart = _resampling(configuration, "data", orders=(1, 3), usual=3)
-    _, of_scores = _resampling(configuration, "probabilities", orders=(1,), usual=1)
+    score_order, of_scores = _resampling(configuration, "probabilities", orders=(0, 1), usual=1)
     if of_scores != apart:
         raise _refusal(
             f"force_separate_z {apart} for images and {of_scores} for probabilities", "the same for both of them"
         )
     return parse_record(
-        {"rule": "nnunet", "order": order, "slices_apart": apart}, Resampling, where="resampling in plans.json"
+        {
+            "rule": "nnunet",
+            "order": order,
+            "score_order": score_order,
+            "slices_apart": apart,
+            "keep_first": len(configuration["spacing"]) == 2,
+        },
+        Resampling,
+        where="resampling in plans.json",
     )
 
 
@@ -138,8 +153,8 @@ def _architecture(configuration: Json) -> tuple[str, Json]:
         ],
         "n_conv_per_stage_decoder": configuration["n_conv_per_stage_decoder"],
         "conv_bias": True,
-        "conv_op": "Conv3d",
-        "norm_op": "InstanceNorm3d",
+        "conv_op": f"Conv{len(configuration['patch_size'])}d",
+        "norm_op": f"InstanceNorm{len(configuration['patch_size'])}d",
         "norm_op_kwargs": {"eps": 1e-5, "affine": True},
         "nonlin": "LeakyReLU",
     }
@@ -149,8 +164,11 @@ def _each(value: Any, levels: int) -> list[Any]:
     return list(value) if isinstance(value, list) else [value] * levels
 
 
-def _three(value: Any) -> list[int]:
-    return list(value) if isinstance(value, list) else [value] * 3
+def _three(value: Any, *, flat: bool = False) -> list[int]:
+    """Return three sizes; those of a 2-D network are 1 along the axis that its slices follow each other along."""
+    if isinstance(value, list):
+        return [1, *value] if len(value) == 2 else list(value)
+    return [1, value, value] if flat else [value] * 3
 
 
 def _refusal(found: str, expected: str) -> ModelError:

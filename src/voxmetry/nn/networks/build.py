@@ -10,8 +10,11 @@ from torch import nn
 
 from voxmetry.config import ModelSpec, NetworkSpec
 from voxmetry.config.networks import MonaiNetwork, NnunetNetwork
-from voxmetry.errors import ConfigError, MissingExtraError
+from voxmetry.errors import ConfigError, MissingExtraError, ModelError
 from voxmetry.nn.networks.nnunet import NnunetUNet
+
+HARMLESS = 20_000_000
+"""Parameters of a network that is built without a look: that its weights are others is then said by name."""
 
 SET_BY_THE_MODEL = ("spatial_dims", "in_channels", "out_channels")
 
@@ -96,3 +99,32 @@ def _build_monai(network: MonaiNetwork, n_inputs: int, n_outputs: int) -> nn.Mod
             expected="arguments that its documentation allows",
             fix="correct model.yaml",
         ) from error
+
+
+def require_size(spec: ModelSpec, n_bytes: int, name: str) -> None:
+    """Raise `ModelError` where weights of so many bytes cannot be a network's, before that network takes any memory.
+
+    A typo in its channels would otherwise ask for more than there is. The network is first made without memory; one
+    that cannot be made so is let through.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    n_bytes
+        Of the weights, two bytes a value at least.
+    name
+        Of the file, for the error.
+    """
+    try:
+        with torch.device("meta"):
+            shadow = build_network(spec)
+    except (RuntimeError, NotImplementedError, ConfigError):
+        return
+    n_values = sum(tensor.numel() for tensor in shadow.parameters())
+    if n_values > HARMLESS and 2 * n_values > n_bytes:
+        raise ModelError(
+            found=f"{name} of {n_bytes / 1e6:.1f} MB for a network of {n_values / 1e6:.1f} million parameters",
+            expected="the weights of the network that is described",
+            fix="use the weights that were trained with it",
+        )
