@@ -324,54 +324,24 @@ def run_segment(_row: str, model: Path, image: Path, out: Path) -> dict[str, obj
 
 
 def run_monai(row: str, model: Path, image: Path, out: Path) -> dict[str, object]:
-    """Run the plain way of MONAI's bundles: Spacing, SlidingWindowInferer, Invertd of the scores, argmax, save."""
+    """Run the model in MONAI's own parts, `Model.as_monai()`: the one plain way of this project."""
+    import nibabel
     import numpy as np
     import torch
-    from monai import transforms as t
-    from monai.data import MetaTensor
-    from monai.inferers import SlidingWindowInferer
 
-    from voxmetry.config import ModelSpec, load_yaml
-    from voxmetry.nn.networks.build import build_network
-    from voxmetry.nn.weights import load_into
+    from voxmetry import load_model
 
-    spec = load_yaml(model / "model.yaml", ModelSpec)
-    network = build_network(spec)
-    load_into(network, model / spec.weights.file, sha256=spec.weights.sha256)
-    timed = Timed(network.eval())
-    how = spec.inputs[0].normalise
-    before = t.Compose(
-        [
-            t.LoadImaged("image", ensure_channel_first=True),
-            t.Orientationd("image", axcodes=spec.orientation, labels=None),
-            t.Spacingd(
-                "image",
-                pixdim=spec.spacing_mm,
-                mode="bilinear",
-                dtype=np.float32 if row == "monai-float32" else np.float64,
-            ),
-            t.ScaleIntensityRanged(
-                "image", how.low, how.high, (how.low - how.mean) / how.sd, (how.high - how.mean) / how.sd, clip=True
-            ),
-        ]
-    )
-    after = t.Compose(
-        [
-            t.Invertd("pred", transform=before, orig_keys="image", nearest_interp=False, to_tensor=True),
-            t.AsDiscreted("pred", argmax=True),
-        ]
-    )
-    data = before({"image": str(image)})
-    inferer = SlidingWindowInferer(spec.window.patch, sw_batch_size=1, overlap=spec.window.overlap, mode="gaussian")
-    with torch.no_grad():
-        scores = inferer(data["image"][None].as_tensor(), timed)[0]
-        data["pred"] = MetaTensor(scores, meta=data["image"].meta)
+    parts = load_model(model, device="cpu", precision="float32").as_monai(wide=row != "monai-float32")
+    timed = Timed(parts.network)
+    data = parts.pre({parts.spec.inputs[0].name: str(image)})
+    with torch.inference_mode():
+        scores = parts.inferer(data["image"][None].as_tensor(), timed)[0]
+        data["pred"] = type(data["image"])(scores, meta=data["image"].meta)
+        data["pred"].applied_operations = data["image"].applied_operations
         del scores
-        done = after(data)
-    import nibabel
-
-    affine = np.asarray(done["pred"].affine)
-    nibabel.save(nibabel.Nifti1Image(done["pred"][0].numpy().astype(np.uint8), affine), out)
+        labels = parts.post(data)["pred"]
+    affine = nibabel.load(image).affine
+    nibabel.save(nibabel.Nifti1Image(np.asarray(labels)[0].astype(np.uint8), affine), out)
     return {"device": "torch cpu in float32"}
 
 

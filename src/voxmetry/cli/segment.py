@@ -36,6 +36,10 @@ class Running:
             help="Numerical precision of inference; auto: the fastest that leaves labels unchanged.", hidden=True
         ),
     ] = None
+    engine: Annotated[
+        Literal["stream", "monai"] | None,
+        typer.Option(help="stream: bounded memory. monai: MONAI's own parts, the reference it is compared with."),
+    ] = None
     execution: Annotated[
         Literal["eager", "compile", "graph"] | None,
         typer.Option(help="How torch runs it: by operations, compiled (CPU, CUDA), or as a CUDA graph.", hidden=True),

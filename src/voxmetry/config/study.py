@@ -48,6 +48,9 @@ class StudySettings(Record):
     """What a PET file without DICOM headers holds; None leaves it open, and no SUV is named."""
     device: Device = "auto"
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    engine: Literal["stream", "monai"] = "stream"
+    """'stream': windows go to the study's own grid slab by slab. 'monai': MONAI's own parts, whole scores in memory,
+    the reference that the first is compared with."""
     execution: Literal["eager", "compile", "graph"] = "eager"
     """How torch runs the network: operation by operation, compiled, or as a CUDA graph."""
     memory_gb: Annotated[float, Field(gt=0)] | None = None

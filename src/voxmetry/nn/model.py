@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -13,9 +15,12 @@ from voxmetry.config import ModelSpec, Weights
 from voxmetry.errors import ModelError
 from voxmetry.models import find_model, read_spec
 from voxmetry.nn.memory import NetworkCost, known_cost
-from voxmetry.nn.networks.build import Ensemble, build_network
+from voxmetry.nn.networks.build import Ensemble, build_network, require_size
 from voxmetry.nn.runtime import Choice, Runtime, build_runtime, choose_runtime
 from voxmetry.nn.weights import fill, read_checked, sha256_of
+
+if TYPE_CHECKING:
+    from voxmetry.nn.monai_parts import MonaiParts
 
 BUILDERS = ("build.py", "dynunet.py", "nnunet.py")
 
@@ -37,6 +42,8 @@ class Model:
         Where and in which precision they run, and why.
     cost
         Operations and memory of one window.
+    torch_member
+        Returns one of the networks in torch, whatever runs the members; None where there is none.
     """
 
     spec: ModelSpec
@@ -44,6 +51,7 @@ class Model:
     members: tuple[Runtime, ...]
     choice: Choice
     cost: NetworkCost
+    torch_member: Callable[[int], nn.Module] | None = None
 
     @property
     def device(self) -> str:
@@ -54,6 +62,36 @@ class Model:
     def tensor_device(self) -> str:
         """Where torch tensors for the members must be."""
         return self.choice.tensor_device
+
+    def as_monai(self, *, wide: bool = True) -> MonaiParts:
+        """Return the model in MONAI's own parts: transforms, network in torch, sliding window, transforms back.
+
+        Parameters
+        ----------
+        wide
+            Whether MONAI resamples in float64, its default, or in float32.
+
+        Raises
+        ------
+        ModelError
+            If there is no network in torch.
+
+        Examples
+        --------
+        >>> parts = load_model("hippocampus-mr", device="cpu").as_monai()
+        >>> type(parts.pre.transforms[0]).__name__, type(parts.inferer).__name__
+        ('LoadVolumed', 'SlidingWindowInferer')
+        """
+        from voxmetry.nn.monai_parts import monai_parts
+
+        if self.torch_member is None:
+            raise ModelError(
+                found=f"{self.spec.name} without a network in torch",
+                expected="a model that was loaded from its folder",
+                fix="load it with voxmetry.load_model",
+            )
+        members = [self.torch_member(place) for place in range(self.spec.members)]
+        return monai_parts(self.spec, members, wide=wide)
 
 
 def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto", execution: str = "eager") -> Model:
@@ -96,7 +134,7 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
         build_runtime(partial(networks.member, place), f"{networks.key} {place}", spec, choice)
         for place in range(spec.members)
     )
-    return Model(spec, spec.weights, members, choice, cost)
+    return Model(spec, spec.weights, members, choice, cost, networks.member)
 
 
 class _Networks:
@@ -122,6 +160,7 @@ class _Networks:
             If it cannot be built or the weights are not its own.
         """
         if not self._built:
+            require_size(self._spec, len(self._data), self._name)
             network = build_network(self._spec).eval()
             fill(network, self._data, self._name)
             self._built = list(network.members) if isinstance(network, Ensemble) else [network]

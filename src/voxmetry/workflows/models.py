@@ -66,9 +66,21 @@ def load_any(
     how = How(settings.device, settings.precision, settings.execution, settings.memory_gb, tell)
     if isinstance(model, Sequence) and not isinstance(model, str):
         if len(model) > 1:
+            if settings.engine == "monai":
+                raise ConfigError(
+                    found=f"the engine monai, with {len(model)} models",
+                    expected="a model of one network",
+                    fix="name one model, or use --engine stream",
+                )
             return combine(model, how, structures=settings.structures, fast=settings.fast)
         model = model[0]
     if isinstance(model, (str, Path)) and not is_baseline(model) and is_composite(model):
+        if settings.engine == "monai":
+            raise ConfigError(
+                found="the engine monai, with a model of models",
+                expected="a model of one network",
+                fix="name one of its members, or use --engine stream",
+            )
         return nn.Composite(model, how, structures=settings.structures, fast=settings.fast)
     if settings.fast:
         raise ConfigError(
@@ -77,7 +89,8 @@ def load_any(
             fix="leave out --fast",
         )
     if isinstance(model, nn.Model) or not is_baseline(model):
-        return nn.Predictor(
+        predictor = monai_predictor() if settings.engine == "monai" else nn.Predictor
+        return predictor(
             model,
             device=settings.device,
             precision=settings.precision,
@@ -86,6 +99,13 @@ def load_any(
             tell=tell,
         )
     return load_baseline(model)
+
+
+def monai_predictor() -> type[nn.Predictor]:
+    """Return the predictor that runs MONAI's own parts, whose import takes seconds."""
+    from voxmetry.nn.monai_parts import MonaiPredictor
+
+    return MonaiPredictor
 
 
 def require_maps_of(ready: Ready, settings: StudySettings) -> None:
