@@ -281,6 +281,8 @@ def parameters(chosen: dict[str, Any], n_inputs: int, n_outputs: int, *, seed: i
         strides, kernels = chosen["pool_op_kernel_sizes"], chosen["conv_kernel_sizes"]
         channels, blocks, above = [6, 12, 12], chosen["n_conv_per_stage_encoder"], chosen["n_conv_per_stage_decoder"]
     made = _Maker(seed)
+    if chosen.get("architecture", {}).get("arch_kwargs", {}).get("dropout_op"):
+        made.norm_place = 2
     before = n_inputs
     if residual:
         made.unit("encoder.stem.convs.0", before, channels[0], kernels[0])
@@ -307,6 +309,8 @@ class _Maker:
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.state: dict[str, torch.Tensor] = {}
+        self.norm_place = 1
+        """Of the normalisation among a unit's modules: behind the convolution, and the dropout where there is one."""
 
     def convolution(
         self, name: str, inputs: int, outputs: int, kernel: list[int], *, turned: bool = False, level: bool = False
@@ -326,7 +330,7 @@ class _Maker:
             del self.state[f"{name}.conv.bias"]
         self._put(f"{name}.norm.weight", self.rng.uniform(0.7, 1.3, outputs))
         self._put(f"{name}.norm.bias", self.rng.normal(0, 0.2, outputs))
-        for part, place in (("conv", 0), ("norm", 1)):
+        for part, place in (("conv", 0), ("norm", self.norm_place)):
             for kind in ("weight", "bias"):
                 if f"{name}.{part}.{kind}" in self.state:
                     self.state[f"{name}.all_modules.{place}.{kind}"] = self.state[f"{name}.{part}.{kind}"]

@@ -11,7 +11,9 @@ import phantoms
 from voxmetry import Predictor, StudySettings, save, segment_study
 from voxmetry.flags.study import AGREEMENT
 from voxmetry.nn.confidence import Agreement, Confidence
-from voxmetry.nn.window import Slab, averaged, blending_weights
+from voxmetry.nn.slabs import Slab
+from voxmetry.nn.window import averaged
+from voxmetry.nn.window_weights import blending_weights
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,9 @@ from voxmetry import Predictor, Volume, load_model
 from voxmetry.cli import run
 from voxmetry.errors import ConfigError, InferenceError
 from voxmetry.nn.execution import WARM_UP, Graph
-from voxmetry.nn.memory import NetworkCost, _fit_device, fallback
 from voxmetry.nn.runtime import choose_runtime
-from voxmetry.nn.window import Streaming
 
 ROOT = Path(__file__).parents[2]
-
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 class TestChoice:
@@ -128,31 +124,6 @@ class TestGraph:
         assert torch.equal(runner(last), step(last))
         assert calls == [(4, False)] * WARM_UP + [(4, True), (3, False)]
         assert recorder.replays == 2
-
-    @pytest.mark.gpu
-    @gpu
-    @pytest.mark.parametrize("execution", ["graph", "compile"])
-    def test_gives_the_labels_of_eager_on_a_gpu(self, execution, tmp_path):
-        folder = models.write(tmp_path)
-        volume = phantoms.volume(phantoms.geometry(shape=(41, 37, 23)))
-        plain, quick = (Predictor(folder, device="cuda", execution=how) for how in ("eager", execution))
-        assert (plain(volume).array == quick(volume).array).mean() > 0.999
-        assert np.array_equal(quick(volume).array, quick(volume).array)
-
-
-class TestMemoryOfAGpu:
-    def test_a_batch_is_as_large_as_keeps_it_busy_and_as_fits(self, monkeypatch):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**10, 10**10))
-        cost = NetworkCost(gflop=400.0, live_bytes=10**9)
-        assert _fit_device(cost, ring=10**9, tensor=0, device="cuda") == (3, "cuda")
-        assert _fit_device(NetworkCost(40.0, 10**9), ring=10**9, tensor=0, device="cuda") == (7, "cuda")
-        assert _fit_device(cost, ring=9 * 10**9, tensor=0, device="cuda") == (3, "cpu")
-
-    def test_the_first_fallback_of_a_gpu_keeps_the_type_of_the_ring(self):
-        smaller = fallback(Streaming(2, 4), "cuda")
-        assert smaller == Streaming(2, 1, torch.float32, "cpu")
-        assert fallback(smaller, "cuda").dtype is torch.float16
-        assert fallback(Streaming(2, 1), "openvino").dtype is torch.float16
 
 
 @pytest.mark.slow

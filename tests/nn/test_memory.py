@@ -14,9 +14,10 @@ import phantoms
 from voxmetry import Predictor, Volume, compare, load_model, read_volume
 from voxmetry.errors import InferenceError
 from voxmetry.nn import Confidence, memory
+from voxmetry.nn.device_memory import OutOfMemory
 from voxmetry.nn.memory import MEASURING_BYTES, NetworkCost, _limits, available_bytes, network_cost
 from voxmetry.nn.openvino import openvino_has_bf16
-from voxmetry.nn.window import RingOverflow
+from voxmetry.nn.ring_buffer import RingOverflow
 
 ROOT = Path(__file__).parents[2]
 
@@ -160,7 +161,7 @@ class TestPlan:
     def test_a_smaller_plan_that_cannot_hold_the_scores_is_told_as_memory_that_ran_out(self, tmp_path, monkeypatch):
         predictor = Predictor(models.write(tmp_path), device="cpu")
         prepared = predictor.prepare(phantoms.volume())
-        ends = iter([memory.OutOfMemory(), RingOverflow()])
+        ends = iter([OutOfMemory(), RingOverflow()])
         monkeypatch.setattr(Predictor, "_stream", lambda *_: (_ for _ in ()).throw(next(ends)))
         with pytest.raises(InferenceError, match="ran out of memory on cpu, with a smaller plan too"):
             predictor.run(prepared)

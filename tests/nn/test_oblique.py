@@ -15,7 +15,7 @@ from voxmetry.flags.study import flag_input
 from voxmetry.nn.grids import is_turned, model_grid, reorientation, upright_grid
 from voxmetry.nn.oblique import Places, sample
 from voxmetry.nn.preprocess import normalise, preprocess, preprocess_labels
-from voxmetry.nn.window import Slab
+from voxmetry.nn.slabs import Slab
 
 UPRIGHT = {"obliqueness_degrees": {"low": 0, "high": 0}}
 

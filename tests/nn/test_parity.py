@@ -13,7 +13,8 @@ from voxmetry.config import WindowSpec
 from voxmetry.nn.grids import interpolate, positions, reorientation
 from voxmetry.nn.preprocess import preprocess
 from voxmetry.nn.restore import restore
-from voxmetry.nn.window import Streaming, stream_scores, window_scores, window_starts
+from voxmetry.nn.slabs import Streaming
+from voxmetry.nn.window import stream_scores, window_scores, window_starts
 
 
 def paint_all(scores, values):

@@ -11,9 +11,10 @@ import models
 import phantoms
 from voxmetry import Predictor, save
 from voxmetry.cli import run
-from voxmetry.errors import ConfigError, OutputError
+from voxmetry.errors import ConfigError, InferenceError, OutputError
 from voxmetry.nn.grids import interpolate, positions, reorientation
-from voxmetry.nn.window import window_scores
+from voxmetry.nn.uncertainty_maps import with_disagreement
+from voxmetry.nn.window import averaged, window_scores
 
 SHAPE = (41, 37, 23)
 
@@ -116,13 +117,48 @@ def test_a_file_system_that_cannot_reserve_gets_the_size_alone(ensemble, volume,
     assert stored(tmp_path, "entropy").max() > 0
 
 
-def test_slabs_follow_the_axis_that_runs_slowest_in_the_file(ensemble):
-    # Longest along i: without maps, slabs would follow that axis.
-    volume = phantoms.volume(phantoms.geometry(shape=(50, 30, 20)))
-    assert ensemble.plan(volume).how.axis == 0
-    plan = ensemble.plan(volume, maps=["entropy"])
-    assert plan.how.axis == 2
-    assert plan.parts["maps"] > 0
+def test_slabs_follow_the_axis_that_runs_slowest_in_the_file_unless_the_ring_would_be_much_larger(ensemble):
+    for shape, axis in (((50, 30, 50), 2), ((50, 30, 100), 2), ((60, 50, 20), 0)):
+        volume = phantoms.volume(phantoms.geometry(shape=shape, spacing_mm=(1.0, 1.2, 2.5), degrees=(0, 0, 0)))
+        assert ensemble.plan(volume).how.axis == axis
+        assert ensemble.plan(volume, maps=["entropy"]).how.axis == axis
+
+
+class TestSameAnswer:
+    """Asking for a map changes no label: not by the direction of slabs, nor the ring's type, nor the order of sums."""
+
+    MAPS = (["probabilities"], ["entropy"], ["disagreement"], ["probabilities", "entropy", "disagreement"])
+
+    @pytest.mark.parametrize("shape", [SHAPE, (50, 30, 20), (20, 30, 60)])
+    @pytest.mark.parametrize("mirror_axes", [[], [0, 2]])
+    @pytest.mark.parametrize("precision", ["float32", "bf16"])
+    def test_labels_are_the_same_bytes(self, shape, mirror_axes, precision, tmp_path):
+        change = {"members": 3, "window": {"patch": [16, 24, 8], "overlap": 0.5, "mirror_axes": mirror_axes}}
+        ready = Predictor(models.write(tmp_path / "model", **change), device="cpu", precision=precision)
+        volume = phantoms.volume(phantoms.geometry(shape=shape))
+        expected = ready(volume).array
+        for maps in self.MAPS[2:]:
+            assert np.array_equal(ready(volume, maps=maps, maps_to=tmp_path / "maps").array, expected)
+
+    def test_the_sums_of_an_ensemble_are_the_same_to_the_last_digit(self):
+        generator = torch.Generator().manual_seed(0)
+        members = tuple(torch.nn.Conv3d(1, 3, 3, padding=1) for _ in range(5))
+        patches = torch.randn(2, 1, 8, 8, 8, generator=generator)
+        with torch.inference_mode():
+            for mirror_axes in ((), (0, 1)):
+                expected = averaged(members, mirror_axes)(patches)
+                found = with_disagreement(members, mirror_axes)(patches)
+                assert torch.equal(found[:, :3], expected)
+
+    def test_memory_that_holds_the_study_but_not_the_maps_is_a_refusal_not_a_narrower_ring(self, ensemble, monkeypatch):
+        volume = phantoms.volume(phantoms.geometry(shape=SHAPE))
+        monkeypatch.setattr("voxmetry.nn.memory.resident_bytes", lambda: 10**8)
+        plain, with_maps = (ensemble.plan(volume, maps=maps) for maps in ([], ["probabilities"]))
+        assert (plain.how, with_maps.how.dtype) == (with_maps.how, torch.float32)
+        between = Predictor(ensemble.model, memory_gb=(plain.needed + with_maps.needed) / 2e9)
+        assert between.plan(volume).how.dtype is torch.float32
+        with pytest.raises(InferenceError, match="leave out --maps"):
+            between.plan(volume, maps=["probabilities"])
 
 
 class TestVerb:

@@ -8,10 +8,16 @@ import math
 import torch
 
 from voxmetry.config import ModelSpec
-from voxmetry.nn.window import Slab, blending_weights
+from voxmetry.nn.slabs import DEVICE_FACTOR, Slab, on_device
+from voxmetry.nn.window_weights import blending_weights
 
 _VALUES = 8_000_000
 """Scores that are looked at at once: 32 MB of float32."""
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """Return the widest type that a device sums in: Apple's Metal has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class Confidence:
@@ -45,7 +51,8 @@ class Confidence:
         """Count the slices of a slab that no earlier slab held."""
         if not self.defined:
             return
-        for thin in slab.split(max(1, _VALUES // slab.sums.select(slab.axis + 1, 0).numel())):
+        values = _VALUES * DEVICE_FACTOR if on_device(slab.sums) else _VALUES
+        for thin in slab.split(max(1, values // slab.sums.select(slab.axis + 1, 0).numel())):
             new = thin.stop - thin.fresh
             sums = thin.sums.narrow(thin.axis + 1, thin.fresh - thin.start, new).flatten(1).float()
             weights = thin.weights.narrow(thin.axis, thin.fresh - thin.start, new).flatten()
@@ -53,11 +60,12 @@ class Confidence:
             seen = weights > 0
             probability = torch.softmax(sums[:, seen] / weights[seen], dim=0)
             best, chosen = probability.max(0)
-            overlap = torch.zeros(len(probability), dtype=torch.float64)
-            overlap.index_add_(0, chosen.cpu(), best.double().cpu())
-            counts = torch.bincount(chosen.cpu(), minlength=len(probability)).double()
-            self._overlap += overlap[1:]
-            self._sizes += probability.sum(1, dtype=torch.float64).cpu()[1:] + counts[1:]
+            # Counted where the scores are; what crosses over is one number a class.
+            kind, n = wide(probability.device), len(probability)
+            overlap = torch.bincount(chosen, best.to(kind), minlength=n)
+            sizes = probability.sum(1, dtype=kind) + torch.bincount(chosen, minlength=n)
+            self._overlap += overlap[1:].cpu().double()
+            self._sizes += sizes[1:].cpu().double()
 
     def expected_dice(self) -> dict[str, float]:
         """Return the expected Dice of each structure; nan where none was found or it is not defined."""
@@ -81,7 +89,8 @@ class Agreement:
         self._names = spec.labels.names
         self.defined = spec.members > 1 and spec.regions is None
         self._n_members, self._n_classes = spec.members, spec.n_classes
-        self._weights = blending_weights(spec.window).double().flatten() if self.defined else torch.empty(0)
+        self._window = spec.window
+        self._weights = torch.empty(0, device="meta")
         self.reset()
 
     def reset(self) -> None:
@@ -100,14 +109,17 @@ class Agreement:
         scores
             (B, n, I, J, K) scores, or a multiple of them.
         """
-        labels = scores.argmax(1).flatten().cpu()
+        labels = scores.argmax(1).flatten()
+        if self._weights.device != labels.device:
+            weights = blending_weights(self._window).to(wide(labels.device))
+            self._weights = weights.flatten().to(labels.device)
         weights = self._weights.repeat(len(scores))
-        self._sizes[member] += torch.bincount(labels, weights, minlength=self._n_classes)
+        self._sizes[member] += torch.bincount(labels, weights, minlength=self._n_classes).cpu().double()
         if member == 0:
             self._masks = []
         for earlier, other in enumerate(self._masks):
-            same = other == labels
-            self._both[earlier, member] += torch.bincount(labels[same], weights[same], minlength=self._n_classes)
+            both = torch.bincount(labels, weights * (other == labels), minlength=self._n_classes)
+            self._both[earlier, member] += both.cpu().double()
         self._masks.append(labels)
 
     def mean_dice(self) -> dict[str, float]:

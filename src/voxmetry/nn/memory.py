@@ -10,12 +10,12 @@ import contextlib
 import copy
 import hashlib
 import json
-import math
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,16 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import InferenceError, OutputError
 from voxmetry.io.atomic import write_text
 from voxmetry.nn.cache import cache_root
+from voxmetry.nn.constant_windows import has_constant_windows
+from voxmetry.nn.device_memory import DEVICE_WINDOW, Room, fit_device
 from voxmetry.nn.grids import along_same_axes, is_turned, model_grid, reorientation
 from voxmetry.nn.oblique import LOT
 from voxmetry.nn.preprocess import RESAMPLE_VALUES
 from voxmetry.nn.restore import CHUNK_VALUES, SLAB_VALUES
 from voxmetry.nn.runtime import Choice
+from voxmetry.nn.slabs import DEVICE_FACTOR, Streaming
 from voxmetry.nn.uncertainty_maps import BLOCK_VALUES
-from voxmetry.nn.window import Streaming, smallest_section
+from voxmetry.nn.window import slab_axis
 
 NETWORK_FACTOR = {
     ("cpu", "float32"): 1.35,
@@ -56,10 +59,6 @@ TURNED_LOT_BYTES = 300 * LOT
 MEASURING_BYTES = 6
 """A voxel, while structures are measured and their components numbered, as measured; more for wide images, of which the
 voxels of a structure are taken out."""
-
-MOST_WINDOWS = 16
-BUSY_GFLOP = 1000.0
-"""A batch of this many operations keeps a GPU busy; more windows at once take memory for nothing."""
 
 
 @dataclass(frozen=True)
@@ -196,50 +195,42 @@ def plan_memory(
     ------
     InferenceError
         If the smallest plan does not fit; the message says how much it needs.
+
+    Notes
+    -----
+    Direction and type of the ring are those without maps: asking for a map changes no label.
     """
     base = resident_bytes()
     limit = int(memory_gb * 1e9) if memory_gb is not None else base + available_bytes()
     # A network whose products carry eight bits, or eleven, has scores that a ring in float16 holds.
     dtypes = [torch.float32, torch.float16] if choice.precision == "float32" else [torch.float16]
-    plans = [_plan(volumes, spec, cost, choice, dtype, base, limit, maps=maps, measured=measured) for dtype in dtypes]
-    for plan in plans:
-        if plan.needed <= limit:
-            return plan
-    smallest = plans[-1]
-    parts = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in smallest.parts.items())
+    reuse = [True, False] if has_constant_windows(volumes[0], spec) else [False]
+    make = partial(_plan, volumes, spec, cost, choice, base=base, limit=limit, measured=measured)
+    plans = [make(dtype, keep, maps=False) for dtype in dtypes for keep in reuse]
+    chosen = next((plan for plan in plans if plan.needed <= limit), plans[-1])
+    if maps:
+        plans = [make(chosen.how.dtype, keep, maps=True) for keep in reuse]
+        chosen = next((plan for plan in plans if plan.needed <= limit), plans[-1])
+    if chosen.needed <= limit:
+        return chosen
+    parts = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in chosen.parts.items())
+    way_out = "crop the image, or take a model with larger voxels or fewer classes"
     raise InferenceError(
         found=f"{limit / 1e9:.2f} GB of memory for {spec.name} on {volumes[0].geometry.shape} voxels",
-        expected=f"{smallest.needed / 1e9:.2f} GB: {parts}",
-        fix="free memory or raise --memory-gb; or crop the image, or take a model with larger voxels or fewer classes",
+        expected=f"{chosen.needed / 1e9:.2f} GB: {parts}",
+        fix=f"free memory or raise --memory-gb; or {'leave out --maps, ' if maps else ''}{way_out}",
     )
 
 
 def fallback(how: Streaming, device: str) -> Streaming:
     """Return the way to run when memory runs out all the same.
 
-    On a GPU one window at once, and the ring on the host: the same labels. Where it was so already, or on the host, a
+    On a GPU one window at once, image and ring on the host: the same labels. Where it was so already, or on the host, a
     ring of half the size: the same labels but where two classes are within the rounding of float16.
     """
-    if device in ("cuda", "mps") and (how.batch > 1 or how.device is None):
-        return Streaming(how.axis, 1, how.dtype, "cpu")
-    return Streaming(how.axis, 1, torch.float16, "cpu")
-
-
-class OutOfMemory(Exception):  # noqa: N818  (it is caught, never shown)
-    """The device or the system has no memory left."""
-
-
-@contextlib.contextmanager
-def out_of_memory() -> Iterator[None]:
-    """Turn what torch, numpy and OpenVINO raise when memory runs out into `OutOfMemory`."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfMemory from error
-    except RuntimeError as error:
-        if any(sign in str(error) for sign in ("can't allocate memory", "out of memory", "bad_alloc")):
-            raise OutOfMemory from error
-        raise
+    if device in ("cuda", "mps") and (how.batch > 1 or how.device is None or how.image_device is None):
+        return replace(how, batch=1, device="cpu", image_device="cpu")
+    return replace(how, batch=1, dtype=torch.float16, device="cpu")
 
 
 def _plan(
@@ -248,9 +239,10 @@ def _plan(
     cost: NetworkCost,
     choice: Choice,
     dtype: torch.dtype,
+    reuse: bool,
+    *,
     base: int,
     limit: int,
-    *,
     maps: bool,
     measured: bool,
 ) -> Plan:
@@ -258,28 +250,39 @@ def _plan(
     native = volumes[0].geometry
     grid = model_grid(native, spec)
     padded = [max(pair) for pair in zip(grid.shape, spec.window.patch, strict=True)]
-    # Maps are files whose last axis runs slowest: slabs along it are written in one piece.
-    axis = reorientation(native, spec.orientation)[0].order.index(2) if maps else smallest_section(tuple(grid.shape))
+    axis = slab_axis(tuple(padded), reorientation(native, spec.orientation)[0].order.index(2))
     section = int(np.prod([size for index, size in enumerate(padded) if index != axis]))
     n_native, n_grid, n_patch = (int(np.prod(shape)) for shape in (native.shape, padded, spec.window.patch))
     ring = section * (spec.window.patch[axis] + 1) * (spec.n_classes * dtype.itemsize + 4)
     images = 2 if spec.window.mirror_axes or spec.members > 1 else 0
     on_host = device in ("cpu", "openvino")
-    batch, ring_device = (1, "cpu") if on_host else _fit_device(cost, ring, n_grid * len(spec.inputs) * 4, device)
     output = spec.n_classes * n_patch * 4
+    thin = min(SLAB_VALUES, spec.n_classes * section * spec.window.patch[axis])
+    labels = n_native * (1 if max(spec.labels.values) < 256 else 2)
+    kept = spec.n_classes * n_patch * dtype.itemsize if reuse else 0
+    room = Room(1, "cpu", "cpu")
+    if not on_host:
+        wide = min(SLAB_VALUES * DEVICE_FACTOR, spec.n_classes * section * spec.window.patch[axis])
+        beside = 4 * wide + min(8 * CHUNK_VALUES * DEVICE_FACTOR, 16 * wide) + 4 * labels
+        room = fit_device(
+            cost.gflop,
+            window=int(cost.live_bytes * DEVICE_WINDOW + images * output),
+            ring=ring + beside + kept,
+            image=n_grid * len(spec.inputs) * 4,
+            device=device,
+        )
+    batch, ring_device = room.batch, room.ring
     network = cost.live_bytes * NETWORK_FACTOR.get((device, choice.precision), 1.0) + images * output
     if (device, choice.precision) == ("openvino", "bf16"):
         # What the network returns is in float32, of which the factor counts half.
         network += output / 2
-    thin = min(SLAB_VALUES, spec.n_classes * section * spec.window.patch[axis])
     thin_native = n_native * min(1.0, thin / (spec.n_classes * n_grid))
     restoring = 3 * thin + 8 * CHUNK_VALUES + 8 * thin_native
-    labels = n_native * (1 if max(spec.labels.values) < 256 else 2)
     tensor = 4 * len(spec.inputs) * n_grid
     running = {
         "so far": base,
         "network input": tensor,
-        "ring": ring if ring_device == "cpu" else 0,
+        "ring": ring + kept if ring_device == "cpu" else 0,
         "network": int(network) if on_host else 0,
         "labels": labels,
         "interpolation": int(restoring),
@@ -300,7 +303,16 @@ def _plan(
         "measurements": max(MEASURING_BYTES, 2 + volumes[0].array.itemsize) * n_native if measured else 0,
     }
     parts = max((running, preparing, cleaning, measuring), key=lambda parts: sum(parts.values()))
-    return Plan(Streaming(axis, batch, dtype, None if ring_device == device else ring_device), parts, limit)
+    how = Streaming(
+        axis,
+        batch,
+        dtype,
+        device=None if on_host or ring_device == device else ring_device,
+        image_device=None if on_host or room.image == device else room.image,
+        full_groups=choice.execution in ("graph", "compile"),
+        reuse=reuse,
+    )
+    return Plan(how, parts, limit)
 
 
 def _maps_bytes(shape: tuple[int, int, int], spec: ModelSpec) -> int:
@@ -320,17 +332,6 @@ def _preparing_bytes(volumes: Sequence[Volume], spec: ModelSpec, n_grid: int) ->
     apart = any(not along_same_axes(v.geometry, volumes[0].geometry) for v in volumes)
     whole = max(int(np.prod(volume.geometry.shape)) for volume in volumes) * 8 if apart else 0
     return (30 if scored else 12) * n_grid + whole + 4 * RESAMPLE_VALUES
-
-
-def _fit_device(cost: NetworkCost, ring: int, tensor: int, device: str) -> tuple[int, str]:
-    """Return how many windows a GPU takes at once, and where the ring lives."""
-    if device != "cuda":
-        return 1, device
-    free = torch.cuda.mem_get_info()[0] * 0.85 - tensor
-    place = "cuda" if ring + cost.live_bytes < free else "cpu"
-    room = free - (ring if place == "cuda" else 0)
-    enough = math.ceil(BUSY_GFLOP / max(cost.gflop, 1e-9))
-    return int(min(MOST_WINDOWS, enough, max(1, room // cost.live_bytes))), place
 
 
 def resident_bytes() -> int:

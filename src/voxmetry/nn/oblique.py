@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from voxmetry.core.geometry import Geometry
-from voxmetry.nn.window import Slab
+from voxmetry.nn.slabs import Slab
 
 LOT = 250_000
 """Voxels that are looked up at once; each takes some 300 bytes on the way."""

@@ -19,13 +19,17 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InferenceError, VoxmetryError
 from voxmetry.nn.confidence import Agreement, Confidence
-from voxmetry.nn.memory import OutOfMemory, Plan, fallback, out_of_memory, plan_memory
+from voxmetry.nn.constant_windows import ConstantWindows
+from voxmetry.nn.device_memory import OutOfMemory, out_of_memory, release_device
+from voxmetry.nn.memory import Plan, fallback, plan_memory
 from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.preprocess import Prepared, normalise, preprocess, require_channels
 from voxmetry.nn.restore import Restorer
+from voxmetry.nn.ring_buffer import RingOverflow
 from voxmetry.nn.runtime import first_layer_not_finite
+from voxmetry.nn.slabs import Streaming
 from voxmetry.nn.uncertainty_maps import MapWriter, require_maps, with_disagreement
-from voxmetry.nn.window import RingOverflow, Streaming, averaged, stream_scores
+from voxmetry.nn.window import averaged, stream_scores
 from voxmetry.ops.components import clean
 
 Item = TypeVar("Item")
@@ -59,7 +63,8 @@ class Predictor:
     """A loaded model as a function from volumes to label maps.
 
     It runs in this process and starts no other: it needs no `if __name__ == "__main__"` and works in notebooks. The
-    same input gives the same bytes on the same machine and device.
+    same input gives the same bytes on the same machine and device, whatever maps are asked for beside it; on CUDA in
+    bf16 and fp16 but for ties, as the quickest algorithm is found anew by each process.
 
     Parameters
     ----------
@@ -207,6 +212,7 @@ class Predictor:
             with contextlib.suppress(OutOfMemory):
                 return self._stream(prepared, how, maps, folder, confidence, agreement)
         smaller = fallback(how, self.device)
+        release_device(self.device)
         self._tell(f"out of memory; once more with {smaller}")
         try:
             return self._stream(prepared, smaller, maps, folder, confidence, agreement)
@@ -240,18 +246,22 @@ class Predictor:
         mirrored = spec.window.mirror_axes
         with torch.inference_mode(), out_of_memory(), ExitStack() as stack:
             writer = MapWriter(folder, maps, prepared.grid, prepared.native, spec) if maps else None
+            regions = spec.regions is not None
+            constant = ConstantWindows(spec.n_classes, regions=regions, kind=how.dtype) if how.reuse else None
             if writer:
                 stack.enter_context(writer)
             slabs = stream_scores(
                 with_disagreement(members, mirrored, watch=watch)
                 if apart
                 else averaged(members, mirrored, watch=watch),
-                prepared.tensor.to(self.model.tensor_device),
+                prepared.tensor.to(how.image_device or self.model.tensor_device),
                 spec.window,
                 n_outputs=spec.n_classes + apart,
                 how=how,
                 skip_up_to=skip_level(spec),
                 explain=lambda patch: first_layer_not_finite(members, patch),
+                device=self.model.tensor_device,
+                constant=constant,
             )
             for slab in slabs:
                 outputs = slab.outputs(spec.n_classes)
@@ -260,6 +270,8 @@ class Predictor:
                     confidence.feed(outputs)
                 if writer:
                     writer.feed(slab)
+        if constant is not None and constant.reused:
+            self._tell(f"{constant.reused} windows of one value were not run: their scores are those of the first")
         return restorer.finish()
 
     def each(

@@ -18,7 +18,16 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.nn import nnunet_preprocess as nnunet
-from voxmetry.nn.grids import along_same_axes, edge_grid, interpolate, is_turned, model_grid, positions, reorientation
+from voxmetry.nn.grids import (
+    along_same_axes,
+    edge_grid,
+    interpolate,
+    is_turned,
+    model_grid,
+    positions,
+    reorientation,
+    target_spacing,
+)
 from voxmetry.nn.oblique import sample
 from voxmetry.ops.layout import memory_axes
 from voxmetry.ops.resample import AIR_HU
@@ -45,12 +54,15 @@ class Prepared:
         The first volume's own grid, on which the result is wanted.
     plan
         How it is to be run within the memory there is; None where nobody asked.
+    volumes
+        The study as it was read, for an engine that prepares it itself; else empty.
     """
 
     tensor: torch.Tensor
     grid: Geometry
     native: Geometry
     plan: Plan | None = None
+    volumes: tuple[Volume, ...] = ()
 
 
 def preprocess(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
@@ -106,7 +118,7 @@ def _preprocess_nnunet(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
     channels = []
     for array, item in zip(arrays, spec.inputs, strict=True):
         channels.append(nnunet.resample_edges(normalise(array, item, mask=mask), cropped, spec))
-    grid = edge_grid(cropped, spec.spacing_mm)
+    grid = edge_grid(cropped, target_spacing(cropped, spec))
     return Prepared(torch.from_numpy(np.stack(channels)[None]), grid, first.geometry)
 
 

@@ -20,7 +20,7 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.nn.grids import is_turned, reorientation, restoring_positions
 from voxmetry.nn.oblique import Lot, Places
-from voxmetry.nn.window import Slab
+from voxmetry.nn.slabs import DEVICE_FACTOR, Slab, on_device
 
 SLAB_VALUES = 20_000_000
 """Scores that labels are chosen from at once: 80 MB of float32, whatever the number of classes. Each lot looks at one
@@ -52,6 +52,8 @@ class Restorer:
         self._values = np.array([0, *(spec.regions or spec.labels.values)], dtype=dtype)
         # As images lie in memory: what compares the two walks along both.
         self._array = np.zeros(native.shape, dtype=dtype, order="F")
+        # Labels of slabs on a GPU gather there, and come over once.
+        self._gathered: torch.Tensor | None = None
         self._how = Decision(regions=spec.regions is not None, softmax=spec.activation == "softmax")
         self._places = Places(grid, native) if is_turned(native, spec) else None
         if self._places is None:
@@ -77,8 +79,18 @@ class Restorer:
             classes = choose_classes(slab.sums, slab.weights, axes, self._how)
             box: list[slice] = [slice(None)] * 3
             box[slab.axis] = rows
-            self._covered[tuple(box)] = self._values[classes.cpu().numpy()]
+            if on_device(classes):
+                self._gather(classes, tuple(box))
+            else:
+                self._covered[tuple(box)] = self._values[classes.numpy()]
         self._done = rows.stop
+
+    def _gather(self, classes: torch.Tensor, box: tuple[slice, ...]) -> None:
+        kind = torch.uint8 if self._values.dtype == np.uint8 else torch.int32
+        if self._gathered is None:
+            self._gathered = torch.zeros(self._covered.shape, dtype=kind, device=classes.device)
+        values = torch.from_numpy(self._values.astype(np.int32)).to(classes.device, kind)
+        self._gathered[box] = values[classes.int()]
 
     def _feed_turned(self, slab: Slab, places: Places) -> None:
         cells = self._how.of_slab(slab.sums)
@@ -91,6 +103,9 @@ class Restorer:
 
     def finish(self) -> Segmentation:
         """Return the label map on the study's own grid, after the last slab."""
+        if self._gathered is not None:
+            self._covered[...] = self._gathered.cpu().numpy()
+            self._gathered = None
         return Segmentation(self._array, self._native, self._labels)
 
 
@@ -128,8 +143,9 @@ class Axis:
 
 
 def thin_slabs(slab: Slab) -> Iterator[Slab]:
-    """Cut a slab so that `SLAB_VALUES` scores are looked at at once."""
-    return slab.split(max(1, SLAB_VALUES // slab.sums.select(slab.axis + 1, 0).numel()))
+    """Cut a slab so that `SLAB_VALUES` scores are looked at at once; more on a GPU."""
+    values = SLAB_VALUES * DEVICE_FACTOR if on_device(slab.sums) else SLAB_VALUES
+    return slab.split(max(1, values // slab.sums.select(slab.axis + 1, 0).numel()))
 
 
 def reached_rows(axes: Sequence[Axis], slab: Slab, done: int) -> slice:
@@ -186,9 +202,15 @@ class Decision:
         """
         found = torch.zeros(sums.shape[1:], dtype=torch.int16, device=sums.device)
         if self.regions:
+            if on_device(sums):
+                order = torch.arange(1, len(sums) + 1, dtype=torch.int16, device=sums.device)
+                return torch.where(sums > 0, order[:, None, None, None], 0).amax(0)
             for index, scores in enumerate(sums, start=1):
                 found = torch.where(scores > 0, index, found)
             return found
+        if on_device(sums):
+            # One step in place of two a class; of equals it takes the first, as the loop does.
+            return sums.argmax(0).to(torch.int16)
         best = sums[0].clone()
         for index in range(1, len(sums)):
             found = torch.where(sums[index] > best, index, found)
@@ -318,7 +340,8 @@ class CornerScores:
     @property
     def chunk(self) -> int:
         """Voxels to interpolate at once."""
-        return max(1, CHUNK_VALUES // (self.rows.shape[1] + 40))
+        values = CHUNK_VALUES * DEVICE_FACTOR if on_device(self.rows) else CHUNK_VALUES
+        return max(1, values // (self.rows.shape[1] + 40))
 
     def interpolated(self, low: Sequence[torch.Tensor], share: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the scores (n, n_classes) of voxels in mixed cells, linear along each axis.
@@ -354,19 +377,29 @@ class CornerScores:
         row_of = torch.zeros(needed.shape, dtype=torch.int32, device=needed.device)
         row_of[i, j, k] = torch.arange(len(i), dtype=torch.int32, device=needed.device)
         scale = 1 / weights[i, j, k].clamp_min(torch.finfo(torch.float32).tiny)
-        # One place in memory for each voxel, the same in all classes, is looked up four times faster than three
-        # indices.
-        steps = sums.stride()[1:]
-        at = i * steps[0] + j * steps[1] + k * steps[2]
-        columns = torch.empty((len(sums), len(i)), dtype=torch.float32, device=sums.device)
-        for column, channel in zip(columns, sums, strict=True):
-            torch.mul(_in_a_line(channel).index_select(0, at), scale, out=column)
-        rows = columns.t().contiguous()
+        if on_device(sums):
+            rows = (sums[:, i, j, k].float() * scale).t().contiguous()
+        else:
+            rows = cls._rows(sums, (i, j, k), scale)
         cell_of = torch.zeros(row_of.numel(), dtype=torch.int32, device=needed.device)
         cell_of[mixed] = torch.arange(len(mixed), dtype=torch.int32, device=needed.device)
         shape = tuple(needed.shape)
         corners = _corner_rows(row_of.view(-1), mixed, shape)
         return cls(rows.softmax(dim=1) if softmax else rows, cell_of, corners, shape)
+
+    @staticmethod
+    def _rows(sums: torch.Tensor, at: tuple[torch.Tensor, ...], scale: torch.Tensor) -> torch.Tensor:
+        """Return the scores (n, n_classes) of some voxels on the host.
+
+        One place in memory for each voxel, the same in all classes, is looked up four times faster than three indices.
+        """
+        i, j, k = at
+        steps = sums.stride()[1:]
+        place = i * steps[0] + j * steps[1] + k * steps[2]
+        columns = torch.empty((len(sums), len(i)), dtype=torch.float32, device=sums.device)
+        for column, channel in zip(columns, sums, strict=True):
+            torch.mul(_in_a_line(channel).index_select(0, place), scale, out=column)
+        return columns.t().contiguous()
 
 
 def _corner_rows(row_of: torch.Tensor, cells: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

@@ -16,6 +16,7 @@ from voxmetry.config import ModelSpec
 from voxmetry.core.devices import Device
 from voxmetry.errors import ConfigError, InferenceError
 from voxmetry.nn.execution import Compiled, Graph, Run, require_execution
+from voxmetry.nn.layers import exact_float32, last_layer_in_float32, normalise_channels_last
 from voxmetry.nn.openvino import OpenVinoRuntime, openvino_has_bf16
 
 DEVICES = get_args(Device)
@@ -93,6 +94,12 @@ def choose_runtime(
             found=f"precision fp16 on {device}",
             expected="float32 or bf16, which CPUs multiply",
             fix="use --precision bf16, or auto",
+        )
+    if precision == "bf16" and device == "openvino" and not openvino_has_bf16():
+        raise ConfigError(
+            found="precision bf16 on openvino, on a CPU that does not multiply it: it would compute in float32",
+            expected="float32 on this CPU",
+            fix="use --precision float32, or auto",
         )
     require_execution(execution, device)
     return Choice(device, _best_precision(device) if precision == "auto" else precision, why, execution)
@@ -191,7 +198,7 @@ def build_runtime(make: Callable[[], nn.Module], key: str, spec: ModelSpec, choi
         The model, and where it runs.
     """
     if choice.device != "openvino":
-        return TorchRuntime(make(), choice)
+        return TorchRuntime(make(), choice, n_outputs=spec.n_classes)
     channels, patch = (1, len(spec.inputs)), spec.window.patch
     example = None
     if spec.network.kind in ("dynunet", "nnunet"):
@@ -204,19 +211,30 @@ def build_runtime(make: Callable[[], nn.Module], key: str, spec: ModelSpec, choi
 class TorchRuntime:
     """torch, in float32 or with automatic casts to a shorter type.
 
+    float32 is float32: convolutions do not fall to TF32, as torch lets them on CUDA. In a shorter type the last layer
+    is in float32 all the same, so that scores are not rounded.
+
     Parameters
     ----------
     network
         In evaluation mode; it is moved to the device.
     choice
         Device and precision.
+    n_outputs
+        Of the network, by which its last layer is known; None leaves that to the casts.
     """
 
-    def __init__(self, network: nn.Module, choice: Choice) -> None:
+    def __init__(self, network: nn.Module, choice: Choice, *, n_outputs: int | None = None) -> None:
+        if choice.precision != "float32" and n_outputs is not None:
+            network = last_layer_in_float32(network, n_outputs)
+        if choice.device == "cuda":
+            network = normalise_channels_last(network)
         self.network = network.to(choice.device)
         if choice.device == "cuda":
             # Tensor cores read channels last; the conversion costs less than what it saves.
             self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            # cuDNN tries its algorithms once: all windows have one size. In float32 the choice stays a fixed one.
+            torch.backends.cudnn.benchmark = choice.precision != "float32"
         self._choice = choice
         self._forward: Run = Compiled(self.network) if choice.execution == "compile" else self.network
         self._run: Run = Graph(self._cast) if choice.execution == "graph" else self._cast
@@ -233,7 +251,8 @@ class TorchRuntime:
 
     def _cast(self, patches: torch.Tensor) -> torch.Tensor:
         if self._choice.precision == "float32":
-            return self._forward(patches)
+            with exact_float32():
+                return self._forward(patches)
         # A graph records the casts of weights; kept from an earlier call they would be missing in it.
         kept = self._choice.execution != "graph"
         with torch.autocast(self._choice.device, dtype=DTYPES[self._choice.precision], cache_enabled=kept):

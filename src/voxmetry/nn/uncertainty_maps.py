@@ -24,7 +24,8 @@ from voxmetry.io.nifti_mapped import STEPS, MappedNifti
 from voxmetry.nn.grids import is_turned, reorientation, restoring_positions
 from voxmetry.nn.oblique import Places
 from voxmetry.nn.restore import MIXED, Axis, CornerScores, reached_rows, thin_slabs
-from voxmetry.nn.window import Run, Slab, averaged
+from voxmetry.nn.slabs import Slab
+from voxmetry.nn.window import Run, averaged, mirror_turns
 
 FILES = {name: f"{name}.nii" for name in ("probabilities", "entropy", "disagreement")} | {"maps": "maps.json"}
 """What may be written, by what it is."""
@@ -157,22 +158,28 @@ def require_maps(wanted: Sequence[MapName], spec: ModelSpec) -> None:
 
 
 def with_disagreement(
-    members: Sequence[Run], mirror_axes: tuple[int, ...], *, watch: Callable[[int, torch.Tensor], None] | None = None
+    members: tuple[Run, ...], mirror_axes: tuple[int, ...], *, watch: Callable[[int, torch.Tensor], None] | None = None
 ) -> Run:
     """Make one function of an ensemble: the mean scores, and the members' disagreement as one channel more.
 
     `watch` is called with each member's place and its scores.
     """
+    turns = len(mirror_turns(mirror_axes))
+    odds: list[torch.Tensor] = []
+
+    def look(place: int, sums: torch.Tensor) -> None:
+        odds.append((sums / turns).softmax(1))
+        if watch is not None:
+            watch(place, sums)
+
+    mean = averaged(members, mirror_axes, watch=look)
 
     def run(patches: torch.Tensor) -> torch.Tensor:
-        # Each member's scores are copied: a runtime may return the same buffer twice.
-        scores = [averaged([member], mirror_axes)(patches).float().clone() for member in members]
-        if watch is not None:
-            for place, score in enumerate(scores):
-                watch(place, score)
-        odds = [score.softmax(1) for score in scores]
+        odds.clear()
+        # By the same sums in the same order as without the map: asking for it changes no score.
+        scores = mean(patches)
         apart = entropy(torch.stack(odds).mean(0)) - torch.stack([entropy(each) for each in odds]).mean(0)
-        return torch.cat([torch.stack(scores).mean(0), apart.clamp_min(0)[:, None]], dim=1)
+        return torch.cat([scores, apart.clamp_min(0)[:, None]], dim=1)
 
     return run
 

@@ -9,90 +9,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 
 from voxmetry.config import WindowSpec
 from voxmetry.errors import InferenceError
-from voxmetry.nn.window_weights import even_starts, monai_importance, nnunet_importance
+from voxmetry.nn.constant_windows import ConstantWindows
+from voxmetry.nn.ring_buffer import RingBuffer, RingOverflow
+from voxmetry.nn.slabs import Slab, Streaming, cut
+from voxmetry.nn.window_weights import even_starts
 
-
-class RingOverflow(Exception):  # noqa: N818  (it is caught, never shown)
-    """Scores are too large for a ring of this type."""
+SMALLER_RING = 1.25
+"""A ring that is larger by no more than this is worth having labels written along memory."""
 
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 """Patches (B, C, *patch) float32 to scores (B, n_outputs, *patch)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Slab:
-    """Finished scores of a few slices. Views of the ring: they hold until the next slab is asked for.
-
-    Parameters
-    ----------
-    axis
-        The spatial axis (0, 1 or 2) that slabs follow each other along.
-    start
-        Index of the first slice along `axis`.
-    fresh
-        Index of the first slice that no earlier slab held. All slabs but the first repeat one slice, for whoever
-        interpolates between slices.
-    sums
-        (n_outputs, I, J, K) scores times weights, with `axis` cut to this slab.
-    weights
-        (I, J, K) sums of weights; 0 where all windows were skipped.
-    """
-
-    axis: int
-    start: int
-    fresh: int
-    sums: torch.Tensor
-    weights: torch.Tensor
-
-    @property
-    def stop(self) -> int:
-        """Index behind the last slice along `axis`."""
-        return self.start + self.sums.shape[self.axis + 1]
-
-    def outputs(self, n: int) -> Slab:
-        """Return the same slab with the first `n` outputs only."""
-        return self if len(self.sums) == n else Slab(self.axis, self.start, self.fresh, self.sums[:n], self.weights)
-
-    def split(self, depth: int) -> Iterator[Slab]:
-        """Cut into slabs of `depth` fresh slices, each with the slice before it."""
-        for fresh in range(self.fresh, self.stop, depth):
-            start = max(self.start, fresh - 1)
-            size = min(fresh + depth, self.stop) - start
-            sums = self.sums.narrow(self.axis + 1, start - self.start, size)
-            yield Slab(self.axis, start, fresh, sums, self.weights.narrow(self.axis, start - self.start, size))
-
-
-@dataclass(frozen=True)
-class Streaming:
-    """How windows are run; none of it changes the scores but `dtype`.
-
-    Parameters
-    ----------
-    axis
-        Axis that slabs follow each other along; None takes the one with the smallest cross-section.
-    batch
-        Patches run at once.
-    dtype
-        Of the ring.
-    device
-        Where the ring lives; None: where the volume does.
-    """
-
-    axis: int | None = None
-    batch: int = 1
-    dtype: torch.dtype = torch.float32
-    device: str | None = None
-
-    def __str__(self) -> str:
-        kind, place = str(self.dtype).removeprefix("torch."), self.device or "the network's memory"
-        return f"slabs along axis {self.axis}, {self.batch} window(s) at once, ring in {kind} in {place}"
 
 
 def window_starts(size: int, patch: int, window: WindowSpec) -> list[int]:
@@ -119,9 +51,11 @@ def stream_scores(
     window: WindowSpec,
     *,
     n_outputs: int,
-    how: Streaming = Streaming(),
+    how: Streaming = Streaming(),  # noqa: B008  (frozen)
     skip_up_to: float | None = None,
     explain: Callable[[torch.Tensor], str] | None = None,
+    device: str | None = None,
+    constant: ConstantWindows | None = None,
 ) -> Iterator[Slab]:
     """Run the network over overlapping patches, blend them with a Gaussian, and hand out slabs as they are finished.
 
@@ -130,7 +64,7 @@ def stream_scores(
     run
         The network, mirroring and ensemble included: see `blend.averaged`.
     tensor
-        (1, C, I, J, K) float32. Smaller than the patch, it is padded with 0, which is the mean after normalisation.
+        (1, C, I, J, K) float32. Smaller than the patch, it is padded as `window.padding` says.
     window
         Patch and overlap.
     n_outputs
@@ -141,6 +75,10 @@ def stream_scores(
         Windows whose first channel is nowhere above this are not run; their voxels get weight 0.
     explain
         Called with a patch (1, C, *patch) whose scores are not finite, to say where in the network that began.
+    device
+        Where the network runs; None: where the tensor is. Windows of an image that lies elsewhere are sent there.
+    constant
+        Keeps the scores of windows that hold one value, so that they are run once; None runs all.
 
     Yields
     ------
@@ -154,16 +92,16 @@ def stream_scores(
     """
     shape = tuple(tensor.shape[2:])
     axis = smallest_section(shape) if how.axis is None else how.axis
-    tensor, before = _pad(tensor, window.patch)
+    tensor, before = _pad(tensor, window)
     padded = tuple(tensor.shape[2:])
     starts = [window_starts(*sizes, window) for sizes in zip(padded, window.patch, strict=True)]
-    ring = _Ring(n_outputs, padded, axis, window, how, tensor.device)
+    place = tensor.device if device is None else torch.device(device)
+    ring = RingBuffer(n_outputs, padded, axis, window, how, place)
     rows = starts[axis]
     for row, start in enumerate(rows):
         columns = [*starts[:axis], [start], *starts[axis + 1 :]]
         corners = _worth_running(list(itertools.product(*columns)), tensor, window.patch, skip_up_to)
-        for group in range(0, len(corners), how.batch):
-            _run_group(run, tensor, corners[group : group + how.batch], ring, explain)
+        _run_row(run, tensor, corners, ring, how, explain, constant)
         stop = rows[row + 1] if row + 1 < len(rows) else padded[axis]
         yield _unpad(ring.finished(stop), before, shape)
         ring.advance(stop)
@@ -247,15 +185,6 @@ def averaged(
     return run
 
 
-def blending_weights(window: WindowSpec) -> torch.Tensor:
-    """Return how much each voxel of a patch counts, (I, J, K) float32; see `config.WindowSpec`."""
-    if window.blending == "constant":
-        return torch.ones(window.patch)
-    if window.placement == "nnunet":
-        return nnunet_importance(window.patch)
-    return monai_importance(window.patch)
-
-
 def mirror_turns(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return the tensor axes to flip for each mirror image, the unmirrored one first.
 
@@ -275,21 +204,37 @@ def smallest_section(shape: tuple[int, ...]) -> int:
     return max(range(3), key=lambda axis: (shape[axis], -axis))
 
 
+def slab_axis(shape: tuple[int, ...], stored: int) -> int:
+    """Return the axis that slabs follow each other along.
+
+    `stored` is the one that runs slowest in the study's memory and files, along which labels and maps are written in
+    one piece: it is taken unless the ring along another would be smaller by more than a quarter.
+
+    Examples
+    --------
+    >>> slab_axis((273, 273, 265), 2), slab_axis((512, 512, 40), 2)
+    (2, 0)
+    """
+    best = smallest_section(shape)
+    return stored if shape[best] <= SMALLER_RING * shape[stored] else best
+
+
 def _count_outputs(run: Run, tensor: torch.Tensor, window: WindowSpec) -> int:
     """Return the number of output channels; the network says so on one patch of zeros."""
     channels = tensor.new_zeros((1, tensor.shape[1], *window.patch))
     return int(run(channels).shape[1])
 
 
-def _pad(tensor: torch.Tensor, patch: tuple[int, int, int]) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """Pad what is smaller than the patch with 0 on both sides; return the padding before each axis too."""
+def _pad(tensor: torch.Tensor, window: WindowSpec) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    """Pad what is smaller than the patch on both sides; return the padding before each axis too."""
     pads, before = [], []
-    for size, wanted in zip(tensor.shape[2:], patch, strict=True):
+    for size, wanted in zip(tensor.shape[2:], window.patch, strict=True):
         missing = max(wanted - size, 0)
         before.append(missing // 2)
         pads.append((missing // 2, missing - missing // 2))
     if any(map(any, pads)):
-        tensor = torch.nn.functional.pad(tensor, [n for pair in reversed(pads) for n in pair])
+        mode = "constant" if window.padding == "zeros" else "replicate"
+        tensor = torch.nn.functional.pad(tensor, [n for pair in reversed(pads) for n in pair], mode=mode)
     return tensor, (before[0], before[1], before[2])
 
 
@@ -309,24 +254,64 @@ def _worth_running(
 ) -> list[tuple[int, ...]]:
     if skip_up_to is None:
         return corners
-    return [corner for corner in corners if bool((_cut(tensor[0, 0], corner, patch) > skip_up_to).any())]
+    return [corner for corner in corners if bool((cut(tensor[0, 0], corner, patch) > skip_up_to).any())]
 
 
-def _cut(values: torch.Tensor, corner: tuple[int, ...], patch: tuple[int, int, int]) -> torch.Tensor:
-    for axis, (start, size) in enumerate(zip(corner, patch, strict=True), start=-3):
-        values = values.narrow(axis, start, size)
-    return values
+def _run_row(
+    run: Run,
+    tensor: torch.Tensor,
+    corners: list[tuple[int, ...]],
+    ring: RingBuffer,
+    how: Streaming,
+    explain: Callable[[torch.Tensor], str] | None,
+    constant: ConstantWindows | None,
+) -> None:
+    """Add the scores of a row of windows to the ring, in their order as far as they are not run in groups."""
+    waiting: list[tuple[int, ...]] = []
+
+    def run_waiting() -> None:
+        if waiting:
+            patches = _cut_group(tensor, waiting, how, ring.patch).to(ring.network_device)
+            _run_group(run, patches, waiting, ring, explain)
+            waiting.clear()
+
+    values = constant.values(tensor, corners, ring.patch) if constant else [None] * len(corners)
+    for corner, value in zip(corners, values, strict=True):
+        known = constant.known(value) if constant else None
+        if constant is not None and known is not None:
+            if how.batch == 1:
+                run_waiting()
+            constant.reused += 1
+            ring.add(known, corner)
+        elif constant is not None and value is not None and constant.wanted(value):
+            run_waiting()
+            patches = _cut_group(tensor, [corner], how, ring.patch).to(ring.network_device)
+            scores = _run_group(run, patches, [corner], ring, explain)[0]
+            constant.learn(value, scores.to(ring.sums.device))
+        else:
+            waiting.append(corner)
+            if len(waiting) == how.batch:
+                run_waiting()
+    run_waiting()
+
+
+def _cut_group(
+    tensor: torch.Tensor, corners: list[tuple[int, ...]], how: Streaming, patch: tuple[int, int, int]
+) -> torch.Tensor:
+    """Return the windows (B, C, *patch) at some corners, filled up with the last one where groups must be full."""
+    extra = how.batch - len(corners) if how.full_groups else 0
+    return torch.stack([cut(tensor[0], corner, patch) for corner in [*corners, *corners[-1:] * extra]])
 
 
 def _run_group(
     run: Run,
-    tensor: torch.Tensor,
+    patches: torch.Tensor,
     corners: list[tuple[int, ...]],
-    ring: _Ring,
+    ring: RingBuffer,
     explain: Callable[[torch.Tensor], str] | None,
-) -> None:
-    patches = torch.stack([_cut(tensor[0], corner, ring.patch) for corner in corners])
-    scores = run(patches)
+) -> torch.Tensor:
+    """Run a group of windows and add their scores; return them (B, n_outputs, *patch), which hold until the next."""
+    scores = run(patches)[: len(corners)]
     # Largest and smallest find any NaN or infinity at a fraction of the cost of looking at each value.
     largest = float(torch.maximum(*(end.abs() for end in torch.aminmax(scores))))
     if not math.isfinite(largest):
@@ -342,67 +327,4 @@ def _run_group(
         raise RingOverflow
     for corner, score in zip(corners, scores, strict=True):
         ring.add(score, corner)
-
-
-class _Ring:
-    """Sums of the slices that windows still reach, one patch deep, and one slice more for the slab before."""
-
-    def __init__(
-        self,
-        n_outputs: int,
-        shape: tuple[int, ...],
-        axis: int,
-        window: WindowSpec,
-        how: Streaming,
-        device: torch.device,
-    ) -> None:
-        self.patch, self.axis = window.patch, axis
-        place = device if how.device is None else torch.device(how.device)
-        sizes = list(shape)
-        sizes[axis] = self.patch[axis] + 1
-        self.sums = torch.zeros((n_outputs, *sizes), dtype=how.dtype, device=place)
-        self.weights = torch.zeros(sizes, dtype=torch.float32, device=place)
-        self.blend = blending_weights(window).to(place)
-        # Windows that share a voxel, along each axis: the last one may lie closer to the one before.
-        shared = math.ceil(1 / (1 - window.overlap)) + 1
-        self.most = torch.finfo(how.dtype).max / (float(self.blend.max()) * shared**3)
-        """Larger scores might not fit."""
-        self.first = 0
-        """Slice that lies in slot 1; slot 0 holds the one before."""
-
-    def add(self, scores: torch.Tensor, corner: tuple[int, ...]) -> None:
-        """Add the scores (n_outputs, *patch) of one window."""
-        place = [*corner]
-        place[self.axis] += 1 - self.first
-        scores = scores.to(self.sums.device, non_blocking=True)
-        sums = _cut(self.sums, tuple(place), self.patch)
-        if self.sums.dtype == torch.float32:
-            sums.addcmul_(scores, self.blend)
-        else:
-            # Class by class, so that the products stay in the processor's cache.
-            for own, score in zip(sums, scores, strict=True):
-                own.copy_(torch.addcmul(own.float(), score, self.blend))
-        _cut(self.weights, tuple(place), self.patch).add_(self.blend)
-
-    def finished(self, stop: int) -> Slab:
-        """Return the slices before `stop`, with the one that the last slab ended on."""
-        skip = 1 if self.first == 0 else 0
-        size = stop - self.first + 1 - skip
-        start = self.first - 1 + skip
-        return Slab(
-            self.axis,
-            start,
-            self.first,
-            self.sums.narrow(self.axis + 1, skip, size),
-            self.weights.narrow(self.axis, skip, size),
-        )
-
-    def advance(self, stop: int) -> None:
-        """Forget all slices before `stop` but the last one."""
-        step = stop - self.first
-        for values, axis in ((self.sums, self.axis + 1), (self.weights, self.axis)):
-            slots = values.movedim(axis, 0)
-            for slot in range(len(slots) - step):
-                slots[slot] = slots[slot + step]
-            slots[max(0, len(slots) - step) :] = 0
-        self.first = stop
+    return scores

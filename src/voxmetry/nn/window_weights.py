@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
 
+from voxmetry.config import WindowSpec
+
 SIGMA_SHARE = 1 / 8
 """Standard deviation of the Gaussian as a share of the patch."""
 
@@ -40,6 +42,9 @@ def even_starts(size: int, patch: int, overlap: float) -> list[int]:
     room = size - patch
     if room <= 0:
         return [0]
+    if patch == 1:
+        # A network that works slice by slice: each once.
+        return list(range(size))
     count = math.ceil(room / (patch * (1 - overlap))) + 1
     return [int(np.round(room / (count - 1) * index)) for index in range(count)]
 
@@ -94,3 +99,12 @@ def monai_importance(patch: tuple[int, ...]) -> torch.Tensor:
         x = torch.arange(-(size - 1) / 2, (size - 1) / 2 + 1, dtype=torch.float32)
         weights = weights[..., None] * torch.exp(x**2 / (-2 * (size * SIGMA_SHARE) ** 2))
     return weights.clamp_min(max(float(weights.min()), MONAI_LEAST))
+
+
+def blending_weights(window: WindowSpec) -> torch.Tensor:
+    """Return how much each voxel of a patch counts, (I, J, K) float32; see `config.WindowSpec`."""
+    if window.blending == "constant":
+        return torch.ones(window.patch)
+    if window.placement == "nnunet":
+        return nnunet_importance(window.patch)
+    return monai_importance(window.patch)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,11 +198,31 @@ def _environment(number: int, settings: RunSettings) -> dict[str, str]:
     if workers > 1:
         # Each on its share of the cores; all on all would slow each other down.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-    devices = environment.get("CUDA_VISIBLE_DEVICES")
-    if settings.study.device in ("auto", "cuda") and number > 0:
-        names = devices.split(",") if devices else None
-        environment["CUDA_VISIBLE_DEVICES"] = names[number % len(names)] if names else str(number)
+    names = cuda_devices(environment)
+    if settings.study.device in ("auto", "cuda") and names and number > 0:
+        environment["CUDA_VISIBLE_DEVICES"] = names[number % len(names)]
+    # Processes on one GPU share its memory.
+    environment["VOXMETRY_DEVICE_SHARE"] = f"{1 / max(1, -(-workers // max(1, len(names)))):.4f}"
     return environment
+
+
+def cuda_devices(environment: Mapping[str, str], drivers: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """Return the names of the CUDA devices that processes may use; none where there is none, or it cannot be told.
+
+    Without torch: this process does not load it. Windows is asked through `nvidia-smi`.
+    """
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        return [name for name in environment["CUDA_VISIBLE_DEVICES"].split(",") if name.strip() not in ("", "-1")]
+    if drivers.is_dir():
+        return [str(index) for index, _ in enumerate(drivers.iterdir())]
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        ran = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(index) for index, line in enumerate(ran.stdout.splitlines()) if line.startswith("GPU ")]
 
 
 def _error(content: Mapping[str, str]) -> VoxmetryError:
