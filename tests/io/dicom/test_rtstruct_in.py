@@ -256,3 +256,26 @@ def test_a_move_between_lattices_is_exact(grid):
         find_move(Geometry(shifted, grid.shape, FRAME_UID), grid)
     with pytest.raises(GeometryError, match="frames of reference"):
         find_move(Geometry(grid.affine, grid.shape, "1.2"), grid)
+
+
+def test_two_parts_of_one_contour_each_are_a_slice_thick(tmp_path, grid):
+    """The space between two nodes is no step: it was filled, half from below and half from above."""
+    boxes = [("CLOSED_PLANAR", ring(grid, 2, k, (3.5, 4.5), (8.5, 10.5))) for k in (1, 9)]
+    found = read_segmentation(structure_set(tmp_path / "rs.dcm", {"nodes": boxes}), image=grid)
+    assert found.array.sum(axis=(0, 1)).tolist() == [0, 30, 0, 0, 0, 0, 0, 0, 0, 30, 0]
+
+
+def test_one_contour_in_the_image_and_one_far_above_it(tmp_path, grid):
+    boxes = [("CLOSED_PLANAR", ring(grid, 2, k, (3.5, 4.5), (8.5, 10.5))) for k in (5, 200)]
+    with pytest.warns(ReadingWarning, match="1 of its 2 contours lie outside"):
+        found = read_segmentation(structure_set(tmp_path / "rs.dcm", {"a": boxes}), image=grid)
+    assert found.array.sum(axis=(0, 1)).tolist() == [0, 0, 0, 0, 0, 30, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("kind", "told"), [("CLOSED_PLNAR", "CLOSED_PLNAR"), ("", "none")])
+def test_a_contour_of_no_known_type_is_not_lost(tmp_path, grid, kind, told):
+    good = ("CLOSED_PLANAR", ring(grid, 2, 4, (3.5, 4.5), (8.5, 10.5)))
+    odd = (kind, ring(grid, 2, 5, (3.5, 4.5), (8.5, 10.5)))
+    path = structure_set(tmp_path / "rs.dcm", {"a": [good, odd], "b": [good]})
+    with pytest.raises(FormatError, match=f"contours of the type {told}"):
+        read_segmentation(path, image=grid)

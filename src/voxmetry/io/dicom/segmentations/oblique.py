@@ -44,9 +44,7 @@ def fill_oblique(contours: Sequence[tuple[Float64, bool]], grid: Geometry, name:
     turned = [(points @ frame.T, is_xor) for points, is_xor in mm]
     levels = np.array([float(points[:, 2].mean()) for points, _ in turned])
     heights = np.unique(np.round(levels, 2))
-    step = (
-        own_step(heights) if len(heights) > 1 else float((np.abs(frame[2] @ grid.directions) * grid.spacing_mm).sum())
-    )
+    step = own_step(heights, float((np.abs(frame[2] @ grid.directions) * grid.spacing_mm).sum()))
     every = np.concatenate([points for points, _ in contours])
     reach = step / 2 / np.array(grid.spacing_mm)
     low = np.maximum(np.floor(every.min(axis=0) - reach), 0).astype(int)

@@ -27,6 +27,10 @@ RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 """RT Structure Set Storage."""
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_OPEN = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
+_KINDS = (*_CLOSED, *_OPEN)
+_NEAR_SLICES = 2.0
+"""Contours of a single gap that is no wider are neighbours, of a series that is up to twice as coarse."""
 _TIE = 1e-3
 _TILT = 0.2
 """A contour counts as lying in a slice while its points stray less than this share of the slice step from a plane."""
@@ -133,7 +137,7 @@ def _rois(dataset: Any, name: str) -> list[tuple[Label, Any, str | None]]:
     for place, roi in enumerate(dataset.get("StructureSetROISequence") or [], start=1):
         number = whole(roi, "ROINumber")
         item = items.get(number)
-        if number is None or item is None or not _closed(item):
+        if number is None or item is None or not _may_be_closed(item):
             continue
         taken = [label.name for label, _, _ in found]
         label = _label(roi, item, described.get(number, {}), number, place)
@@ -168,8 +172,20 @@ def _label(roi: Any, item: Any, observation: Any, number: int, place: int) -> La
     )
 
 
+def _may_be_closed(item: Any) -> bool:
+    """Whether a structure has a contour that is not said to be open; of one of unknown type `_closed` has to judge."""
+    return any(text(contour, "ContourGeometricType") not in _OPEN for contour in item.get("ContourSequence") or [])
+
+
 def _closed(item: Any) -> list[Any]:
     contours = item.get("ContourSequence") or []
+    odd = {kind or "none" for contour in contours if (kind := text(contour, "ContourGeometricType")) not in _KINDS}
+    if odd:
+        raise FormatError(
+            found=f"contours of the type {', '.join(sorted(odd))}",
+            expected=f"one of {', '.join(_KINDS)}: a part of the structure would be lost",
+            fix="export the structures again",
+        )
     return [contour for contour in contours if text(contour, "ContourGeometricType") in _CLOSED]
 
 
@@ -236,7 +252,7 @@ def _slice_axis(contours: Sequence[_Contour]) -> int | None:
 
 def _fill_slices(planes: dict[float, list[_Contour]], axis: int, grid: Geometry) -> list[Piece]:
     heights = np.array(sorted(planes))
-    half = own_step(heights) / 2
+    half = own_step(heights, 1.0) / 2
     others = [i for i in range(3) if i != axis]
     shape = (grid.shape[others[0]], grid.shape[others[1]])
     masks: dict[float, NDArray[np.bool_]] = {}
@@ -254,11 +270,31 @@ def _fill_slices(planes: dict[float, list[_Contour]], axis: int, grid: Geometry)
     return pieces
 
 
-def own_step(heights: Float64) -> float:
-    """Return the distance between neighbouring contour planes: the smallest gap; one slice step for a single plane."""
+def own_step(heights: Float64, slice_step: float) -> float:
+    """Return the distance between neighbouring contour planes of a structure.
+
+    It is the smallest gap, where that occurs twice or is no more than two slices of the image. A wider one that occurs
+    once is the space between two parts of the structure, such as two nodes of one contour each: they are a slice thick.
+
+    Parameters
+    ----------
+    heights
+        Of the planes, sorted, in any unit.
+    slice_step
+        Between the image's slices, in the same unit.
+
+    Examples
+    --------
+    >>> own_step(np.array([0.0, 5, 10, 40]), 1.0), own_step(np.array([3.0, 45]), 1.0), own_step(np.array([3.0]), 1.0)
+    (5.0, 1.0, 1.0)
+    """
     gaps = np.diff(heights)
     gaps = gaps[gaps > 0.05]
-    return float(gaps.min()) if gaps.size else 1.0
+    if not gaps.size:
+        return slice_step
+    smallest = float(gaps.min())
+    is_usual = np.count_nonzero(gaps <= 1.1 * smallest) > 1 or smallest <= _NEAR_SLICES * slice_step
+    return smallest if is_usual else slice_step
 
 
 def fill_plane(polygons: Sequence[tuple[Float64, bool]], shape: tuple[int, int]) -> NDArray[np.bool_]:
