@@ -104,6 +104,13 @@ class TestOutliers:
         folder.rename(folder.with_name("phantoms-mr"))
         assert not findings(folder.with_name("phantoms-mr"))
 
+    def test_which_structures_a_case_shows_is_no_odd_intensity(self, folder):
+        for path in sorted((folder / "images").iterdir()):
+            volume, label = read_volume(path), read_segmentation(folder / "labels" / path.name)
+            save(Volume(volume.array + np.float32(1000) * (label.array == 7), volume.geometry), path)
+        relabel(folder, "case_4", lambda array: array.__setitem__(array == 2, 0))
+        assert ("case_4", "intensity") not in findings(folder)
+
     def test_spacing(self, folder):
         for part in ("images", "labels"):
             path = folder / part / "case_4.nii.gz"

@@ -296,15 +296,7 @@ def outliers(data: DataSet, facts: Sequence[CaseFacts]) -> list[Finding]:
                 f"Voxels of {text} mm; the median, from fine to coarse, is {_times(np.median(spacing, axis=0))} mm."
             )
             findings.append(Finding(code="spacing", severity="review", case=row.case, message=message))
-    for place, channel in enumerate(data.channels):
-        if channel.modality not in ("CT", "PT"):
-            # MR values have no unit: each image is normalised by itself, and none of them is odd.
-            continue
-        middle = [float(np.median(row.channels[place].foreground or (math.nan,))) for row in facts]
-        for row, value, z in zip(facts, middle, robust_z(middle), strict=True):
-            if abs(z) > ROBUST_Z:
-                message = f"{channel.name}: median {value:.4g} inside the structures; most cases: {_typical(middle)}."
-                findings.append(Finding(code="intensity", severity="review", case=row.case, message=message))
+    findings += _odd_intensities(data, facts)
     for name in facts[0].volume_ml:
         have = [(row, row.volume_ml[name]) for row in facts if row.volume_ml[name] > 0]
         if len(have) < LEAST_CASES:
@@ -315,6 +307,28 @@ def outliers(data: DataSet, facts: Sequence[CaseFacts]) -> list[Finding]:
                 message = f"{name} has {volume:.4g} mL; most cases have {_typical([v for _, v in have])} mL."
                 findings.append(
                     Finding(code="volume", severity="review", case=row.case, message=message, structure=name)
+                )
+    return findings
+
+
+def _odd_intensities(data: DataSet, facts: Sequence[CaseFacts]) -> list[Finding]:
+    """Find odd values of CT and PET; those of MR have no unit: each image is normalised by itself, and none is odd.
+
+    By structure: which of them a case shows, or knows, would decide a median over all.
+    """
+    findings = []
+    measured = [place for place, channel in enumerate(data.channels) if channel.modality in ("CT", "PT")]
+    for place, name in ((place, name) for place in measured for name in facts[0].volume_ml):
+        seen = [(row, row.channels[place].medians[name]) for row in facts if name in row.channels[place].medians]
+        if len(seen) < LEAST_CASES:
+            continue
+        middle = [value for _, value in seen]
+        for (row, value), z in zip(seen, robust_z(middle), strict=True):
+            if abs(z) > ROBUST_Z:
+                channel = data.channels[place].name
+                message = f"{channel}: median {value:.4g} inside {name}; most cases: {_typical(middle)}."
+                findings.append(
+                    Finding(code="intensity", severity="review", case=row.case, message=message, structure=name)
                 )
     return findings
 

@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from voxmetry.core.base import Number, Record
-from voxmetry.core.geometry import Geometry
 from voxmetry.core.progress import Progress
+from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import GeometryError, InputError
 from voxmetry.io import read_segmentation
@@ -22,6 +23,8 @@ from voxmetry.train.layouts import table_of
 
 SAMPLED = 4000
 """Foreground voxels of a case and channel that the intensity percentiles are taken from."""
+FEWEST = 20
+"""Sampled voxels of a structure from which its median is taken."""
 PERCENTILES = (0.5, 50.0, 99.5)
 
 
@@ -37,6 +40,8 @@ class Intensities(Record):
     """Share of the voxels that are exactly 0."""
     foreground: tuple[Number, ...] = ()
     """Values of at most `SAMPLED` voxels inside a structure, evenly picked."""
+    medians: dict[str, Number] = Field(default_factory=dict)
+    """Median of these values by structure, where there are `FEWEST` of them."""
 
 
 class CaseFacts(Record):
@@ -170,7 +175,7 @@ def case_facts(case: Case, found: Labelled) -> CaseFacts:
         shape=grid.shape,
         spacing_mm=grid.spacing_mm,
         axcodes=grid.axcodes,
-        channels=tuple(_intensities(volume, grid, picked, case.name) for volume in volumes),
+        channels=tuple(_intensities(volume, segmentation, picked, case.name) for volume in volumes),
         volume_ml={
             label.name: float(counts[label.value]) * grid.voxel_ml if label.name in known else math.nan
             for label in segmentation.labels
@@ -185,8 +190,8 @@ def digest(array: NDArray[np.generic]) -> str:
     return hashlib.sha256(repr(array.shape).encode() + values.tobytes()).hexdigest()
 
 
-def _intensities(volume: Volume, grid: Geometry, picked: NDArray[np.intp], case: str) -> Intensities:
-    array = volume.array
+def _intensities(volume: Volume, label: Segmentation, picked: NDArray[np.intp], case: str) -> Intensities:
+    array, grid = volume.array, label.geometry
     if array.min() == array.max():
         raise InputError(
             found=f"case {case}: an image that holds the single value {float(array.min()):g}",
@@ -198,6 +203,7 @@ def _intensities(volume: Volume, grid: Geometry, picked: NDArray[np.intp], case:
             array = resample(volume, to=grid).array
         except GeometryError as error:
             raise GeometryError(found=f"case {case}: {error.found}", expected=error.expected, fix=error.fix) from error
+    values, kinds = array.ravel()[picked], label.array.ravel()[picked]
     return Intensities(
         unit=volume.unit,
         minimum=float(volume.array.min()),
@@ -205,7 +211,12 @@ def _intensities(volume: Volume, grid: Geometry, picked: NDArray[np.intp], case:
         mean=float(volume.array.mean(dtype=np.float64)),
         sd=float(volume.array.std(dtype=np.float64)),
         share_zero=float((volume.array == 0).mean()),
-        foreground=tuple(array.ravel()[picked].astype(float).tolist()),
+        foreground=tuple(values.astype(float).tolist()),
+        medians={
+            item.name: float(np.median(values[kinds == item.value]))
+            for item in label.labels
+            if int((kinds == item.value).sum()) >= FEWEST
+        },
     )
 
 
