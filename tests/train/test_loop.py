@@ -184,7 +184,7 @@ class TestWithoutConfiguration:
 
     def test_train_plan_writes_what_train_reads(self, data, tmp_path, capsys):
         plan = tmp_path / "plan.yaml"
-        assert run(["train", "plan", str(data), "-o", str(plan), "--epochs", "2"]) == 0
+        assert run(["train-plan", str(data), "-o", str(plan), "--epochs", "2"]) == 0
         assert load_yaml(plan, TrainSettings).epochs == 2
 
     @pytest.mark.slow
