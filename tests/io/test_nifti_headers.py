@@ -179,3 +179,8 @@ class TestFoundByDamage:
     def test_a_slope_that_overflows(self, tmp_path):
         with pytest.raises(InputError, match="NaN or infinite"):
             read_volume(write(tmp_path / "a.nii", at=112, value=struct.pack("<ff", 3e38, 1e30)))
+
+    @pytest.mark.parametrize("axes", [0, 8, 32767, -3])
+    def test_a_number_of_axes_that_nifti_has_not(self, tmp_path, axes):
+        with pytest.raises(FormatError):
+            read_volume(write(tmp_path / "a.nii", at=40, value=struct.pack("<h", axes)))

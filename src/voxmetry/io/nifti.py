@@ -256,6 +256,8 @@ def _check_offset(start: bytes, name: str) -> None:
 
 
 def _shape(header: Any, name: str) -> tuple[int, int, int]:
+    if not 1 <= int(header["dim"][0]) <= 7:
+        raise _damaged(name, f"its header has {int(header['dim'][0])} axes, where NIfTI has 1 to 7")
     shape = tuple(int(n) for n in header.get_data_shape())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
