@@ -74,7 +74,7 @@ def expected_files(folder):
     return {path.name for path in folder.iterdir()}
 
 
-ALWAYS = {"seg.nii.gz", "measurements.csv", "lesions.csv", "comparison.csv", "result.json", "overview.nii.gz"}
+ALWAYS = {"seg.nii.gz", "measurements.csv", "lesions.csv", "comparison.csv", "result.json"}
 CASES = {
     # What fails: what was asked for, what is there beside the tables, and what is lost with it.
     "seg.dcm": (("--dicom-seg", "--sr", "--rtstruct"), {"rtstruct.dcm"}, {"sr.dcm"}),
@@ -85,7 +85,7 @@ CASES = {
     "key_image_01.dcm": (("--key-images", "--dicom-seg"), {"seg.dcm"}, set()),
     "lesions.csv": (("--dicom-seg",), {"seg.dcm"}, set()),
     "comparison.csv": (("--dicom-seg",), {"seg.dcm"}, set()),
-    "overview.nii.gz": (("--dicom-seg",), {"seg.dcm"}, set()),
+    "overview.nii.gz": (("--dicom-seg", "--report", "full"), {"seg.dcm"}, set()),
     "report.html": (("--dicom-seg", "--report", "full"), {"seg.dcm"}, set()),
 }
 
@@ -99,7 +99,7 @@ def test_the_rest_is_written_and_the_one_is_named(place, tmp_path, monkeypatch, 
     report = () if "--report" in options else ("--report", "none")
     words = ["segment", str(place / "mr"), "-m", str(place / "blob.yaml"), "-o", str(tmp_path), *options, *report]
     assert run([*words, "--reference", str(place / "reference.nii.gz")]) == 1
-    shown = {"report.html"} if "--report" in options else set()
+    shown = {"report.html", "overview.nii.gz"} if "--report" in options else set()
     assert expected_files(tmp_path) == (ALWAYS | there | shown) - {name, *following}
     told = capsys.readouterr()
     assert f"not written: {name}: ValueError" in told.err
