@@ -20,7 +20,8 @@ for (const table of document.querySelectorAll("table.grouped")) {
     let left = 0;
     for (const body of table.tBodies) {
       const heading = body.querySelector("tr.group");
-      const group = heading ? plain(heading.textContent) : "";
+      // The name alone: the number of rows beside it would be found as well.
+      const group = heading ? plain(heading.cells[0].firstChild.textContent) : "";
       let here = 0;
       for (const row of body.rows) {
         if (row === heading) continue;
