@@ -106,8 +106,8 @@ def test_flags_for_review_come_first_and_set_the_verdict(make_result):
     )
     document = build_document(make_result(volume, segmentation, flags=flags), volume, segmentation)
     assert document.verdict.state == "review"
-    assert document.verdict.headline == "Review: look before use"
-    assert document.verdict.detail.startswith("1 check asks for a look")
+    assert document.verdict.headline == "Review recommended: 1 automatic check failed"
+    assert document.verdict.detail.startswith("Look at the pictures")
     assert "1 more flag is a note." in document.verdict.detail
     assert [(f.severity, f.label) for f in document.flags] == [("review", "a"), ("note", "")]
     assert document.flags[0].colour == segmentation.labels["a"].colour

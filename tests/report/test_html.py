@@ -89,7 +89,7 @@ def test_the_page_says_it_all(page):
     for words in (
         "Segmentation of an MR image with hippocampus-mr",
         "T1 sag",
-        "Review: look before use",
+        "Review recommended: 1 automatic check failed",
         "No voxel was assigned to it.",
         "1 of 2 structures found.",
         "Missed: only in the reference",

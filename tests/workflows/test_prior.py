@@ -161,7 +161,7 @@ def test_a_run_on_the_same_series_is_flagged(make_run):
     after = make_run("after", follow_ups.boxes(SMALLER), frame_uid="1.2.3", series_uid="1.2.3.1")
     rewrite_report(after, prior=before, overwrite=True)
     assert "same_series" in {flag.code for flag in change_of(after).flags}
-    assert "Review: look before use" in (after / "report.html").read_text(encoding="utf-8")
+    assert "Review recommended:" in (after / "report.html").read_text(encoding="utf-8")
 
 
 def test_without_lesions_there_is_no_category(make_run, make_result):

@@ -44,6 +44,8 @@ class Model:
         Operations and memory of one window.
     torch_member
         Returns one of the networks in torch, whatever runs the members; None where there is none.
+    folder
+        Where it was loaded from; its `split.json` names the cases that it was trained on.
     """
 
     spec: ModelSpec
@@ -52,6 +54,7 @@ class Model:
     choice: Choice
     cost: NetworkCost
     torch_member: Callable[[int], nn.Module] | None = None
+    folder: Path | None = None
 
     @property
     def device(self) -> str:
@@ -134,7 +137,7 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
         build_runtime(partial(networks.member, place), f"{networks.key} {place}", spec, choice)
         for place in range(spec.members)
     )
-    return Model(spec, spec.weights, members, choice, cost, networks.member)
+    return Model(spec, spec.weights, members, choice, cost, networks.member, folder)
 
 
 class _Networks:

@@ -188,26 +188,25 @@ def _verdict(result: StudyResult, say: Language) -> Verdict:
         )
     elif counts["review"]:
         state = "review"
-        headline = say("Review: look before use")
-        detail = say.count(
+        headline = say.count(
             counts["review"],
-            "{n} check asks for a look at the pictures before the numbers are used.",
-            "{n} checks ask for a look at the pictures before the numbers are used.",
+            "Review recommended: {n} automatic check failed",
+            "Review recommended: {n} automatic checks failed",
         )
+        detail = say("Look at the pictures before the numbers are used.")
     else:
         noted = " " + say.count(notes, "{n} flag is a note.", "{n} flags are notes.") if notes else ""
         return Verdict(
             state="accept",
-            headline=say("Accept: no check asks for review"),
-            detail=say("The automatic checks passed.")
-            + noted
-            + " "
-            + say("They cannot tell whether an outline is right: the pictures can."),
+            headline=say(NOTHING_FAILED),
+            detail=say("No check can tell whether an outline is right: look at the pictures.") + noted,
         )
     also = " " + say.count(notes, "{n} more flag is a note.", "{n} more flags are notes.") if notes else ""
     return Verdict(state=state, headline=headline, detail=detail + also)
 
 
+NOTHING_FAILED = "No automatic check failed"
+"""Promises what was checked and no more: an outline may be wrong all the same."""
 SEVERITIES = ("reject", "review", "note")
 
 

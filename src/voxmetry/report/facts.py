@@ -10,6 +10,8 @@ from voxmetry.config import StudySettings
 from voxmetry.core.base import Record
 from voxmetry.core.records import StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
+from voxmetry.core.text import folder_name
+from voxmetry.models import BUNDLED
 from voxmetry.report.language import ENGLISH, Language
 from voxmetry.report.pictures.plan import Plan
 from voxmetry.report.text import clean, unit_name, without_folders
@@ -200,19 +202,39 @@ def _plain(value: object, say: Language) -> str:
 
 
 def command(result: StudyResult) -> str:
-    """Return the command that repeats the run, with STUDY and OUT in place of paths.
+    """Return the command that repeats the run, with names in capitals in place of paths.
 
-    Settings that are at their default are left out. What the run was compared with is named REFERENCE.
+    STUDY is the study, or its images by the names of the model's inputs where each was a file of its own; MODEL is the
+    model's folder, where it is none of the bundled ones; REFERENCE and PRIOR are what it was compared with. Settings
+    that are at their default are left out.
     """
-    words = ["voxmetry", "segment", "STUDY", "-m", result.provenance.model, "-o", "OUT"]
+    run = result.provenance
+    model = run.model if (BUNDLED / run.model / "model.yaml").is_file() else "MODEL"
+    words = ["voxmetry", "segment", *_images(result), "-m", model, "-o", "OUT"]
     for name, default in StudySettings().model_dump(mode="json").items():
-        value = result.provenance.settings.get(name, default)
-        if value == default or name == "overwrite":
-            continue
-        option = f"--{name.replace('_', '-')}"
-        words += [option] if value is True else [option, without_folders(str(value))]
+        value = run.settings.get(name, default)
+        if name == "dicom" and isinstance(value, Mapping) and isinstance(default, Mapping):
+            for part, usual in default.items():
+                words += _option("dicom_seg" if part == "seg" else part, value.get(part, usual), usual)
+        elif name != "overwrite":
+            words += _option(name, value, default)
     if result.comparisons:
         words += ["--reference", "REFERENCE"]
     if "change" in result.files:
         words += ["--prior", "PRIOR"]
     return clean(" ".join(shlex.quote(word) for word in words))
+
+
+def _images(result: StudyResult) -> list[str]:
+    if not result.others or result.source.format == "DICOM":
+        return ["STUDY"]
+    return [result.source.modality or "IMAGE", *(folder_name(other.name).upper() for other in result.others)]
+
+
+def _option(name: str, value: object, default: object) -> list[str]:
+    option = f"--{name.replace('_', '-')}"
+    if value == default:
+        return []
+    if isinstance(value, (list, tuple)):
+        return [word for item in value for word in (option, without_folders(str(item)))]
+    return [option] if value is True else [option, without_folders(str(value))]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from voxmetry.config import ModelSpec, TrainSettings
 from voxmetry.core.geometry import Geometry
 from voxmetry.errors import LockedError
 from voxmetry.io.atomic import write_text
+from voxmetry.io.digest import digest_of, files_of
 from voxmetry.io.output_folder import output_folder
 from voxmetry.nn import grids
 from voxmetry.nn import preprocess as preparation
@@ -96,14 +97,8 @@ def content_key(source: str, spec: ModelSpec, labelling: str = "") -> str:
 
 def source_digest(case: Case) -> str:
     """Return the SHA-256 of a case's images and label: of their contents, whatever the files are called."""
-    digest = hashlib.sha256()
     unknown = (case.labelling.unknown,) if case.labelling.unknown is not None else ()
-    for path in (*case.images, case.label, *unknown):
-        for file in _files(path):
-            with file.open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
-        digest.update(b"|")
-    return digest.hexdigest()
+    return digest_of((*case.images, case.label, *unknown))
 
 
 @functools.cache
@@ -111,18 +106,10 @@ def code_digest() -> bytes:
     """Return the SHA-256 of the code that reads and prepares cases: what an older one made is not served to a newer."""
     digest = hashlib.sha256()
     code = (grids.__file__, preparation.__file__, partial.__file__)
-    for file in (*(Path(str(name)) for name in code), *_files(Path(io.__file__).parent)):
+    for file in (*(Path(str(name)) for name in code), *files_of(Path(io.__file__).parent)):
         if file.suffix == ".py":
             digest.update(file.read_bytes())
     return digest.digest()
-
-
-def _files(path: Path) -> Iterator[Path]:
-    """Yield a file itself, or the files of a folder, such as those of a DICOM series, sorted by name."""
-    if path.is_dir():
-        yield from sorted(file for file in path.rglob("*") if file.is_file())
-    else:
-        yield path
 
 
 def read_entry(entry: Path, name: str) -> LabelledCase | None:

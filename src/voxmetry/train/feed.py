@@ -33,6 +33,10 @@ class Feed(Protocol):
     def names(self) -> tuple[str, ...]:
         """Cases of the data set that it shows to the network."""
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """SHA-256 of the files of each case, where it is known."""
+
     def describe(self, *, everything: bool) -> str:
         """Say what the network was trained on, for the model card; `everything`: nothing was held out."""
 
@@ -61,6 +65,11 @@ class CaseFeed:
     def names(self) -> tuple[str, ...]:
         """The cases."""
         return tuple(case.name for case in self.cases)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """SHA-256 of the files of each case, where it is known."""
+        return tuple(case.source for case in self.cases if case.source)
 
     def describe(self, *, everything: bool) -> str:
         """Count the cases."""

@@ -42,7 +42,12 @@ def write_model(
     folder = make_folder(out / "model")
     spec = settings.model
     write_text(folder / "validation.csv", validation_csv(validation, spec))
-    names = {"training": list(feed.names), "validation": list(validation)}
+    names = {
+        "training": list(feed.names),
+        "validation": list(validation),
+        # By which a case is known under whatever name: see `io.digest.digest_of`.
+        "training_sha256": list(feed.sources),
+    }
     write_text(folder / "split.json", json.dumps(names, indent=1))
     data = to_bytes(network)
     write_bytes(folder / "weights.safetensors", data)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from voxmetry.measurement.pairing import left_out, left_out_words, pair_labels, 
 from voxmetry.ops.resample import resample
 from voxmetry.train.dataset import Case, DataSet, read_labelled
 from voxmetry.workflows.models import Ready, load_any
+from voxmetry.workflows.training_cases import read_split
 
 PREDICTIONS, RESULT, TABLE, PAGE = "predictions", "evaluation.json", "evaluation.csv", "evaluation.html"
 MARGIN = 0.02
@@ -184,11 +184,11 @@ def open_entry(model: str | Path, data: DataSet, *, device: str) -> Entry:
     names = [case.name for case in data.cases]
     parts: list[tuple[Ready, tuple[str, ...]]] = []
     for folder in folds:
-        held_out = set(_split(folder)["validation"])
+        held_out = set(read_split(folder).get("validation", ()))
         parts.append((load_any(folder, settings), tuple(name for name in names if name in held_out)))
     if not folds:
         loaded = load_any(model, settings)
-        seen = set() if isinstance(loaded, Baseline) else set(_split(_folder_of(model)).get("training", ()))
+        seen = set() if isinstance(loaded, Baseline) else set(read_split(_folder_of(model)).get("training", ()))
         parts.append((loaded, tuple(name for name in names if name not in seen)))
     left = {name for _, part in parts for name in part}
     name = Path(model).name if folds or Path(model).is_dir() else parts[0][0].spec.name
@@ -205,14 +205,6 @@ def _folder_of(model: str | Path) -> Path:
     from voxmetry.models import find_model
 
     return find_model(model)
-
-
-def _split(folder: Path) -> Mapping[str, Sequence[str]]:
-    path = folder / "split.json"
-    if not path.is_file():
-        return {}
-    content: Mapping[str, Sequence[str]] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 def _evaluate_one(

@@ -13,7 +13,8 @@ from voxmetry.classical.spec import Channel
 from voxmetry.config import InputSpec, ModelSpec, StudySettings
 from voxmetry.core.records import SourceInfo
 from voxmetry.core.volume import Volume
-from voxmetry.errors import ConfigError, InputError
+from voxmetry.errors import ConfigError, InputError, SeriesError
+from voxmetry.models import list_models
 from voxmetry.models.composite import CompositeInput, CompositeSpec
 
 Spec: TypeAlias = ModelSpec | CompositeSpec | BaselineSpec
@@ -35,11 +36,14 @@ class StudyInputs:
         What is said about each.
     names
         What the model calls each.
+    paths
+        Where each was read from.
     """
 
     volumes: tuple[Volume, ...]
     sources: tuple[SourceInfo, ...]
     names: tuple[str, ...]
+    paths: tuple[Path, ...] = ()
 
     @property
     def first(self) -> Volume:
@@ -58,7 +62,7 @@ def read_inputs(study: Path | str | Sequence[Path | str], spec: Spec, settings: 
     items, paths = inputs_of(spec), input_paths(study, spec, settings)
     volumes = tuple(read_input(path, item, spec, settings) for path, item in zip(paths, items, strict=True))
     sources = tuple(describe(*each) for each in zip(volumes, paths, items, strict=True))
-    return StudyInputs(volumes, sources, tuple(item.name for item in items))
+    return StudyInputs(volumes, sources, tuple(item.name for item in items), tuple(paths))
 
 
 def inputs_of(spec: Spec) -> tuple[Input, ...]:
@@ -109,9 +113,25 @@ def read_input(path: Path, item: Input, spec: Spec, settings: StudySettings) -> 
         raise InputError(
             found=f"an image of modality {declared}",
             expected=f"{item.modality}, which {spec.name} was trained on",
-            fix="use a model for this modality: voxmetry models list",
+            fix=f"use {models_for([declared])}",
         )
-    volume = io.read_volume(
+    try:
+        volume = _read(path, item, settings)
+    except SeriesError:
+        require_modality(path, item, spec)
+        raise
+    darkest = float(volume.array.min())
+    if volume.source is None and settings.modality is None and item.modality != "CT" and darkest < AIR_HU:
+        raise InputError(
+            found=f"values down to {darkest:g}, as Hounsfield units of a CT have",
+            expected=f"{item.modality} intensities, which {spec.name} was trained on",
+            fix=f"use {models_for(['CT'])}; or pass --modality {item.modality} if it is {item.modality} after all",
+        )
+    return volume
+
+
+def _read(path: Path, item: Input, settings: StudySettings) -> Volume:
+    return io.read_volume(
         path,
         modality=item.modality,
         series=settings.series,
@@ -121,14 +141,39 @@ def read_input(path: Path, item: Input, spec: Spec, settings: StudySettings) -> 
         allow_uneven=settings.allow_uneven,
         resample_tilt=settings.resample_tilt,
     )
-    darkest = float(volume.array.min())
-    if volume.source is None and settings.modality is None and item.modality != "CT" and darkest < AIR_HU:
-        raise InputError(
-            found=f"values down to {darkest:g}, as Hounsfield units of a CT have",
-            expected=f"{item.modality} intensities, which {spec.name} was trained on",
-            fix=f"use a model for CT, or pass --modality {item.modality} if the image is {item.modality} after all",
-        )
-    return volume
+
+
+def require_modality(path: Path, item: Input, spec: Spec) -> None:
+    """Say that a study is of another modality, where no series of it is of the one that the model takes.
+
+    Raises
+    ------
+    InputError
+        If that is so; it names the models that take what is there.
+    """
+    kinds = sorted({info.modality for info in io.list_series(path) if info.modality and info.n_slices})
+    if not kinds or item.modality in kinds:
+        return
+    raise InputError(
+        found=f"wrong modality: {' and '.join(kinds)}, and no {item.modality} series",
+        expected=f"{item.modality}, which {spec.name} was trained on",
+        fix=f"use {models_for(kinds)}",
+    )
+
+
+def models_for(modalities: Sequence[str]) -> str:
+    """Name the bundled models all of whose inputs are of these modalities, in words.
+
+    Examples
+    --------
+    >>> models_for(["MR"])
+    'a model for MR, such as hippocampus-mr (-m hippocampus-mr); voxmetry models list shows all'
+    """
+    kinds = "/".join(modalities)
+    fit = [spec.name for spec in list_models() if {item.modality for item in spec.inputs} <= set(modalities)]
+    if not fit:
+        return f"a model for {kinds}: none of the bundled ones is, see voxmetry models list"
+    return f"a model for {kinds}, such as {' or '.join(fit)} (-m {fit[0]}); voxmetry models list shows all"
 
 
 def describe(volume: Volume, path: Path, item: Input) -> SourceInfo:

@@ -40,6 +40,7 @@ from voxmetry.workflows.privacy import Privacy
 from voxmetry.workflows.provenance import Clock, provenance
 from voxmetry.workflows.reference import read_reference
 from voxmetry.workflows.run_folder import OUTPUTS, Outputs, has_results, read_result
+from voxmetry.workflows.training_cases import flag_training_case
 from voxmetry.workflows.write_run import Shown, write_outputs
 
 
@@ -130,7 +131,12 @@ def segment_study(
             **vars(found),
             predicted_dice=answer.predicted_dice,
             members_agreement=answer.members_agreement,
-            flags=(*region, *flag_study(inputs, found, answer, change, ready.spec), *flag_left_out(unknown)),
+            flags=(
+                *flag_training_case(ready, inputs.paths, Path(reference) if reference is not None else None),
+                *region,
+                *flag_study(inputs, found, answer, change, ready.spec),
+                *flag_left_out(unknown),
+            ),
             definitions=dict(DEFINITIONS),
             provenance=provenance(ready, settings, clock),
         )

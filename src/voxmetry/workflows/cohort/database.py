@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS studies (
 _OTHERS = (
     "CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, started TEXT, ended TEXT, host TEXT, pid INTEGER, "
     "voxmetry_version TEXT, settings TEXT, end TEXT)",
+    "CREATE TABLE IF NOT EXISTS colours (model TEXT, label TEXT, colour TEXT, PRIMARY KEY (model, label))",
     # Up to 0.1.0 paths and descriptions of the inputs stood here.
     "DROP TABLE IF EXISTS sources",
     "CREATE INDEX IF NOT EXISTS by_state ON studies (state)",
@@ -159,6 +160,8 @@ class CohortRecord:
                 f'UPDATE studies SET {sets}, {done} WHERE "case" = :key_case AND model = :key_model', row | named
             )
             key = outcome.key
+            colours = ((outcome.model, name, colour) for name, colour in outcome.colours.items())
+            self._db.executemany("INSERT OR REPLACE INTO colours VALUES (?, ?, ?)", colours)
             self._replace("measurements", Measurement, key, ((key, row) for row in outcome.measurements))
             self._replace("lesions", Lesion, key, ((key, row) for row in outcome.lesions))
             self._replace("comparisons", Comparison, key, ((key, row) for row in outcome.comparisons))

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from voxmetry.core.labels import PALETTE
 from voxmetry.core.records import CaseComparison, CohortSettings, Comparison
 from voxmetry.core.text import folder_name
 from voxmetry.io.atomic import write_text
@@ -15,7 +16,6 @@ from voxmetry.report.cohort import Entry, Roster, render_roster
 from voxmetry.workflows.cohort.database import reading
 
 PAGE = "cohort.html"
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 
 
 def write_page(out: Path) -> tuple[Path, ...]:
@@ -89,8 +89,11 @@ def _ending(files: list[str], end: str) -> str | None:
 
 
 def _colours(db: sqlite3.Connection) -> dict[str, str]:
+    """Return the colours that the studies' own reports give the structures; the palette where none is known."""
     labels = [row[0] for row in db.execute("SELECT label FROM measurements GROUP BY label ORDER BY min(value), label")]
-    return {label: PALETTE[place % len(PALETTE)] for place, label in enumerate(labels)}
+    has_colours = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'colours'").fetchone()
+    known = dict(db.execute("SELECT label, colour FROM colours ORDER BY model DESC").fetchall()) if has_colours else {}
+    return {label: known.get(label, PALETTE[place % len(PALETTE)]) for place, label in enumerate(labels)}
 
 
 def _compared(db: sqlite3.Connection) -> dict[str, list[CaseComparison]]:

@@ -192,6 +192,8 @@ class Outcome(Record):
     """Folder of the files, inside OUT."""
     files: dict[str, FileMark] = Field(default_factory=dict)
     """By their path inside OUT."""
+    colours: dict[str, str] = Field(default_factory=dict)
+    """Of the structures, by their names: those of the study's own report."""
     measurements: tuple[Measurement, ...] = ()
     lesions: tuple[Lesion, ...] = ()
     others: tuple[OtherInput, ...] = ()

@@ -176,6 +176,7 @@ def _done(task: Task, result: StudyResult) -> Outcome:
         model=task.model,
         state="done",
         place=task.place,
+        colours={label.name: label.colour for label in result.labels},
         measurements=result.measurements,
         lesions=result.lesions,
         others=result.others,
