@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         Lesion,
         MeanInterval,
         Measurement,
+        OtherInput,
         StudyResult,
     )
     from voxmetry.core.records.follow_up import FollowUp
@@ -38,13 +40,43 @@ MOST_LESIONS = 30
 """Lesions that a table on the terminal shows; JSON and the table file hold all."""
 
 
+WARNING = "warning: "
+"""Begins what is worth knowing before minutes are spent; it stays on the screen."""
+SELDOM_SECONDS = 15.0
+"""Between two lines about the step that is running where there is no terminal, as in a log file."""
+
+
 @contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
-    """Show the step that is running, on stderr and on a terminal only, so that results can be piped."""
+    """Show the step that is running, on stderr, so that results can be piped: in place on a terminal, else seldom."""
     from rich.text import Text
 
-    with console(err=True).status("start") as status:
-        yield lambda text: status.update(Text(terminal(text)))
+    shown = console(err=True)
+    if not shown.is_terminal:
+        yield _seldom()
+        return
+    with shown.status("start") as status:
+
+        def tell(text: str) -> None:
+            if text.startswith(WARNING):
+                shown.print(Text(terminal(text), style="yellow"))
+            else:
+                status.update(Text(terminal(text)))
+
+        yield tell
+
+
+def _seldom() -> Callable[[str], None]:
+    begin = said = time.monotonic()
+
+    def tell(text: str) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if text.startswith(WARNING) or now - said >= SELDOM_SECONDS:
+            said = now
+            say(text if text.startswith(WARNING) else f"{now - begin:.0f} s: {text}", err=True)
+
+    return tell
 
 
 def study(result: StudyResult, out: Path, *, as_json: bool, verbose: bool = False) -> None:
@@ -52,11 +84,16 @@ def study(result: StudyResult, out: Path, *, as_json: bool, verbose: bool = Fals
     if as_json:
         say_json(result)
         return
+    for other in result.others:
+        if other.source.unit == "SUVbw":
+            uptake(other)
     measurements(result.measurements, as_json=False, lesions=result.lesions)
     if result.comparisons:
         comparisons(result.comparisons, as_json=False)
     for flag in result.flags:
         say(f"{flag.severity}: {flag.message}", fg="yellow")
+    if not result.needs_review:
+        say("No automatic check failed; none can tell whether an outline is right.")
     seconds = result.provenance.seconds["total"]
     made = result.provenance
     say(f"{made.model} on {made.device} in {made.precision}, {seconds:.1f} s. Research use only.")
@@ -64,6 +101,29 @@ def study(result: StudyResult, out: Path, *, as_json: bool, verbose: bool = Fals
         say(made.plan)
     for name in result.files.values():
         say(f"  {out / name}")
+
+
+def uptake(other: OtherInput) -> None:
+    """Show what a PET is read for, first of all: SUVmax, SUVpeak, metabolic tumour volume and total lesion glycolysis.
+
+    Of a structure whose parts are lesions, the two maxima are those of its hottest lesion, and the total is the sum.
+    """
+    rows = [row for row in other.measurements if row.n_voxels]
+    if not rows:
+        return
+    made = table([f"uptake on {other.name}", "SUVmax", "SUVpeak", "SUVmean", "MTV mL", "TLG"])
+    for row in rows:
+        own = [lesion for lesion in other.lesions if lesion.value == row.value]
+        peak = max((x.suv_peak for x in own if not math.isnan(x.suv_peak)), default=math.nan)
+        glycolysis = sum(x.total_lesion_glycolysis_suv_ml for x in own) if own else row.intensity_mean * row.volume_ml
+        numbers = (row.intensity_max, peak, row.intensity_mean)
+        made.add_row(
+            row.label,
+            *(_number(x, 2) for x in numbers),
+            _number(row.volume_ml, 2),
+            _number(glycolysis, 1),
+        )
+    _print(made)
 
 
 def exit_code(result: StudyResult) -> int:

@@ -24,6 +24,7 @@ from voxmetry.nn.device_memory import OutOfMemory, out_of_memory, release_device
 from voxmetry.nn.memory import Plan, fallback, plan_memory
 from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.preprocess import Prepared, normalise, preprocess, require_channels
+from voxmetry.nn.progress import followed
 from voxmetry.nn.restore import Restorer
 from voxmetry.nn.ring_buffer import RingOverflow
 from voxmetry.nn.runtime import first_layer_not_finite
@@ -263,7 +264,7 @@ class Predictor:
                 device=self.model.tensor_device,
                 constant=constant,
             )
-            for slab in slabs:
+            for slab in followed(slabs, tuple(prepared.tensor.shape[2:]), self._tell):
                 outputs = slab.outputs(spec.n_classes)
                 restorer.feed(outputs)
                 if confidence is not None:

@@ -115,6 +115,7 @@ def segment_study(
             region = flag_region(
                 inputs.first.source, ready.spec.name, ready.spec.body_part, any_region=settings.any_region
             )
+        warn_early(inputs, ready.spec, tell)
         answer = run_model(
             ready, inputs.volumes, clock, gate, maps=settings.maps, maps_to=stage, structures=settings.structures
         )
@@ -145,6 +146,29 @@ def segment_study(
             shown = Shown(inputs.first, answer.segmentation, drawn, inputs.volumes[1:], change)
             outputs = Outputs(stage, keep_earlier=has_results(out))
             return write_outputs(outputs, privacy.result(result), shown, settings, privacy)
+
+
+FAR_OUTSIDE = 2.0
+"""A field of view this many times what was seen in training: the network would search for minutes where it should not.
+"""
+
+
+def warn_early(inputs: StudyInputs, spec: Spec, tell: Callable[[str], None] | None) -> None:
+    """Tell, before the network runs, of an image that is far larger than any that the model was trained on."""
+    if tell is None or not isinstance(spec, ModelSpec) or spec.training_domain.field_of_view_mm is None:
+        return
+    _, oriented = reorientation(inputs.first.geometry, spec.orientation)
+    spans = zip(oriented.extent_mm, spec.training_domain.field_of_view_mm, strict=True)
+    times = max(have / seen.high for have, seen in spans)
+    if times < FAR_OUTSIDE:
+        return
+    size = " x ".join(f"{x:.0f}" for x in oriented.extent_mm)
+    seen = " x ".join(f"{span.high:.0f}" for span in spec.training_domain.field_of_view_mm)
+    tell(
+        f"warning: this image of {size} mm is {times:.1f} times as large as any that {spec.name} was trained on (up to "
+        f"{seen} mm along {', '.join(spec.orientation)}): what it finds may be wrong, and it takes longer. Crop the "
+        "image to the region that the model is for; Ctrl-C stops here."
+    )
 
 
 @dataclass(frozen=True)
