@@ -63,6 +63,7 @@ def render_pdf(document: ReportDocument, material: Material, *, page: str = "a4"
     paper.verdict()
     paper.facts()
     _findings(paper, document)
+    _pictures(paper, document, material, ("projection", "fusion"), 2)
     _pictures(paper, document, material, ("overview",), 1)
     _pictures(paper, document, material, ("lesion", "structure"), MOST_PICTURED)
     _comparison(paper, document, material)

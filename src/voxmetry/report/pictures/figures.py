@@ -55,7 +55,7 @@ def draw_panel(
         The values of `panel.values` are outlined in dashed white.
     """
     plane = plane_of(volume.geometry, panel.plane)
-    rows, columns, extent = _seen(plane, panel.view_mm)
+    rows, columns, extent = seen_part(plane, panel.view_mm)
     image = plane.picture(volume.array, panel.index)[rows, columns]
     axes.set_facecolor(BACKGROUND)
     axes.imshow(
@@ -68,13 +68,18 @@ def draw_panel(
         interpolation="bicubic" if min(image.shape) < 256 else "auto",
     )
     if segmentation is not None:
-        _outline_labels(axes, plane, panel, segmentation, rows, columns)
+        draw_outlines(axes, plane, panel, segmentation, rows, columns)
     if reference is not None:
         for value, mask in _masks(plane.picture(reference.array, panel.index)[rows, columns]).items():
             if value in panel.values:
                 _outline(axes, mask, plane, (rows, columns), INK, 1.1, dashed=True)
     for ends in panel.axes:
         _measured_line(axes, plane, volume, ends)
+    finish_panel(axes, plane, panel)
+
+
+def finish_panel(axes: Axes, plane: Plane, panel: Panel) -> None:
+    """Set the limits of a picture, and write its orientation letters and its scale bar."""
     left, right, top, bottom = panel.view_mm
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
@@ -87,7 +92,7 @@ def draw_panel(
     _scale_bar(axes, right - left)
 
 
-def _seen(plane: Plane, view: View) -> tuple[slice, slice, tuple[float, float, float, float]]:
+def seen_part(plane: Plane, view: View) -> tuple[slice, slice, tuple[float, float, float, float]]:
     """Return the rows and columns that a view needs, with one to spare on each side, and their extent in mm."""
     left, right, top, bottom = view
     (down, across), (n_rows, n_columns) = plane.pixel_mm, plane.shape
@@ -96,9 +101,10 @@ def _seen(plane: Plane, view: View) -> tuple[slice, slice, tuple[float, float, f
     return slice(first, last), slice(start, stop), (start * across, stop * across, last * down, first * down)
 
 
-def _outline_labels(
+def draw_outlines(
     axes: Axes, plane: Plane, panel: Panel, segmentation: Segmentation, rows: slice, columns: slice
 ) -> None:
+    """Outline the labels of a slice in their colours: those of the panel strongly, others thinly."""
     picture = plane.picture(segmentation.array, panel.index)[rows, columns]
     width = 1.6 if len(panel.values) <= FEW_STRUCTURES else 1.1
     masks = _masks(picture)

@@ -60,6 +60,8 @@ def illustrate(plan: Plan, result: StudyResult, say: Language = ENGLISH) -> tupl
     for planned in plan.pictures:
         if planned.kind == "overview":
             made.append(_overview(planned, plan, result, say))
+        elif planned.kind in ("fusion", "projection"):
+            made.append(_of_uptake(planned, result, say))
         elif planned.kind == "structure":
             made.append(_structure(planned, plan, result, usual_window, say))
         elif planned.kind == "lesion":
@@ -90,6 +92,41 @@ def _overview(planned: Planned, plan: Plan, result: StudyResult, say: Language) 
         caption=" ".join(caption),
         keys=_keys(labels) if len(labels) <= MOST_KEYS else (),
         pictures=_pictures(planned.panels, what, say, dashed=plan.compared),
+    )
+
+
+def _of_uptake(planned: Planned, result: StudyResult, say: Language) -> Illustration:
+    other = result.others[0]
+    name = clean(other.name).upper()
+    labels = [label for label in result.labels if any(m.value == label.value for m in other.measurements)]
+    top = say.decimals(planned.panels[0].window[1], 1)
+    if planned.kind == "fusion":
+        title = say("{name} over the image", name=name)
+        caption = say("The same slices, with uptake in colour over the image; outlined: the segmentation.")
+        what = say("with uptake of {name} in colour", name=name)
+        pictures = _pictures(planned.panels, what, say, dashed=False)
+    else:
+        title = say("{name}: largest value along each line of sight", name=name)
+        caption = say(
+            "From the front and from the side. White to black: 0 to {top} SUV; outlined: the segmentation.", top=top
+        )
+        views = (say("From the front"), say("From the side"))
+        pictures = tuple(
+            Picture(
+                panel=panel,
+                caption=view,
+                alt=f"{view}: {title}, " + say("outlined") + f". {say(_TURNED[panel.plane])}.",
+            )
+            for panel, view in zip(planned.panels, views, strict=True)
+        )
+    return Illustration(
+        id=planned.id,
+        kind=planned.kind,
+        title=title,
+        label=None,
+        caption=caption,
+        keys=_keys(labels) if len(labels) <= MOST_KEYS else (),
+        pictures=pictures,
     )
 
 

@@ -11,6 +11,7 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.report.comparison.pictures import render_error
 from voxmetry.report.pictures.figures import render_png
+from voxmetry.report.pictures.fusion import render_fused, render_projection
 from voxmetry.report.pictures.plan import Plan, Planned
 from voxmetry.report.pictures.planning import plan_pictures, require_one_grid
 from voxmetry.report.viewer import Scene, build_scene
@@ -44,7 +45,7 @@ def draw(
         If the image, the segmentation, the reference and the result are not of one grid.
     """
     require_one_grid(result, volume, segmentation, reference)
-    plan = plan_pictures(result, volume, segmentation, reference)
+    plan = plan_pictures(result, volume, segmentation, reference, others)
     n = sum(len(planned.panels) for planned in plan.pictures)
     pixels = FULL_PIXELS if n <= FEW_PANELS else SMALL_PIXELS
     pictures = {}
@@ -52,9 +53,9 @@ def draw(
     with ThreadPoolExecutor(1) as pool:
         scene = pool.submit(build_scene, result, volume, segmentation, others)
         for planned in plan.pictures:
-            size = FULL_PIXELS if planned.kind == "overview" else pixels
+            size = FULL_PIXELS if planned.kind in ("overview", "fusion", "projection") else pixels
             for place in range(len(planned.panels)):
-                pictures[planned.id, place] = _draw(planned, place, volume, segmentation, reference, size)
+                pictures[planned.id, place] = _draw(planned, place, volume, segmentation, reference, others, size)
         return Material(plan, pictures, scene.result())
 
 
@@ -64,9 +65,14 @@ def _draw(
     volume: Volume,
     segmentation: Segmentation,
     reference: Segmentation | None,
+    others: Sequence[Volume],
     pixels: int,
 ) -> bytes:
     panel = planned.panels[place]
+    if planned.kind == "fusion":
+        return render_fused(panel, volume, segmentation, others[0], pixels=pixels)
+    if planned.kind == "projection":
+        return render_projection(panel, others[0], segmentation, pixels=pixels)
     if planned.kind == "error" and reference is not None:
         ours, theirs = segmentation.array == planned.value, reference.array == planned.value
         return render_error(panel, ours, theirs, volume.geometry, volume, pixels=pixels)

@@ -16,10 +16,13 @@ MOST_ERRORS = 3
 
 
 class Planned(Record):
-    """The panels of one structure, of one lesion, of one structure's error, or of all structures together."""
+    """The panels of one structure, of one lesion, of one structure's error, or of all structures together.
+
+    'fusion' and 'projection' are of the second image, such as the PET beside a CT.
+    """
 
     id: str
-    kind: Literal["overview", "structure", "lesion", "error"]
+    kind: Literal["overview", "fusion", "projection", "structure", "lesion", "error"]
     value: int | None = None
     lesion: str | None = None
     """Id of the lesion in the result."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +13,15 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import GeometryError
 from voxmetry.report.comparison.pictures import error_panels
-from voxmetry.report.pictures.panels import MARGIN_MM, Panel, find_structures, overview_panels, structure_panels
+from voxmetry.report.pictures.fusion import projection_panels
+from voxmetry.report.pictures.panels import (
+    MARGIN_MM,
+    Panel,
+    Structure,
+    find_structures,
+    overview_panels,
+    structure_panels,
+)
 from voxmetry.report.pictures.plan import MOST_ERRORS, MOST_LESIONS, MOST_STRUCTURES, Plan, Planned
 from voxmetry.report.pictures.planes import PLANES, View, plane_of, square_view
 from voxmetry.report.pictures.window import display_window
@@ -40,7 +49,11 @@ def require_one_grid(
 
 
 def plan_pictures(
-    result: StudyResult, volume: Volume, segmentation: Segmentation, reference: Segmentation | None = None
+    result: StudyResult,
+    volume: Volume,
+    segmentation: Segmentation,
+    reference: Segmentation | None = None,
+    others: Sequence[Volume] = (),
 ) -> Plan:
     """Plan the overview, the pictures of up to `MOST_STRUCTURES` structures and `MOST_LESIONS` lesions, and the errors.
 
@@ -56,14 +69,19 @@ def plan_pictures(
         The labels that were measured, on the image's grid.
     reference
         The labels that they were compared with, on the same grid, with the same label values.
+    others
+        The further images of `result.others`: the first one, where it is a PET, is shown over the image and projected.
     """
     present = find_structures(segmentation)
     places = {**(find_structures(reference) if reference is not None else {}), **present}
     measured = [m for m in result.measurements if m.value in places]
     chosen = {m.value for m in sorted(measured, key=lambda m: _rank(m, result))[:MOST_STRUCTURES]}
     made = [Planned(id="overview", kind="overview", panels=overview_panels(volume, places))]
+    made += _uptake(volume, places, others)
+    alone = [lesion.value for lesion in result.lesions]
     for m in measured:
-        if m.value in chosen:
+        # A structure of one lesion is that lesion: its pictures would be the same again.
+        if m.value in chosen and alone.count(m.value) != 1:
             panels = structure_panels(volume, places[m.value], median=m.intensity_median)
             made.append(Planned(id=f"structure-{m.value}", kind="structure", value=m.value, panels=panels))
     large = sorted(range(len(result.lesions)), key=lambda n: -result.lesions[n].volume_ml)[:MOST_LESIONS]
@@ -82,6 +100,16 @@ def plan_pictures(
         left_out=tuple(m.label for m in measured if m.value not in chosen),
         lesions_left_out=len(result.lesions) - len(large),
     )
+
+
+def _uptake(volume: Volume, places: Mapping[int, Structure], others: Sequence[Volume]) -> list[Planned]:
+    """Plan the pictures of a PET: over the image through the same slices as the overview, and from front and side."""
+    if not others or others[0].unit != "SUVbw":
+        return []
+    return [
+        Planned(id="fusion", kind="fusion", panels=overview_panels(volume, places)),
+        Planned(id="projection", kind="projection", panels=projection_panels(others[0])),
+    ]
 
 
 def _rank(m: Measurement, result: StudyResult) -> tuple[bool, bool, bool, float, float]:

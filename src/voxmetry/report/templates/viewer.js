@@ -228,6 +228,8 @@
       });
     }
     const turn = overlay(viewer);
+    // A PET is there to be seen: it is on from the beginning.
+    if (scene.overlay) turn();
     canvas.addEventListener("keydown", (event) => {
       if (event.key.toLowerCase() === "p" && !event.ctrlKey && !event.metaKey && !event.altKey) {
         event.stopPropagation();
