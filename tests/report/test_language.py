@@ -11,7 +11,10 @@ import pytest
 import phantoms
 from voxmetry import Flag, Segmentation
 from voxmetry.errors import ConfigError
+from voxmetry.measurement import DEFINITIONS
+from voxmetry.measurement.definitions import FOLLOW_UP
 from voxmetry.report import build_document, languages, load_language
+from voxmetry.report.facts import _FOLLOWED
 from voxmetry.report.language import ENGLISH, Language
 
 SOURCES = files("voxmetry.report")
@@ -26,7 +29,8 @@ def literals(node):
 def messages():
     """Each sentence that the code or a template says as it stands."""
     found = set()
-    for entry in SOURCES.iterdir():
+    # The room's other pages, of cohorts and comparisons, are English.
+    for entry in (*SOURCES.iterdir(), *(SOURCES / "pictures").iterdir()):
         if not entry.name.endswith(".py"):
             continue
         for node in ast.walk(ast.parse(entry.read_text(encoding="utf-8"))):
@@ -53,6 +57,12 @@ def test_messages_are_found_in_code_and_templates():
 @pytest.mark.parametrize("code", languages()[1:])
 def test_a_catalogue_has_every_message(code):
     assert messages() - set(load_language(code).messages) == set()
+
+
+@pytest.mark.parametrize("code", languages()[1:])
+def test_a_catalogue_has_every_definition_of_a_report(code):
+    said = {**DEFINITIONS, **{name: text for name, text in FOLLOW_UP.items() if name in _FOLLOWED}}
+    assert [name for name, text in said.items() if not load_language(code).knows(text)] == []
 
 
 @pytest.mark.parametrize("code", languages()[1:])
