@@ -45,7 +45,15 @@ from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
 from voxmetry.workflows.provenance import peak_memory_mb
 from voxmetry.workflows.run_folder import KEY_IMAGES, OUTPUTS
 
-FILES = {"seg.nii.gz", "measurements.csv", "lesions.csv", "overview.nii.gz", "result.json", "report.html"}
+FILES = {
+    "preview.png",
+    "seg.nii.gz",
+    "measurements.csv",
+    "lesions.csv",
+    "overview.nii.gz",
+    "result.json",
+    "report.html",
+}
 
 
 @pytest.fixture(scope="module")

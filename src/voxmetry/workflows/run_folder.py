@@ -46,6 +46,7 @@ OUTPUTS = {
     "overview": OVERVIEW,
     "other overview": OTHER_OVERVIEW,
     "result": RESULT,
+    "preview": "preview.png",
     "thumbnail": "thumbnail.png",
     "report": HTML,
 }

@@ -14,7 +14,7 @@ from voxmetry.core.volume import Volume
 from voxmetry.io.atomic import write_bytes, write_text
 from voxmetry.measurement.tables import named_records_csv, records_csv
 from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
-from voxmetry.report.pictures.thumbnail import render_thumbnail
+from voxmetry.report.pictures.thumbnail import render_preview, render_thumbnail
 from voxmetry.report.viewer import MOST_OVERLAY_VOXELS, overview
 from voxmetry.workflows.dicom_objects import write_objects
 from voxmetry.workflows.privacy import Privacy
@@ -76,6 +76,8 @@ def write_outputs(
     if "other overview" in files:
         with outputs.each("other overview", OUTPUTS["other overview"]) as path:
             io.save(overview(shown.others[0], MOST_OVERLAY_VOXELS), path)
+    with outputs.each("preview", OUTPUTS["preview"]) as path:
+        write_bytes(path, render_preview(shown.volume, shown.segmentation, shown.others))
     if "thumbnail" in files:
         with outputs.each("thumbnail", OUTPUTS["thumbnail"]) as path:
             write_bytes(path, render_thumbnail(shown.volume, shown.segmentation))

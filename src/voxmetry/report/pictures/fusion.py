@@ -15,7 +15,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
@@ -23,27 +22,10 @@ from voxmetry.core.volume import Volume
 from voxmetry.report.pictures.figures import BACKGROUND, draw_outlines, finish_panel, seen_part
 from voxmetry.report.pictures.panels import Panel
 from voxmetry.report.pictures.planes import PlaneName, plane_of
-from voxmetry.report.pictures.window import Window, display_window
+from voxmetry.report.pictures.uptake import OPAQUE, sampled, top_of
+from voxmetry.report.pictures.window import Window
 
-OPAQUE = 0.75
-"""How much of the image the brightest uptake hides."""
 PROJECTED: tuple[PlaneName, ...] = ("coronal", "sagittal")
-
-
-def sampled(overlay: Volume, onto: Geometry, panel: Panel) -> NDArray[np.float32]:
-    """Return the overlay's values at the voxels of one slice of another grid, (rows, columns) as the picture lies.
-
-    Linear between the overlay's voxels; 0 outside of it.
-    """
-    plane = plane_of(onto, panel.plane)
-    shape = [1 if axis == plane.normal else n for axis, n in enumerate(onto.shape)]
-    ijk = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float64) for n in shape), indexing="ij"))
-    ijk[plane.normal] = panel.index
-    across = np.linalg.solve(overlay.geometry.affine, onto.affine)
-    at = np.tensordot(across[:3, :3], ijk, axes=1) + across[:3, 3, None, None, None]
-    values = ndimage.map_coordinates(overlay.array.astype(np.float32, copy=False), at, order=1, cval=0.0)
-    picture: NDArray[np.float32] = plane.picture(values, 0)
-    return picture
 
 
 def draw_fused(axes: Axes, panel: Panel, volume: Volume, segmentation: Segmentation, overlay: Volume) -> None:
@@ -54,17 +36,12 @@ def draw_fused(axes: Axes, panel: Panel, volume: Volume, segmentation: Segmentat
     grey = plane.picture(volume.array, panel.index)[rows, columns].astype(np.float32)
     low, high = panel.window
     axes.imshow(grey, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bicubic")
-    share = np.clip(sampled(overlay, volume.geometry, panel)[rows, columns] / top_of(overlay), 0.0, 1.0)
+    share = np.clip(sampled(overlay, volume.geometry, plane, panel.index)[rows, columns] / top_of(overlay), 0.0, 1.0)
     colour: Any = matplotlib.colormaps["hot"](share)
     colour[..., 3] = OPAQUE * np.sqrt(share)
     axes.imshow(colour, extent=extent, interpolation="bilinear")
     draw_outlines(axes, plane, panel, segmentation, rows, columns)
     finish_panel(axes, plane, panel)
-
-
-def top_of(overlay: Volume) -> float:
-    """Return the value that is drawn brightest."""
-    return max(display_window(overlay)[1], 1e-6)
 
 
 def projection_panels(overlay: Volume) -> tuple[Panel, ...]:

@@ -120,6 +120,7 @@ def write_bids_description(out: Path) -> None:
             "*_result.json",
             "*_report.html",
             "*_thumbnail.png",
+            "*_preview.png",
             "*_*.csv",
             "*_*overview.nii.gz",
         )
