@@ -46,6 +46,9 @@ from voxmetry.workflows.provenance import peak_memory_mb
 from voxmetry.workflows.run_folder import KEY_IMAGES, OUTPUTS
 
 FILES = {
+    *("seg.nii.gz", "measurements.csv", "lesions.csv", "overview.nii.gz"),
+    *("preview.png", "result.json", "report.html"),
+}
     "preview.png",
     "seg.nii.gz",
     "measurements.csv",
