@@ -49,14 +49,6 @@ FILES = {
     *("seg.nii.gz", "measurements.csv", "lesions.csv", "overview.nii.gz"),
     *("preview.png", "result.json", "report.html"),
 }
-    "preview.png",
-    "seg.nii.gz",
-    "measurements.csv",
-    "lesions.csv",
-    "overview.nii.gz",
-    "result.json",
-    "report.html",
-}
 
 
 @pytest.fixture(scope="module")
