@@ -93,6 +93,7 @@ class MadeFeed:
 
     def __init__(self, maps: LabelMaps, settings: TrainSettings, *, names: tuple[str, ...], maker: Synthesiser) -> None:
         self.maps, self.settings, self.names, self.maker = maps, settings, names, maker
+        self.sources: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
