@@ -61,6 +61,17 @@ def test_a_reader_that_closes_its_end_is_no_error_in_words(label_map):
 SECRET = "DOE^JANE 1970"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a shell that closes streams")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-", "2>/dev/full"])
+def test_closed_and_full_streams_stop_no_verb(closed, label_map, tmp_path):
+    code = f"{sys.executable} -m voxmetry measure '{label_map}' -o {tmp_path}/out {closed}"
+    env = {"PYTHONPATH": str(SRC), "PATH": os.environ["PATH"]}
+    told = subprocess.run(["bash", "-c", code], env=env, capture_output=True, timeout=120, check=False)
+    assert told.returncode == 0
+    assert b"Traceback" not in told.stderr
+    assert (tmp_path / "out" / "measurements.csv").is_file()
+
+
 def _fail(*_arguments, **_options):
     raise ValueError(SECRET)
 

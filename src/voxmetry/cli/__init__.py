@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> int:
     except StandardOutputError as error:
         # A reader that closed its end, such as `head`, has what it wanted.
         if not error.is_closed:
-            with suppress(OSError):
+            with suppress(OSError, AttributeError):
                 sys.stderr.write(f"voxmetry: {error}\n")
         return error.exit_code
 

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from voxmetry.core.text import ERRORS, terminal
@@ -51,6 +52,19 @@ class _Output(io.TextIOWrapper):
             raise StandardOutputError(error) from error
 
 
+class _Words(io.TextIOWrapper):
+    """Standard error: where it cannot be written to, nobody listens, and that stops nothing."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+
 @contextmanager
 def plain_streams() -> Iterator[None]:
     """Let both streams write any text, whatever their character set, and say what stops standard output.
@@ -60,8 +74,8 @@ def plain_streams() -> Iterator[None]:
     StandardOutputError
         If what was printed does not arrive.
     """
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _able(before[0], _Output), _able(before[1], io.TextIOWrapper)
+    before: tuple[TextIO | None, TextIO | None] = (sys.stdout, sys.stderr)
+    sys.stdout, sys.stderr = _able(before[0], _Output), _able(before[1], _Words)
     try:
         yield
         sys.stdout.flush()
@@ -70,16 +84,21 @@ def plain_streams() -> Iterator[None]:
         raise
     finally:
         for now, old in zip((sys.stdout, sys.stderr), before, strict=True):
-            if now is not old:
+            if old is None:
+                now.close()
+            elif now is not old:
                 with suppress(OSError, ValueError, StandardOutputError):
                     now.flush()
                 with suppress(OSError, ValueError, StandardOutputError):
                     now.detach()  # type: ignore[attr-defined]
-        sys.stdout, sys.stderr = before
+        sys.stdout, sys.stderr = before  # type: ignore[assignment]
 
 
-def _able(stream: TextIO, kind: type[io.TextIOWrapper]) -> TextIO:
+def _able(stream: TextIO | None, kind: type[io.TextIOWrapper]) -> TextIO:
     """Return a stream on the same bytes that never stops at a character; one without bytes, as a notebook's, as is."""
+    if stream is None:
+        # Closed by who started us (`>&-`), or a window without a console.
+        return Path(os.devnull).open("w", encoding="utf-8")
     buffer = getattr(stream, "buffer", None)
     if buffer is None:
         return stream
