@@ -91,7 +91,7 @@ def plain_streams() -> Iterator[None]:
                     now.flush()
                 with suppress(OSError, ValueError, StandardOutputError):
                     now.detach()  # type: ignore[attr-defined]
-        sys.stdout, sys.stderr = before  # type: ignore[assignment]
+        sys.stdout, sys.stderr = before
 
 
 def _able(stream: TextIO | None, kind: type[io.TextIOWrapper]) -> TextIO:
