@@ -65,6 +65,8 @@ class ReportDocument(Record):
     lesions: Table | None = None
     others: tuple[Table, ...] = ()
     """What was measured on the further inputs of the model, such as SUV on the PET."""
+    uptake_first: bool = False
+    """Whether these come before what was measured on the first: a PET is read for its uptake."""
     asymmetry: Table | None = None
     change: tuple[Table, ...] = ()
     change_summary: tuple[str, ...] = ()
@@ -122,6 +124,7 @@ def spell(
         findings=findings_table(result, say),
         lesions=lesion_table(result, say),
         others=other_tables(result, say),
+        uptake_first=any(other.source.unit == "SUVbw" for other in result.others),
         asymmetry=asymmetry_table(result, say),
         change=change_tables(result, prior, say) if prior is not None else (),
         change_summary=change_summary(result, prior, say) if prior is not None else (),

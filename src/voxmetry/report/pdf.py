@@ -343,7 +343,8 @@ def _findings(paper: _Paper, document: ReportDocument) -> None:
     for sentence in document.summary:
         paper.lines(sentence)
     paper.ln(0.8)
-    for table in (document.findings, document.lesions, *document.others, document.asymmetry):
+    own, others = (document.findings, document.lesions), document.others
+    for table in (*((*others, *own) if document.uptake_first else (*own, *others)), document.asymmetry):
         if table is not None and table.rows:
             paper.tabulate(table)
             paper.ln(1.6)
