@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         Lesion,
         MeanInterval,
         Measurement,
-        OtherInput,
         StudyResult,
     )
     from voxmetry.core.records.follow_up import FollowUp
@@ -84,9 +83,11 @@ def study(result: StudyResult, out: Path, *, as_json: bool, verbose: bool = Fals
     if as_json:
         say_json(result)
         return
+    if result.source.unit == "SUVbw":
+        uptake("the PET", result.measurements, result.lesions)
     for other in result.others:
         if other.source.unit == "SUVbw":
-            uptake(other)
+            uptake(other.name, other.measurements, other.lesions)
     measurements(result.measurements, as_json=False, lesions=result.lesions)
     if result.comparisons:
         comparisons(result.comparisons, as_json=False)
@@ -103,17 +104,17 @@ def study(result: StudyResult, out: Path, *, as_json: bool, verbose: bool = Fals
         say(f"  {out / name}")
 
 
-def uptake(other: OtherInput) -> None:
+def uptake(name: str, measured: Sequence[Measurement], lesions: Sequence[Lesion]) -> None:
     """Show what a PET is read for, first of all: SUVmax, SUVpeak, metabolic tumour volume and total lesion glycolysis.
 
     Of a structure whose parts are lesions, the two maxima are those of its hottest lesion, and the total is the sum.
     """
-    rows = [row for row in other.measurements if row.n_voxels]
+    rows = [row for row in measured if row.n_voxels]
     if not rows:
         return
-    made = table([f"uptake on {other.name}", "SUVmax", "SUVpeak", "SUVmean", "MTV mL", "TLG"])
+    made = table([f"uptake on {name}", "SUVmax", "SUVpeak", "SUVmean", "MTV mL", "TLG"])
     for row in rows:
-        own = [lesion for lesion in other.lesions if lesion.value == row.value]
+        own = [lesion for lesion in lesions if lesion.value == row.value]
         peak = max((x.suv_peak for x in own if not math.isnan(x.suv_peak)), default=math.nan)
         glycolysis = sum(x.total_lesion_glycolysis_suv_ml for x in own) if own else row.intensity_mean * row.volume_ml
         numbers = (row.intensity_max, peak, row.intensity_mean)
