@@ -27,6 +27,7 @@ from scipy import ndimage
 import voxmetry as vx
 from voxmetry.config import StudySettings
 from voxmetry.demo import run_demo
+from voxmetry.report.viewer import overview
 from voxmetry.workflows.rewrite_report import Wishes, rewrite_report
 
 CASE = "STS_003"
@@ -59,10 +60,10 @@ def sarcoma(data: Path, root: Path) -> Path:
     prior.mkdir()
     (prior / "result.json").write_text(earlier.model_dump_json(), encoding="utf-8")
     vx.save(mask, prior / "seg.nii.gz")
-    vx.write_report(earlier, prior / "report.html", volume=image, segmentation=mask)
+    vx.save(overview(image), prior / "overview.nii.gz")
     out = root / "sarcoma-change"
     shutil.copytree(root / "sarcoma", out)
-    rewrite_report(out, prior=prior)
+    rewrite_report(out, prior=prior, overwrite=True)
     return out
 
 
@@ -105,13 +106,12 @@ def shoot(browser: Any, folder: Path, out: Path, name: str) -> None:
     with opened(browser, page, 390, 1600, is_mobile=True, has_touch=True) as tab:
         save(tab.screenshot(), out / f"{name}-phone.png")
     pdf_pages(folder / "printed.pdf", out, f"{name}-print", 2)
-    pdf_pages(rewrite_report(folder, Wishes(pdf=True)), out, f"{name}-pdf", 2)
+    pdf_pages(rewrite_report(folder, Wishes(pdf=True), overwrite=True), out, f"{name}-pdf", 2)
 
 
 def shoot_parts(browser: Any, folder: Path, out: Path) -> None:
     """Take pictures of what a first screen does not show: the viewer with the PET, and the change since the prior."""
     with opened(browser, folder / "report.html", 1280, 1000) as tab:
-        tab.click("#viewer-overlay")
         tab.locator("#viewer-where").filter(has_text="SUV").wait_for()
         save(tab.locator("#viewer-section").screenshot(), out / "viewer-petct.png")
         save(tab.locator("section:has(> #change)").screenshot(), out / "report-change.png")
