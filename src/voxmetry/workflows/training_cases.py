@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from voxmetry import nn
-from voxmetry.classical import Baseline
 from voxmetry.core.records import Flag
 from voxmetry.core.text import visible
 from voxmetry.io.digest import digest_of
 from voxmetry.io.read import ITK, NIFTI, suffix_of
+from voxmetry.workflows.models import Ready
 
 SPLIT = "split.json"
 
@@ -27,9 +27,7 @@ def read_split(folder: Path) -> Mapping[str, Sequence[str]]:
     return {name: value for name, value in content.items() if isinstance(value, list)}
 
 
-def flag_training_case(
-    ready: nn.Predictor | Baseline, study: Sequence[Path], reference: Path | None
-) -> tuple[Flag, ...]:
+def flag_training_case(ready: Ready, study: Sequence[Path], reference: Path | None) -> tuple[Flag, ...]:
     """Flag a reference that the model was trained on.
 
     A case is known by the name of its files or of a folder that they lie in, or by the SHA-256 of their contents.
