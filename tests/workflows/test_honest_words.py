@@ -151,8 +151,9 @@ class TestUptake:
         first = next(line for line in out.splitlines() if line.strip())
         assert all(word in first for word in ("uptake on pet", "SUVmax", "SUVpeak", "MTV", "TLG"))
         page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-        for name in ("projection/0", "projection/1", "fusion/0", "fusion/1", "fusion/2"):
-            assert f'data-picture="{name}"' in page
+        for name, n in (("projection", 2), ("fusion", 3)):
+            figure = page[page.index(f'<figure id="{name}"') :]
+            assert figure[: figure.index("</figure>")].count("data:image/png;base64,") == n
         assert (tmp_path / "out" / "preview.png").read_bytes()[:4] == b"\x89PNG"
 
     def test_the_pet_is_drawn_where_it_lies(self, pair):
