@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from voxmetry.nn.window import Slab
+from voxmetry.nn.slabs import Slab
 
 EVERY_SECONDS = 1.0
 """Between two words about it."""
