@@ -26,12 +26,12 @@ from scipy.stats import spearmanr
 from bench_robustness import seen, turned
 from voxmetry import Geometry, Predictor, Segmentation, Volume, compare, load_model, read_segmentation, read_volume
 from voxmetry.config import ModelSpec, Range
+from voxmetry.core.axes import reorientation
 from voxmetry.flags.image import flag_image
 from voxmetry.flags.study import flag_input, flag_measurements, flag_quality, predict_dice
 from voxmetry.measurement import measure
 from voxmetry.models import read_spec
 from voxmetry.nn import Confidence
-from voxmetry.nn.grids import reorientation
 from voxmetry.ops.components import clean
 
 Change = Callable[[Volume, Segmentation], tuple[Volume, Segmentation]]

@@ -11,8 +11,9 @@ import phantoms
 from parity import Blobs, blobs, check, plain, predictor
 from voxmetry import Geometry, Predictor, Segmentation, Volume
 from voxmetry.config import TrainingDomain
+from voxmetry.core.axes import reorientation
 from voxmetry.flags.study import flag_input
-from voxmetry.nn.grids import is_turned, model_grid, reorientation, upright_grid
+from voxmetry.nn.grids import is_turned, model_grid, upright_grid
 from voxmetry.nn.oblique import Places, sample
 from voxmetry.nn.preprocess import normalise, preprocess, preprocess_labels
 from voxmetry.nn.slabs import Slab

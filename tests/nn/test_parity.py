@@ -10,7 +10,8 @@ import phantoms
 from parity import Blobs, blobs, check, plain, predictor
 from voxmetry import Predictor, Volume
 from voxmetry.config import WindowSpec
-from voxmetry.nn.grids import interpolate, positions, reorientation
+from voxmetry.core.axes import reorientation
+from voxmetry.nn.grids import interpolate, positions
 from voxmetry.nn.preprocess import preprocess
 from voxmetry.nn.restore import restore
 from voxmetry.nn.slabs import Streaming

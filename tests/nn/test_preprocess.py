@@ -5,8 +5,9 @@ import models
 import phantoms
 from voxmetry import Geometry, LabelTable, Segmentation, Volume
 from voxmetry.config import InputSpec, Normalise
+from voxmetry.core.axes import reorientation
 from voxmetry.errors import ConfigError, InputError
-from voxmetry.nn.grids import model_grid, reorientation
+from voxmetry.nn.grids import model_grid
 from voxmetry.nn.preprocess import normalise, preprocess, preprocess_labels, resample_to
 
 ORIENTATIONS = ["RAS", "LPS", "ASR", "SLA", "PIR", "IRP"]

@@ -11,8 +11,9 @@ import models
 import phantoms
 from voxmetry import Predictor, save
 from voxmetry.cli import run
+from voxmetry.core.axes import reorientation
 from voxmetry.errors import ConfigError, InferenceError, OutputError
-from voxmetry.nn.grids import interpolate, positions, reorientation
+from voxmetry.nn.grids import interpolate, positions
 from voxmetry.nn.uncertainty_maps import with_disagreement
 from voxmetry.nn.window import averaged, window_scores
 

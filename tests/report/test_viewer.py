@@ -113,9 +113,10 @@ def test_merged_voxels_keep_their_mean_and_their_place():
     merged = block_mean(array, steps)
     assert merged.shape == (4, 2, 5)
     assert merged[1, 1, 2] == array[2:4, 3:6, 2].mean()
-    affine = reduced_grid(phantoms.geometry(), steps)
+    grid = reduced_grid(phantoms.geometry(shape=array.shape), steps)
     middle = phantoms.geometry().to_mm(np.array([[2.5, 4.0, 2.0]]))[0]
-    assert np.allclose(affine @ [1, 1, 2, 1], [*middle, 1])
+    assert grid.shape == merged.shape
+    assert np.allclose(grid.to_mm([1, 1, 2]), middle)
 
 
 def test_an_image_of_one_value_and_no_structure_has_a_scene(make_result):

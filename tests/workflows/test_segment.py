@@ -27,6 +27,7 @@ from voxmetry import (
     segment_study,
 )
 from voxmetry.config import StudySettings
+from voxmetry.core.axes import reorientation
 from voxmetry.errors import (
     FormatError,
     GeometryError,
@@ -40,7 +41,6 @@ from voxmetry.errors import (
 from voxmetry.flags.study import flag_input
 from voxmetry.io import write_series
 from voxmetry.measurement import lesions
-from voxmetry.nn.grids import reorientation
 from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
 from voxmetry.workflows.provenance import peak_memory_mb
 from voxmetry.workflows.run_folder import KEY_IMAGES, OUTPUTS

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -229,6 +230,127 @@ class Geometry:
         points = np.asarray(mm, dtype=np.float64) - self.affine[:3, 3]
         indices: Float64 = np.linalg.solve(self.affine[:3, :3], points[..., None])[..., 0].astype(np.float64)
         return indices
+
+    def permuted(self, order: Sequence[int]) -> Geometry:
+        """Return the grid with its axes in another order; each voxel stays where it is.
+
+        Parameters
+        ----------
+        order
+            For each new axis, the old one that it is, as `numpy.transpose` takes it.
+
+        Examples
+        --------
+        >>> Geometry(np.diag([2.0, 2.0, 5.0, 1.0]), (10, 20, 30)).permuted((2, 0, 1))
+        Geometry(30 x 10 x 20 @ 5 x 2 x 2 mm, SRA)
+        """
+        if sorted(order) != [0, 1, 2]:
+            raise GeometryError(
+                found=f"an order of axes {tuple(order)}",
+                expected="each of 0, 1, 2 once",
+                fix="name each old axis once, as for numpy.transpose",
+            )
+        affine = np.array(self.affine)
+        affine[:3, :3] = self.affine[:3, list(order)]
+        i, j, k = (self.shape[old] for old in order)
+        stated = self.stated_spacing_mm
+        spacing = None if stated is None else (stated[order[0]], stated[order[1]], stated[order[2]])
+        return Geometry(affine, (i, j, k), self.frame_uid, spacing)
+
+    def flipped(self, *axes: int) -> Geometry:
+        """Return the grid with some axes turned round, as `numpy.flip` does it; each voxel stays where it is.
+
+        Examples
+        --------
+        >>> Geometry(np.diag([2.0, 2.0, 5.0, 1.0]), (10, 20, 30)).flipped(0, 2).axcodes
+        'LAI'
+        """
+        affine = np.array(self.affine)
+        for axis in axes:
+            affine[:3, 3] += affine[:3, axis] * (self.shape[axis] - 1)
+            affine[:3, axis] *= -1
+        return Geometry(affine, self.shape, self.frame_uid, self.stated_spacing_mm)
+
+    def cropped(self, box: Sequence[slice]) -> Geometry:
+        """Return the grid of a box of this grid's voxels.
+
+        Parameters
+        ----------
+        box
+            Where it starts and stops along i, j, k, as an array is indexed; steps are not taken.
+
+        Raises
+        ------
+        GeometryError
+            If the box is empty along an axis, or has a step.
+
+        Examples
+        --------
+        >>> part = Geometry(np.diag([2.0, 2.0, 5.0, 1.0]), (10, 20, 30)).cropped(np.s_[1:4, :, -3:])
+        >>> part.shape, part.to_mm([0, 0, 0]).tolist()
+        ((3, 20, 3), [2.0, 0.0, 135.0])
+        """
+        ends = [part.indices(n) for part, n in zip(box, self.shape, strict=True)]
+        if any(step != 1 or stop <= start for start, stop, step in ends):
+            raise GeometryError(
+                found=f"a box {[(start, stop, step) for start, stop, step in ends]} of a grid {self.shape}",
+                expected="one voxel at least along each axis, in steps of 1",
+                fix="widen the box",
+            )
+        i, j, k = (stop - start for start, stop, _ in ends)
+        affine = np.array(self.affine)
+        affine[:3, 3] = self.to_mm([start for start, _, _ in ends])
+        return Geometry(affine, (i, j, k), self.frame_uid, self.stated_spacing_mm)
+
+    def padded(self, before: Sequence[int], after: Sequence[int]) -> Geometry:
+        """Return the grid with so many more voxels at the low and at the high end of i, j, k.
+
+        Raises
+        ------
+        GeometryError
+            If a number is below 0.
+
+        Examples
+        --------
+        >>> wider = Geometry(np.eye(4), (10, 20, 30)).padded((2, 0, 0), (0, 0, 5))
+        >>> wider.shape, wider.to_mm([0, 0, 0]).tolist()
+        ((12, 20, 35), [-2.0, 0.0, 0.0])
+        """
+        if min(*before, *after) < 0:
+            raise GeometryError(
+                found=f"{tuple(before)} and {tuple(after)} voxels to add",
+                expected="0 or more at each end",
+                fix="use cropped to take voxels away",
+            )
+        i, j, k = (n + low + high for n, low, high in zip(self.shape, before, after, strict=True))
+        affine = np.array(self.affine)
+        affine[:3, 3] = self.to_mm([-low for low in before])
+        return Geometry(affine, (i, j, k), self.frame_uid, self.stated_spacing_mm)
+
+    def resized(self, shape: Sequence[int], *, step: Sequence[float], start: Sequence[float]) -> Geometry:
+        """Return a grid along the same axes with another spacing.
+
+        Parameters
+        ----------
+        shape
+            Its number of voxels along i, j, k.
+        step
+            Its spacing along each axis, in voxels of this grid.
+        start
+            Where its first voxel's centre lies along each axis, in voxels of this grid.
+
+        Examples
+        --------
+        >>> halved = Geometry(np.eye(4), (10, 20, 30)).resized((5, 10, 15), step=(2, 2, 2), start=(0.5, 0.5, 0.5))
+        >>> halved, halved.to_mm([0, 0, 0]).tolist()
+        (Geometry(5 x 10 x 15 @ 2 x 2 x 2 mm, RAS), [0.5, 0.5, 0.5])
+        """
+        affine = np.array(self.affine)
+        for axis in range(3):
+            affine[:3, 3] += self.affine[:3, axis] * start[axis]
+            affine[:3, axis] *= step[axis]
+        i, j, k = (int(n) for n in shape)
+        return Geometry(affine, (i, j, k), self.frame_uid)
 
     def is_same(self, other: Geometry) -> bool:
         """Whether `other` has the same shape, frame of reference and corners (to 0.01 mm)."""

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from voxmetry.classical.spec import BaselineSpec
 from voxmetry.config import ModelSpec
+from voxmetry.core.axes import is_as_stored
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Flag, Measurement, MembersAgreement, PredictedDice, SeriesInfo
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.measurement.sides import pairs
 from voxmetry.models.composite import CompositeSpec
-from voxmetry.nn.grids import is_as_stored, is_turned
+from voxmetry.nn.grids import is_turned
 from voxmetry.ops.components import component_sizes
 
 SPACING_MARGIN = 0.05
@@ -89,7 +90,7 @@ def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
     Parameters
     ----------
     oriented
-        The image's grid with its axes in the model's order, as `nn.grids.reorientation` gives it.
+        The image's grid with its axes in the model's order, as `core.axes.reorientation` gives it.
     spec
         The model, whose `training_domain` says what it has seen.
     """

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxmetry.core.axes import Reorientation
 from voxmetry.core.geometry import Geometry
 from voxmetry.errors import GeometryError
 
@@ -25,18 +26,15 @@ class Move:
 
     Parameters
     ----------
-    order
-        For each axis of the target, the axis of the source that runs along it.
-    flipped
-        For each axis of the target, whether the source runs against it.
+    turn
+        Which axis of the source runs along each axis of the target, and which run against it.
     offset
         Index in the target of the source's lowest voxel, after renaming and turning.
     shape
         The target's.
     """
 
-    order: tuple[int, ...]
-    flipped: tuple[bool, ...]
+    turn: Reorientation
     offset: tuple[int, ...]
     shape: tuple[int, int, int]
 
@@ -48,7 +46,7 @@ class Move:
         GeometryError
             If voxels that are not 0 lie outside the target.
         """
-        turned = np.transpose(array, self.order)[tuple(slice(None, None, -1 if x else 1) for x in self.flipped)]
+        turned = self.turn.forward(array)
         low = [max(0, start) for start in self.offset]
         high = [min(n, s + m) for n, s, m in zip(self.shape, self.offset, turned.shape, strict=True)]
         inside = tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))
@@ -87,7 +85,7 @@ def find_move(source: Geometry, target: Geometry, *, what: str = "the segmentati
     >>> image = Geometry(np.diag([2.0, 2.0, 5.0, 1.0]), (4, 5, 6))
     >>> flipped = np.diag([-2.0, 2.0, 5.0, 1.0])
     >>> flipped[0, 3] = 6.0
-    >>> find_move(Geometry(flipped, (4, 5, 6)), image).flipped
+    >>> find_move(Geometry(flipped, (4, 5, 6)), image).turn.flipped
     (True, False, False)
     """
     if source.frame_uid and target.frame_uid and source.frame_uid != target.frame_uid:
@@ -107,7 +105,9 @@ def find_move(source: Geometry, target: Geometry, *, what: str = "the segmentati
     flipped = rounded[np.arange(3), order] < 0
     lowest = start - np.where(flipped, np.array(source.shape)[order] - 1, 0)
     i, j, k = (int(x) for x in lowest)
-    return Move(tuple(order.tolist()), tuple(flipped.tolist()), (i, j, k), target.shape)
+    a, b, c = (int(axis) for axis in order)
+    x, y, z = (bool(flip) for flip in flipped)
+    return Move(Reorientation((a, b, c), (x, y, z)), (i, j, k), target.shape)
 
 
 def _different(what: str, difference: str) -> GeometryError:

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from scipy.ndimage import zoom
 
+from voxmetry.core.axes import Reorientation, reorientation
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError
-from voxmetry.nn.grids import Reorientation, reorientation
 from voxmetry.ops.boxes import Box
 
 AXES = "RAS"

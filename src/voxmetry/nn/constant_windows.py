@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from voxmetry.config import ModelSpec
+from voxmetry.core.axes import reorientation
 from voxmetry.core.volume import Volume
-from voxmetry.nn.grids import reorientation
 from voxmetry.nn.slabs import cut
 
 SPREAD = 1e-5

@@ -8,12 +8,12 @@ A study that is turned against the patient further than the model was trained on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from voxmetry.config import ModelSpec, Resampling
+from voxmetry.core.axes import AXIS_OF, is_as_stored, reorientation
 from voxmetry.core.geometry import Geometry
 
 SAME_SPACING = 1e-3
@@ -26,78 +26,6 @@ Affines in float32 are rounded by a tenth of that."""
 UPRIGHT_MARGIN_DEGREES = 12.0
 """A grid turned by no more than this beyond what was seen in training is taken as it is: augmentation has shown the
 network such patients, and interpolation costs as much as it gains. See docs/reference/models.md for the figures."""
-
-_AXIS_OF = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
-
-
-@dataclass(frozen=True)
-class Reorientation:
-    """A permutation of the axes and a flip of some, which move voxels without changing any.
-
-    Parameters
-    ----------
-    order
-        For each new axis, the old axis that it is.
-    flipped
-        For each new axis, whether it runs against the old one.
-    """
-
-    order: tuple[int, int, int]
-    flipped: tuple[bool, bool, bool]
-
-    def forward(self, array: np.ndarray) -> np.ndarray:
-        """Apply to an array (I, J, K); the result is a view."""
-        return np.transpose(array, self.order)[self._turns]
-
-    def inverse(self, array: np.ndarray) -> np.ndarray:
-        """Undo on an array (I, J, K); the result is a view."""
-        return np.transpose(array[self._turns], np.argsort(self.order))
-
-    @property
-    def _turns(self) -> tuple[slice, ...]:
-        return tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)
-
-
-def reorientation(geometry: Geometry, orientation: str) -> tuple[Reorientation, Geometry]:
-    """Find the permutation and flips that bring a grid's axes closest to `orientation`, and the grid that results.
-
-    Parameters
-    ----------
-    geometry
-        Any grid, oblique ones too: its axes are renamed and turned round, never rotated.
-    orientation
-        Such as "RAS"; or an order of "IJK", such as "KJI", which takes the axes as they are stored.
-
-    Examples
-    --------
-    >>> grid = Geometry(np.diag([-1.0, 1.0, 2.0, 1.0]), (4, 5, 6))
-    >>> moved, oriented = reorientation(grid, "RAS")
-    >>> moved.flipped, oriented.axcodes, oriented.shape
-    ((True, False, False), 'RAS', (4, 5, 6))
-    """
-    axes, signs = geometry.closest_axes
-    if is_as_stored(orientation):
-        order, flipped = ["IJK".index(name) for name in orientation], [False] * 3
-    else:
-        wanted = [_AXIS_OF[code] for code in orientation]
-        order = [axes.index(axis) for axis, _ in wanted]
-        flipped = [signs[old] != sign for old, (_, sign) in zip(order, wanted, strict=True)]
-    affine = np.array(geometry.affine)
-    affine[:3, :3] = geometry.affine[:3, order]
-    shape = [geometry.shape[old] for old in order]
-    for axis, flip in enumerate(flipped):
-        if flip:
-            affine[:3, 3] += affine[:3, axis] * (shape[axis] - 1)
-            affine[:3, axis] *= -1
-    moved = Reorientation((order[0], order[1], order[2]), (flipped[0], flipped[1], flipped[2]))
-    stated = geometry.stated_spacing_mm
-    spacing = None if stated is None else (stated[order[0]], stated[order[1]], stated[order[2]])
-    return moved, Geometry(affine, (shape[0], shape[1], shape[2]), geometry.frame_uid, spacing)
-
-
-def is_as_stored(orientation: str) -> bool:
-    """Whether the axes are taken as they are stored, in some order, wherever they lead in the patient."""
-    return sorted(orientation) == ["I", "J", "K"]
 
 
 def is_turned(geometry: Geometry, spec: ModelSpec) -> bool:
@@ -127,7 +55,7 @@ def upright_grid(geometry: Geometry, orientation: str, spacing_mm: Sequence[floa
     """
     directions = np.zeros((3, 3))
     for axis, code in enumerate(orientation):
-        patient, sign = _AXIS_OF[code]
+        patient, sign = AXIS_OF[code]
         directions[patient, axis] = sign
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     extent = np.abs(directions.T @ geometry.affine[:3, :3]) @ np.array(geometry.shape)
@@ -154,18 +82,17 @@ def model_grid(geometry: Geometry, spec: ModelSpec) -> Geometry:
         return _corner_grid(oriented, spec.spacing_mm)
     if spec.resampling.rule == "native":
         return oriented
-    affine = np.array(oriented.affine)
-    shape = list(oriented.shape)
+    shape, step, start = list(oriented.shape), [1.0] * 3, [0.0] * 3
     sizes = zip(oriented.shape, oriented.spacing_mm, oriented.nominal_spacing_mm, spec.spacing_mm, strict=True)
     for axis, (size, have, nominal, want) in enumerate(sizes):
         # On sizes without the affine's rounding: neither a threshold nor a half voxel may hang on its last digit.
         if round(abs(nominal - want) / want - SAME_SPACING, 6) <= 0:
             continue
         shape[axis] = max(1, round(round(size * nominal / want, 4)))
+        step[axis] = want / have
         # Voxel centres of both grids share the middle of the field of view.
-        affine[:3, 3] += oriented.affine[:3, axis] * ((size - 1) - (shape[axis] - 1) * want / have) / 2
-        affine[:3, axis] *= want / have
-    return Geometry(affine, (shape[0], shape[1], shape[2]), geometry.frame_uid)
+        start[axis] = ((size - 1) - (shape[axis] - 1) * want / have) / 2
+    return oriented.resized(shape, step=step, start=start)
 
 
 def target_spacing(oriented: Geometry, spec: ModelSpec) -> tuple[float, float, float]:
@@ -186,25 +113,16 @@ def edge_grid(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> Geo
     >>> grid.shape, [round(float(mm), 3) for mm in grid.spacing_mm]
     ((10, 7, 20), [1.0, 1.429, 1.5])
     """
-    affine = np.array(geometry.affine)
-    shape = list(geometry.shape)
-    for axis, (size, have, want) in enumerate(
-        zip(geometry.shape, geometry.nominal_spacing_mm, spacing_mm, strict=True)
-    ):
-        shape[axis] = max(1, round(have / want * size))
-        step = size / shape[axis]
-        affine[:3, 3] += geometry.affine[:3, axis] * (step - 1) / 2
-        affine[:3, axis] *= step
-    return Geometry(affine, (shape[0], shape[1], shape[2]), geometry.frame_uid)
+    sizes = zip(geometry.shape, geometry.nominal_spacing_mm, spacing_mm, strict=True)
+    shape = [max(1, round(have / want * size)) for size, have, want in sizes]
+    step = [size / n for size, n in zip(geometry.shape, shape, strict=True)]
+    return geometry.resized(shape, step=step, start=[(each - 1) / 2 for each in step])
 
 
 def _corner_grid(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> Geometry:
     """Return the grid of this spacing that starts at the same first voxel, as MONAI's `Spacing` makes it."""
-    affine = np.array(geometry.affine)
-    for axis, (have, want) in enumerate(zip(geometry.spacing_mm, spacing_mm, strict=True)):
-        affine[:3, axis] *= want / have
-    i, j, k = _monai_shape(geometry, spacing_mm)
-    return Geometry(affine, (i, j, k), geometry.frame_uid)
+    step = [want / have for have, want in zip(geometry.spacing_mm, spacing_mm, strict=True)]
+    return geometry.resized(_monai_shape(geometry, spacing_mm), step=step, start=(0.0, 0.0, 0.0))
 
 
 def _monai_shape(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> list[int]:

@@ -27,13 +27,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from voxmetry.config import ModelSpec
+from voxmetry.core.axes import reorientation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InferenceError, OutputError
 from voxmetry.io.atomic import write_text
 from voxmetry.nn.cache import cache_root
 from voxmetry.nn.constant_windows import has_constant_windows
 from voxmetry.nn.device_memory import DEVICE_WINDOW, Room, fit_device
-from voxmetry.nn.grids import along_same_axes, is_turned, model_grid, reorientation
+from voxmetry.nn.grids import along_same_axes, is_turned, model_grid
 from voxmetry.nn.oblique import LOT
 from voxmetry.nn.preprocess import RESAMPLE_VALUES
 from voxmetry.nn.restore import CHUNK_VALUES, SLAB_VALUES

@@ -33,13 +33,14 @@ from monai.transforms import (
 from torch import nn
 
 from voxmetry.config import InputSpec, MapName, ModelSpec
+from voxmetry.core.axes import is_as_stored, reorientation
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InferenceError
 from voxmetry.nn.confidence import Agreement, Confidence
 from voxmetry.nn.device_memory import OutOfMemory, out_of_memory
-from voxmetry.nn.grids import interpolate, is_as_stored, is_turned, reorientation, restoring_positions
+from voxmetry.nn.grids import interpolate, is_turned, restoring_positions
 from voxmetry.nn.layers import exact_float32
 from voxmetry.nn.model import Model
 from voxmetry.nn.monai_reader import LoadVolumed

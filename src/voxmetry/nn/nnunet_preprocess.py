@@ -14,10 +14,11 @@ import torch
 from scipy.ndimage import binary_fill_holes, zoom
 
 from voxmetry.config import ModelSpec, Resampling
+from voxmetry.core.axes import reorientation
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError
-from voxmetry.nn.grids import edge_grid, edge_positions, nearest, reorientation, target_spacing, thick_axis
+from voxmetry.nn.grids import edge_grid, edge_positions, nearest, target_spacing, thick_axis
 
 
 def crop_box(arrays: Sequence[np.ndarray]) -> tuple[slice, slice, slice]:
@@ -40,14 +41,6 @@ def crop_box(arrays: Sequence[np.ndarray]) -> tuple[slice, slice, slice]:
             )
         box.append(slice(int(there[0]), int(there[-1]) + 1))
     return (box[0], box[1], box[2])
-
-
-def cropped_geometry(geometry: Geometry, box: tuple[slice, slice, slice]) -> Geometry:
-    """Return the grid of a box of a grid's voxels."""
-    affine = np.array(geometry.affine)
-    affine[:3, 3] = geometry.to_mm(np.array([part.start for part in box], dtype=float))
-    i, j, k = (part.stop - part.start for part in box)
-    return Geometry(affine, (i, j, k), geometry.frame_uid, geometry.stated_spacing_mm)
 
 
 def inside_mask(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -73,7 +66,7 @@ def crop(volumes: Sequence[Volume], spec: ModelSpec) -> tuple[list[np.ndarray], 
     arrays = [moved.forward(volume.array) for volume in volumes]
     box = crop_box(arrays)
     cut = [np.array(array[box], dtype=np.float32, order="C") for array in arrays]
-    return cut, cropped_geometry(oriented, box)
+    return cut, oriented.cropped(box)
 
 
 def resample_edges(array: np.ndarray, source: Geometry, spec: ModelSpec) -> np.ndarray:

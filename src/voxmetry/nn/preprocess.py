@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from voxmetry.config import InputSpec, ModelSpec, Normalise
+from voxmetry.core.axes import reorientation
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -25,7 +26,6 @@ from voxmetry.nn.grids import (
     is_turned,
     model_grid,
     positions,
-    reorientation,
     target_spacing,
 )
 from voxmetry.nn.oblique import sample

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from voxmetry.config import ModelSpec
+from voxmetry.core.axes import reorientation
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.nn.grids import is_turned, reorientation, restoring_positions
+from voxmetry.nn.grids import is_turned, restoring_positions
 from voxmetry.nn.oblique import Lot, Places
 from voxmetry.nn.slabs import DEVICE_FACTOR, Slab, on_device
 

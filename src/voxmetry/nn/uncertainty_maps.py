@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from voxmetry.config import MapName, ModelSpec
+from voxmetry.core.axes import reorientation
 from voxmetry.core.geometry import Geometry
 from voxmetry.errors import ConfigError
 from voxmetry.io.atomic import atomic_path, make_folder, write_text
 from voxmetry.io.nifti_mapped import STEPS, MappedNifti
-from voxmetry.nn.grids import is_turned, reorientation, restoring_positions
+from voxmetry.nn.grids import is_turned, restoring_positions
 from voxmetry.nn.oblique import Places
 from voxmetry.nn.restore import MIXED, Axis, CornerScores, reached_rows, thin_slabs
 from voxmetry.nn.slabs import Slab

@@ -116,7 +116,7 @@ def build_scene(
     steps = reduction(volume.geometry, MOST_VOXELS)
     image = block_mean(volume.array, steps)
     labels = block_label(segmentation.array, steps, present=boxes_of(segmentation))
-    grid = reduced_grid(volume.geometry, steps)
+    grid = reduced_grid(volume.geometry, steps).affine
     low, high = _range(image)
     levels = np.round((np.clip(image, low, high) - low) * (LEVELS / (high - low))).astype(np.int16)
     surfaces, mesh = _surfaces(segmentation)
@@ -149,7 +149,7 @@ def build_overlay(name: str, volume: Volume) -> Overlay:
         unit="SUV" if volume.unit == "SUVbw" else volume.unit,
         top=top if top > 0 else high,
         high=high,
-        image=_nifti(levels, reduced_grid(volume.geometry, steps), slope=high / LEVELS),
+        image=_nifti(levels, reduced_grid(volume.geometry, steps).affine, slope=high / LEVELS),
     )
 
 
@@ -163,19 +163,14 @@ def overview(volume: Volume, most: int = MOST_VOXELS) -> Volume:
         return Volume(volume.array, volume.geometry, volume.unit)
     mean = block_mean(volume.array, steps)
     array = np.rint(mean).astype(volume.array.dtype) if np.issubdtype(volume.array.dtype, np.integer) else mean
-    return Volume(array, _geometry(volume.geometry, steps, array.shape), volume.unit)
+    return Volume(array, reduced_grid(volume.geometry, steps), volume.unit)
 
 
 def overview_of_labels(segmentation: Segmentation) -> Segmentation:
     """Return a segmentation on the grid of its image's `overview`, (I, J, K)."""
     steps = reduction(segmentation.geometry, MOST_VOXELS)
     array = block_label(segmentation.array, steps, present=boxes_of(segmentation))
-    return Segmentation(array, _geometry(segmentation.geometry, steps, array.shape), segmentation.labels)
-
-
-def _geometry(geometry: Geometry, steps: tuple[int, int, int], shape: tuple[int, ...]) -> Geometry:
-    i, j, k = shape
-    return Geometry(reduced_grid(geometry, steps), (i, j, k), geometry.frame_uid)
+    return Segmentation(array, reduced_grid(segmentation.geometry, steps), segmentation.labels)
 
 
 def reduction(geometry: Geometry, most: int) -> tuple[int, int, int]:
@@ -235,12 +230,10 @@ def block_label(array: NDArray[Any], steps: tuple[int, int, int], *, present: It
     return reduced.reshape(blocks.shape[:3]).transpose(np.argsort(axes))
 
 
-def reduced_grid(geometry: Geometry, steps: tuple[int, int, int]) -> NDArray[np.float64]:
-    """Return the affine (4, 4) of the blocks' centres."""
-    merge = np.diag([*(float(step) for step in steps), 1.0])
-    merge[:3, 3] = [(step - 1) / 2 for step in steps]
-    affine: NDArray[np.float64] = geometry.affine @ merge
-    return affine
+def reduced_grid(geometry: Geometry, steps: tuple[int, int, int]) -> Geometry:
+    """Return the grid of the blocks' centres; the last block along an axis may reach beyond the voxels."""
+    shape = [-(-n // step) for n, step in zip(geometry.shape, steps, strict=True)]
+    return geometry.resized(shape, step=steps, start=[(step - 1) / 2 for step in steps])
 
 
 def _range(image: NDArray[np.float32]) -> tuple[float, float]:
@@ -304,12 +297,9 @@ def _surfaces(segmentation: Segmentation) -> tuple[tuple[Surface, ...], bytes]:
         return (), b""
     # Half the grid may be empty: what surfaces are made on is the box of all structures.
     crop = join(list(known.values()))
-    start = np.eye(4)
-    start[:3, 3] = [part.start for part in crop]
-    array = segmentation.array[crop]
-    box = Geometry(segmentation.geometry.affine @ start, array.shape)
+    array, box = segmentation.array[crop], segmentation.geometry.cropped(crop)
     steps = reduction(box, MOST_MESH_VOXELS)
-    labels, affine = block_label(array, steps, present=known), reduced_grid(box, steps)
+    labels, affine = block_label(array, steps, present=known), reduced_grid(box, steps).affine
     made, blocks = [], []
     for label in segmentation.labels:
         mesh = _surface(labels == label.value, affine)

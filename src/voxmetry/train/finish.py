@@ -14,9 +14,9 @@ import numpy as np
 from torch import nn
 
 from voxmetry.config import ModelSpec, Range, TrainingDomain, TrainSettings, Weights, dump_yaml
+from voxmetry.core.axes import reorientation
 from voxmetry.core.text import csv_cell, csv_cells
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
-from voxmetry.nn.grids import reorientation
 from voxmetry.nn.weights import sha256_of, to_bytes
 
 if TYPE_CHECKING:

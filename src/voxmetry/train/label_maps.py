@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from voxmetry.config.synthesis import Lesions, Synthesis
+from voxmetry.core.axes import reorientation
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import InputError, LabelError
 from voxmetry.io import read_segmentation
-from voxmetry.nn.grids import reorientation
 
 FIELD_MM = 4.0
 """Grid of the fields that inflate."""

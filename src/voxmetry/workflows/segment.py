@@ -9,6 +9,7 @@ from pathlib import Path
 
 from voxmetry.classical import BaselineSpec
 from voxmetry.config import ModelSpec, StudySettings, TrainingDomain
+from voxmetry.core.axes import reorientation
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, OtherInput, SourceInfo, StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
@@ -29,7 +30,6 @@ from voxmetry.io.output_folder import output_folder
 from voxmetry.io.overlapping import flatten
 from voxmetry.measurement import DEFINITIONS, compare, lesions, measure
 from voxmetry.models.composite import CompositeSpec
-from voxmetry.nn.grids import reorientation
 from voxmetry.ops.resample import resample
 from voxmetry.workflows.body_region import flag_region
 from voxmetry.workflows.dicom_objects import require_dicom

@@ -12,17 +12,14 @@ from numpy.typing import NDArray
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
+from voxmetry.core.axes import reorientation
 from voxmetry.core.geometry import Float64, swap_lps_ras
 from voxmetry.core.volume import Volume
 from voxmetry.errors import GeometryError, InputError, OutputExistsError
 from voxmetry.io.atomic import atomic_path, output_error
 
-_AXES = {
-    # Axis that is stacked, then along a row and down a column, as (patient axis, sign) in RAS+: the usual display.
-    "axial": ((2, 1), (0, -1), (1, -1)),
-    "coronal": ((1, 1), (0, -1), (2, -1)),
-    "sagittal": ((0, 1), (1, -1), (2, -1)),
-}
+_AXES = {"axial": "LPS", "coronal": "LIA", "sagittal": "PIR"}
+"""Where a row, a column and the stack run: the usual display."""
 
 
 def write_series(
@@ -107,18 +104,8 @@ def _reoriented(volume: Volume, plane: str) -> tuple[NDArray[Any], Float64]:
             expected="an orthogonal grid: a DICOM slice has its rows, columns and normal at right angles",
             fix="resample the volume onto an orthogonal grid first",
         )
-    stack, row, column = _AXES[plane]
-    axes, signs = grid.closest_axes
-    order = [axes.index(axis) for axis, _ in (row, column, stack)]
-    flips = [signs[index] * sign < 0 for index, (_, sign) in zip(order, (row, column, stack), strict=True)]
-    array = np.transpose(volume.array, order)
-    to_old = np.zeros((4, 4))
-    to_old[3, 3] = 1
-    for new, (old, flip) in enumerate(zip(order, flips, strict=True)):
-        to_old[old, new] = -1 if flip else 1
-        to_old[old, 3] = grid.shape[old] - 1 if flip else 0
-        array = np.flip(array, new) if flip else array
-    return array, swap_lps_ras(grid.affine @ to_old)
+    moved, turned = reorientation(grid, _AXES[plane])
+    return moved.forward(volume.array), swap_lps_ras(turned.affine)
 
 
 def _as_int16(array: NDArray[Any]) -> NDArray[np.int16]:
