@@ -15,7 +15,7 @@ from voxmetry import Predictor, Volume, compare, load_model, read_volume
 from voxmetry.errors import InferenceError
 from voxmetry.nn import Confidence, memory
 from voxmetry.nn.device_memory import OutOfMemory
-from voxmetry.nn.memory import MEASURING_BYTES, NetworkCost, _limits, available_bytes, network_cost
+from voxmetry.nn.memory import MEASURING_BYTES, NetworkCost, network_cost
 from voxmetry.nn.openvino import openvino_has_bf16
 from voxmetry.nn.ring_buffer import RingOverflow
 
@@ -38,7 +38,6 @@ def in_a_process(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
         import numpy as np, torch
         torch.set_num_threads(1)
         from voxmetry import Geometry, Predictor, Volume
-        from voxmetry.nn.memory import resident_bytes
         def peak():
             return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
         noise = np.random.default_rng(0).integers(0, 200, (200, 128, 128)).astype(np.int16)
@@ -191,18 +190,6 @@ class TestPlan:
             predictor.plan(phantoms.volume(phantoms.geometry(shape=(20, 20, n)))).parts["ring"] for n in (100, 400)
         )
         assert short == long
-
-    @linux
-    def test_a_control_groups_limit_counts_without_its_cache_of_files(self, tmp_path):
-        (tmp_path / "memory.max").write_text("8000\n")
-        (tmp_path / "memory.current").write_text("5000\n")
-        (tmp_path / "memory.stat").write_text("anon 2000\ninactive_file 3000\n")
-        assert (8000, 2000) in _limits(tmp_path)
-        (tmp_path / "memory.max").write_text("max\n")
-        assert (8000, 2000) not in _limits(tmp_path)
-
-    def test_something_is_left(self):
-        assert available_bytes() > 0
 
 
 def tight_base(predictor, volume):

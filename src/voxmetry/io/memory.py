@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 
+from voxmetry.core.memory import free_bytes
 from voxmetry.errors import ConfigError, InputError
 
 SHARE = 0.5
@@ -40,18 +40,6 @@ def image_limit_bytes() -> int | None:
     return int(limit * 1e9)
 
 
-def free_bytes() -> int | None:
-    """Return how much memory this process may still take; None where the system does not tell."""
-    found = [_meminfo(), _cgroup()]
-    known = [n for n in found if n is not None]
-    if known:
-        return min(known)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
 def require_memory(needed: int, name: str) -> None:
     """Raise `InputError` where an image of so many bytes takes more than half of the memory that is free.
 
@@ -72,22 +60,3 @@ def require_memory(needed: int, name: str) -> None:
             fix="use a machine with more memory, close other programs, or crop or resample the image first; a label "
             "map takes one byte a voxel where it is stored as uint8",
         )
-
-
-def _meminfo() -> int | None:
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        return None
-    found = [line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
-
-
-def _cgroup() -> int | None:
-    """Read the limit of a container, less what it has taken."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((folder / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-    except OSError:
-        return None
-    return max(int(limit) - int(used), 0) if limit.isdigit() and used.isdigit() else None

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from voxmetry.config import ModelSpec
 from voxmetry.core.axes import reorientation
+from voxmetry.core.memory import free_bytes, resident_bytes
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InferenceError, OutputError
 from voxmetry.io.atomic import write_text
@@ -201,8 +202,12 @@ def plan_memory(
     -----
     Direction and type of the ring are those without maps: asking for a map changes no label.
     """
-    base = resident_bytes()
-    limit = int(memory_gb * 1e9) if memory_gb is not None else base + available_bytes()
+    base = resident_bytes() or 0
+    if memory_gb is not None:
+        limit = int(memory_gb * 1e9)
+    else:
+        free = free_bytes()
+        limit = sys.maxsize if free is None else base + free
     # A network whose products carry eight bits, or eleven, has scores that a ring in float16 holds.
     dtypes = [torch.float32, torch.float16] if choice.precision == "float32" else [torch.float16]
     reuse = [True, False] if has_constant_windows(volumes[0], spec) else [False]
@@ -335,51 +340,3 @@ def _preparing_bytes(volumes: Sequence[Volume], spec: ModelSpec, n_grid: int) ->
     return (30 if scored else 12) * n_grid + whole + 4 * RESAMPLE_VALUES
 
 
-def resident_bytes() -> int:
-    """Return the resident memory of this process; 0 where the system does not tell."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return 0
-
-
-def available_bytes() -> int:
-    """Return how much more this process may take: of the machine, its control group and its own limits."""
-    found = [_free_of_machine()]
-    found += [limit - used for limit, used in _limits()]
-    return max(0, min(found))
-
-
-def _free_of_machine() -> int:
-    table = Path("/proc/meminfo")
-    if table.exists():
-        line = next(line for line in table.read_text().splitlines() if line.startswith("MemAvailable"))
-        return int(line.split()[1]) * 1024
-    if sys.platform == "win32":
-        return sys.maxsize
-    # macOS tells what it has, not what is free: half of it is a guess that leaves room for the others.
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _limits(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[int, int]]:
-    """Return (limit, used) in bytes of the control group and of this process's own limits, as far as there are any."""
-    found = []
-    for folder, most, now, cache in (
-        (root, "memory.max", "memory.current", "inactive_file"),
-        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        if (folder / most).exists() and (folder / most).read_text().strip().isdigit():
-            used = int((folder / now).read_text())
-            counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            # Files in the cache count as used, and give way at once.
-            found.append((int((folder / most).read_text()), used - int(counts.get(cache, 0))))
-    if not Path("/proc/self/status").exists():
-        return found
-    import resource
-
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    for kind, field in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
-        limit = resource.getrlimit(kind)[0]
-        if limit != resource.RLIM_INFINITY:
-            found.append((limit, int(status[field].split()[0]) * 1024))
-    return found

@@ -5,17 +5,15 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
-import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from voxmetry import nn
 from voxmetry._version import __version__
 from voxmetry.classical import Baseline
 from voxmetry.config import StudySettings
+from voxmetry.core.memory import peak_bytes
 from voxmetry.core.records import Provenance
 
 PACKAGES = ("voxmetry", "torch", "monai", "numpy", "nibabel", "SimpleITK", "pydicom", "connected-components-3d", "edt")
@@ -78,14 +76,5 @@ def package_versions() -> dict[str, str]:
 
 def peak_memory_mb() -> float:
     """Return the largest resident memory of this process so far in 10^6 bytes; nan where the system does not tell."""
-    status = Path("/proc/self/status")
-    # Where it is there; ru_maxrss begins at what the process that started this one held.
-    known = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    if known:
-        return round(int(known[1]) * 1024 / 1e6, 1)
-    if sys.platform == "win32":
-        return float("nan")
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
+    peak = peak_bytes()
+    return float("nan") if peak is None else round(peak / 1e6, 1)

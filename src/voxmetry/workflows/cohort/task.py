@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from voxmetry._version import __version__
 from voxmetry.config import StudySettings
 from voxmetry.core.labels import LabelTable
+from voxmetry.core.memory import resident_bytes
 from voxmetry.core.records import StudyResult
 from voxmetry.core.text import csv_cell
 from voxmetry.errors import (
@@ -253,8 +254,5 @@ def worker_name() -> str:
 
 def resident_mb() -> float:
     """Return this process's resident memory in units of 10^6 bytes; nan where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return float("nan")
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+    held = resident_bytes()
+    return float("nan") if held is None else round(held / 1e6, 1)
