@@ -10,13 +10,11 @@ import contextlib
 import copy
 import hashlib
 import json
-import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -338,5 +336,3 @@ def _preparing_bytes(volumes: Sequence[Volume], spec: ModelSpec, n_grid: int) ->
     apart = any(not along_same_axes(v.geometry, volumes[0].geometry) for v in volumes)
     whole = max(int(np.prod(volume.geometry.shape)) for volume in volumes) * 8 if apart else 0
     return (30 if scored else 12) * n_grid + whole + 4 * RESAMPLE_VALUES
-
-

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
+from voxmetry.core.memory import free_bytes
 from voxmetry.errors import ModelError
-from voxmetry.io.memory import free_bytes
 
 
 def sha256_of(data: bytes) -> str:
