@@ -10,7 +10,7 @@ import models
 import phantoms
 from voxmetry import Predictor, StudySettings, save, segment_study
 from voxmetry.flags.study import AGREEMENT
-from voxmetry.nn.confidence import Agreement, Confidence
+from voxmetry.nn.confidence import Confidence, MemberAgreement
 from voxmetry.nn.slabs import Slab
 from voxmetry.nn.window import averaged
 from voxmetry.nn.window_weights import blending_weights
@@ -75,7 +75,7 @@ class TestAgreement:
         return made.scatter_(1, grid[None, None], 1.0)
 
     def test_networks_that_say_the_same_have_1(self):
-        agreement = Agreement(self.spec())
+        agreement = MemberAgreement(self.spec())
         for member in (0, 1):
             agreement.watch(member, self.scores({1: slice(0, 3)}))
         first, second = agreement.mean_dice().values()
@@ -83,7 +83,7 @@ class TestAgreement:
         assert math.isnan(second)
 
     def test_it_is_the_mean_over_pairs_with_the_weights_of_the_blending(self):
-        agreement = Agreement(self.spec(members=3))
+        agreement = MemberAgreement(self.spec(members=3))
         patch = tuple(self.spec().window.patch)
         masks = []
         for window in range(2):
@@ -103,20 +103,20 @@ class TestAgreement:
         assert agreement.mean_dice()["back"] == pytest.approx(sum(pairs) / 3, rel=1e-6)
 
     def test_a_structure_that_one_network_alone_finds_is_disagreed_upon(self):
-        agreement = Agreement(self.spec())
+        agreement = MemberAgreement(self.spec())
         agreement.watch(0, self.scores({1: slice(0, 3)}))
         agreement.watch(1, self.scores({}))
         assert agreement.mean_dice()["front"] == 0
 
     def test_one_network_has_none(self):
-        agreement = Agreement(self.spec(members=1))
+        agreement = MemberAgreement(self.spec(members=1))
         assert not agreement.defined
         assert all(math.isnan(dice) for dice in agreement.mean_dice().values())
 
     def test_labels_and_maps_are_the_same_bytes_with_it(self, tmp_path, volume):
         ready = Predictor(models.write(tmp_path / "model", members=2), device="cpu")
         prepared = ready.prepare(volume, maps=["disagreement"])
-        agreement = Agreement(ready.spec)
+        agreement = MemberAgreement(ready.spec)
         plain = ready.run(prepared, maps=["disagreement"], maps_to=tmp_path / "plain")
         watched = ready.run(prepared, maps=["disagreement"], maps_to=tmp_path / "watched", agreement=agreement)
         assert np.array_equal(plain.array, watched.array)
@@ -124,7 +124,7 @@ class TestAgreement:
             tmp_path / "watched/disagreement.nii"
         ).read_bytes()
         counted = agreement.mean_dice()
-        again = Agreement(ready.spec)
+        again = MemberAgreement(ready.spec)
         ready.run(prepared, agreement=again)
         assert again.mean_dice() == pytest.approx(counted, nan_ok=True)
 

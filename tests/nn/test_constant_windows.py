@@ -8,7 +8,7 @@ import models
 import phantoms
 from parity import Blobs, blobs
 from voxmetry import Predictor, Volume
-from voxmetry.nn import Agreement, Confidence
+from voxmetry.nn import Confidence, MemberAgreement
 from voxmetry.nn.constant_windows import ConstantWindows, has_constant_windows
 from voxmetry.nn.uncertainty_maps import with_disagreement
 
@@ -117,7 +117,7 @@ def test_a_model_that_sees_something_in_air_runs_each_window(tmp_path):
 def test_groups_agreement_and_maps(tmp_path):
     network = Counted(3)
     predictor, volume = pair(tmp_path, network, members=2), head_in_air()
-    agreements = [Agreement(predictor.spec) for _ in range(2)]
+    agreements = [MemberAgreement(predictor.spec) for _ in range(2)]
     for reuse, agreement in zip((False, True), agreements, strict=True):
         run(predictor, volume, reuse=reuse, batch=3, agreement=agreement)
     assert agreements[0].mean_dice() == pytest.approx(agreements[1].mean_dice())

@@ -26,11 +26,11 @@ from parity import Blobs, blobs, plain
 from parity import predictor as predictor_of
 from voxmetry import Predictor, Volume, load_model
 from voxmetry.errors import InferenceError
-from voxmetry.nn import Agreement, Confidence, confidence, device_memory, slabs
+from voxmetry.nn import Confidence, MemberAgreement, confidence, device_memory, slabs
 from voxmetry.nn.device_memory import OUT_OF_MEMORY, OutOfMemory, Room, fit_device, out_of_memory
 from voxmetry.nn.layers import exact_float32, last_layer_in_float32, normalise_channels_last
 from voxmetry.nn.memory import fallback
-from voxmetry.nn.runtime import Choice, TorchRuntime, choose_runtime
+from voxmetry.nn.runtime import RuntimeChoice, TorchRuntime, choose_runtime
 from voxmetry.nn.slabs import Streaming
 from voxmetry.nn.window import stream_scores, window_scores, window_starts
 
@@ -62,8 +62,10 @@ def on(device, folder, *, network=None, how=None, n_classes=3, **change):
     made = models.spec(**change)
     network = network or Blobs(1, n_classes)
     base = load_model(models.write(folder), device="cpu")
-    runtime = TorchRuntime(network.eval(), Choice(device, "float32", "test"))
-    model = models.replace(base, spec=made, members=(runtime,) * made.members, choice=Choice(device, "float32", "test"))
+    runtime = TorchRuntime(network.eval(), RuntimeChoice(device, "float32", "test"))
+    model = models.replace(
+        base, spec=made, members=(runtime,) * made.members, choice=RuntimeChoice(device, "float32", "test")
+    )
     return Predictor(model), how
 
 
@@ -141,7 +143,7 @@ class TestSameLabels:
     def test_maps_confidence_and_agreement_are_those_of_the_host_and_change_no_label(self, device, volume, tmp_path):
         change = {"members": 2}
         predictor, _ = on(device, tmp_path / "model", **change)
-        confidence, agreement = Confidence(predictor.spec), Agreement(predictor.spec)
+        confidence, agreement = Confidence(predictor.spec), MemberAgreement(predictor.spec)
         maps = ["probabilities", "entropy", "disagreement"]
         found = run(predictor, volume, maps=maps, maps_to=tmp_path / "maps", confidence=confidence, agreement=agreement)
         assert np.array_equal(found, run(predictor, volume))
@@ -231,7 +233,7 @@ class TestLaunches:
         change = {"labels": {"labels": labels}, "training_domain": {}}
         predictor, _ = on("cpu", tmp_path, n_classes=n_classes, network=Blobs(1, n_classes), **change)
         prepared = predictor.prepare(blobs(phantoms.geometry(shape=(40, 40, length))))
-        agreement, confidence = Agreement(predictor.spec), Confidence(predictor.spec)
+        agreement, confidence = MemberAgreement(predictor.spec), Confidence(predictor.spec)
         with _Launches() as launches:
             predictor.run(prepared, confidence=confidence, agreement=agreement)
         made = predictor.spec.window
@@ -366,7 +368,7 @@ class TestPrecision:
                 return x
 
         before = torch.backends.cudnn.conv.fp32_precision
-        TorchRuntime(Look(), Choice("cpu", "float32", ""))(torch.zeros(1, 1, 2, 2, 2))
+        TorchRuntime(Look(), RuntimeChoice("cpu", "float32", ""))(torch.zeros(1, 1, 2, 2, 2))
         assert seen == [("ieee", "ieee")]
         assert torch.backends.cudnn.conv.fp32_precision == before
         with pytest.raises(ZeroDivisionError), exact_float32():
@@ -380,7 +382,7 @@ class TestPrecision:
         patch = torch.randn(1, 32, 24, 24, 24)
         with torch.inference_mode():
             expected = layer(patch)
-            found = TorchRuntime(layer, Choice("cuda", "float32", ""))(patch.cuda()).cpu()
+            found = TorchRuntime(layer, RuntimeChoice("cuda", "float32", ""))(patch.cuda()).cpu()
         # TF32 has ten bits: errors of 1e-3.
         assert (found - expected).abs().max() < 2e-5
 
@@ -434,7 +436,7 @@ class TestPrecision:
                     kinds.append((str(func), out.dtype, out.numel()))
                 return out
 
-        agreement, counted = Agreement(models.spec(members=2)), Confidence(models.spec())
+        agreement, counted = MemberAgreement(models.spec(members=2)), Confidence(models.spec())
         scores = torch.randn(1, 3, 16, 24, 8)
         with Look():
             counted.feed(slabs.Slab(0, 0, 0, scores[0], torch.ones(16, 24, 8)))

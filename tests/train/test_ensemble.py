@@ -14,7 +14,15 @@ from voxmetry.models import read_spec
 from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.weights import load_into
 from voxmetry.train.dataset import open_data
-from voxmetry.train.ensemble import Choice, candidates, choose_clean, fold_models, rank, write_clean, write_ensemble
+from voxmetry.train.ensemble import (
+    PostProcessingChoice,
+    candidates,
+    choose_clean,
+    fold_models,
+    rank,
+    write_clean,
+    write_ensemble,
+)
 
 
 @pytest.fixture
@@ -62,7 +70,7 @@ def test_one_fold_or_unequal_folds_are_refused(folds, tmp_path):
 
 
 def choice(name, front, back):
-    return Choice(name, candidates(["front", "back"])[name], {"front": front, "back": back})
+    return PostProcessingChoice(name, candidates(["front", "back"])[name], {"front": front, "back": back})
 
 
 def test_a_clean_up_is_taken_only_where_it_gains_and_no_structure_loses():

@@ -21,7 +21,7 @@ from voxmetry.workflows.calibrate import (
     card_section,
     with_section,
 )
-from voxmetry.workflows.evaluate import Entry
+from voxmetry.workflows.evaluate import ModelFolds
 
 
 def rows(n=40, *, noise=0.005, seed=0):
@@ -146,6 +146,6 @@ class TestCalibrate:
 
     def test_a_baseline_is_refused(self, trained):
         data = open_data(trained[0])
-        entry = Entry("otsu", ((object(), ("case_0",)),), 0)
+        entry = ModelFolds("otsu", ((object(), ("case_0",)),), 0)
         with pytest.raises(InputError, match="a classical baseline"):
             calibrate(entry, data)

@@ -13,7 +13,7 @@ from voxmetry.core.labels import LabelTable
 Share = Annotated[float, Field(gt=0, lt=100)]
 
 
-class Channel(Record):
+class BaselineInput(Record):
     """The image that a baseline takes."""
 
     name: str
@@ -105,7 +105,7 @@ class BaselineSpec(Record):
     summary: str
     licence: str = "Apache-2.0"
     body_part: str = "any"
-    inputs: tuple[Channel]
+    inputs: tuple[BaselineInput]
     segment: Method
     labels: LabelTable
     clean: tuple[CleanStep, ...] = ()

@@ -9,17 +9,17 @@ import typer
 
 from voxmetry.cli import show_cohort
 from voxmetry.cli.cohort_options import (
+    CohortReading,
+    CohortWriting,
     Json,
     Models,
     OnlyFailed,
     Out,
-    Reading,
     References,
     RulesFile,
     SettingsFile,
     SkipDone,
     Source,
-    Writing,
     study_settings,
 )
 from voxmetry.cli.options import FLAGGED, grouped
@@ -53,9 +53,9 @@ def plan(
     ] = False,
     settings_file: SettingsFile = None,
     *,
-    reading: Reading,
+    reading: CohortReading,
     running: Running,
-    writing: Writing,
+    writing: CohortWriting,
     only_failed: OnlyFailed = False,
     skip_done: SkipDone = False,
     as_json: Json = False,
@@ -99,9 +99,9 @@ def run(
     in_flight: Annotated[int, typer.Option(help="Studies that one process holds at once.", min=1)] = 3,
     settings_file: SettingsFile = None,
     *,
-    reading: Reading,
+    reading: CohortReading,
     running: Running,
-    writing: Writing,
+    writing: CohortWriting,
     only_failed: OnlyFailed = False,
     skip_done: SkipDone = False,
     break_lock: Annotated[

@@ -40,7 +40,7 @@ SettingsFile = Annotated[
 
 
 @dataclass(frozen=True)
-class Reading:
+class CohortReading:
     """How each study is read: what is said of all of them at once."""
 
     unit: Unit = None
@@ -50,7 +50,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Writing:
+class CohortWriting:
     """What is made of each result."""
 
     report: Annotated[
@@ -60,7 +60,7 @@ class Writing:
     tolerance_mm: ToleranceMm = None
 
 
-def study_settings(file: Path | None, *groups: Reading | Running | Writing) -> StudySettings:
+def study_settings(file: Path | None, *groups: CohortReading | Running | CohortWriting) -> StudySettings:
     """Return the settings of each study: those of a file, else short reports, and what is given here above both.
 
     Raises

@@ -101,10 +101,10 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Compare two label maps, or the label maps of two folders: Dice, Hausdorff distances, surface Dice, in mm."""
-    from voxmetry.workflows.compare import Inputs, compare_paths
+    from voxmetry.workflows.compare import ComparisonInputs, compare_paths
 
     prediction, reference = _both(files or [], prediction, reference)
-    inputs = Inputs(
+    inputs = ComparisonInputs(
         prediction, reference, other=beside.other_prediction, images=beside.images, patients=beside.patients
     )
     settings = _settings(judging, counted)

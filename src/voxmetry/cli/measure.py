@@ -43,10 +43,10 @@ def measure(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Measure the structures of a label map, and each lesion, without any model."""
-    from voxmetry.workflows.measure import Inputs, measure_paths
+    from voxmetry.workflows.measure import MeasureInputs, measure_paths
 
     rows, found, files = measure_paths(
-        Inputs(segmentation, image, modality, unit, organs),
+        MeasureInputs(segmentation, image, modality, unit, organs),
         lesion_names=lesion or (),
         names=names_of(names_map),
         as_labels=as_labels,

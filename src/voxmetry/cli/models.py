@@ -85,11 +85,11 @@ def models_pull(
     as_json: Json = False,
 ) -> None:
     """Fetch a public model, check it and install it. Nothing else of this program fetches anything."""
-    from voxmetry.models.catalogue import Entry, read_catalogue
+    from voxmetry.models.catalogue import CatalogueEntry, read_catalogue
     from voxmetry.models.structures import read_structures
     from voxmetry.workflows.pull_model import PullOptions, pull_model
 
-    def agree(entry: Entry) -> bool:
+    def agree(entry: CatalogueEntry) -> bool:
         if accept_licence or not sys.stdin.isatty() or as_json:
             return accept_licence
         question = f"{entry.name}: licence {entry.licence}, which does not allow any use. Do you agree to it?"

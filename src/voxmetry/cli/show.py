@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from voxmetry.core.records.follow_up import FollowUp
     from voxmetry.core.volume import Volume
-    from voxmetry.models.catalogue import Entry
+    from voxmetry.models.catalogue import CatalogueEntry
     from voxmetry.models.composite import CompositeSpec
     from voxmetry.models.listing import ListedModel
     from voxmetry.train.data_check import DataCheck
@@ -400,7 +400,7 @@ def model_list(entries: Sequence[ListedModel], *, as_json: bool) -> None:
     say("voxmetry models pull NAME fetches what is available; voxmetry models show NAME names its structures.")
 
 
-def available(entry: Entry, source: str, *, as_json: bool) -> None:
+def available(entry: CatalogueEntry, source: str, *, as_json: bool) -> None:
     """Show what the catalogue says of a model that is not here."""
     if as_json:
         _dump({"available": entry.model_dump(mode="json", exclude_none=True)})

@@ -16,7 +16,7 @@ from voxmetry.cli.streams import say, say_json
 if TYPE_CHECKING:
     from voxmetry.config import TrainSettings
     from voxmetry.train.loop import Watcher
-    from voxmetry.train.plan import Plan
+    from voxmetry.train.plan import TrainingPlan
 
 MemoryGb = Annotated[float, typer.Option("--memory-gb", help="Memory that training may take, in 10^9 bytes.", min=0.7)]
 Epochs = Annotated[int | None, typer.Option(help="Epochs, instead of what the plan or configuration says.", min=1)]
@@ -179,7 +179,7 @@ def _plan(
     epochs: int | None,
     modality: list[str] | None,
     quiet: bool = False,
-) -> Plan:
+) -> TrainingPlan:
     from voxmetry.train.devices import n_processes
     from voxmetry.train.fingerprint import scan
     from voxmetry.train.join import open_joined

@@ -14,7 +14,7 @@ from voxmetry.measurement.lesions import Component
 from voxmetry.ops.registration import Float64, inverse, transformed
 
 
-class Group(NamedTuple):
+class LesionGroup(NamedTuple):
     """Lesions that belong together: places in the two lists, what linked them, the largest shared part."""
 
     baseline: tuple[int, ...]
@@ -26,7 +26,7 @@ class Group(NamedTuple):
 class Links(NamedTuple):
     """All groups: those with a lesion at baseline first, in its order, then new ones."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[LesionGroup, ...]
 
 
 def link(
@@ -56,15 +56,16 @@ def link(
     n, m = len(parts[0]), len(parts[1])
     linked = shares >= min_overlap
     groups = [
-        Group(tuple(a), tuple(b), "overlap", float(shares[np.ix_(a, b)].max())) for a, b in _hanging_together(linked)
+        LesionGroup(tuple(a), tuple(b), "overlap", float(shares[np.ix_(a, b)].max()))
+        for a, b in _hanging_together(linked)
     ]
     free = ([i for i in range(n) if not linked[i].any()], [j for j in range(m) if not linked[:, j].any()])
     pairs = _nearest(parts, grids, matrix, free, max_distance_mm)
-    groups += [Group((i,), (j,), "distance", float(shares[i, j])) for i, j in pairs]
+    groups += [LesionGroup((i,), (j,), "distance", float(shares[i, j])) for i, j in pairs]
     paired = ({i for i, _ in pairs}, {j for _, j in pairs})
-    groups += [Group((i,), (), "", math.nan) for i in free[0] if i not in paired[0]]
+    groups += [LesionGroup((i,), (), "", math.nan) for i in free[0] if i not in paired[0]]
     groups.sort(key=lambda group: group.baseline)
-    groups += [Group((), (j,), "", math.nan) for j in free[1] if j not in paired[1]]
+    groups += [LesionGroup((), (j,), "", math.nan) for j in free[1] if j not in paired[1]]
     return Links(tuple(groups))
 
 

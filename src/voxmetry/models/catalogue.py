@@ -49,7 +49,7 @@ class Part(Record):
         return PurePosixPath(urlsplit(self.url).path).name
 
 
-class Entry(Record):
+class CatalogueEntry(Record):
     """A public model."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -97,7 +97,7 @@ class Catalogue(Record):
     addresses: dict[str, str] = Field(default_factory=dict)
     """What `{name}` at the beginning of an address stands for."""
     tables: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    models: tuple[Entry, ...]
+    models: tuple[CatalogueEntry, ...]
 
     @model_validator(mode="after")
     def _resolved(self) -> Self:
@@ -113,7 +113,7 @@ class Catalogue(Record):
         object.__setattr__(self, "models", resolved)
         return self
 
-    def _resolve(self, entry: Entry) -> Entry:
+    def _resolve(self, entry: CatalogueEntry) -> CatalogueEntry:
         """Put in the table and the addresses that an entry names, and see that its parts give what it promises."""
         labels = entry.labels
         if entry.table is not None:
@@ -139,7 +139,7 @@ class Catalogue(Record):
             raise ValueError(f"{url!r} is no https address of a .zip file")
         return url
 
-    def __getitem__(self, name: str) -> Entry:
+    def __getitem__(self, name: str) -> CatalogueEntry:
         for entry in self.models:
             if entry.name == name:
                 return entry
@@ -149,7 +149,7 @@ class Catalogue(Record):
             fix="use one of these names; a model folder or archive of your own: voxmetry models import PATH",
         )
 
-    def sources_of(self, entry: Entry) -> str:
+    def sources_of(self, entry: CatalogueEntry) -> str:
         """Return where the facts of an entry come from, in words."""
         key, _, rest = entry.source.partition(",")
         return f"{self.sources[key]},{rest}" if rest else self.sources[key]

@@ -25,8 +25,8 @@ from voxmetry.core.base import Record
 from voxmetry.core.labels import Code, Label, LabelTable
 from voxmetry.errors import ConfigError, LabelError
 
-Group = Literal["organs", "vessels", "bones", "muscles", "brain", "body", "other"]
-GROUPS: tuple[Group, ...] = ("organs", "vessels", "brain", "body", "bones", "muscles", "other")
+StructureGroup = Literal["organs", "vessels", "bones", "muscles", "brain", "body", "other"]
+GROUPS: tuple[StructureGroup, ...] = ("organs", "vessels", "brain", "body", "bones", "muscles", "other")
 """In the order in which a report lists them."""
 
 CATEGORIES = {
@@ -44,7 +44,7 @@ class Structure(Record):
     """One row of a table of structures."""
 
     name: Annotated[str, Field(min_length=1)]
-    group: Group = "other"
+    group: StructureGroup = "other"
     category: Literal["anatomy", "abnormal", "tissue", "object"] = "anatomy"
     code: str = ""
     meaning: str = ""
@@ -134,7 +134,7 @@ def find_structure(name: str) -> Structure | None:
     return known_structures().get(key_of(name))
 
 
-def group_of(name: str) -> Group:
+def group_of(name: str) -> StructureGroup:
     """Return the group that a report lists a structure under: 'other' where the name is not known.
 
     Examples

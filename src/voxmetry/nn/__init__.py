@@ -1,9 +1,18 @@
 """Networks: prepare, run, restore. torch and MONAI live here and in `train/` only."""
 
 from voxmetry.nn.composite import Composite
-from voxmetry.nn.confidence import Agreement, Confidence
+from voxmetry.nn.confidence import Confidence, MemberAgreement
 from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.predict import segment
-from voxmetry.nn.predictor import Outcome, Predictor
+from voxmetry.nn.predictor import Predictor, PredictorOutcome
 
-__all__ = ["Agreement", "Composite", "Confidence", "Model", "Outcome", "Predictor", "load_model", "segment"]
+__all__ = [
+    "Composite",
+    "Confidence",
+    "MemberAgreement",
+    "Model",
+    "Predictor",
+    "PredictorOutcome",
+    "load_model",
+    "segment",
+]

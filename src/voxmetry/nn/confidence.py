@@ -73,7 +73,7 @@ class Confidence:
         return {name: 2 * overlap / size if self.defined and overlap > 0 else math.nan for name, overlap, size in rows}
 
 
-class Agreement:
+class MemberAgreement:
     """How far the networks of an ensemble agree on each structure: the mean Dice of their labels over all pairs.
 
     With the masks a and b of two networks in one window, and the weight w of each of its voxels when windows are

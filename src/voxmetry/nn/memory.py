@@ -37,7 +37,7 @@ from voxmetry.nn.grids import along_same_axes, is_turned, model_grid
 from voxmetry.nn.oblique import LOT
 from voxmetry.nn.preprocess import RESAMPLE_VALUES
 from voxmetry.nn.restore import CHUNK_VALUES, SLAB_VALUES
-from voxmetry.nn.runtime import Choice
+from voxmetry.nn.runtime import RuntimeChoice
 from voxmetry.nn.slabs import DEVICE_FACTOR, Streaming
 from voxmetry.nn.uncertainty_maps import BLOCK_VALUES
 from voxmetry.nn.window import slab_axis
@@ -78,7 +78,7 @@ class NetworkCost:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """How a study will be run, and what that takes.
 
     Parameters
@@ -168,12 +168,12 @@ def plan_memory(
     volumes: Sequence[Volume],
     spec: ModelSpec,
     cost: NetworkCost,
-    choice: Choice,
+    choice: RuntimeChoice,
     *,
     memory_gb: float | None,
     maps: bool = False,
     measured: bool = False,
-) -> Plan:
+) -> MemoryPlan:
     """Choose the quickest way that fits.
 
     Parameters
@@ -241,7 +241,7 @@ def _plan(
     volumes: Sequence[Volume],
     spec: ModelSpec,
     cost: NetworkCost,
-    choice: Choice,
+    choice: RuntimeChoice,
     dtype: torch.dtype,
     reuse: bool,
     *,
@@ -249,7 +249,7 @@ def _plan(
     limit: int,
     maps: bool,
     measured: bool,
-) -> Plan:
+) -> MemoryPlan:
     device = choice.device
     native = volumes[0].geometry
     grid = model_grid(native, spec)
@@ -316,7 +316,7 @@ def _plan(
         full_groups=choice.execution in ("graph", "compile"),
         reuse=reuse,
     )
-    return Plan(how, parts, limit)
+    return MemoryPlan(how, parts, limit)
 
 
 def _maps_bytes(shape: tuple[int, int, int], spec: ModelSpec) -> int:

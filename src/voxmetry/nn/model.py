@@ -16,7 +16,7 @@ from voxmetry.errors import ModelError
 from voxmetry.models import find_model, read_spec
 from voxmetry.nn.memory import NetworkCost, known_cost
 from voxmetry.nn.networks.build import Ensemble, build_network, require_size
-from voxmetry.nn.runtime import Choice, Runtime, build_runtime, choose_runtime
+from voxmetry.nn.runtime import Runtime, RuntimeChoice, build_runtime, choose_runtime
 from voxmetry.nn.weights import fill, read_checked, sha256_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Model:
     spec: ModelSpec
     weights: Weights
     members: tuple[Runtime, ...]
-    choice: Choice
+    choice: RuntimeChoice
     cost: NetworkCost
     torch_member: Callable[[int], nn.Module] | None = None
     folder: Path | None = None

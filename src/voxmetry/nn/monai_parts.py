@@ -38,7 +38,7 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InferenceError
-from voxmetry.nn.confidence import Agreement, Confidence
+from voxmetry.nn.confidence import Confidence, MemberAgreement
 from voxmetry.nn.device_memory import OutOfMemory, out_of_memory
 from voxmetry.nn.grids import interpolate, is_turned, restoring_positions
 from voxmetry.nn.layers import exact_float32
@@ -195,7 +195,7 @@ class MonaiPredictor(Predictor):
         maps: Sequence[MapName] = (),  # noqa: ARG002  (refused by `prepare`)
         maps_to: Path | str | None = None,  # noqa: ARG002
         confidence: Confidence | None = None,  # noqa: ARG002
-        agreement: Agreement | None = None,  # noqa: ARG002
+        agreement: MemberAgreement | None = None,  # noqa: ARG002
     ) -> Segmentation:
         """Run the parts on a study; the label map is cleaned up already, which changes nothing when done twice."""
         parts = self.model.as_monai()

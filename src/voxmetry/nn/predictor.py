@@ -18,10 +18,10 @@ from voxmetry.config import MapName, ModelSpec, Weights
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InferenceError, VoxmetryError
-from voxmetry.nn.confidence import Agreement, Confidence
+from voxmetry.nn.confidence import Confidence, MemberAgreement
 from voxmetry.nn.constant_windows import ConstantWindows
 from voxmetry.nn.device_memory import OutOfMemory, out_of_memory, release_device
-from voxmetry.nn.memory import Plan, fallback, plan_memory
+from voxmetry.nn.memory import MemoryPlan, fallback, plan_memory
 from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.preprocess import Prepared, normalise, preprocess, require_channels
 from voxmetry.nn.progress import followed
@@ -39,7 +39,7 @@ Study: TypeAlias = Volume | Sequence[Volume]
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome(Generic[Item]):
+class PredictorOutcome(Generic[Item]):
     """What became of one case.
 
     Parameters
@@ -113,7 +113,7 @@ class Predictor:
         self.model = model
         self._memory_gb = memory_gb
         self._tell = tell or (lambda _: None)
-        self.last_plan: Plan | None = None
+        self.last_plan: MemoryPlan | None = None
         """How the last study was run."""
         self._tell(f"{self.spec.name} on {self.model.choice}")
 
@@ -157,7 +157,7 @@ class Predictor:
         prepared = self.prepare(volumes, maps=maps)
         return clean(self.run(prepared, maps=maps, maps_to=maps_to), self.spec.clean)
 
-    def plan(self, volumes: Study, *, maps: Sequence[MapName] = (), measured: bool = False) -> Plan:
+    def plan(self, volumes: Study, *, maps: Sequence[MapName] = (), measured: bool = False) -> MemoryPlan:
         """Say how a study would be run, and these maps written, and what memory that takes, without running it.
 
         With `measured`, what is needed to measure the result in this process counts as well.
@@ -191,7 +191,7 @@ class Predictor:
         maps: Sequence[MapName] = (),
         maps_to: Path | str | None = None,
         confidence: Confidence | None = None,
-        agreement: Agreement | None = None,
+        agreement: MemberAgreement | None = None,
     ) -> Segmentation:
         """Run the network on a prepared study and choose the labels on the study's own grid, slab by slab.
 
@@ -234,7 +234,7 @@ class Predictor:
         maps: Sequence[MapName],
         folder: Path,
         confidence: Confidence | None,
-        agreement: Agreement | None,
+        agreement: MemberAgreement | None,
     ) -> Segmentation:
         spec, members = self.spec, self.model.members
         for counts in (confidence, agreement):
@@ -281,7 +281,7 @@ class Predictor:
         *,
         read: Callable[[Item], Study],
         write: Callable[[Item, Segmentation], object] | None = None,
-    ) -> Iterator[Outcome[Item]]:
+    ) -> Iterator[PredictorOutcome[Item]]:
         """Segment many cases; the next is read and prepared, and the last written, while the network works.
 
         A case that fails does not stop the others: its outcome holds the error.
@@ -297,13 +297,13 @@ class Predictor:
 
         Yields
         ------
-        Outcome
+        PredictorOutcome
             One for each item in its order, after it was written.
         """
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             upcoming = iter(items)
             loading = _submit(reader, upcoming, lambda item: self.prepare(read(item)))
-            writing: Future[Outcome[Item]] | None = None
+            writing: Future[PredictorOutcome[Item]] | None = None
             while loading is not None:
                 item, prepared = loading
                 loading = _submit(reader, upcoming, lambda item: self.prepare(read(item)))
@@ -314,15 +314,15 @@ class Predictor:
             if writing is not None:
                 yield writing.result()
 
-    def _finish(self, item: Item, prepared: Future[Prepared]) -> Outcome[Item]:
+    def _finish(self, item: Item, prepared: Future[Prepared]) -> PredictorOutcome[Item]:
         begin = time.perf_counter()
         try:
             ready = prepared.result()
             begin = time.perf_counter()
             found = clean(self.run(ready), self.spec.clean)
         except VoxmetryError as error:
-            return Outcome(item, None, error, time.perf_counter() - begin)
-        return Outcome(item, found, None, time.perf_counter() - begin)
+            return PredictorOutcome(item, None, error, time.perf_counter() - begin)
+        return PredictorOutcome(item, found, None, time.perf_counter() - begin)
 
 
 def _channels(volumes: Study) -> list[Volume]:
@@ -345,7 +345,9 @@ def _submit(
     return None
 
 
-def _write(outcome: Outcome[Item], write: Callable[[Item, Segmentation], object] | None) -> Outcome[Item]:
+def _write(
+    outcome: PredictorOutcome[Item], write: Callable[[Item, Segmentation], object] | None
+) -> PredictorOutcome[Item]:
     if write is None or outcome.segmentation is None:
         return outcome
     try:

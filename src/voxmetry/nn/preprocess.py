@@ -33,7 +33,7 @@ from voxmetry.ops.layout import memory_axes
 from voxmetry.ops.resample import AIR_HU
 
 if TYPE_CHECKING:
-    from voxmetry.nn.memory import Plan
+    from voxmetry.nn.memory import MemoryPlan
 
 _MOST_CLASSES = 255
 RESAMPLE_VALUES = 2_000_000
@@ -61,7 +61,7 @@ class Prepared:
     tensor: torch.Tensor
     grid: Geometry
     native: Geometry
-    plan: Plan | None = None
+    plan: MemoryPlan | None = None
     volumes: tuple[Volume, ...] = ()
 
 

@@ -35,7 +35,7 @@ class Runtime(Protocol):
 
 
 @dataclass(frozen=True)
-class Choice:
+class RuntimeChoice:
     """Where and how, and why.
 
     Parameters
@@ -67,7 +67,7 @@ class Choice:
 
 def choose_runtime(
     device: str = "auto", precision: str = "auto", *, gflop: float = 0.0, execution: str = "eager"
-) -> Choice:
+) -> RuntimeChoice:
     """Turn "auto" into what there is and what suits a network of `gflop` 10^9 operations a window.
 
     Raises
@@ -102,7 +102,7 @@ def choose_runtime(
             fix="use --precision float32, or auto",
         )
     require_execution(execution, device)
-    return Choice(device, _best_precision(device) if precision == "auto" else precision, why, execution)
+    return RuntimeChoice(device, _best_precision(device) if precision == "auto" else precision, why, execution)
 
 
 def choose_device(requested: str) -> str:
@@ -142,7 +142,7 @@ def multiplies_bf16(device: str) -> bool:
     return device == "openvino" and openvino_has_bf16()
 
 
-def choose_for_training(device: str, precision: str = "auto", *, begun_in: str | None = None) -> Choice:
+def choose_for_training(device: str, precision: str = "auto", *, begun_in: str | None = None) -> RuntimeChoice:
     """Turn "auto" into a precision that a processor trains fast in: bf16 where it multiplies it, else float32.
 
     Parameters
@@ -162,14 +162,14 @@ def choose_for_training(device: str, precision: str = "auto", *, begun_in: str |
     if precision != "auto":
         slow = precision == "bf16" and not multiplies_bf16(device)
         why = "as asked for" + ("; it does not multiply bf16, so float32 would be many times faster" if slow else "")
-        return Choice(device, precision, why)
+        return RuntimeChoice(device, precision, why)
     has = multiplies_bf16(device)
     if begun_in == "float32" or (begun_in == "bf16" and has):
-        return Choice(device, begun_in, "auto: as the run began")
+        return RuntimeChoice(device, begun_in, "auto: as the run began")
     why = "auto: it multiplies bf16" if has else "auto: it does not multiply bf16"
     if begun_in is not None:
         why += ", in which the run began: its weights will not be those of one processor"
-    return Choice(device, "bf16" if has else "float32", why)
+    return RuntimeChoice(device, "bf16" if has else "float32", why)
 
 
 def require_device(device: str) -> None:
@@ -184,7 +184,7 @@ def require_device(device: str) -> None:
         )
 
 
-def build_runtime(make: Callable[[], nn.Module], key: str, spec: ModelSpec, choice: Choice) -> Runtime:
+def build_runtime(make: Callable[[], nn.Module], key: str, spec: ModelSpec, choice: RuntimeChoice) -> Runtime:
     """Return a network as a runtime.
 
     Parameters
@@ -224,7 +224,7 @@ class TorchRuntime:
         Of the network, by which its last layer is known; None leaves that to the casts.
     """
 
-    def __init__(self, network: nn.Module, choice: Choice, *, n_outputs: int | None = None) -> None:
+    def __init__(self, network: nn.Module, choice: RuntimeChoice, *, n_outputs: int | None = None) -> None:
         if choice.precision != "float32" and n_outputs is not None:
             network = last_layer_in_float32(network, n_outputs)
         if choice.device == "cuda":

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
-class Shown(Figure):
+class NotebookFigure(Figure):
     """A figure that a notebook can show whichever backend is set, or none."""
 
     def _repr_png_(self) -> bytes:
@@ -17,8 +17,8 @@ class Shown(Figure):
         return out.getvalue()
 
 
-def new_figure(width: float, height: float) -> Shown:
+def new_figure(width: float, height: float) -> NotebookFigure:
     """Return an empty white figure of this size in inches, without pyplot's global state."""
-    figure = Shown(figsize=(width, height), facecolor="white")
+    figure = NotebookFigure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     return figure

@@ -32,7 +32,7 @@ MOST_COLUMNS = 12
 """Structures with a column of their own in the table."""
 
 
-class Entry(Record):
+class CohortEntry(Record):
     """One study with one model."""
 
     case: str
@@ -59,7 +59,7 @@ class Roster(Record):
     title: str
     colours: dict[str, str]
     """Of the structures, in their order."""
-    entries: tuple[Entry, ...]
+    entries: tuple[CohortEntry, ...]
     accuracy: tuple[tuple[str, str], ...] = ()
     """Name of a model and address of the page of its accuracy."""
     ended: str = ""

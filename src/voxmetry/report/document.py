@@ -12,11 +12,11 @@ from voxmetry.core.labels import Label
 from voxmetry.core.records import Flag, StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.report.change import change_notes, change_summary, change_tables, merged_flags, response_line
-from voxmetry.report.facts import Fact, Group, command, definitions, examined, provenance
+from voxmetry.report.facts import Fact, FactGroup, command, definitions, examined, provenance
 from voxmetry.report.language import ENGLISH, Language
 from voxmetry.report.lesions import lesion_table
 from voxmetry.report.pictures.illustrations import Illustration, illustrate
-from voxmetry.report.pictures.plan import Plan
+from voxmetry.report.pictures.plan import PicturePlan
 from voxmetry.report.tables import (
     EMPTY_ROWS,
     Table,
@@ -30,7 +30,7 @@ from voxmetry.report.text import clean
 NOTICE = "Research use only. Not a medical device."
 
 
-class Verdict(Record):
+class ReportVerdict(Record):
     """Whether to look before the numbers are used, in one line and in one sentence."""
 
     state: Literal["ok", "accept", "review", "reject"]
@@ -59,7 +59,7 @@ class ReportDocument(Record):
     description: str
     """The series description as it came with the study; empty where there was none."""
     examined: tuple[Fact, ...]
-    verdict: Verdict
+    verdict: ReportVerdict
     summary: tuple[str, ...]
     findings: Table
     lesions: Table | None = None
@@ -80,13 +80,13 @@ class ReportDocument(Record):
     comparison: Table | None
     comparison_summary: tuple[str, ...] = ()
     definitions: tuple[Fact, ...]
-    provenance: tuple[Group, ...]
+    provenance: tuple[FactGroup, ...]
     command: str
     """What repeats the run, with STUDY and OUT in place of paths."""
 
 
 def spell(
-    result: StudyResult, plan: Plan, say: Language = ENGLISH, *, prior: PriorComparison | None = None
+    result: StudyResult, plan: PicturePlan, say: Language = ENGLISH, *, prior: PriorComparison | None = None
 ) -> ReportDocument:
     """Turn a result into findings, tables, flags, definitions, provenance and the words of its pictures.
 
@@ -178,7 +178,7 @@ _TITLES = {
 }
 
 
-def _verdict(result: StudyResult, say: Language) -> Verdict:
+def _verdict(result: StudyResult, say: Language) -> ReportVerdict:
     counts = {severity: sum(flag.severity == severity for flag in result.flags) for severity in SEVERITIES}
     notes = counts["note"]
     if counts["reject"]:
@@ -199,13 +199,13 @@ def _verdict(result: StudyResult, say: Language) -> Verdict:
         detail = say("Look at the pictures before the numbers are used.")
     else:
         noted = " " + say.count(notes, "{n} flag is a note.", "{n} flags are notes.") if notes else ""
-        return Verdict(
+        return ReportVerdict(
             state="accept",
             headline=say(NOTHING_FAILED),
             detail=say("No check can tell whether an outline is right: look at the pictures.") + noted,
         )
     also = " " + say.count(notes, "{n} more flag is a note.", "{n} more flags are notes.") if notes else ""
-    return Verdict(state=state, headline=headline, detail=detail + also)
+    return ReportVerdict(state=state, headline=headline, detail=detail + also)
 
 
 NOTHING_FAILED = "No automatic check failed"
@@ -253,7 +253,7 @@ def _flags(result: StudyResult, say: Language) -> tuple[FlagLine, ...]:
     return tuple(line(flag) for severity in SEVERITIES for flag in result.flags if flag.severity == severity)
 
 
-def _not_pictured(plan: Plan, say: Language) -> tuple[str, ...]:
+def _not_pictured(plan: PicturePlan, say: Language) -> tuple[str, ...]:
     lines = []
     if plan.left_out:
         shown = sum(planned.kind == "structure" for planned in plan.pictures)

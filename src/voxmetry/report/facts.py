@@ -13,7 +13,7 @@ from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.text import folder_name
 from voxmetry.models import BUNDLED
 from voxmetry.report.language import ENGLISH, Language
-from voxmetry.report.pictures.plan import Plan
+from voxmetry.report.pictures.plan import PicturePlan
 from voxmetry.report.text import clean, unit_name, without_folders
 
 OBLIQUE_DEGREES = 1.0
@@ -88,14 +88,14 @@ class Fact(Record):
     """Name of the field that is defined."""
 
 
-class Group(Record):
+class FactGroup(Record):
     """Facts under a heading."""
 
     heading: str
     facts: tuple[Fact, ...]
 
 
-def examined(result: StudyResult, plan: Plan, say: Language = ENGLISH) -> tuple[Fact, ...]:
+def examined(result: StudyResult, plan: PicturePlan, say: Language = ENGLISH) -> tuple[Fact, ...]:
     """Say what image it was, on which grid, and by which model it was segmented."""
     source, run = result.source, result.provenance
     modality = _MODALITIES.get(source.modality or "", source.modality or say("modality not stated"))
@@ -144,7 +144,7 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def provenance(result: StudyResult, say: Language = ENGLISH) -> tuple[Group, ...]:
+def provenance(result: StudyResult, say: Language = ENGLISH) -> tuple[FactGroup, ...]:
     """List the versions, checksums, settings, device and times, and the command, that a repetition needs."""
     run = result.provenance
     model = [
@@ -167,11 +167,11 @@ def provenance(result: StudyResult, say: Language = ENGLISH) -> tuple[Group, ...
     if result.source.series_uid:
         machine.append(Fact(term=say("Series UID"), detail=clean(result.source.series_uid), is_code=True))
     groups = [
-        Group(heading=say("Model"), facts=tuple(model)),
-        Group(heading=say("Run"), facts=tuple(machine)),
-        Group(heading=say("Seconds"), facts=_seconds(run.seconds, say)),
-        Group(heading=say("Settings"), facts=tuple(_settings(run.settings, say))),
-        Group(heading=say("Software"), facts=tuple(software)),
+        FactGroup(heading=say("Model"), facts=tuple(model)),
+        FactGroup(heading=say("Run"), facts=tuple(machine)),
+        FactGroup(heading=say("Seconds"), facts=_seconds(run.seconds, say)),
+        FactGroup(heading=say("Settings"), facts=tuple(_settings(run.settings, say))),
+        FactGroup(heading=say("Software"), facts=tuple(software)),
     ]
     return tuple(group for group in groups if group.facts)
 

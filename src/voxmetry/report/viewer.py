@@ -51,7 +51,7 @@ class Target(Record):
     ras_mm: tuple[float, float, float]
 
 
-class Surface(Record):
+class ViewerSurface(Record):
     """Where a structure's triangles lie in the block of all surfaces."""
 
     value: int
@@ -87,7 +87,7 @@ class Scene(Record):
     reduced: tuple[int, int, int]
     """How many voxels were averaged along each axis; 1 where none."""
     targets: tuple[Target, ...]
-    surfaces: tuple[Surface, ...]
+    surfaces: tuple[ViewerSurface, ...]
     image: str
     """NIfTI, gzip, base64."""
     labels: str
@@ -291,7 +291,7 @@ def _inside(
         reach_mm *= 2
 
 
-def _surfaces(segmentation: Segmentation) -> tuple[tuple[Surface, ...], bytes]:
+def _surfaces(segmentation: Segmentation) -> tuple[tuple[ViewerSurface, ...], bytes]:
     known = boxes_of(segmentation)
     if not known:
         return (), b""
@@ -307,7 +307,7 @@ def _surfaces(segmentation: Segmentation) -> tuple[tuple[Surface, ...], bytes]:
             continue
         points, triangles = mesh
         made.append(
-            Surface(
+            ViewerSurface(
                 value=label.value,
                 name=clean(label.name),
                 colour=label.colour,

@@ -71,7 +71,7 @@ class Finding(Record):
     """The other case of a pair."""
 
 
-class Agreement(Record):
+class LabelAgreement(Record):
     """One structure of one case, drawn twice, or drawn and predicted."""
 
     case: str
@@ -91,7 +91,7 @@ class DataCheck(Record):
     """Cases that could be read."""
     findings: tuple[Finding, ...]
     """Errors first, then by case."""
-    agreements: tuple[Agreement, ...]
+    agreements: tuple[LabelAgreement, ...]
     """Lowest Dice first."""
     cases: tuple[CaseFacts, ...]
 
@@ -120,7 +120,7 @@ def check_data(
         If `predictions` holds no label map of a case.
     """
     findings: list[Finding] = []
-    agreements: list[Agreement] = []
+    agreements: list[LabelAgreement] = []
     facts: list[CaseFacts] = []
     thumbnails: dict[str, NDArray[np.float32]] = {}
     # A case that cannot be read, or that all are empty, is found again below, case by case.
@@ -364,7 +364,7 @@ def _times(values: NDArray[np.float64]) -> str:
 
 def _agreements(
     case: Case, image: Volume, label: Segmentation, unlabelled: Unlabelled, predictions: Path | None
-) -> list[Agreement]:
+) -> list[LabelAgreement]:
     found, known = [], unlabelled.known_names
     for path in case.other_labels:
         with naming(case.name):
@@ -390,12 +390,12 @@ def prediction_of(case: str, folder: Path | None) -> Path | None:
 
 def _agreement(
     case: str, name: str, source: Literal["rater", "prediction"], label: Segmentation, other: Segmentation
-) -> Agreement:
+) -> LabelAgreement:
     both = Overlap.of_masks(prediction=other.mask(name), reference=label.mask(name))
-    return Agreement(case=case, structure=name, source=source, dice=both.dice)
+    return LabelAgreement(case=case, structure=name, source=source, dice=both.dice)
 
 
-def agreement_lines(agreements: Sequence[Agreement]) -> list[str]:
+def agreement_lines(agreements: Sequence[LabelAgreement]) -> list[str]:
     """Say for each structure how far raters, or label and prediction, agree, and in which cases least."""
     lines = []
     for source, structure in dict.fromkeys((row.source, row.structure) for row in agreements):
@@ -409,7 +409,7 @@ def agreement_lines(agreements: Sequence[Agreement]) -> list[str]:
     return lines
 
 
-def disagreements(agreements: Sequence[Agreement]) -> list[Finding]:
+def disagreements(agreements: Sequence[LabelAgreement]) -> list[Finding]:
     """Find labels that another rater, or the trained folds, draw in another way than is usual for the structure."""
     findings = []
     for row in agreements:

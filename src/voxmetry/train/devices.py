@@ -13,7 +13,7 @@ import torch
 
 from voxmetry.config import TrainSettings
 from voxmetry.errors import ConfigError, MissingExtraError
-from voxmetry.nn.runtime import Choice
+from voxmetry.nn.runtime import RuntimeChoice
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -50,7 +50,7 @@ def import_fabric() -> type[Fabric]:
     return Fabric
 
 
-def open_fabric(settings: TrainSettings, choice: Choice) -> Fabric:
+def open_fabric(settings: TrainSettings, choice: RuntimeChoice) -> Fabric:
     """Return the device, alone or as one of the processes of `torchrun`, which have found each other.
 
     Parameters

@@ -26,7 +26,7 @@ LEAST_GAIN = 0.001
 
 
 @dataclass(frozen=True)
-class Choice:
+class PostProcessingChoice:
     """One post-processing and what it gives on held-out cases.
 
     Parameters
@@ -143,7 +143,7 @@ def write_clean(folder: Path, steps: Sequence[CleanStep]) -> None:
 
 def choose_clean(
     run: Path, data: DataSet, *, device: str = "auto", tick: Callable[[], None] | None = None
-) -> list[Choice]:
+) -> list[PostProcessingChoice]:
     """Try post-processings on each case's prediction by the fold that held it out; the best comes first.
 
     Parameters
@@ -159,7 +159,7 @@ def choose_clean(
 
     Returns
     -------
-    list of Choice
+    list of PostProcessingChoice
         The first is the one to take: nothing, unless another adds `LEAST_GAIN` to the mean Dice and no structure loses
         as much.
     """
@@ -179,7 +179,9 @@ def choose_clean(
             if tick is not None:
                 tick()
     choices = [
-        Choice(recipe, recipes[recipe], {name: float(np.nanmean(values)) for name, values in table.items()})
+        PostProcessingChoice(
+            recipe, recipes[recipe], {name: float(np.nanmean(values)) for name, values in table.items()}
+        )
         for recipe, table in sums.items()
     ]
     return rank(choices)
@@ -201,7 +203,7 @@ def candidates(names: Sequence[str]) -> dict[str, tuple[CleanStep, ...]]:
     return found
 
 
-def rank(choices: Sequence[Choice]) -> list[Choice]:
+def rank(choices: Sequence[PostProcessingChoice]) -> list[PostProcessingChoice]:
     """Put the choice to take first, the others by their mean Dice."""
     nothing = next(choice for choice in choices if not choice.steps)
     better = [

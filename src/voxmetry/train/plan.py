@@ -63,7 +63,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """Settings, and by dotted key why they are as they are."""
 
     settings: TrainSettings
@@ -89,7 +89,7 @@ class Plan:
 
 def make_plan(
     fingerprint: Fingerprint, named: DataSet, *, data: str | tuple[str, ...], budget: Budget = Budget()
-) -> Plan:
+) -> TrainingPlan:
     """Choose everything that a run needs.
 
     Parameters
@@ -156,7 +156,7 @@ def make_plan(
         "two coarser outputs take part in the loss where there are levels for it"
     )
     reasons["model.training_domain"] = "measured; measured again on the training cases when the run ends"
-    return Plan(parse_record(content, TrainSettings, where="the plan"), reasons)
+    return TrainingPlan(parse_record(content, TrainSettings, where="the plan"), reasons)
 
 
 def memory_gb(patch: list[int], strides: list[list[int]], channels: list[int], batch: int) -> float:

@@ -25,7 +25,7 @@ from voxmetry.train.finetune import carry_over
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from voxmetry.nn.runtime import Choice
+    from voxmetry.nn.runtime import RuntimeChoice
 
 
 @dataclass
@@ -176,7 +176,7 @@ def begun_in(out: Path) -> str | None:
     return starts[0]["precision"] if starts else None
 
 
-def note_start(choice: Choice, processes: int, out: Path) -> None:
+def note_start(choice: RuntimeChoice, processes: int, out: Path) -> None:
     """Add to `starts.json` what this start of the run computes on: device, precision and why, and the processes."""
     row = {"device": choice.device, "precision": choice.precision, "why": choice.why, "processes": processes}
     write_text(out / "starts.json", json.dumps([*_starts(out), row], indent=1))

@@ -30,7 +30,7 @@ from voxmetry.ops.components import clean
 from voxmetry.plot.curves import calibration
 from voxmetry.train.batches import for_model
 from voxmetry.train.dataset import DataSet, read_labelled
-from voxmetry.workflows.evaluate import Entry, open_entry
+from voxmetry.workflows.evaluate import ModelFolds, open_entry
 
 WORST = 0.1
 """The share of cases that a quality gate is to catch."""
@@ -106,7 +106,7 @@ class CalibrationReport(Record):
     rows: tuple[CasePrediction, ...]
 
 
-def calibrate(entry: Entry, data: DataSet, *, progress: Progress | None = None) -> CalibrationReport:
+def calibrate(entry: ModelFolds, data: DataSet, *, progress: Progress | None = None) -> CalibrationReport:
     """Run a model on labelled cases that it has not seen, and fit how its certainty goes with its true Dice.
 
     Each case's own prediction, by which the figures are made, comes from a line fitted without that case.

@@ -40,7 +40,7 @@ OUTPUTS = {
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ComparisonInputs:
     """Where the label maps lie.
 
     Parameters
@@ -63,7 +63,7 @@ class Inputs:
 
 
 def compare_paths(
-    inputs: Inputs,
+    inputs: ComparisonInputs,
     settings: CohortSettings = CohortSettings(),  # noqa: B008  (frozen)
     *,
     out: Path | None = None,
@@ -113,7 +113,7 @@ def compare_paths(
 
 
 def _compare(
-    inputs: Inputs, settings: CohortSettings, progress: Progress | None
+    inputs: ComparisonInputs, settings: CohortSettings, progress: Progress | None
 ) -> tuple[CohortComparison, MatchedFiles]:
     folders = (inputs.prediction.is_dir(), inputs.reference.is_dir())
     if all(folders):
@@ -146,7 +146,7 @@ def _notes(cohort: CohortComparison) -> tuple[str, ...]:
 
 
 def _folders(
-    inputs: Inputs, matched: MatchedFiles, settings: CohortSettings, progress: Progress | None
+    inputs: ComparisonInputs, matched: MatchedFiles, settings: CohortSettings, progress: Progress | None
 ) -> CohortComparison:
     patients = read_patients(inputs.patients) if inputs.patients else None
     unmatched = [set(matched.unmatched_predictions), set(matched.unmatched_references)]
@@ -177,7 +177,7 @@ def _folders(
 
 
 def _write(
-    cohort: CohortComparison, matched: MatchedFiles, inputs: Inputs, out: Path, parquet: bool | None
+    cohort: CohortComparison, matched: MatchedFiles, inputs: ComparisonInputs, out: Path, parquet: bool | None
 ) -> tuple[str, ...]:
     """Write all files and return their names; without Parquet where pyarrow is missing and was not asked for."""
     from voxmetry.report.comparison import write_cohort_page

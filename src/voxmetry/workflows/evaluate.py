@@ -34,7 +34,7 @@ MARGIN = 0.02
 
 
 @dataclass(frozen=True)
-class Entry:
+class ModelFolds:
     """A model with the cases that it may be judged on.
 
     Parameters
@@ -168,7 +168,7 @@ def _evaluate(
     )
 
 
-def open_entry(model: str | Path, data: DataSet, *, device: str) -> Entry:
+def open_entry(model: str | Path, data: DataSet, *, device: str) -> ModelFolds:
     """Load a model and leave out the cases that it was trained on.
 
     A run folder with `fold-0/model` and so on predicts each case by the fold that held it out. The cases that a model
@@ -198,7 +198,7 @@ def open_entry(model: str | Path, data: DataSet, *, device: str) -> Entry:
             expected="cases that it has not seen",
             fix="evaluate it on other data, or train with held-out cases or folds and evaluate that run",
         )
-    return Entry(name, tuple(parts), len(names) - len(left))
+    return ModelFolds(name, tuple(parts), len(names) - len(left))
 
 
 def _folder_of(model: str | Path) -> Path:
@@ -208,7 +208,7 @@ def _folder_of(model: str | Path) -> Path:
 
 
 def _evaluate_one(
-    entry: Entry, data: DataSet, out: Path, settings: CohortSettings, tick: Callable[[], None]
+    entry: ModelFolds, data: DataSet, out: Path, settings: CohortSettings, tick: Callable[[], None]
 ) -> ModelEvaluation:
     folder = make_folder(out / PREDICTIONS / entry.name)
     numbers = number_patients([case.name for case in data.cases], data.patients)

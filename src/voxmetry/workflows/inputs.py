@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from voxmetry import io
 from voxmetry.classical import BaselineSpec
-from voxmetry.classical.spec import Channel
+from voxmetry.classical.spec import BaselineInput
 from voxmetry.config import InputSpec, ModelSpec, StudySettings
 from voxmetry.core.records import SourceInfo
 from voxmetry.core.volume import Volume
@@ -17,8 +17,8 @@ from voxmetry.errors import ConfigError, InputError, SeriesError
 from voxmetry.models import list_models
 from voxmetry.models.composite import CompositeInput, CompositeSpec
 
-Spec: TypeAlias = ModelSpec | CompositeSpec | BaselineSpec
-Input: TypeAlias = InputSpec | CompositeInput | Channel
+AnySpec: TypeAlias = ModelSpec | CompositeSpec | BaselineSpec
+Input: TypeAlias = InputSpec | CompositeInput | BaselineInput
 
 AIR_HU = -500
 """An image whose darkest voxel is below this holds Hounsfield units: MR magnitude and PET are never negative."""
@@ -51,7 +51,7 @@ class StudyInputs:
         return self.volumes[0]
 
 
-def read_inputs(study: Path | str | Sequence[Path | str], spec: Spec, settings: StudySettings) -> StudyInputs:
+def read_inputs(study: Path | str | Sequence[Path | str], spec: AnySpec, settings: StudySettings) -> StudyInputs:
     """Read the image of each input of a model.
 
     Raises
@@ -65,12 +65,12 @@ def read_inputs(study: Path | str | Sequence[Path | str], spec: Spec, settings: 
     return StudyInputs(volumes, sources, tuple(item.name for item in items), tuple(paths))
 
 
-def inputs_of(spec: Spec) -> tuple[Input, ...]:
+def inputs_of(spec: AnySpec) -> tuple[Input, ...]:
     """Return what a model or a baseline takes."""
     return tuple(spec.inputs)
 
 
-def input_paths(study: Path | str | Sequence[Path | str], spec: Spec, settings: StudySettings) -> list[Path]:
+def input_paths(study: Path | str | Sequence[Path | str], spec: AnySpec, settings: StudySettings) -> list[Path]:
     """Return where the image of each input of the model is.
 
     Raises
@@ -100,7 +100,7 @@ def input_paths(study: Path | str | Sequence[Path | str], spec: Spec, settings: 
     return paths
 
 
-def read_input(path: Path, item: Input, spec: Spec, settings: StudySettings) -> Volume:
+def read_input(path: Path, item: Input, spec: AnySpec, settings: StudySettings) -> Volume:
     """Read the one series or file that an input of the model takes.
 
     Raises
@@ -136,14 +136,14 @@ def _read(path: Path, item: Input, settings: StudySettings) -> Volume:
         modality=item.modality,
         series=settings.series,
         unit=settings.unit if item.modality == "PT" else None,
-        rules=None if isinstance(item, Channel) else item.series,
+        rules=None if isinstance(item, BaselineInput) else item.series,
         suv=settings.suv,
         allow_uneven=settings.allow_uneven,
         resample_tilt=settings.resample_tilt,
     )
 
 
-def require_modality(path: Path, item: Input, spec: Spec) -> None:
+def require_modality(path: Path, item: Input, spec: AnySpec) -> None:
     """Say that a study is of another modality, where no series of it is of the one that the model takes.
 
     Raises

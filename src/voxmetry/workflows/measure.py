@@ -20,7 +20,7 @@ OUTPUTS = ("measurements.csv", "lesions.csv")
 
 
 @dataclass(frozen=True)
-class Inputs:
+class MeasureInputs:
     """What is measured.
 
     Parameters
@@ -43,7 +43,7 @@ class Inputs:
 
 
 def measure_paths(
-    inputs: Inputs,
+    inputs: MeasureInputs,
     *,
     lesion_names: Sequence[str] = (),
     names: Mapping[str, str] | None = None,

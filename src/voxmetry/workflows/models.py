@@ -147,7 +147,7 @@ def run_model(
     with clock.step("preprocess"):
         prepared = ready.prepare(volumes, maps=maps, measured=True)
     confidence = nn.Confidence(ready.spec) if ready.spec.quality else None
-    agreement = nn.Agreement(ready.spec)
+    agreement = nn.MemberAgreement(ready.spec)
     with gate or nullcontext(), clock.step("network"):
         segmentation = ready.run(prepared, maps=maps, maps_to=maps_to, confidence=confidence, agreement=agreement)
     with clock.step("clean up"):

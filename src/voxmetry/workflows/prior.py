@@ -28,7 +28,7 @@ _CARRIED = ("registration", "not_covered", "matched_by_distance")
 """Flags of a follow-up that are not said by the study's own flags."""
 
 
-class Measured(Protocol):
+class MeasuredStudy(Protocol):
     """What was measured on a study: a `StudyResult`, or what becomes one."""
 
     @property
@@ -42,7 +42,7 @@ class Measured(Protocol):
 
 
 def compare_with_prior(
-    result: Measured,
+    result: MeasuredStudy,
     prior: Path | str,
     *,
     segmentation: Segmentation,
@@ -103,7 +103,7 @@ def _renamed(earlier: StudyResult, names: Mapping[str, str]) -> StudyResult:
 
 
 def _follow(
-    result: Measured, earlier: StudyResult, folder: Path, segmentation: Segmentation, image: Volume | None
+    result: MeasuredStudy, earlier: StudyResult, folder: Path, segmentation: Segmentation, image: Volume | None
 ) -> tuple[FollowUp | None, str, tuple[Flag, ...]]:
     if not any(label.kind == "lesion" for label in (*result.labels, *earlier.labels)):
         return None, "no structure is a lesion", ()
@@ -132,7 +132,7 @@ def _placed(segmentation: Segmentation, source: SourceInfo) -> Segmentation:
     )
 
 
-def _structures(result: Measured, earlier: StudyResult) -> tuple[StructureChange, ...]:
+def _structures(result: MeasuredStudy, earlier: StudyResult) -> tuple[StructureChange, ...]:
     now = {m.label: m for m in result.measurements}
     ours = {plain_name(name): name for name in now}
     before = {ours.get(plain_name(m.label), m.label): m for m in earlier.measurements}

@@ -12,7 +12,7 @@ from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError, DownloadError, FormatError, InputError, ModelError
 from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.models import AnySpec, find_model, read_any_spec, read_spec
-from voxmetry.models.catalogue import Catalogue, Entry, Part, known_models
+from voxmetry.models.catalogue import Catalogue, CatalogueEntry, Part, known_models
 from voxmetry.models.composite import CommonGrid, CompositeInput, CompositeSpec, Member
 from voxmetry.models.store import installed_folder
 from voxmetry.models.structures import Structure, with_codes
@@ -51,7 +51,7 @@ class PullOptions:
     source: Path | None = None
     mirror: str | None = None
     overwrite: bool = False
-    accept_licence: Callable[[Entry], bool] = lambda _: False
+    accept_licence: Callable[[CatalogueEntry], bool] = lambda _: False
     accept_new_checksum: bool = False
     codes: tuple[Structure, ...] = ()
 
@@ -183,14 +183,14 @@ def import_to_store(path: Path, options: ImportOptions) -> ImportedModel:
         return imported
 
 
-def _missing(wanted: list[Entry], known: Catalogue) -> list[Entry]:
+def _missing(wanted: list[CatalogueEntry], known: Catalogue) -> list[CatalogueEntry]:
     """Return entries that those wanted run, and that are neither wanted nor installed."""
     names = {entry.name for entry in wanted}
     needs = {need for entry in wanted for need in entry.needs} - names
     return [known[need] for need in sorted(needs) if installed_folder(need) is None]
 
 
-def _build(entry: Entry, stage: Path, root: Path, options: PullOptions, tell: Callable[[str], None]) -> None:
+def _build(entry: CatalogueEntry, stage: Path, root: Path, options: PullOptions, tell: Callable[[str], None]) -> None:
     """Fetch, unpack and import the parts of an entry into its folder; archives are removed at the end."""
     sums, members, archives = {}, [], []
     for part in entry.parts:
@@ -275,7 +275,7 @@ def _model_folder(folder: Path, part: Part) -> Path:
     )
 
 
-def _member(entry: Entry, part: Part, place: Path, stage: Path) -> Member:
+def _member(entry: CatalogueEntry, part: Part, place: Path, stage: Path) -> Member:
     """Import one part as a folder inside of the composite's, and say what its values mean there."""
     target = stage / "members" / part.id
     import_model(
@@ -306,7 +306,7 @@ def _member(entry: Entry, part: Part, place: Path, stage: Path) -> Member:
     return Member(model=f"members/{part.id}", values=values)
 
 
-def _composite(entry: Entry, members: tuple[Member, ...], codes: tuple[Structure, ...]) -> CompositeSpec:
+def _composite(entry: CatalogueEntry, members: tuple[Member, ...], codes: tuple[Structure, ...]) -> CompositeSpec:
     table = LabelTable.from_names(dict(enumerate(entry.labels, start=1)))
     return CompositeSpec(
         kind="composite",
@@ -324,7 +324,7 @@ def _composite(entry: Entry, members: tuple[Member, ...], codes: tuple[Structure
     )
 
 
-def _card(entry: Entry, spec: CompositeSpec, sums: dict[str, str]) -> str:
+def _card(entry: CatalogueEntry, spec: CompositeSpec, sums: dict[str, str]) -> str:
     lines = [
         f"# {spec.name} {spec.version}",
         "",

@@ -33,7 +33,7 @@ from voxmetry.models.composite import CompositeSpec
 from voxmetry.ops.resample import resample
 from voxmetry.workflows.body_region import flag_region
 from voxmetry.workflows.dicom_objects import require_dicom
-from voxmetry.workflows.inputs import Spec, StudyInputs, inputs_of, read_inputs
+from voxmetry.workflows.inputs import AnySpec, StudyInputs, inputs_of, read_inputs
 from voxmetry.workflows.models import Answer, Chosen, load_any, require_maps_of, run_model
 from voxmetry.workflows.prior import compare_with_prior
 from voxmetry.workflows.privacy import Privacy
@@ -41,7 +41,7 @@ from voxmetry.workflows.provenance import Clock, provenance
 from voxmetry.workflows.reference import read_reference
 from voxmetry.workflows.run_folder import OUTPUTS, Outputs, has_results, read_result
 from voxmetry.workflows.training_cases import flag_training_case
-from voxmetry.workflows.write_run import Shown, write_outputs
+from voxmetry.workflows.write_run import ReportInputs, write_outputs
 
 
 def segment_study(
@@ -143,7 +143,7 @@ def segment_study(
         )
         with clock.step("write"):
             drawn = flatten(truth, "first", "the reference") if truth else None
-            shown = Shown(inputs.first, answer.segmentation, drawn, inputs.volumes[1:], change)
+            shown = ReportInputs(inputs.first, answer.segmentation, drawn, inputs.volumes[1:], change)
             outputs = Outputs(stage, keep_earlier=has_results(out))
             return write_outputs(outputs, privacy.result(result), shown, settings, privacy)
 
@@ -153,7 +153,7 @@ FAR_OUTSIDE = 2.0
 """
 
 
-def warn_early(inputs: StudyInputs, spec: Spec, tell: Callable[[str], None] | None) -> None:
+def warn_early(inputs: StudyInputs, spec: AnySpec, tell: Callable[[str], None] | None) -> None:
     """Tell, before the network runs, of an image that is far larger than any that the model was trained on."""
     if tell is None or not isinstance(spec, ModelSpec) or spec.training_domain.field_of_view_mm is None:
         return
@@ -172,7 +172,7 @@ def warn_early(inputs: StudyInputs, spec: Spec, tell: Callable[[str], None] | No
 
 
 @dataclass(frozen=True)
-class Measured:
+class StudyMeasurements:
     """What was measured on a study: the fields of `StudyResult` of these names."""
 
     source: SourceInfo
@@ -188,10 +188,10 @@ def measure_study(
     inputs: StudyInputs,
     reference: Sequence[Segmentation],
     settings: StudySettings,
-) -> Measured:
+) -> StudyMeasurements:
     """Measure the labels on the first image, on each further one, and compare them with the reference."""
     comparisons = compare_with(reference, segmentation, settings)
-    return Measured(
+    return StudyMeasurements(
         source=inputs.sources[0],
         labels=segmentation.labels,
         measurements=measure(segmentation, inputs.first),
@@ -261,7 +261,7 @@ def flag_left_out(words: Sequence[str]) -> tuple[Flag, ...]:
 
 
 def flag_study(
-    inputs: StudyInputs, measured: Measured, answer: Answer, change: PriorComparison | None, spec: Spec
+    inputs: StudyInputs, measured: StudyMeasurements, answer: Answer, change: PriorComparison | None, spec: AnySpec
 ) -> tuple[Flag, ...]:
     """Collect what a person should know: about the images first, then about each structure, then about the change."""
     domain = TrainingDomain() if isinstance(spec, BaselineSpec) else spec.training_domain

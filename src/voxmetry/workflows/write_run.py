@@ -21,7 +21,7 @@ from voxmetry.workflows.privacy import Privacy
 from voxmetry.workflows.run_folder import DICOM_FILES, OUTPUTS, Outputs
 
 
-class Shown(NamedTuple):
+class ReportInputs(NamedTuple):
     """What the report's pictures and words are made of, beside the result."""
 
     volume: Volume
@@ -55,7 +55,7 @@ def output_files(result: StudyResult, settings: StudySettings, *, changed: bool)
 
 
 def write_outputs(
-    outputs: Outputs, result: StudyResult, shown: Shown, settings: StudySettings, privacy: Privacy
+    outputs: Outputs, result: StudyResult, shown: ReportInputs, settings: StudySettings, privacy: Privacy
 ) -> StudyResult:
     """Write all files, each atomically and on its own, and return the result as it was written.
 
@@ -90,7 +90,7 @@ def write_outputs(
     return result
 
 
-def tables(result: StudyResult, shown: Shown) -> dict[str, Callable[[], str]]:
+def tables(result: StudyResult, shown: ReportInputs) -> dict[str, Callable[[], str]]:
     """Return what makes the text of each further table that the run has."""
     made: dict[str, Callable[[], str]] = {}
     if "lesions" in result.files:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import phantoms
-from voxmetry.io.dicom.read.grid import Plane, audit
+from voxmetry.io.dicom.read.grid import SlicePlane, audit
 
 
-def planes(heights, *, degrees=(7.0, -11.0, 19.0), **changes) -> list[Plane]:
+def planes(heights, *, degrees=(7.0, -11.0, 19.0), **changes) -> list[SlicePlane]:
     """Planes of 4 x 6 voxels at these heights along the normal, oblique, the first one at (5, -7, 9)."""
     row, column, normal = phantoms.rotation(degrees).T
     return [
-        Plane(
+        SlicePlane(
             name=f"{index}.dcm",
             position=tuple(np.array([5, -7, 9]) + height * normal),
             orientation=(*row, *column),
@@ -184,7 +184,8 @@ def test_planes_that_are_none(change, words):
 def test_the_worked_voxel_of_the_documentation():
     """docs/concepts/coordinates.md derives this one by hand."""
     given = [
-        Plane(f"{x}.dcm", (x, -80.0, 60.0), (0, 1, 0, 0, 0, -1), (0.8, 0.5), 200, 256) for x in (18.0, 20.0, 17.0, 19.0)
+        SlicePlane(f"{x}.dcm", (x, -80.0, 60.0), (0, 1, 0, 0, 0, -1), (0.8, 0.5), 200, 256)
+        for x in (18.0, 20.0, 17.0, 19.0)
     ]
     result = audit(given)
     assert result.order == (1, 3, 0, 2)

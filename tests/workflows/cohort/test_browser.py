@@ -5,23 +5,25 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
-from voxmetry.report.cohort import Entry, Roster, render_roster
+from voxmetry.report.cohort import CohortEntry, Roster, render_roster
 
 N = 1000
 
 
-def entries() -> tuple[Entry, ...]:
+def entries() -> tuple[CohortEntry, ...]:
     """A thousand studies: every tenth flagged, every fiftieth failed, one far larger than the others."""
     made = []
     for k in range(N):
         case = f"site_{k % 3}/case {k:04}#1"
         if k % 50 == 7:
-            made.append(Entry(case=case, model="m", state="failed", reason=f"line {k}: its compression is broken"))
+            made.append(
+                CohortEntry(case=case, model="m", state="failed", reason=f"line {k}: its compression is broken")
+            )
             continue
         volume = 40.0 if k == 500 else 1 + (k * 37 % 1000) / 1000
         place = f"m/{case}"
         made.append(
-            Entry(
+            CohortEntry(
                 case=case,
                 model="m",
                 state="done",

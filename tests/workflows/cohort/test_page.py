@@ -2,21 +2,25 @@ import json
 import re
 
 from voxmetry import StudySettings, cohort
-from voxmetry.report.cohort import Entry, Roster, outliers_of, render_roster
+from voxmetry.report.cohort import CohortEntry, Roster, outliers_of, render_roster
 from voxmetry.workflows.cohort.page import write_page
 from voxmetry.workflows.cohort.records import RunSettings
 
 SETTINGS = RunSettings(study=StudySettings(report="brief", device="cpu"))
 
 
-def entries(n: int) -> tuple[Entry, ...]:
+def entries(n: int) -> tuple[CohortEntry, ...]:
     """Studies with volumes of 1 to 2 mL, one of 9 mL, and two that failed."""
     made = [
-        Entry(case=f"case_{k:04}", model="m", state="done", volumes_ml={"front": 1 + (k * 37 % 100) / 100}, seconds=0.5)
+        CohortEntry(
+            case=f"case_{k:04}", model="m", state="done", volumes_ml={"front": 1 + (k * 37 % 100) / 100}, seconds=0.5
+        )
         for k in range(n - 3)
     ]
-    odd = Entry(case="odd<b>", model="m", state="done", review=True, flags=("volume_out_of_range",), seconds=1.0)
-    failed = [Entry(case=f"bad_{k}", model="m", state="failed", reason="</script> cannot be read") for k in range(2)]
+    odd = CohortEntry(case="odd<b>", model="m", state="done", review=True, flags=("volume_out_of_range",), seconds=1.0)
+    failed = [
+        CohortEntry(case=f"bad_{k}", model="m", state="failed", reason="</script> cannot be read") for k in range(2)
+    ]
     return (*made, odd.model_copy(update={"volumes_ml": {"front": 9.0}, "link": "m/odd<b>/report.html"}), *failed)
 
 

@@ -25,7 +25,7 @@ from voxmetry.core.records.follow_up import (
     StructureChange,
 )
 from voxmetry.core.records.instances import Instance, InstanceMatching, PanopticQuality
-from voxmetry.core.records.series import SeriesInfo, SuvBasis, Verdict
+from voxmetry.core.records.series import SeriesInfo, SeriesVerdict, SuvBasis
 from voxmetry.core.records.statistics import BlandAltman, Distribution, MeanInterval, PairedComparison, Reliability
 from voxmetry.core.records.study import (
     Flag,
@@ -75,10 +75,10 @@ __all__ = [
     "Response",
     "Row4",
     "SeriesInfo",
+    "SeriesVerdict",
     "SourceInfo",
     "StructureChange",
     "StructureSummary",
     "StudyResult",
     "SuvBasis",
-    "Verdict",
 ]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from voxmetry.core.base import Number, Record
 
-Verdict: TypeAlias = Literal[
+SeriesVerdict: TypeAlias = Literal[
     "regular", "single", "duplicate", "missing", "uneven", "tilted", "mixed", "unreadable", "not an image"
 ]
 
@@ -64,7 +64,7 @@ class SeriesInfo(Record):
     spacing_mm: tuple[float, float, float] | None = None
     """Along a row's pixels (column step), along a column's pixels (row step), between slices."""
     axcodes: str | None = None
-    verdict: Verdict
+    verdict: SeriesVerdict
     reason: str = ""
     """Why the verdict is not 'regular', in words and numbers; empty where it is."""
     files: tuple[str, ...] = Field(default=(), exclude=True, repr=False)

@@ -16,7 +16,7 @@ from voxmetry.config.networks import MonaiName, MonaiNetwork
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ModelError
 from voxmetry.nn.interop.bundle_config import Values, read_config
-from voxmetry.nn.interop.bundle_transforms import Finished, Prepared, read_postprocessing, read_preprocessing
+from voxmetry.nn.interop.bundle_transforms import BundlePreparation, Finished, read_postprocessing, read_preprocessing
 from voxmetry.nn.interop.checkpoint import plain_names, read_checkpoint
 from voxmetry.nn.interop.import_model import ImportedModel, ImportOptions
 from voxmetry.nn.networks.build import SET_BY_THE_MODEL, build_network
@@ -104,7 +104,7 @@ def read_bundle(folder: Path, options: ImportOptions) -> ImportedModel:
     )
 
 
-def _axes(prepared: Prepared, options: ImportOptions, name: str) -> tuple[str, list[str]]:
+def _axes(prepared: BundlePreparation, options: ImportOptions, name: str) -> tuple[str, list[str]]:
     """Return the axes of the network's grid; a bundle that does not turn images must be told them."""
     if prepared.orientation is not None:
         return prepared.orientation, []
@@ -202,7 +202,7 @@ def _divisor(name: str, arguments: Json) -> tuple[int, int, int]:
     return (size, size, size)
 
 
-def _inputs(metadata: Json, n_inputs: int, prepared: Prepared, options: ImportOptions) -> list[Json]:
+def _inputs(metadata: Json, n_inputs: int, prepared: BundlePreparation, options: ImportOptions) -> list[Json]:
     image = _format(metadata, "inputs").get("image", {})
     channels = image.get("channel_def", {})
     known = _MODALITY_OF.get(str(image.get("modality", "")).casefold())

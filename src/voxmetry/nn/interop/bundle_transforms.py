@@ -28,7 +28,7 @@ ANY_VALUE = ("_target_", "_disabled_", "_desc_", "keys", "allow_missing_keys", "
 
 
 @dataclass
-class Prepared:
+class BundlePreparation:
     """What the preprocessing of a bundle does.
 
     Parameters
@@ -72,7 +72,7 @@ class Finished:
     notes: list[str] = field(default_factory=list)
 
 
-def read_preprocessing(given: Any, *, n_inputs: int) -> Prepared:
+def read_preprocessing(given: Any, *, n_inputs: int) -> BundlePreparation:
     """Understand a bundle's `preprocessing`, resolved.
 
     Raises
@@ -80,7 +80,7 @@ def read_preprocessing(given: Any, *, n_inputs: int) -> Prepared:
     ModelError
         If a transform or an argument is not on the list, or their order is another; it is named.
     """
-    found = Prepared()
+    found = BundlePreparation()
     for name, arguments in _transforms(given, "preprocessing"):
         if name in WITHOUT_EFFECT:
             continue

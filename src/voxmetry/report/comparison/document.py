@@ -9,7 +9,7 @@ from voxmetry.core.base import Record
 from voxmetry.core.labels import PALETTE
 from voxmetry.core.records import CohortComparison, Comparison, Distribution, MeanInterval, StructureSummary
 from voxmetry.report.comparison.charts import AgreementChart, BoxChart, agreement_chart, box_charts
-from voxmetry.report.document import NOTICE, Verdict
+from voxmetry.report.document import NOTICE, ReportVerdict
 from voxmetry.report.facts import Fact
 from voxmetry.report.tables import STATUS, Cell, Column, Row, Table, signed_millilitres
 from voxmetry.report.text import clean, count, decimals, millilitres, millimetres, ratio
@@ -44,7 +44,7 @@ class CohortDocument(Record):
 
     title: str
     notice: str = NOTICE
-    verdict: Verdict
+    verdict: ReportVerdict
     lines: tuple[str, ...]
     """Counts that belong to the verdict."""
     facts: tuple[Fact, ...]
@@ -125,7 +125,7 @@ def _disagreement(s: StructureSummary) -> float:
     return s.volumes.sd if math.isfinite(s.volumes.sd) else math.inf
 
 
-def _verdict(cohort: CohortComparison) -> Verdict:
+def _verdict(cohort: CohortComparison) -> ReportVerdict:
     lone = sum(s.n_missed + s.n_extra for s in cohort.structures)
     problems = []
     if cohort.failed:
@@ -136,10 +136,10 @@ def _verdict(cohort: CohortComparison) -> Verdict:
     if lone:
         problems.append(f"{count(lone, 'structure')} missed or invented")
     if problems:
-        return Verdict(
+        return ReportVerdict(
             state="review", headline="Not every case is in every mean", detail=clean("; ".join(problems)) + "."
         )
-    return Verdict(
+    return ReportVerdict(
         state="ok",
         headline="Each case was compared, each structure was found",
         detail="No file is without a partner, no case failed, no structure was missed or invented.",

@@ -21,7 +21,7 @@ from voxmetry.core.records import Point
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.report.pictures.panels import Panel
-from voxmetry.report.pictures.planes import Plane, View, plane_of
+from voxmetry.report.pictures.planes import View, ViewPlane, plane_of
 
 BACKGROUND = "#000000"
 INK = "#FFFFFF"
@@ -78,7 +78,7 @@ def draw_panel(
     finish_panel(axes, plane, panel)
 
 
-def finish_panel(axes: Axes, plane: Plane, panel: Panel) -> None:
+def finish_panel(axes: Axes, plane: ViewPlane, panel: Panel) -> None:
     """Set the limits of a picture, and write its orientation letters and its scale bar."""
     left, right, top, bottom = panel.view_mm
     axes.set_xlim(left, right)
@@ -92,7 +92,7 @@ def finish_panel(axes: Axes, plane: Plane, panel: Panel) -> None:
     _scale_bar(axes, right - left)
 
 
-def seen_part(plane: Plane, view: View) -> tuple[slice, slice, tuple[float, float, float, float]]:
+def seen_part(plane: ViewPlane, view: View) -> tuple[slice, slice, tuple[float, float, float, float]]:
     """Return the rows and columns that a view needs, with one to spare on each side, and their extent in mm."""
     left, right, top, bottom = view
     (down, across), (n_rows, n_columns) = plane.pixel_mm, plane.shape
@@ -102,7 +102,7 @@ def seen_part(plane: Plane, view: View) -> tuple[slice, slice, tuple[float, floa
 
 
 def draw_outlines(
-    axes: Axes, plane: Plane, panel: Panel, segmentation: Segmentation, rows: slice, columns: slice
+    axes: Axes, plane: ViewPlane, panel: Panel, segmentation: Segmentation, rows: slice, columns: slice
 ) -> None:
     """Outline the labels of a slice in their colours: those of the panel strongly, others thinly."""
     picture = plane.picture(segmentation.array, panel.index)[rows, columns]
@@ -127,7 +127,7 @@ def _masks(picture: NDArray[Any]) -> dict[int, tuple[NDArray[np.bool_], int, int
 def _outline(
     axes: Axes,
     cut: tuple[NDArray[np.bool_], int, int],
-    plane: Plane,
+    plane: ViewPlane,
     seen: tuple[slice, slice],
     colour: str,
     width: float,
@@ -156,7 +156,7 @@ def _outline(
     axes.add_collection(drawn, autolim=False)
 
 
-def _measured_line(axes: Axes, plane: Plane, volume: Volume, ends: tuple[Point, Point]) -> None:
+def _measured_line(axes: Axes, plane: ViewPlane, volume: Volume, ends: tuple[Point, Point]) -> None:
     """Draw a measured length as a line with a stroke across each end."""
     voxels = np.linalg.solve(volume.geometry.affine, np.column_stack([ends, (1.0, 1.0)]).T)[:3].T
     points = np.array([plane.point_mm(voxel) for voxel in voxels])
@@ -168,7 +168,7 @@ def _measured_line(axes: Axes, plane: Plane, volume: Volume, ends: tuple[Point, 
     axes.add_collection(drawn, autolim=False)
 
 
-def _letters(axes: Axes, plane: Plane) -> None:
+def _letters(axes: Axes, plane: ViewPlane) -> None:
     left, right, top, bottom = plane.letters
     for letter, x, y, across, up in (
         (left, 0.025, 0.5, "left", "center"),

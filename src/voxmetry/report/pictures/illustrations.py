@@ -10,7 +10,7 @@ from voxmetry.core.labels import Label
 from voxmetry.core.records import Comparison, Lesion, Measurement, StudyResult
 from voxmetry.report.language import ENGLISH, Language
 from voxmetry.report.pictures.panels import Panel
-from voxmetry.report.pictures.plan import Plan, Planned
+from voxmetry.report.pictures.plan import PicturePlan, Planned
 from voxmetry.report.pictures.window import Window
 from voxmetry.report.text import clean, intensity_places, unit_name
 
@@ -53,7 +53,7 @@ class Illustration(Record):
     pictures: tuple[Picture, ...]
 
 
-def illustrate(plan: Plan, result: StudyResult, say: Language = ENGLISH) -> tuple[Illustration, ...]:
+def illustrate(plan: PicturePlan, result: StudyResult, say: Language = ENGLISH) -> tuple[Illustration, ...]:
     """Put words to the pictures of a plan, in the plan's order."""
     usual_window = plan.pictures[0].panels[0].window if plan.pictures else (0.0, 0.0)
     made = []
@@ -71,7 +71,7 @@ def illustrate(plan: Plan, result: StudyResult, say: Language = ENGLISH) -> tupl
     return tuple(made)
 
 
-def _overview(planned: Planned, plan: Plan, result: StudyResult, say: Language) -> Illustration:
+def _overview(planned: Planned, plan: PicturePlan, result: StudyResult, say: Language) -> Illustration:
     labels = [label for label in result.labels if label.value in plan.present]
     if labels:
         what = say.count(len(labels), "with {n} outlined structure", "with {n} outlined structures")
@@ -134,7 +134,9 @@ def _keys(labels: Sequence[Label]) -> tuple[Key, ...]:
     return tuple(Key(label=clean(label.name), colour=label.colour) for label in labels)
 
 
-def _structure(planned: Planned, plan: Plan, result: StudyResult, usual_window: Window, say: Language) -> Illustration:
+def _structure(
+    planned: Planned, plan: PicturePlan, result: StudyResult, usual_window: Window, say: Language
+) -> Illustration:
     m = next(m for m in result.measurements if m.value == planned.value)
     comparison = next((c for c in result.comparisons if c.value == m.value), None)
     caption, numbers = _size(m, comparison, say)
@@ -144,7 +146,7 @@ def _structure(planned: Planned, plan: Plan, result: StudyResult, usual_window: 
 
 
 def _illustration(
-    planned: Planned, title: str, colour: str, caption: list[str], numbers: str, plan: Plan, say: Language
+    planned: Planned, title: str, colour: str, caption: list[str], numbers: str, plan: PicturePlan, say: Language
 ) -> Illustration:
     name = clean(title)
     through = say("through {name} ({numbers})", name=name, numbers=numbers)
@@ -180,7 +182,9 @@ def _size(m: Measurement, comparison: Comparison | None, say: Language) -> tuple
     return caption, numbers
 
 
-def _lesion(planned: Planned, plan: Plan, result: StudyResult, usual_window: Window, say: Language) -> Illustration:
+def _lesion(
+    planned: Planned, plan: PicturePlan, result: StudyResult, usual_window: Window, say: Language
+) -> Illustration:
     lesion = next(x for x in result.lesions if x.id == planned.lesion)
     numbers = f"{say.millilitres(lesion.volume_ml)} mL"
     caption = [f"{numbers}; {axes_in_words(lesion, say)}."]

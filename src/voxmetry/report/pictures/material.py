@@ -12,7 +12,7 @@ from voxmetry.core.volume import Volume
 from voxmetry.report.comparison.pictures import render_error
 from voxmetry.report.pictures.figures import render_png
 from voxmetry.report.pictures.fusion import render_fused, render_projection
-from voxmetry.report.pictures.plan import Plan, Planned
+from voxmetry.report.pictures.plan import PicturePlan, Planned
 from voxmetry.report.pictures.planning import plan_pictures, require_one_grid
 from voxmetry.report.viewer import Scene, build_scene
 
@@ -25,7 +25,7 @@ FULL_PIXELS, SMALL_PIXELS = 520, 336
 class Material:
     """Pictures by the id of their plan and their place in it, as PNG files; the scene of the viewer."""
 
-    plan: Plan
+    plan: PicturePlan
     pictures: Mapping[tuple[str, int], bytes]
     scene: Scene | None
 

@@ -15,7 +15,16 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.ops.boxes import boxes_of
 from voxmetry.ops.layout import sections
-from voxmetry.report.pictures.planes import PLANES, Box, Plane, PlaneName, View, largest_slice, plane_of, square_view
+from voxmetry.report.pictures.planes import (
+    PLANES,
+    Box,
+    PlaneName,
+    View,
+    ViewPlane,
+    largest_slice,
+    plane_of,
+    square_view,
+)
 from voxmetry.report.pictures.window import Window, display_window
 
 MARGIN_MM = 12.0
@@ -110,12 +119,12 @@ def union(boxes: list[Box]) -> Box:
     return (i, j, k)
 
 
-def _planes(geometry: Geometry) -> tuple[Plane, ...]:
+def _planes(geometry: Geometry) -> tuple[ViewPlane, ...]:
     return tuple(plane_of(geometry, name) for name in PLANES)
 
 
 def _panel(
-    plane: Plane,
+    plane: ViewPlane,
     index: int,
     bounds: View,
     margin_mm: float,

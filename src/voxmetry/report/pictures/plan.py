@@ -29,7 +29,7 @@ class Planned(Record):
     panels: tuple[Panel, ...]
 
 
-class Plan(Record):
+class PicturePlan(Record):
     """All pictures of a report, and what is to be known of the image's grid."""
 
     extent_mm: tuple[float, float, float]

@@ -36,7 +36,7 @@ _LETTERS: dict[PlaneName, tuple[str, str, str, str]] = {
 
 
 @dataclass(frozen=True)
-class Plane:
+class ViewPlane:
     """How slices of one grid become pictures of one plane.
 
     Parameters
@@ -104,7 +104,7 @@ def _flipped(extent: slice, size: int, flip: bool) -> tuple[int, int]:
     return (size - extent.stop, size - extent.start) if flip else (extent.start, extent.stop)
 
 
-def plane_of(geometry: Geometry, name: PlaneName) -> Plane:
+def plane_of(geometry: Geometry, name: PlaneName) -> ViewPlane:
     """Work out how slices of a grid are turned to become pictures of a plane.
 
     Parameters
@@ -124,7 +124,7 @@ def plane_of(geometry: Geometry, name: PlaneName) -> Plane:
     permutation, signs = geometry.closest_axes
     normal, vertical, horizontal = (permutation.index(axis) for axis in _PATIENT_AXES[name])
     # Down and right are P, I and L in all three pictures, so an axis that grows towards A, S or R runs against them.
-    return Plane(
+    return ViewPlane(
         name=name,
         normal=normal,
         vertical=vertical,
@@ -148,7 +148,7 @@ def largest_slice(scores: NDArray[Any]) -> int:
     return int(best[np.abs(best - best.mean()).argmin()])
 
 
-def square_view(plane: Plane, bounds: View, *, margin_mm: float, least_mm: float) -> View:
+def square_view(plane: ViewPlane, bounds: View, *, margin_mm: float, least_mm: float) -> View:
     """Return a square window onto a picture with all of `bounds` and a margin in it.
 
     The window is moved to lie inside the picture where it fits, and centred on the picture where it does not.

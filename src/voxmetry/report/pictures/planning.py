@@ -22,7 +22,7 @@ from voxmetry.report.pictures.panels import (
     overview_panels,
     structure_panels,
 )
-from voxmetry.report.pictures.plan import MOST_ERRORS, MOST_LESIONS, MOST_STRUCTURES, Plan, Planned
+from voxmetry.report.pictures.plan import MOST_ERRORS, MOST_LESIONS, MOST_STRUCTURES, PicturePlan, Planned
 from voxmetry.report.pictures.planes import PLANES, View, plane_of, square_view
 from voxmetry.report.pictures.window import display_window
 
@@ -54,7 +54,7 @@ def plan_pictures(
     segmentation: Segmentation,
     reference: Segmentation | None = None,
     others: Sequence[Volume] = (),
-) -> Plan:
+) -> PicturePlan:
     """Plan the overview, the pictures of up to `MOST_STRUCTURES` structures and `MOST_LESIONS` lesions, and the errors.
 
     A structure that only the reference holds is shown where the reference has it.
@@ -91,7 +91,7 @@ def plan_pictures(
         made.append(Planned(id=f"lesion-{n + 1}", kind="lesion", value=lesion.value, lesion=lesion.id, panels=panels))
     if reference is not None:
         made += _errors(result, volume, segmentation, reference)
-    return Plan(
+    return PicturePlan(
         extent_mm=volume.geometry.extent_mm,
         oblique_degrees=volume.geometry.obliqueness_degrees,
         present=tuple(places),

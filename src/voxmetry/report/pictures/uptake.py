@@ -8,14 +8,14 @@ from scipy import ndimage
 
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.volume import Volume
-from voxmetry.report.pictures.planes import Plane
+from voxmetry.report.pictures.planes import ViewPlane
 from voxmetry.report.pictures.window import display_window
 
 OPAQUE = 0.75
 """How much of the image the brightest uptake hides."""
 
 
-def sampled(overlay: Volume, onto: Geometry, plane: Plane, index: int) -> NDArray[np.float32]:
+def sampled(overlay: Volume, onto: Geometry, plane: ViewPlane, index: int) -> NDArray[np.float32]:
     """Return the overlay's values at the voxels of one slice of another grid, (rows, columns) as the picture lies.
 
     Linear between the overlay's voxels; 0 outside of it.

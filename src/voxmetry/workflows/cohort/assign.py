@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from voxmetry.workflows.cohort.model_index import KnownModel
 from voxmetry.workflows.cohort.multi_input import Image, image_of, join, pick
 from voxmetry.workflows.cohort.records import Candidate, Fault, PlannedStudy
-from voxmetry.workflows.cohort.rules import Rule, Rules, Spec, fits, no_model
+from voxmetry.workflows.cohort.rules import Rule, Rules, RuleSpec, fits, no_model
 
 
 def assign(
@@ -63,7 +63,7 @@ def assign(
 Together = tuple[dict[Image, Candidate], dict[Image, Image], dict[Image, str]]
 
 
-def _study_for(candidate: Candidate, spec: Spec, together: Together | None) -> tuple[Candidate, str]:
+def _study_for(candidate: Candidate, spec: RuleSpec, together: Together | None) -> tuple[Candidate, str]:
     """Return what a model takes for its study where it meets an image, or why it takes none."""
     if together is None or candidate.parts:
         return pick(candidate, spec), ""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from voxmetry.config import ModelSpec
 from voxmetry.config.networks import MonaiNetwork
 from voxmetry.workflows.cohort.records import Candidate, Forecast, PlannedStudy
-from voxmetry.workflows.cohort.rules import Spec
+from voxmetry.workflows.cohort.rules import RuleSpec
 
 FLOPS_OF_A_CORE = 2e10
 """Multiplications a second of one processor core, where no run has been timed. A guess within a factor of three."""
@@ -30,7 +30,7 @@ Rates = Mapping[str, Sequence[tuple[float, float]]]
 """By model: pairs of foreseen work and measured seconds of studies that are done."""
 
 
-def work_of(candidate: Candidate, spec: Spec) -> float:
+def work_of(candidate: Candidate, spec: RuleSpec) -> float:
     """Return the work on a study in multiplications; nan where its size is not known."""
     if not isinstance(spec, ModelSpec):
         return math.prod(candidate.shape) * WORK_OF_A_BASELINES_VOXEL if candidate.shape else math.nan
@@ -69,7 +69,7 @@ def patch_work(spec: ModelSpec) -> float:
     return work
 
 
-def memory_mb(candidate: Candidate, spec: Spec) -> float:
+def memory_mb(candidate: Candidate, spec: RuleSpec) -> float:
     """Return the memory that one study needs in one process, in units of 10^6 bytes; an upper estimate.
 
     The process, the image as stored and as float32, scores of all classes on the model's grid with the blending's

@@ -9,7 +9,7 @@ from pathlib import Path
 from voxmetry.errors import ConfigError
 from voxmetry.models import BUNDLED, find_model, members_sha256, read_any_spec
 from voxmetry.models.composite import CompositeSpec
-from voxmetry.workflows.cohort.rules import Spec
+from voxmetry.workflows.cohort.rules import RuleSpec
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class KnownModel:
 
     path: str
     """What `load_model` takes."""
-    spec: Spec
+    spec: RuleSpec
     sha256: str
     """Of its weights; of a baseline, which has none, that of its specification."""
     digest: str

@@ -15,10 +15,10 @@ from voxmetry.io.read import suffix_of
 from voxmetry.workflows.cohort.records import Candidate
 
 if TYPE_CHECKING:
-    from voxmetry.classical.spec import Channel
+    from voxmetry.classical.spec import BaselineInput
     from voxmetry.config import InputSpec
     from voxmetry.models.composite import CompositeInput
-    from voxmetry.workflows.cohort.rules import Spec
+    from voxmetry.workflows.cohort.rules import RuleSpec
 
 WORDS = {"CT": ("ct",), "MR": ("mr", "mri"), "PT": ("pt", "pet", "suv")}
 """Words in a file's name that say its modality, beside the names of the model's own inputs."""
@@ -32,7 +32,9 @@ def image_of(candidate: Candidate) -> Image:
     return candidate.path, candidate.series or ""
 
 
-def join(found: Iterable[Candidate], spec: Spec) -> tuple[dict[Image, Candidate], dict[Image, Image], dict[Image, str]]:
+def join(
+    found: Iterable[Candidate], spec: RuleSpec
+) -> tuple[dict[Image, Candidate], dict[Image, Image], dict[Image, str]]:
     """Put images together that make one study for a model of several inputs.
 
     Series of one DICOM study belong together, images of one BIDS session, and files of one folder whose names differ
@@ -76,7 +78,7 @@ def join(found: Iterable[Candidate], spec: Spec) -> tuple[dict[Image, Candidate]
     return _named_apart(joined), leads, why_not
 
 
-def _key(candidate: Candidate, spec: Spec) -> tuple[tuple[str, ...], int | None]:
+def _key(candidate: Candidate, spec: RuleSpec) -> tuple[tuple[str, ...], int | None]:
     """Return what an image shares with the others of its study, and which input it is."""
     if candidate.format == "DICOM":
         return ("study", candidate.study_uid or candidate.path), _by_modality(candidate.modality, spec)
@@ -93,7 +95,7 @@ def _key(candidate: Candidate, spec: Spec) -> tuple[tuple[str, ...], int | None]
     return ("files", folder, "_".join(kept)), place
 
 
-def _by_name(words: Sequence[str], spec: Spec) -> int | None:
+def _by_name(words: Sequence[str], spec: RuleSpec) -> int | None:
     """Return the one input that the words name, by its own name or, where that is clear, by its modality."""
     found = {place for place, item in enumerate(inputs_of(spec)) if item.name.lower() in words}
     if not found:
@@ -104,12 +106,12 @@ def _by_name(words: Sequence[str], spec: Spec) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _by_modality(modality: str | None, spec: Spec) -> int | None:
+def _by_modality(modality: str | None, spec: RuleSpec) -> int | None:
     places = [place for place, item in enumerate(inputs_of(spec)) if item.modality == modality]
     return places[0] if len(places) == 1 else None
 
 
-def _incomplete(by_input: Sequence[Sequence[Candidate]], spec: Spec) -> str:
+def _incomplete(by_input: Sequence[Sequence[Candidate]], spec: RuleSpec) -> str:
     for item, images in zip(inputs_of(spec), by_input, strict=True):
         what = f"{item.name} ({item.modality})"
         if not images:
@@ -156,7 +158,7 @@ def combine(parts: Sequence[Candidate], case: str, *, loose: bool = False) -> Ca
     )
 
 
-def pick(candidate: Candidate, spec: Spec) -> Candidate:
+def pick(candidate: Candidate, spec: RuleSpec) -> Candidate:
     """Return what a model takes of a folder with several series: the one of each of its modalities, if there is one.
 
     What is not such a folder is returned as it is, and so is what has too few or too many.
@@ -175,11 +177,11 @@ def pick(candidate: Candidate, spec: Spec) -> Candidate:
     return combine(chosen, candidate.case).model_copy(update=given)
 
 
-def inputs_of(spec: Spec) -> tuple[InputSpec | CompositeInput | Channel, ...]:
+def inputs_of(spec: RuleSpec) -> tuple[InputSpec | CompositeInput | BaselineInput, ...]:
     """Return what a model or a baseline takes."""
     return tuple(spec.inputs)
 
 
-def inputs_in_words(spec: Spec) -> str:
+def inputs_in_words(spec: RuleSpec) -> str:
     """Name a model's inputs in its order."""
     return ", ".join(f"{item.name} ({item.modality})" for item in inputs_of(spec))

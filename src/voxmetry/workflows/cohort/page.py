@@ -12,7 +12,7 @@ from voxmetry.core.records import CaseComparison, CohortSettings, Comparison
 from voxmetry.core.text import folder_name
 from voxmetry.io.atomic import write_text
 from voxmetry.measurement.compare_cases import summarise_cohort
-from voxmetry.report.cohort import Entry, Roster, render_roster
+from voxmetry.report.cohort import CohortEntry, Roster, render_roster
 from voxmetry.workflows.cohort.database import reading
 
 PAGE = "cohort.html"
@@ -51,7 +51,7 @@ def write_page(out: Path) -> tuple[Path, ...]:
     return (out / PAGE, *pages)
 
 
-def _entries(db: sqlite3.Connection) -> tuple[Entry, ...]:
+def _entries(db: sqlite3.Connection) -> tuple[CohortEntry, ...]:
     volumes: dict[tuple[str, str], dict[str, float]] = {}
     for row in db.execute('SELECT "case", model, label, volume_ml FROM measurements ORDER BY "case", model, value'):
         volumes.setdefault((row["case"], row["model"]), {})[row["label"]] = row["volume_ml"]
@@ -65,11 +65,11 @@ def _entries(db: sqlite3.Connection) -> tuple[Entry, ...]:
     return tuple(_entry(row, volumes, dice) for row in rows)
 
 
-def _entry(row: Any, volumes: dict[Any, dict[str, float]], dice: dict[Any, dict[str, float]]) -> Entry:
+def _entry(row: Any, volumes: dict[Any, dict[str, float]], dice: dict[Any, dict[str, float]]) -> CohortEntry:
     done = row["state"] == "done"
     key = (row["case"], row["model"])
     files = list(json.loads(row["files"] or "{}")) if done else []
-    return Entry(
+    return CohortEntry(
         case=row["case"],
         model=row["model"],
         state=row["state"],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from voxmetry.classical.spec import BaselineSpec
     from voxmetry.models.composite import CompositeSpec
 
-Spec: TypeAlias = "ModelSpec | CompositeSpec | BaselineSpec"
+RuleSpec: TypeAlias = "ModelSpec | CompositeSpec | BaselineSpec"
 
 
 class Rule(Record):
@@ -70,7 +70,7 @@ def rules_for(models: Sequence[str]) -> Rules:
     return Rules(rules=tuple(Rule(model=model) for model in models))
 
 
-def fits(rule: Rule, spec: Spec, candidate: Candidate) -> str:
+def fits(rule: Rule, spec: RuleSpec, candidate: Candidate) -> str:
     """Return why a rule does not take a study; empty where it does.
 
     A study whose modality is not known, as of a NIfTI file without more, is taken for what the model expects: its

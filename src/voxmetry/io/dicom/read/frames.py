@@ -15,7 +15,7 @@ from typing import Any
 
 from voxmetry.errors import SeriesError
 from voxmetry.io.dicom.read.elements import Elements
-from voxmetry.io.dicom.read.grid import Plane
+from voxmetry.io.dicom.read.grid import SlicePlane
 from voxmetry.io.dicom.read.headers import number, numbers, text, valid_name, whole
 from voxmetry.io.dicom.read.moments import both_of, moment_of
 from voxmetry.io.dicom.read.mosaic import is_mosaic, tiles_of
@@ -36,7 +36,7 @@ _REAL_WORLD = "RealWorldValueMappingSequence"
 class Frame:
     """One slice of a file."""
 
-    plane: Plane
+    plane: SlicePlane
     file: int
     """Index of its file among those of the series."""
     index: int
@@ -122,7 +122,7 @@ class _Groups:
 
 
 def _classic(dataset: Elements, name: str, file: int) -> Frame:
-    plane = Plane(
+    plane = SlicePlane(
         name=name,
         position=_needed(dataset, "ImagePositionPatient", "Image Position (Patient)", 3, name),
         orientation=_needed(dataset, "ImageOrientationPatient", "Image Orientation (Patient)", 6, name),
@@ -166,7 +166,7 @@ def _mosaic(dataset: Elements, name: str, file: int) -> list[Frame]:
         notes["Instance Number"] = instance
     frames = []
     for index, position in enumerate(tiles.positions):
-        plane = Plane(
+        plane = SlicePlane(
             name=f"tile {index + 1} of {name}",
             position=position,
             orientation=orientation,
@@ -194,7 +194,7 @@ def _enhanced(dataset: Elements, groups: _Groups, file: _File, index: int) -> Fr
         notes = file.notes | frame_notes(groups.item)
     except ValueError as error:
         raise _refusal(f"the description of {label} cannot be parsed: {error}", name) from error
-    plane = Plane(
+    plane = SlicePlane(
         name=label,
         position=_needed(position, "ImagePositionPatient", "Image Position (Patient)", 3, label),
         orientation=_needed(orientation, "ImageOrientationPatient", "Image Orientation (Patient)", 6, label),

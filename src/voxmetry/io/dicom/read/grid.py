@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from voxmetry.core.geometry import Float64, Geometry, swap_lps_ras
-from voxmetry.core.records import Verdict
+from voxmetry.core.records import SeriesVerdict
 
 JITTER_MM = 0.1
 JITTER_SHARE = 0.01
@@ -31,7 +31,7 @@ _FARTHEST_MM = 1e6
 
 
 @dataclass(frozen=True)
-class Plane:
+class SlicePlane:
     """One slice as its header places it, in LPS+ millimetres."""
 
     name: str
@@ -58,7 +58,7 @@ class Plane:
 class Audit:
     """What the planes make together."""
 
-    verdict: Verdict
+    verdict: SeriesVerdict
     reason: str
     order: tuple[int, ...]
     """Indices of the planes from the lowest to the highest along the normal."""
@@ -67,7 +67,7 @@ class Audit:
     """The grid, where the verdict is 'regular' or 'single'. Axes: along a row, down a column, along the normal."""
 
 
-def audit(planes: Sequence[Plane]) -> Audit:
+def audit(planes: Sequence[SlicePlane]) -> Audit:
     """Sort planes along their normal and say whether they make a regular grid.
 
     Parameters
@@ -87,7 +87,7 @@ def audit(planes: Sequence[Plane]) -> Audit:
 
     Examples
     --------
-    >>> planes = [Plane(f"{z}.dcm", (0, 0, z), (1, 0, 0, 0, 1, 0), (0.5, 0.5), 4, 6) for z in (6, 0, 3)]
+    >>> planes = [SlicePlane(f"{z}.dcm", (0, 0, z), (1, 0, 0, 0, 1, 0), (0.5, 0.5), 4, 6) for z in (6, 0, 3)]
     >>> result = audit(planes)
     >>> result.verdict, result.order, result.geometry
     ('regular', (1, 2, 0), Geometry(6 x 4 x 3 @ 0.5 x 0.5 x 3 mm, LPS))
@@ -120,8 +120,8 @@ def audit(planes: Sequence[Plane]) -> Audit:
 
 
 def _judge(
-    planes: Sequence[Plane], heights: Float64, offsets: Float64, normal: Float64
-) -> tuple[Verdict, str, Float64 | None]:
+    planes: Sequence[SlicePlane], heights: Float64, offsets: Float64, normal: Float64
+) -> tuple[SeriesVerdict, str, Float64 | None]:
     """Return the verdict, the reason, and the step from slice to slice (3,) in LPS+ mm where there is one."""
     if len(planes) == 1:
         thickness = planes[0].thickness_mm or planes[0].step_mm
@@ -155,7 +155,7 @@ def tolerance_mm(step_mm: float) -> float:
     return min(JITTER_MM + JITTER_SHARE * step_mm, JITTER_LIMIT * step_mm)
 
 
-def axes_of(plane: Plane) -> tuple[Float64, Float64, Float64]:
+def axes_of(plane: SlicePlane) -> tuple[Float64, Float64, Float64]:
     """Return unit vectors along a row, down a column, and along the normal, in LPS+."""
     row, column = np.reshape(plane.orientation, (2, 3)).astype(np.float64)
     row, column = row / np.linalg.norm(row), column / np.linalg.norm(column)
@@ -163,7 +163,7 @@ def axes_of(plane: Plane) -> tuple[Float64, Float64, Float64]:
     return row, column, normal / np.linalg.norm(normal)
 
 
-def unusable(planes: Sequence[Plane]) -> str:
+def unusable(planes: Sequence[SlicePlane]) -> str:
     """Say which plane has no finite place of its own; empty where all have one."""
     values = np.array([(*plane.position, *plane.orientation, *plane.pixel_spacing) for plane in planes])
     bad = (
@@ -184,7 +184,7 @@ def unusable(planes: Sequence[Plane]) -> str:
     return ""
 
 
-def _mixture(planes: Sequence[Plane]) -> str:
+def _mixture(planes: Sequence[SlicePlane]) -> str:
     """Say in what the planes differ that one grid must share, naming a file of each kind."""
     parts = []
     for what, same in _kinds(planes[0]).items():
@@ -195,7 +195,7 @@ def _mixture(planes: Sequence[Plane]) -> str:
     return "; ".join(parts).replace("frame of references", "frames of reference")
 
 
-def grid_groups(planes: Sequence[Plane]) -> list[tuple[list[int], dict[str, str]]]:
+def grid_groups(planes: Sequence[SlicePlane]) -> list[tuple[list[int], dict[str, str]]]:
     """Group planes by what one grid must share, and say what tells the groups apart.
 
     Returns
@@ -229,7 +229,7 @@ def grid_groups(planes: Sequence[Plane]) -> list[tuple[list[int], dict[str, str]
 _GRID_WORDS = ("Size", "Frame of Reference", "Orientation", "Pixel Spacing")
 
 
-def _described(plane: Plane, key: tuple[int, ...]) -> tuple[str, ...]:
+def _described(plane: SlicePlane, key: tuple[int, ...]) -> tuple[str, ...]:
     return (
         f"{plane.columns} x {plane.rows}",
         f"{key[1] + 1}",
@@ -238,7 +238,7 @@ def _described(plane: Plane, key: tuple[int, ...]) -> tuple[str, ...]:
     )
 
 
-def plane_name(plane: Plane) -> str:
+def plane_name(plane: SlicePlane) -> str:
     """Return 'axial', 'coronal' or 'sagittal' for slices within 10 degrees of it, else with 'oblique' before it."""
     normal = np.abs(normal_of(plane))
     axis = int(normal.argmax())
@@ -246,12 +246,12 @@ def plane_name(plane: Plane) -> str:
     return name if normal[axis] >= np.cos(np.radians(10)) else f"oblique {name}"
 
 
-def normal_of(plane: Plane) -> Float64:
+def normal_of(plane: SlicePlane) -> Float64:
     """Return the unit vector along a row crossed with that down a column, in LPS+."""
     return axes_of(plane)[2]
 
 
-def _kinds(first: Plane) -> dict[str, Callable[[Plane, Plane], bool]]:
+def _kinds(first: SlicePlane) -> dict[str, Callable[[SlicePlane, SlicePlane], bool]]:
     spacing = 1e-4 * min(first.pixel_spacing)
     return {
         "size": lambda a, b: (a.rows, a.columns) == (b.rows, b.columns),
@@ -265,7 +265,7 @@ def _kinds(first: Plane) -> dict[str, Callable[[Plane, Plane], bool]]:
     }
 
 
-def _group(planes: Sequence[Plane], same: Callable[[Plane, Plane], bool]) -> list[list[int]]:
+def _group(planes: Sequence[SlicePlane], same: Callable[[SlicePlane, SlicePlane], bool]) -> list[list[int]]:
     groups: list[list[int]] = []
     for index, plane in enumerate(planes):
         for group in groups:
@@ -281,7 +281,7 @@ def _close(a: tuple[float, ...], b: tuple[float, ...], tolerance: float) -> bool
     return max(abs(x - y) for x, y in zip(a, b, strict=True)) <= tolerance
 
 
-def _duplicates(planes: Sequence[Plane], heights: Float64) -> str:
+def _duplicates(planes: Sequence[SlicePlane], heights: Float64) -> str:
     same = np.flatnonzero(np.diff(heights) < SAME_PLACE_MM)
     if not same.size:
         return ""
@@ -292,7 +292,7 @@ def _duplicates(planes: Sequence[Plane], heights: Float64) -> str:
     return f"{len(planes)} slices at {places} places: {shown}{more} share theirs{_difference(planes)}"
 
 
-def _difference(planes: Sequence[Plane]) -> str:
+def _difference(planes: Sequence[SlicePlane]) -> str:
     """Say what tells slices at one place apart: that they are copies, or several volumes in one series."""
     uids = [plane.uid for plane in planes if plane.uid]
     if len(set(uids)) < len(uids):
@@ -306,7 +306,7 @@ def _difference(planes: Sequence[Plane]) -> str:
     return f"; they differ in {', '.join(differences)}" if differences else ""
 
 
-def _unproved_step(planes: Sequence[Plane], gap: float) -> str:
+def _unproved_step(planes: Sequence[SlicePlane], gap: float) -> str:
     """With two slices no third one shows what the step is, so a header must."""
     between = f"{gap:.4g} mm between {planes[0].name} and {planes[1].name}"
     step, thickness = planes[0].step_mm, planes[0].thickness_mm
@@ -323,7 +323,7 @@ def _unproved_step(planes: Sequence[Plane], gap: float) -> str:
     return "" if gap <= most else f"{between}, though {stated}"
 
 
-def _gaps(planes: Sequence[Plane], heights: Float64) -> tuple[Verdict, str]:
+def _gaps(planes: Sequence[SlicePlane], heights: Float64) -> tuple[SeriesVerdict, str]:
     gaps = np.diff(heights)
     base = float(np.median(gaps[gaps < 1.5 * gaps.min()]))
     tolerance = tolerance_mm(base)

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Float64, Geometry, swap_lps_ras
 from voxmetry.errors import SeriesError
-from voxmetry.io.dicom.read.grid import TILT_DEGREES, Plane, axes_of
+from voxmetry.io.dicom.read.grid import TILT_DEGREES, SlicePlane, axes_of
 
 _NEGLIGIBLE_VOXELS = 0.01
 
 
 def regrid(
-    array: NDArray[Any], planes: Sequence[Plane], *, allow_uneven: bool, resample_tilt: bool
+    array: NDArray[Any], planes: Sequence[SlicePlane], *, allow_uneven: bool, resample_tilt: bool
 ) -> tuple[NDArray[Any], Geometry, str]:
     """Resample slices onto a regular grid with its third axis along their normal.
 

@@ -10,7 +10,7 @@ from pydicom.uid import UID
 
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.progress import Progress
-from voxmetry.core.records import SeriesInfo, Verdict
+from voxmetry.core.records import SeriesInfo, SeriesVerdict
 from voxmetry.errors import InputError, SeriesError
 from voxmetry.io.dicom.read.choose import phase_in
 from voxmetry.io.dicom.read.copies import without_copies
@@ -240,7 +240,7 @@ def _record(headers: Sequence[Header], part: Part, *, alone: bool) -> SeriesInfo
     )
 
 
-def _plain(headers: Sequence[Header], verdict: Verdict, reason: str) -> SeriesInfo:
+def _plain(headers: Sequence[Header], verdict: SeriesVerdict, reason: str) -> SeriesInfo:
     """Make a record of what the first header says, for files in the order in which they were found."""
     first = headers[0].dataset
     class_uid, syntax_uid = sop_class_uid(first), transfer_syntax_uid(first)

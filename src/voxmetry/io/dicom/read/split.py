@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxmetry.io.dicom.read.frames import Frame
-from voxmetry.io.dicom.read.grid import SAME_PLACE_MM, Audit, Plane, audit, grid_groups, normal_of, unusable
+from voxmetry.io.dicom.read.grid import SAME_PLACE_MM, Audit, SlicePlane, audit, grid_groups, normal_of, unusable
 
 _KEYS = (
     *("Stack ID", "Acquisition Number", "Temporal Position", "Time Offset", "Repetition", "ASL Context"),
@@ -325,7 +325,7 @@ def _interleaved(frames: list[Frame], modality: str | None) -> list[Part] | None
     return None
 
 
-def _ends(planes: Sequence[Plane], normal: NDArray[np.float64]) -> tuple[float, float]:
+def _ends(planes: Sequence[SlicePlane], normal: NDArray[np.float64]) -> tuple[float, float]:
     heights = np.array([plane.position for plane in planes]) @ normal
     return float(heights.min()), float(heights.max())
 
