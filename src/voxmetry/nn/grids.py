@@ -190,8 +190,8 @@ def restoring_positions(
     """
     nearest_scores = spec.resampling.score_order == 0
     if spec.resampling.rule != "nnunet":
-        # Half-way between two voxels the even one is taken, as torch rounds; the affine's noise must not decide.
-        i, j, k = (np.round(np.round(at, 6)) if nearest_scores else at for at in positions(grid, oriented))
+        # As MONAI rounds: half-way between two voxels, the affine's last digit decides there too.
+        i, j, k = (np.round(at) if nearest_scores else at for at in positions(grid, oriented))
         return (i, j, k), (slice(None), slice(None), slice(None))
     apart = thick_axis(target_spacing(oriented, spec), oriented.nominal_spacing_mm, spec.resampling)
     found, box = [], []
