@@ -105,16 +105,10 @@ def segment_study(
         with clock.step("read"):
             inputs = read_inputs(study, ready.spec, settings)
             truth, unknown = read_reference(
-                reference,
-                ready.spec.labels,
-                inputs.first.geometry,
-                names=settings.names,
-                structures=structures,
+                reference, ready.spec.labels, inputs.first.geometry, names=settings.names, structures=structures
             )
             require_dicom(inputs.first, settings.dicom)
-            region = flag_region(
-                inputs.first.source, ready.spec.name, ready.spec.body_part, any_region=settings.any_region
-            )
+            region = require_region(inputs, ready.spec, settings)
         warn_early(inputs, ready.spec, tell)
         answer = run_model(
             ready, inputs.volumes, clock, gate, maps=settings.maps, maps_to=stage, structures=settings.structures
@@ -146,6 +140,11 @@ def segment_study(
             shown = ReportInputs(inputs.first, answer.segmentation, drawn, inputs.volumes[1:], change)
             outputs = Outputs(stage, keep_earlier=has_results(out))
             return write_outputs(outputs, privacy.result(result), shown, settings, privacy)
+
+
+def require_region(inputs: StudyInputs, spec: AnySpec, settings: StudySettings) -> tuple[Flag, ...]:
+    """Refuse a study of another part of the body than the model is for; flag it where the settings take any."""
+    return flag_region(inputs.first.source, spec.name, spec.body_part, any_region=settings.any_region)
 
 
 FAR_OUTSIDE = 2.0
