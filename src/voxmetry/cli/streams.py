@@ -56,13 +56,17 @@ class _Words(io.TextIOWrapper):
     """Standard error: where it cannot be written to, nobody listens, and that stops nothing."""
 
     def write(self, text: str) -> int:
-        with suppress(OSError):
+        try:
             return super().write(text)
+        except OSError:
+            _give_up(sys.__stderr__, 2)
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError):
+        try:
             super().flush()
+        except OSError:
+            _give_up(sys.__stderr__, 2)
 
 
 @contextmanager
@@ -80,7 +84,7 @@ def plain_streams() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except StandardOutputError:
-        _give_up()
+        _give_up(sys.__stdout__, 1)
         raise
     finally:
         for now, old in zip((sys.stdout, sys.stderr), before, strict=True):
@@ -109,12 +113,12 @@ def _able(stream: TextIO | None, kind: type[io.TextIOWrapper]) -> TextIO:
     )
 
 
-def _give_up() -> None:
+def _give_up(stream: TextIO | None, number: int) -> None:
     """Send what is still in the buffer nowhere, or the interpreter would try once more as it ends, and complain."""
     with suppress(OSError, ValueError, AttributeError):
-        if sys.__stdout__ is not None and sys.__stdout__.fileno() == 1:
+        if stream is not None and stream.fileno() == number:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 1)
+            os.dup2(nowhere, number)
             os.close(nowhere)
 
 
