@@ -74,7 +74,7 @@ def expected_files(folder):
     return {path.name for path in folder.iterdir()}
 
 
-ALWAYS = {"seg.nii.gz", "measurements.csv", "lesions.csv", "comparison.csv", "result.json"}
+ALWAYS = {"seg.nii.gz", "preview.png", "measurements.csv", "lesions.csv", "comparison.csv", "result.json"}
 CASES = {
     # What fails: what was asked for, what is there beside the tables, and what is lost with it.
     "seg.dcm": (("--dicom-seg", "--sr", "--rtstruct"), {"rtstruct.dcm"}, {"sr.dcm"}),

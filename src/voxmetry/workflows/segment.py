@@ -55,6 +55,7 @@ def segment_study(
     settings: StudySettings = StudySettings(),  # noqa: B008  (frozen)
     tell: Callable[[str], None] | None = None,
     gate: AbstractContextManager[object] | None = None,
+    whole: bool = False,
 ) -> StudyResult:
     """Segment and measure one study, and write everything that is known about it.
 
@@ -84,6 +85,9 @@ def segment_study(
     gate
         Held while the network runs: threads that share a loaded model pass a lock, so that one study is in the network
         while others are read and written.
+    whole
+        Whether a file that the system will not write, as on a full disk, fails the study; else it is left out and
+        named, unless earlier results would be replaced. A cohort stops there, and does the study again.
 
     Returns
     -------
@@ -138,7 +142,7 @@ def segment_study(
         with clock.step("write"):
             drawn = flatten(truth, "first", "the reference") if truth else None
             shown = ReportInputs(inputs.first, answer.segmentation, drawn, inputs.volumes[1:], change)
-            outputs = Outputs(stage, keep_earlier=has_results(out))
+            outputs = Outputs(stage, keep_earlier=whole or has_results(out))
             return write_outputs(outputs, privacy.result(result), shown, settings, privacy)
 
 

@@ -118,7 +118,6 @@ def test_the_second_image_is_shown_from_the_beginning_and_turned_by_button_and_b
     seen.page.wait_for_selector("#viewer[data-at=structure-2]")
     canvas = seen.page.locator("#viewer-canvas")
     where = seen.page.locator("#viewer-where")
-    where.filter(has_text="SUV 8.0").wait_for()
     assert seen.page.get_attribute("#viewer-overlay", "aria-pressed") == "true"
     over = canvas.screenshot()
     seen.page.locator("#viewer-overlay-top").fill("2")

@@ -63,7 +63,7 @@ def test_settings_reach_the_study_and_those_that_decide_on_numbers_mean_another_
     assert call("plan", studies, *given)[1]["counts"] == {"done": 4}
     # How much memory there is decides on no number; the precision does.
     assert call("plan", studies, *given[:-1], "5")[1]["counts"] == {"done": 4}
-    assert call("plan", studies, *given, "--precision", "bf16")[1]["counts"] == {"waiting": 4}
+    assert call("plan", studies, *["bf16" if x == "float32" else x for x in given])[1]["counts"] == {"waiting": 4}
     assert call("plan", studies, *given, "--suv", "lbm")[1]["counts"] == {"waiting": 4}
 
 

@@ -131,6 +131,7 @@ def _segment(task: Task, claim: Claim) -> Outcome:
             reference=task.reference,
             settings=task.settings,
             gate=gate,
+            whole=True,
         )
         if [_state_of(path) for path in task.study] != before:
             raise _changed()
