@@ -348,7 +348,7 @@ class TestBadInput:
     def test_wrong_modality_in_dicom_by_name_and_by_values(self, model, tmp_path):
         volume = phantoms.volume(phantoms.geometry(shape=(21, 27, 11)))
         write_series(volume, tmp_path / "ct", modality="CT", description="ct")
-        self.check(tmp_path / "ct", tmp_path / "out", model, SeriesError, "CT")
+        self.check(tmp_path / "ct", tmp_path / "out", model, InputError, "wrong modality: CT")
         save(volume, tmp_path / "a.nii.gz")
         settings = StudySettings(modality="CT")
         self.check(tmp_path / "a.nii.gz", tmp_path / "out", model, InputError, "CT", settings=settings)

@@ -16,7 +16,7 @@ _WORDS = {
     "neck": "neck|cspine|cervical|larynx|pharynx|thyroid|carotid|hals",
     "chest": "chest|thorax|lung|heart|cardiac|coronary|breast|mediast|tspine|thoracic|torax|rib|sternum|poumon",
     "abdomen": "abdomen|abdominal|liver|spleen|kidney|renal|pancreas|stomach|bowel|lspine|lumbar|adrenal|bauch",
-    "pelvis": "pelvis|pelvic|prostate|bladder|uterus|rectum|hip|sacrum|becken|ovary",
+    "pelvis": "pelvis|pelvic|prostate|bladder|uterus|rectum|hip(?!poc)|sacrum|becken|ovary",
     "leg": "leg|knee|foot|ankle|thigh|calf|extremity|femur|tibia|toe|bein",
 }
 """Beginnings of words in Body Part Examined (defined terms of DICOM PS3.16 annex L, and what sites write) and in

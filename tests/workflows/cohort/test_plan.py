@@ -186,7 +186,17 @@ class TestBids:
         stem = "sub-01_ses-a_desc-tinymrT1w"
         assert {p.name for p in place.iterdir()} == {
             f"{stem}_{end}"
-            for end in ("dseg.nii.gz", "dseg.json", "dseg.tsv", "measurements.csv", "lesions.csv", "result.json")
+            for end in (
+                *(
+                    "dseg.nii.gz",
+                    "dseg.json",
+                    "dseg.tsv",
+                    "measurements.csv",
+                    "lesions.csv",
+                    "result.json",
+                    "preview.png",
+                ),
+            )
         }
         assert json.loads((place / f"{stem}_dseg.json").read_text())["EchoTime"] == 0.2
         description = data_set / "derivatives" / "voxmetry" / "dataset_description.json"
