@@ -52,17 +52,15 @@ OUTPUTS = {
 }
 """Every file that a run can write. The report is the last one: it is there only if everything else is."""
 _UNFORESEEN = (
-    *(
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        MemoryError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        OSError,
-        EOFError,
-    ),
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    OSError,
+    EOFError,
 )
 """What libraries raise on headers and values that nobody foresaw."""
 
