@@ -53,11 +53,12 @@ from torch import nn
 from voxmetry import Geometry, LabelTable, Segmentation, Volume, save
 from voxmetry.config import TrainSettings
 from voxmetry.nn.runtime import choose_for_training
-from voxmetry.train.batches import LabelledCase, ahead, batches
+from voxmetry.train.batches import ahead, batches
 from voxmetry.train.cache import cached_case
 from voxmetry.train.dataset import DataSet, open_data
 from voxmetry.train.devices import open_fabric
 from voxmetry.train.fingerprint import scan
+from voxmetry.train.labelled_cases import LabelledCase
 from voxmetry.train.loop import train_step
 from voxmetry.train.losses import build_loss
 from voxmetry.train.plan import Budget, make_plan, memory_gb

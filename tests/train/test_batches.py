@@ -13,21 +13,11 @@ from cases import write_cases
 from voxmetry import Segmentation, save
 from voxmetry.config import Augment, TrainSettings, parse_record
 from voxmetry.errors import ConfigError, GeometryError, InputError
-from voxmetry.train.batches import (
-    PLACES,
-    LabelledCase,
-    TurnAndCrop,
-    ahead,
-    augmentation,
-    batches,
-    cut_out,
-    hold_out,
-    load_case,
-    structure_places,
-    turn,
-    without_history,
-)
+from voxmetry.train.augmentation import TurnAndCrop, augmentation, turn, without_history
+from voxmetry.train.batches import ahead, batches, cut_out
 from voxmetry.train.dataset import Case, Channel, DataSet, open_data
+from voxmetry.train.folds import hold_out
+from voxmetry.train.labelled_cases import PLACES, LabelledCase, load_case, structure_places
 
 
 def settings(**change):

@@ -14,9 +14,9 @@ from voxmetry import Volume, read_volume, save
 from voxmetry.config import Normalise
 from voxmetry.errors import OutputError
 from voxmetry.train import cache, train
-from voxmetry.train.batches import load_case
 from voxmetry.train.cache import cached_case, content_key, default_cache, source_digest
 from voxmetry.train.dataset import open_data
+from voxmetry.train.labelled_cases import load_case
 
 
 @pytest.fixture

@@ -18,9 +18,11 @@ from voxmetry.errors import ConfigError
 from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.runtime import choose_for_training
 from voxmetry.train import train
-from voxmetry.train.batches import batches, hold_out, load_case
+from voxmetry.train.batches import batches
 from voxmetry.train.dataset import open_data
 from voxmetry.train.devices import open_fabric
+from voxmetry.train.folds import hold_out
+from voxmetry.train.labelled_cases import load_case
 from voxmetry.train.loop import GRADIENT_CLIP, learning_rate
 from voxmetry.train.losses import build_loss
 

@@ -28,10 +28,10 @@ from voxmetry.nn.networks.dynunet import SpaceToDepth, build_unet
 from voxmetry.nn.runtime import choose_for_training
 from voxmetry.nn.weights import load_into
 from voxmetry.train import train
-from voxmetry.train.batches import hold_out
 from voxmetry.train.dataset import open_data
 from voxmetry.train.devices import open_fabric
 from voxmetry.train.finetune import carry_over
+from voxmetry.train.folds import hold_out
 from voxmetry.train.initial_bias import output_layers, set_initial_bias
 from voxmetry.train.loop import Clock, learning_rate
 from voxmetry.train.losses import on_grid_of

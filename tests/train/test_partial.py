@@ -16,24 +16,17 @@ from voxmetry import Geometry, Segmentation, save
 from voxmetry.config import TrainingDomain, TrainSettings, load_yaml
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError, GeometryError, VoxmetryError
-from voxmetry.train.batches import (
-    FlipAndSwap,
-    batches,
-    collate,
-    epoch_order,
-    for_model,
-    hold_out,
-    holders_of,
-    load_case,
-    without_history,
-)
+from voxmetry.train.augmentation import FlipAndSwap, without_history
+from voxmetry.train.batches import batches, collate, epoch_order, holders_of
 from voxmetry.train.cache import content_key, labelling_text
 from voxmetry.train.data_check import check_data
 from voxmetry.train.dataset import Case, open_data, patient_folds, read_labelled
 from voxmetry.train.fingerprint import scan
+from voxmetry.train.folds import hold_out
 from voxmetry.train.initial_bias import class_shares
 from voxmetry.train.join import open_joined
 from voxmetry.train.label_maps import find_label_maps, read_label_maps
+from voxmetry.train.labelled_cases import for_model, load_case
 from voxmetry.train.loop import validate
 from voxmetry.train.losses import StructureLoss, build_loss
 from voxmetry.train.partial import Labelling, find_unlabelled

@@ -11,11 +11,12 @@ import torch
 
 from voxmetry.config import Range, TrainingDomain, TrainSettings
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.train.batches import Batch, LabelledCase, batches, steps_of
+from voxmetry.train.batches import Batch, batches, steps_of
 from voxmetry.train.dataset import DataSet, read_labelled
 from voxmetry.train.finish import VOLUME_MARGIN, measure_domain
 from voxmetry.train.initial_bias import LEAST_SHARE, class_shares
 from voxmetry.train.label_maps import LabelMaps, find_label_maps, gather_maps, read_label_maps
+from voxmetry.train.labelled_cases import LabelledCase
 from voxmetry.train.synthesis import Synthesiser
 
 SAMPLED = 24
@@ -76,7 +77,7 @@ class CaseFeed:
         return f"all {len(self.cases)} cases of the data set" if everything else f"{len(self.cases)} cases"
 
     def batches(self, epoch: int, share: tuple[int, int]) -> Iterator[Batch]:
-        """Yield the batches of an epoch; see `batches.batches`."""
+        """Yield the batches of an epoch; see `train.batches.batches`."""
         return batches(self.cases, self.settings, epoch=epoch, share=share)
 
     def shares(self) -> np.ndarray:

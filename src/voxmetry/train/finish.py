@@ -20,8 +20,8 @@ from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.nn.weights import sha256_of, to_bytes
 
 if TYPE_CHECKING:
-    from voxmetry.train.batches import LabelledCase
     from voxmetry.train.feed import Feed
+    from voxmetry.train.labelled_cases import LabelledCase
 
 VOLUME_MARGIN = 0.25
 """Share by which the smallest and the largest volume seen are widened to give the expected range."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from voxmetry.train.batches import LabelledCase
+    from voxmetry.train.labelled_cases import LabelledCase
     from voxmetry.train.state import RunState
 
 LEAST_SHARE = 1e-6

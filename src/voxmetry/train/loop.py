@@ -32,14 +32,16 @@ from voxmetry.measurement.overlap import Overlap
 from voxmetry.nn.networks.dynunet import split_outputs
 from voxmetry.nn.runtime import choose_for_training
 from voxmetry.nn.window import window_scores
-from voxmetry.train.batches import Batch, LabelledCase, ahead, all_folds, hold_out
+from voxmetry.train.batches import Batch, ahead
 from voxmetry.train.cache import cached_cases, default_cache
 from voxmetry.train.dataset import require_structures
 from voxmetry.train.devices import gather, open_fabric
 from voxmetry.train.feed import CaseFeed, Feed, open_made
 from voxmetry.train.finish import write_model
+from voxmetry.train.folds import all_folds, hold_out
 from voxmetry.train.initial_bias import set_initial_bias
 from voxmetry.train.join import open_joined
+from voxmetry.train.labelled_cases import LabelledCase
 from voxmetry.train.losses import StructureLoss, build_loss, on_grid_of, teaching
 from voxmetry.train.state import (
     RunState,

@@ -15,7 +15,8 @@ from torch.nn import functional
 from voxmetry.config import TrainSettings
 from voxmetry.config.synthesis import Synthesis
 from voxmetry.errors import ConfigError
-from voxmetry.train.batches import Batch, left_right_axis
+from voxmetry.train.augmentation import left_right_axis
+from voxmetry.train.batches import Batch
 from voxmetry.train.label_maps import LabelMaps, read_lesions
 
 NEAR_TARGET = 0.85

@@ -28,8 +28,8 @@ from voxmetry.measurement.tables import records_csv
 from voxmetry.nn.confidence import Confidence
 from voxmetry.ops.components import clean
 from voxmetry.plot.curves import calibration
-from voxmetry.train.batches import for_model
 from voxmetry.train.dataset import DataSet, read_labelled
+from voxmetry.train.labelled_cases import for_model
 from voxmetry.workflows.evaluate import ModelFolds, open_entry
 
 WORST = 0.1

@@ -62,8 +62,8 @@ def synthesise(
         If label maps are missing or hold values that the configuration does not name.
     """
     from voxmetry.plot.samples import slice_sheet
-    from voxmetry.train.batches import hold_out
     from voxmetry.train.feed import open_made, seeded
+    from voxmetry.train.folds import hold_out
     from voxmetry.train.join import open_joined
 
     if settings.synthesis is None:

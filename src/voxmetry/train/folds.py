@@ -1,0 +1,50 @@
+"""Which cases a run is trained on and which it holds out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from voxmetry.config import TrainSettings
+from voxmetry.errors import InputError
+from voxmetry.train.dataset import DataSet, patient_folds
+
+
+def hold_out(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split the cases into those trained on and those held out, by patient, by names and seed alone.
+
+    A run of a cross-validation holds out its fold; any other the cases that the data set itself marks as held out, or
+    where there are none `validation_fraction` of the patients, one at least, or none at 0.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer patients than folds.
+    InputError
+        If there is a single patient, so that none can be held out.
+    """
+    if settings.fold is not None:
+        held_out = set(patient_folds(data.cases, n=settings.folds, seed=settings.seed)[settings.fold])
+    elif any(case.held_out for case in data.cases):
+        held_out = {case.name for case in data.cases if case.held_out}
+    elif settings.validation_fraction == 0:
+        held_out = set()
+    else:
+        patients = sorted(set(data.patients.values()))
+        if len(patients) < 2:
+            raise InputError(
+                found=f"{len(data.cases)} labelled cases of {len(patients)} patients",
+                expected="at least two patients, so that one can be held out",
+                fix="add labelled cases, or set validation_fraction to 0 and evaluate on other data",
+            )
+        order = np.random.default_rng(settings.seed).permutation(len(patients))
+        chosen = {patients[i] for i in order[: max(1, round(settings.validation_fraction * len(patients)))]}
+        held_out = {name for name, patient in data.patients.items() if patient in chosen}
+    names = sorted(data.patients)
+    return tuple(n for n in names if n not in held_out), tuple(n for n in names if n in held_out)
+
+
+def all_folds(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], ...]:
+    """Return what each fold of a cross-validation holds out, or what a single run does."""
+    if settings.fold is None:
+        return (hold_out(data, settings)[1],)
+    return patient_folds(data.cases, n=settings.folds, seed=settings.seed)
