@@ -51,7 +51,7 @@ class Segmentation:
                 expected="the same shape (I, J, K)",
                 fix="pass the geometry that belongs to this label map",
             )
-        unknown = sorted(_values(array) - {0, *self.labels.values})
+        unknown = sorted(values_present(array) - {0, *self.labels.values})
         if unknown:
             raise LabelError(
                 found=f"values {unknown[:10]} in the label map",
@@ -101,7 +101,7 @@ class Segmentation:
         return picture + table([facts]) + table(rows)
 
 
-def _values(array: NDArray[Any]) -> set[int]:
+def values_present(array: NDArray[Any]) -> set[int]:
     """Return all values present, slab by slab: bincount of a whole map would take eight bytes a voxel."""
     seen = np.zeros(int(np.iinfo(array.dtype).max) + 1, dtype=bool)
     slabs = array.T if array.flags.f_contiguous else array

@@ -24,7 +24,7 @@ from voxmetry.core.records.follow_up import (
     Row4,
     StructureChange,
 )
-from voxmetry.core.records.instances import Instance, InstanceMatching, PanopticQuality
+from voxmetry.core.records.instances import Detection, Instance, InstanceMatching, PanopticQuality
 from voxmetry.core.records.series import SeriesInfo, SeriesVerdict, SuvBasis
 from voxmetry.core.records.statistics import BlandAltman, Distribution, MeanInterval, PairedComparison, Reliability
 from voxmetry.core.records.study import (
@@ -51,6 +51,7 @@ __all__ = [
     "CohortSettings",
     "Comparison",
     "ComparisonSummary",
+    "Detection",
     "Distribution",
     "Flag",
     "FollowUp",

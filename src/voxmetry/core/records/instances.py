@@ -1,10 +1,26 @@
-"""How the instances of a structure were matched."""
+"""Instances that a model found, and how the instances of a structure were matched."""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from voxmetry.core.base import Number, Record
+
+
+class Detection(Record):
+    """One instance that was found: which structure, how certain, where."""
+
+    value: Annotated[int, Field(ge=1, le=65535)]
+    """Its value in the instance map."""
+    label: str
+    """The structure's name."""
+    score: Number = math.nan
+    """Certainty in 0..1; nan where the method gives none, as connected components."""
+    box_ras_mm: tuple[tuple[Number, Number, Number], tuple[Number, Number, Number]]
+    """Lowest and highest corner in RAS+ mm, along the patient's axes; of the mask it holds the voxels' outer edges."""
 
 
 class Instance(Record):
