@@ -12,8 +12,10 @@ import cohorts
 from voxmetry.core.records import CohortComparison, CohortSettings
 from voxmetry.errors import ConfigError, MissingExtraError
 from voxmetry.measurement import tables
-from voxmetry.measurement.compare_cases import compare_cohort, number_patients, read_patients, summarise_cohort
+from voxmetry.measurement.compare_cases import compare_cohort
 from voxmetry.measurement.match_files import match_files
+from voxmetry.measurement.patients import number_patients, read_patients
+from voxmetry.measurement.summarise_cases import summarise_cohort
 
 QUICK = CohortSettings(resamples=200)
 

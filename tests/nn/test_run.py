@@ -37,7 +37,7 @@ class TestRestore:
         scores = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, *grid.shape)).astype(np.float32))
         whole = restore(scores, grid=grid, native=native, spec=spec)
         monkeypatch.setattr("voxmetry.nn.restore.SLAB_VALUES", 1)
-        monkeypatch.setattr("voxmetry.nn.restore.CHUNK_VALUES", 1000)
+        monkeypatch.setattr("voxmetry.nn.corner_scores.CHUNK_VALUES", 1000)
         assert np.array_equal(restore(scores, grid=grid, native=native, spec=spec).array, whole.array)
 
     @pytest.mark.parametrize("degrees", [(0, 0, 0), (0, 0, 180), (90, 0, 0), (0, 90, 90), (100, 20, -80)])

@@ -10,8 +10,9 @@ from cases import write_cases
 from voxmetry import Geometry, Segmentation, Volume, read_segmentation, read_volume, save
 from voxmetry.cli import run
 from voxmetry.errors import InputError
-from voxmetry.train.data_check import agreement_lines, check_data, robust_z, thumbnail
+from voxmetry.train.data_check import agreement_lines, check_data
 from voxmetry.train.dataset import open_data
+from voxmetry.train.outliers import robust_z, thumbnail
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from voxmetry.errors import ConfigError, InputError, LabelError, OutputExistsErr
 from voxmetry.train import train
 from voxmetry.train.feed import seeded
 from voxmetry.train.label_maps import _inflation, find_label_maps, gather_maps, read_label_maps
-from voxmetry.train.synthesis import Draw, Synthesiser, _blur, _linear, _standardise
+from voxmetry.train.synthesis import Synthesiser
+from voxmetry.train.synthesis_parts import Draw, blur, random_linear, standardise
 from voxmetry.workflows.synthesise import synthesise
 
 SKULL, LEFT, RIGHT, FLUID, LESION = 500, 2, 41, 4, 25
@@ -130,7 +131,7 @@ class TestImages:
     def test_end_inside_the_patch_with_an_empty_label_there(self):
         built = maker(how(acquisition=CLEAN | {"cropped": 1.0}))
         batches = [sample(built, seed) for seed in range(8)]
-        zero = [(batch.image == _standardise(torch.zeros(1, 1, 1, 1, 1))[0, 0, 0, 0, 0]) for batch in batches]
+        zero = [(batch.image == standardise(torch.zeros(1, 1, 1, 1, 1))[0, 0, 0, 0, 0]) for batch in batches]
         assert all(batch.label.sum() > 0 for batch in batches)
         assert len({int((batch.label > 0).sum()) for batch in batches}) > 3
         assert len(zero) == 8
@@ -192,12 +193,12 @@ class TestDeformation:
             volumes.append(max(counts))
         assert volumes[1] == pytest.approx(8 * volumes[0], rel=0.2)
 
-    def test_linear_parts_are_rotations_scales_and_shears(self):
+    def testrandom_linear_parts_are_rotations_scales_and_shears(self):
         draw = Draw(torch.Generator().manual_seed(0), torch.device("cpu"))
-        turned = _linear(draw, 30, 0, 0, 20)
+        turned = random_linear(draw, 30, 0, 0, 20)
         assert torch.allclose(turned @ turned.transpose(1, 2), torch.eye(3).expand(20, 3, 3), atol=1e-5)
-        assert torch.allclose(torch.linalg.det(_linear(draw, 30, 0, 0.2, 20)), torch.ones(20), atol=1e-5)
-        scaled = torch.linalg.det(_linear(draw, 30, 0.2, 0, 200))
+        assert torch.allclose(torch.linalg.det(random_linear(draw, 30, 0, 0.2, 20)), torch.ones(20), atol=1e-5)
+        scaled = torch.linalg.det(random_linear(draw, 30, 0.2, 0, 200))
         assert 0.8**3 < float(scaled.min()) < 0.9 < 1.1 < float(scaled.max()) < 1.2**3
 
     def test_inflating_moves_a_border_outward_by_what_is_asked_for(self):
@@ -211,10 +212,10 @@ class TestDeformation:
         sizes = {int((sample(built, seed).label == 3).sum()) for seed in range(10)}
         assert max(sizes) > 1.3 * min(sizes)
 
-    def test_a_blur_keeps_the_mean_and_is_each_images_own(self):
+    def test_ablur_keeps_the_mean_and_is_each_images_own(self):
         image = torch.zeros(2, 1, 9, 9, 9)
         image[:, :, 4, 4, 4] = 1
-        found = _blur(image, torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.5, 0.0]]))
+        found = blur(image, torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.5, 0.0]]))
         assert found.sum((1, 2, 3, 4)).tolist() == pytest.approx([1, 1])
         assert float(found[0, 0, 4, 4, 4]) == pytest.approx(1)
         assert float(found[1, 0, 5, 4, 4]) > float(found[1, 0, 4, 5, 4]) > float(found[1, 0, 4, 4, 5]) == 0

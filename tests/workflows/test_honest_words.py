@@ -11,7 +11,7 @@ import pytest
 import models
 import phantoms
 from voxmetry import Volume, load_model, save
-from voxmetry.cli import run, show
+from voxmetry.cli import progress, run
 from voxmetry.errors import InputError
 from voxmetry.io import write_series
 from voxmetry.nn.progress import followed
@@ -194,8 +194,8 @@ class TestBeforeTheNetwork:
 
     def test_without_a_terminal_a_warning_is_a_line_and_steps_are_a_line_now_and_then(self, capsys, monkeypatch):
         now = [0.0]
-        monkeypatch.setattr(show, "time", SimpleNamespace(monotonic=lambda: now[0]))
-        with show.steps() as tell:
+        monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        with progress.steps() as tell:
             for second in range(0, 60, 5):
                 now[0] = float(second)
                 tell("network: 10 %")

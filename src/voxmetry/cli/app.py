@@ -18,6 +18,7 @@ from voxmetry.cli.evaluate import evaluate
 from voxmetry.cli.follow_up import follow_up
 from voxmetry.cli.inspect import inspect
 from voxmetry.cli.measure import measure
+from voxmetry.cli.progress import steps
 from voxmetry.cli.report import report
 from voxmetry.cli.segment import segment
 from voxmetry.cli.streams import say
@@ -91,7 +92,7 @@ def demo(
     from voxmetry.config import StudySettings
     from voxmetry.demo import run_demo
 
-    with show.steps() as tell:
+    with steps() as tell:
         result = run_demo(out, side=side, settings=StudySettings(overwrite=overwrite), tell=tell)
     show.study(result, out, as_json=as_json)
     raise typer.Exit(show.exit_code(result))

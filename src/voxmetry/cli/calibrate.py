@@ -9,6 +9,7 @@ import typer
 
 from voxmetry.cli import show
 from voxmetry.cli.options import OnDevice
+from voxmetry.cli.progress import bar
 from voxmetry.cli.streams import say, say_json
 
 
@@ -25,7 +26,7 @@ def calibrate(
     from voxmetry.train.dataset import open_data
     from voxmetry.workflows.calibrate import calibrate_model
 
-    with show.progress("calibrating", quiet=as_json) as progress:
+    with bar("calibrating", quiet=as_json) as progress:
         result, files = calibrate_model(
             open_data(data), model, out, into=into, device=device, overwrite=overwrite, progress=progress
         )

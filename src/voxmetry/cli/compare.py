@@ -10,6 +10,7 @@ import typer
 
 from voxmetry.cli import show
 from voxmetry.cli.options import FLAGGED, NamesMap, grouped, names_of
+from voxmetry.cli.progress import bar
 from voxmetry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def compare(
         prediction, reference, other=beside.other_prediction, images=beside.images, patients=beside.patients
     )
     settings = _settings(judging, counted)
-    with show.progress("comparing", quiet=as_json or not prediction.is_dir()) as progress:
+    with bar("comparing", quiet=as_json or not prediction.is_dir()) as progress:
         cohort, written = compare_paths(
             inputs, settings, out=out, parquet=parquet, overwrite=overwrite, progress=progress
         )

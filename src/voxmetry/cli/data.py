@@ -9,6 +9,7 @@ import typer
 
 from voxmetry.cli import show
 from voxmetry.cli.options import FLAGGED
+from voxmetry.cli.progress import bar
 from voxmetry.cli.streams import say, say_json
 from voxmetry.cli.strict import StrictGroup
 
@@ -34,7 +35,7 @@ def check(
     from voxmetry.train.data_check import agreement_lines
     from voxmetry.workflows.data_check import check_paths
 
-    with show.progress("checking", quiet=as_json) as progress:
+    with bar("checking", quiet=as_json) as progress:
         found, files = check_paths(data, predictions=predictions, out=out, overwrite=overwrite, progress=progress)
     if as_json:
         say_json(found)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from voxmetry.cli import show
+from voxmetry.cli import show_models
 from voxmetry.cli.options import OnDevice
 from voxmetry.cli.streams import say, say_json
 
@@ -50,4 +50,4 @@ def ensemble(
     for choice in choices:
         dice = ", ".join(f"{name} {value:.4f}" for name, value in choice.dice.items())
         say(f"{'taken: ' if choice is choices[0] else ''}{choice.name}: Dice {dice}")
-    show.trained(folder, as_json=False)
+    show_models.trained(folder, as_json=False)

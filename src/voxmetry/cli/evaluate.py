@@ -9,6 +9,7 @@ import typer
 
 from voxmetry.cli import show
 from voxmetry.cli.options import NamesMap, OnDevice, names_of
+from voxmetry.cli.progress import bar
 from voxmetry.cli.streams import say, say_json
 
 
@@ -35,7 +36,7 @@ def evaluate(
     from voxmetry.workflows.evaluate import evaluate as evaluate_models
 
     settings = CohortSettings(tolerance_mm=tolerance_mm, names=names_of(names_map))
-    with show.progress("evaluating", quiet=as_json) as progress:
+    with bar("evaluating", quiet=as_json) as progress:
         found, files = evaluate_models(
             open_data(data), model, out, settings=settings, device=device, overwrite=overwrite, progress=progress
         )

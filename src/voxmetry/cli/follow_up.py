@@ -10,6 +10,7 @@ import typer
 
 from voxmetry.cli import show
 from voxmetry.cli.options import NamesMap, grouped, names_of
+from voxmetry.cli.progress import steps
 
 if TYPE_CHECKING:
     from voxmetry.core.records.follow_up import FollowUpSettings
@@ -76,7 +77,7 @@ def follow_up(
     from voxmetry.workflows.follow_up import TimePaths, follow_up_paths
 
     settings = _settings(following)
-    with show.steps() as tell:
+    with steps() as tell:
         tell("following lesions")
         found, files = follow_up_paths(
             TimePaths(baseline, baseline_image),

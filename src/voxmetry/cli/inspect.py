@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.progress import bar
 from voxmetry.cli.streams import console, say_json
 from voxmetry.core.text import clean, terminal
 
@@ -28,7 +29,7 @@ def inspect(
     from voxmetry import io
 
     if path.is_dir() or not path.exists() or path.suffix.lower() == ".zip" or path.name.upper() == "DICOMDIR":
-        with show.progress("reading headers", quiet=as_json) as progress:
+        with bar("reading headers", quiet=as_json) as progress:
             found = io.list_series(path, progress=progress)
         if as_json:
             content = {"series": [{"key": info.key, **info.model_dump(mode="json")} for info in found]}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from voxmetry.cli import show
+from voxmetry.cli import show_models
 from voxmetry.cli.streams import say, say_json
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def models_list(
     from voxmetry.models.catalogue import known_models, read_catalogue
     from voxmetry.models.listing import list_entries
 
-    show.model_list(list_entries(read_catalogue(catalogue) if catalogue else known_models()), as_json=as_json)
+    show_models.model_list(list_entries(read_catalogue(catalogue) if catalogue else known_models()), as_json=as_json)
 
 
 def models_show(
@@ -57,9 +57,9 @@ def models_show(
     except ModelError:
         if name not in known:
             raise
-        show.available(known[name], known.sources_of(known[name]), as_json=as_json)
+        show_models.available(known[name], known.sources_of(known[name]), as_json=as_json)
         return
-    show.model(read_any_spec(name), find_model(name), as_json=as_json)
+    show_models.model(read_any_spec(name), find_model(name), as_json=as_json)
 
 
 def models_pull(

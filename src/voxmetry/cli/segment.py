@@ -10,6 +10,7 @@ import typer
 
 from voxmetry.cli import show
 from voxmetry.cli.options import NamesMap, Reading, ToleranceMm, Verbose, given, grouped, names_of, with_settings
+from voxmetry.cli.progress import steps
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def segment(
     if names_map:
         options["names"] = names_of(names_map)
     settings = parse_record(settings.model_dump() | options, StudySettings, where="options")
-    with show.steps() as tell:
+    with steps() as tell:
         result = segment_study(
             study,
             out,

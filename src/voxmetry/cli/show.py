@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxmetry.cli.options import FLAGGED
-from voxmetry.cli.streams import console, say, say_json, table
-from voxmetry.core.text import terminal
+from voxmetry.cli.streams import print_table, say, say_json, table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from voxmetry.config import ModelSpec
     from voxmetry.core.base import Record
-    from voxmetry.core.progress import Progress
     from voxmetry.core.records import (
         CohortComparison,
         Comparison,
@@ -30,52 +23,10 @@ if TYPE_CHECKING:
     )
     from voxmetry.core.records.follow_up import FollowUp
     from voxmetry.core.volume import Volume
-    from voxmetry.models.catalogue import CatalogueEntry
-    from voxmetry.models.composite import CompositeSpec
-    from voxmetry.models.listing import ListedModel
-    from voxmetry.train.data_check import DataCheck
+    from voxmetry.train.findings import DataCheck
 
 MOST_LESIONS = 30
 """Lesions that a table on the terminal shows; JSON and the table file hold all."""
-
-
-WARNING = "warning: "
-"""Begins what is worth knowing before minutes are spent; it stays on the screen."""
-SELDOM_SECONDS = 15.0
-"""Between two lines about the step that is running where there is no terminal, as in a log file."""
-
-
-@contextmanager
-def steps() -> Iterator[Callable[[str], None]]:
-    """Show the step that is running, on stderr, so that results can be piped: in place on a terminal, else seldom."""
-    from rich.text import Text
-
-    shown = console(err=True)
-    if not shown.is_terminal:
-        yield _seldom()
-        return
-    with shown.status("start") as status:
-
-        def tell(text: str) -> None:
-            if text.startswith(WARNING):
-                shown.print(Text(terminal(text), style="yellow"))
-            else:
-                status.update(Text(terminal(text)))
-
-        yield tell
-
-
-def _seldom() -> Callable[[str], None]:
-    begin = said = time.monotonic()
-
-    def tell(text: str) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if text.startswith(WARNING) or now - said >= SELDOM_SECONDS:
-            said = now
-            say(text if text.startswith(WARNING) else f"{now - begin:.0f} s: {text}", err=True)
-
-    return tell
 
 
 def study(result: StudyResult, out: Path, *, as_json: bool, verbose: bool = False) -> None:
@@ -124,7 +75,7 @@ def uptake(name: str, measured: Sequence[Measurement], lesions: Sequence[Lesion]
             _number(row.volume_ml, 2),
             _number(glycolysis, 1),
         )
-    _print(made)
+    print_table(made)
 
 
 def exit_code(result: StudyResult) -> int:
@@ -139,7 +90,7 @@ def measurements(rows: Sequence[Measurement], *, as_json: bool, lesions: Sequenc
     if as_json:
         from voxmetry.measurement.definitions import MEASURED
 
-        _dump({"measurements": _plain(rows), "lesions": _plain(lesions), "definitions": dict(MEASURED)})
+        say_json({"measurements": _plain(rows), "lesions": _plain(lesions), "definitions": dict(MEASURED)})
         return
     unit = next((row.intensity_unit for row in rows if row.intensity_unit), None)
     named = {"1": "intensity", None: "intensity"}.get(unit, unit)
@@ -154,7 +105,7 @@ def measurements(rows: Sequence[Measurement], *, as_json: bool, lesions: Sequenc
             f"{_number(row.intensity_mean, 1)} ± {_number(row.intensity_sd, 1)}" if row.intensity_unit else "-",
             ", ".join(row.border_sides) if row.touches_border else "",
         )
-    _print(made)
+    print_table(made)
     if lesions:
         lesion_rows(lesions)
 
@@ -176,7 +127,7 @@ def lesion_rows(rows: Sequence[Lesion]) -> None:
             cells.append(_number(row.total_lesion_glycolysis_suv_ml, 1))
         cells += [row.location or "-"] * located + [", ".join(row.border_sides)] * cut
         made.add_row(row.id, f"{row.volume_ml:.2f}", *cells)
-    _print(made)
+    print_table(made)
     if len(rows) > MOST_LESIONS:
         say(f"{len(rows)} lesions; the {MOST_LESIONS} largest are shown.")
 
@@ -198,7 +149,7 @@ def follow_up(result: FollowUp, written: Sequence[Path], *, as_json: bool) -> No
             f"{diameters}\n{_percent(row.diameter_change_percent)}",
             "yes" if row.target else "",
         )
-    _print(made)
+    print_table(made)
     answer, bridge = result.response, result.registration
     sums = [_number(x, 1) for x in (answer.sum_baseline_mm, answer.sum_nadir_mm, answer.sum_follow_up_mm)]
     say(f"Sum of target diameters: baseline {sums[0]} mm, smallest {sums[1]} mm, now {sums[2]} mm")
@@ -228,7 +179,7 @@ def comparisons(
         from voxmetry.measurement import DEFINITIONS
 
         matched = {"instances": _plain(matchings)} if matchings else {}
-        _dump({"comparisons": _plain(rows), **matched, "definitions": dict(definitions or DEFINITIONS)})
+        say_json({"comparisons": _plain(rows), **matched, "definitions": dict(definitions or DEFINITIONS)})
         return
     tolerance = rows[0].tolerance_mm if rows else 1.0
     heads = [
@@ -251,7 +202,7 @@ def comparisons(
             _number(row.surface_dice, 4),
             f"{row.volume_difference_ml:+.3f}",
         )
-    _print(made)
+    print_table(made)
     for row in rows:
         if row.surface_dice_at_mm:
             further = ", ".join(f"{_number(x, 4)} at {mm} mm" for mm, x in row.surface_dice_at_mm.items())
@@ -270,7 +221,7 @@ def instances(rows: Sequence[InstanceMatching]) -> None:
         shares = (row.sensitivity, row.precision, row.f1, row.pq)
         kind = f"{row.rule}, {row.kind}"
         made.add_row(row.label, kind, *map(str, counts), *(_number(value, 3) for value in shares))
-    _print(made)
+    print_table(made)
 
 
 def cohort(result: CohortComparison, written: Sequence[Path], *, as_json: bool) -> None:
@@ -314,7 +265,7 @@ def data_check(found: DataCheck) -> None:
         column.justify = "left"
     for row in found.findings:
         made.add_row(row.case, row.severity, row.code.replace("_", " "), row.message)
-    _print(made)
+    print_table(made)
 
 
 def _summary(result: CohortComparison) -> None:
@@ -331,7 +282,7 @@ def _summary(result: CohortComparison) -> None:
             _interval(hd95.mean, 2),
             f"{_number(dice.worst, 3)} {dice.worst_case or ''}",
         )
-    _print(made)
+    print_table(made)
 
 
 def notes(texts: Sequence[str]) -> None:
@@ -344,16 +295,6 @@ def files(written: Sequence[Path]) -> None:
     """Say where the files are."""
     for path in written:
         say(f"  {path}")
-
-
-@contextmanager
-def progress(what: str, *, quiet: bool) -> Iterator[Progress]:
-    """Show a bar on standard error while cases are worked through."""
-    from rich.progress import Progress as Bar
-
-    with Bar(console=console(err=True), transient=True, disable=quiet) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def image(volume: Volume, *, as_json: bool) -> None:
@@ -369,73 +310,14 @@ def image(volume: Volume, *, as_json: bool) -> None:
         "maximum": float(volume.array.max()),
     }
     if as_json:
-        _dump({"image": facts})
+        say_json({"image": facts})
         return
     for name, value in facts.items():
         say(f"{name:14} {value}")
 
 
-def trained(model: Path, *, as_json: bool) -> None:
-    """Say where the model folder is, and how to run it."""
-    if as_json:
-        _dump({"model": str(model)})
-        return
-    say(f"The model is in {model}. Run it: voxmetry segment STUDY -m {model} -o OUT")
-
-
-def model_list(entries: Sequence[ListedModel], *, as_json: bool) -> None:
-    """Show one line a model: those that are here, then those that can be pulled."""
-    if as_json:
-        _dump({"models": [entry.model_dump(mode="json", exclude_none=True) for entry in entries]})
-        return
-    made = table(["model", "", "input", "structures", "licence", "MB"])
-    for entry in entries:
-        shown = f"{len(entry.structures) or ''}"
-        size = "" if entry.size_mb is None else f"{entry.size_mb:.0f}"
-        made.add_row(entry.name, entry.where, ", ".join(entry.modalities), shown, entry.licence, size)
-    _print(made)
-    for entry in entries:
-        if entry.problem:
-            say(f"{entry.name} cannot be used: {entry.problem}")
-    say("voxmetry models pull NAME fetches what is available; voxmetry models show NAME names its structures.")
-
-
-def available(entry: CatalogueEntry, source: str, *, as_json: bool) -> None:
-    """Show what the catalogue says of a model that is not here."""
-    if as_json:
-        _dump({"available": entry.model_dump(mode="json", exclude_none=True)})
-        return
-    say(f"{entry.name}: {entry.summary}. Not installed: voxmetry models pull {entry.name}")
-    say(f"input: {entry.modality}, {entry.body_part}; licence {entry.licence}; facts: {source}")
-    if entry.crop:
-        say(f"runs inside the box of {', '.join(entry.crop.structures)}, which {entry.crop.model} finds")
-    if entry.labels:
-        say(f"structures: {', '.join(entry.labels)}")
-    for part in entry.parts:
-        say(f"archive: {part.url}")
-
-
-def model(spec: ModelSpec | CompositeSpec, folder: Path, *, as_json: bool) -> None:
-    """Show one model: its card, or its specification as JSON."""
-    if as_json:
-        _dump({"model": spec.model_dump(mode="json", exclude_none=True)})
-        return
-    card = folder / "MODEL_CARD.md"
-    if card.is_file():
-        from rich.markdown import Markdown
-
-        console().print(Markdown(terminal(card.read_text(encoding="utf-8", errors="replace"))))
-    else:
-        say(f"{spec.name} {spec.version}: {spec.summary}. Licence {spec.licence}.")
-        say(f"structures: {', '.join(spec.labels.names)}")
-
-
 def _plain(rows: Sequence[Record]) -> list[dict[str, object]]:
     return [row.model_dump(mode="json") for row in rows]
-
-
-def _dump(content: dict[str, object]) -> None:
-    say_json(content)
 
 
 def _interval(mean: MeanInterval, digits: int) -> str:
@@ -446,12 +328,3 @@ def _interval(mean: MeanInterval, digits: int) -> str:
 
 def _number(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _print(made: Table) -> None:
-    """Print a table, wider than the terminal where a name would break else: a name is there to be copied."""
-    from rich.measure import Measurement
-
-    shown = console()
-    least = Measurement.get(shown, shown.options.update(max_width=10_000), made).minimum
-    (console(width=least) if least > shown.width else shown).print(made)

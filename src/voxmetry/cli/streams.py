@@ -166,3 +166,12 @@ def table(heads: list[str]) -> Table:
             Text(terminal(head)), justify="left" if place == 0 else "right", overflow="fold", no_wrap=place == 0
         )
     return made
+
+
+def print_table(made: Table) -> None:
+    """Print a table, wider than the terminal where a name would break else: a name is there to be copied."""
+    from rich.measure import Measurement
+
+    shown = console()
+    least = Measurement.get(shown, shown.options.update(max_width=10_000), made).minimum
+    (console(width=least) if least > shown.width else shown).print(made)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from voxmetry.cli import show
+from voxmetry.cli import show_models
+from voxmetry.cli.progress import bar
 from voxmetry.cli.streams import say, say_json
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def train(
         locate=partial(beside, source),
     )
     if is_first():
-        show.trained(model, as_json=as_json)
+        show_models.trained(model, as_json=as_json)
 
 
 def _draw(run: Path, row: dict[str, float]) -> None:
@@ -185,7 +186,7 @@ def _plan(
     from voxmetry.train.join import open_joined
     from voxmetry.train.plan import Budget, make_plan
 
-    with show.progress("measuring the data set", quiet=quiet) as progress:
+    with bar("measuring the data set", quiet=quiet) as progress:
         named, _, fingerprint = scan(open_joined(data), progress=progress)
     budget = Budget(memory_gb, device, epochs, tuple(modality) if modality else None, n_processes())
     return make_plan(fingerprint, named, data=str(data[0]) if len(data) == 1 else tuple(map(str, data)), budget=budget)

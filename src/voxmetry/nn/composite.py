@@ -15,8 +15,9 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError
 from voxmetry.models import find_member, find_model, members_sha256, read_any_spec
-from voxmetry.models.composite import CompositeInput, CompositeSpec, Member
+from voxmetry.models.composite import CompositeSpec, Member
 from voxmetry.nn.common_grid import CommonGrid, box_of, inside
+from voxmetry.nn.merged_spec import join_labels
 from voxmetry.nn.predictor import Predictor, Study
 from voxmetry.ops.boxes import Box
 from voxmetry.ops.components import clean
@@ -268,63 +269,9 @@ def combine(
         Member(model=f"{place}", values={value: value for value in spec.labels.values})
         for place, (_, spec) in enumerate(specs)
     )
-    spec = _joined([spec for _, spec in specs], labels, members, "+".join(spec.name for _, spec in specs))
+    spec = join_labels([spec for _, spec in specs], labels, members, "+".join(spec.name for _, spec in specs))
     places = {f"{place}": find_model(model) for place, model in enumerate(models)}
     return Composite((spec, Path()), replace(how, places=places), structures=structures, fast=fast)
-
-
-def merged_spec(models: Sequence[str], name: str) -> CompositeSpec:
-    """Return a composite of models whose structures are numbered anew, one after the other.
-
-    Raises
-    ------
-    ConfigError
-        If two structures have one name, or the models take other inputs.
-    """
-    specs = [read_any_spec(model) for model in models]
-    labels: list[Label] = []
-    members = []
-    for model, spec in zip(models, specs, strict=True):
-        values = {}
-        for label in spec.labels:
-            if label.name in [had.name for had in labels]:
-                raise ConfigError(
-                    found=f"{label.name} in {model} and in a model before it",
-                    expected="structures of different names",
-                    fix="write a model.yaml of kind composite that takes it from one: docs/how-to/my-nnunet-models.md",
-                )
-            values[label.value] = len(labels) + 1
-            labels.append(label.model_copy(update={"value": len(labels) + 1}))
-        members.append(Member(model=model, values=values))
-    return _joined(specs, labels, members, name)
-
-
-def _joined(
-    specs: Sequence[ModelSpec | CompositeSpec], labels: Sequence[Label], members: Sequence[Member], name: str
-) -> CompositeSpec:
-    first = specs[0]
-    wanted = [item.modality for item in first.inputs]
-    for spec in specs[1:]:
-        have = [item.modality for item in spec.inputs]
-        if have != wanted:
-            raise ConfigError(
-                found=f"{spec.name}, which takes {', '.join(have)}",
-                expected=f"{', '.join(wanted)}, as {first.name}",
-                fix="use models of the same inputs",
-            )
-    return CompositeSpec(
-        kind="composite",
-        name=name,
-        version="+".join(spec.version for spec in specs),
-        summary=" and ".join(spec.summary for spec in specs),
-        licence=" and ".join(dict.fromkeys(spec.licence for spec in specs)),
-        body_part=" and ".join(dict.fromkeys(spec.body_part for spec in specs)),
-        inputs=tuple(
-            CompositeInput(name=item.name, modality=item.modality, series=item.series) for item in first.inputs
-        ),
-        labels=LabelTable(labels=tuple(labels)),
-        members=tuple(members),
-    )
 
 
 def is_composite(name: object) -> bool:

@@ -32,11 +32,12 @@ from voxmetry.errors import InferenceError, OutputError
 from voxmetry.io.atomic import write_text
 from voxmetry.nn.cache import cache_root
 from voxmetry.nn.constant_windows import has_constant_windows
+from voxmetry.nn.corner_scores import CHUNK_VALUES
 from voxmetry.nn.device_memory import DEVICE_WINDOW, Room, fit_device
 from voxmetry.nn.grids import along_same_axes, is_turned, model_grid
 from voxmetry.nn.oblique import LOT
 from voxmetry.nn.preprocess import RESAMPLE_VALUES
-from voxmetry.nn.restore import CHUNK_VALUES, SLAB_VALUES
+from voxmetry.nn.restore import SLAB_VALUES
 from voxmetry.nn.runtime import RuntimeChoice
 from voxmetry.nn.slabs import DEVICE_FACTOR, Streaming
 from voxmetry.nn.uncertainty_maps import BLOCK_VALUES

@@ -22,9 +22,10 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.errors import ConfigError
 from voxmetry.io.atomic import atomic_path, make_folder, write_text
 from voxmetry.io.nifti_mapped import STEPS, MappedNifti
+from voxmetry.nn.corner_scores import MIXED, CornerScores
 from voxmetry.nn.grids import is_turned, restoring_positions
 from voxmetry.nn.oblique import Places
-from voxmetry.nn.restore import MIXED, Axis, CornerScores, reached_rows, thin_slabs
+from voxmetry.nn.restore import Axis, reached_rows, thin_slabs
 from voxmetry.nn.slabs import Slab
 from voxmetry.nn.window import Run, averaged, mirror_turns
 

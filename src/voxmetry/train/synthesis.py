@@ -18,6 +18,7 @@ from voxmetry.errors import ConfigError
 from voxmetry.train.augmentation import left_right_axis
 from voxmetry.train.batches import Batch
 from voxmetry.train.label_maps import LabelMaps, read_lesions
+from voxmetry.train.synthesis_parts import Draw, blur, random_linear, sample_field, standardise
 
 NEAR_TARGET = 0.85
 """Share of the patches whose middle lies in the box of the target labels; the others lie anywhere in the map."""
@@ -119,7 +120,7 @@ class Synthesiser:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return where each voxel of the patch lies in its label map (n, 3, *patch), in voxels, and the linear part."""
         deform = self.how.deformation
-        linear = _linear(draw, deform.rotate_degrees, deform.scale, deform.shear, n)
+        linear = random_linear(draw, deform.rotate_degrees, deform.scale, deform.shear, n)
         linear[:, :, self.side] = torch.where(flipped[:, None], -linear[:, :, self.side], linear[:, :, self.side])
         moved = torch.einsum("nab,bijk->naijk", linear, self.base_mm)
         if deform.elastic_mm:
@@ -134,7 +135,7 @@ class Synthesiser:
         if self.fields is not None:
             most = draw.uniform(-deform.inflate_mm / 2, deform.inflate_mm, n)
             for row in range(n):
-                pull = _sample(self.fields[int(chosen[row])], voxels[row], self.shapes[chosen[row]])
+                pull = sample_field(self.fields[int(chosen[row])], voxels[row], self.shapes[chosen[row]])
                 voxels[row] += pull * (most[row] / spacing[row]).view(3, 1, 1, 1)
         return voxels, linear
 
@@ -263,7 +264,7 @@ class Synthesiser:
         if scan.gamma:
             image = image.clamp_min(0) ** (scan.gamma * draw.normal(n)).exp().view(n, 1, 1, 1, 1)
         if scan.blur_voxels:
-            image = _blur(image, draw.uniform(0, scan.blur_voxels, n, 3))
+            image = blur(image, draw.uniform(0, scan.blur_voxels, n, 3))
         image = self._thick(draw, image)
         if scan.noise:
             sd = draw.uniform(0, 1, n).square().view(n, 1, 1, 1, 1) * scan.noise
@@ -274,7 +275,7 @@ class Synthesiser:
         image = image * (1 - empty)
         kept = self._field_of_view(draw, n)
         image, label = image * kept, label * kept.to(label.dtype)
-        return Batch(_standardise(image), label)
+        return Batch(standardise(image), label)
 
     def _thick(self, draw: Draw, image: torch.Tensor) -> torch.Tensor:
         """Average over thick slices along one axis, then interpolate between their middles."""
@@ -344,78 +345,3 @@ class Synthesiser:
             for tissue, share in shares.items():
                 table[self.maps.values.index(value), self.tissues.index(tissue)] = share
         return table
-
-
-class Draw:
-    """Random tensors from one generator on its device."""
-
-    def __init__(self, generator: torch.Generator, device: torch.device) -> None:
-        self.generator, self.device = generator, device
-
-    def uniform(self, low: float, high: float, *shape: int) -> torch.Tensor:
-        """Return values within [low, high)."""
-        return low + (high - low) * torch.rand(shape, generator=self.generator, device=self.device)
-
-    def normal(self, *shape: int) -> torch.Tensor:
-        """Return values of mean 0 and standard deviation 1."""
-        return torch.randn(shape, generator=self.generator, device=self.device)
-
-    def chance(self, probability: float, *shape: int) -> torch.Tensor:
-        """Return True with a probability."""
-        return torch.rand(shape, generator=self.generator, device=self.device) < probability
-
-
-def _linear(draw: Draw, rotate_degrees: float, scale: float, shear: float, n: int) -> torch.Tensor:
-    """Return random rotations, scales and shears, (n, 3, 3)."""
-    angles = draw.uniform(-1, 1, n, 3) * math.radians(rotate_degrees)
-    turned = torch.eye(3, device=draw.device).expand(n, 3, 3)
-    for axis, (a, b) in enumerate(((1, 2), (0, 2), (0, 1))):
-        one = torch.eye(3, device=draw.device).repeat(n, 1, 1)
-        cos, sin = angles[:, axis].cos(), angles[:, axis].sin()
-        one[:, a, a], one[:, b, b], one[:, a, b], one[:, b, a] = cos, cos, -sin, sin
-        turned = turned @ one
-    sizes = 1 + draw.uniform(-scale, scale, n, 3)
-    skew = torch.eye(3, device=draw.device) + torch.triu(draw.uniform(-shear, shear, n, 3, 3), 1)
-    return turned @ torch.diag_embed(sizes) @ skew
-
-
-def _sample(field: torch.Tensor, voxels: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
-    """Interpolate a coarse field (C, a, b, c) over a map at places (3, I, J, K) in the map's voxels."""
-    # align_corners=False: -1 and 1 are the outer edges of the first and the last voxel, of field and map alike.
-    at = (2 * voxels + 1) / shape.view(3, 1, 1, 1) - 1
-    grid = at.movedim(0, -1).flip(-1)[None]
-    return functional.grid_sample(field[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-
-
-def _blur(image: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Blur each image (n, 1, I, J, K) along each axis by its own Gaussian, sigma (n, 3) in voxels."""
-    n, reach = len(image), 2
-    places = torch.arange(-reach, reach + 1, device=image.device)
-    for axis in range(3):
-        width = sigma[:, axis].clamp_min(0.05)
-        kernel = torch.exp(-0.5 * (places / width[:, None]) ** 2)
-        kernel = kernel / kernel.sum(1, keepdim=True)
-        shape = [n, 1, 1, 1, 1]
-        shape[2 + axis] = 2 * reach + 1
-        padding = [0, 0, 0]
-        padding[axis] = reach
-        # One group an image: each has its own kernel.
-        image = functional.conv3d(image.transpose(0, 1), kernel.view(shape), padding=padding, groups=n).transpose(0, 1)
-    return image
-
-
-def _standardise(image: torch.Tensor) -> torch.Tensor:
-    """Return images with mean 0 and standard deviation 1 over the voxels that are not 0, clipped as 'zscore' does."""
-    flat = image.flatten(1)
-    rows = []
-    for one in flat:
-        inside = one[one != 0]
-        if inside.numel() < 2 or float(inside.max()) == float(inside.min()):
-            rows.append(torch.zeros_like(one))
-            continue
-        part = inside[:: max(1, inside.numel() // 20_000)]
-        low, high = torch.quantile(part, torch.tensor([0.005, 0.995], device=one.device))
-        clipped = one.clamp(low, high)
-        counted = clipped[one != 0]
-        rows.append((clipped - counted.mean()) / counted.std().clamp_min(1e-6))
-    return torch.stack(rows).view(image.shape)

@@ -17,14 +17,10 @@ from voxmetry.io.atomic import write_text
 from voxmetry.io.output_folder import output_folder
 from voxmetry.io.read import ITK, NIFTI, read_volume
 from voxmetry.measurement import tables
-from voxmetry.measurement.compare_cases import (
-    compare_cohort,
-    compare_files,
-    read_pair,
-    read_patients,
-    summarise_cohort,
-)
+from voxmetry.measurement.compare_cases import compare_cohort, compare_files, read_pair
 from voxmetry.measurement.match_files import FilePair, MatchedFiles, case_name, match_files
+from voxmetry.measurement.patients import read_patients
+from voxmetry.measurement.summarise_cases import summarise_cohort
 
 if TYPE_CHECKING:
     from voxmetry.report.comparison import Masks

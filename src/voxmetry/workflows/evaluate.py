@@ -20,9 +20,11 @@ from voxmetry.errors import ConfigError, InputError, VoxmetryError
 from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.io.output_folder import output_folder
 from voxmetry.measurement import tables
-from voxmetry.measurement.compare_cases import compare_pair, number_patients, summarise_cohort
+from voxmetry.measurement.compare_cases import compare_pair
 from voxmetry.measurement.failures import FailureCounter, Failures, structures_of
 from voxmetry.measurement.pairing import left_out, left_out_words, pair_labels, renamed_tables
+from voxmetry.measurement.patients import number_patients
+from voxmetry.measurement.summarise_cases import summarise_cohort
 from voxmetry.ops.resample import resample
 from voxmetry.train.dataset import Case, DataSet, read_labelled
 from voxmetry.workflows.models import Ready, load_any

@@ -16,9 +16,9 @@ from voxmetry.models.catalogue import Catalogue, CatalogueEntry, Part, known_mod
 from voxmetry.models.composite import CommonGrid, CompositeInput, CompositeSpec, Member
 from voxmetry.models.store import installed_folder
 from voxmetry.models.structures import Structure, with_codes
-from voxmetry.nn.composite import merged_spec
 from voxmetry.nn.interop import ImportOptions, import_model
 from voxmetry.nn.interop.import_model import ImportedModel
+from voxmetry.nn.merged_spec import merged_spec
 from voxmetry.workflows.model_store.checksums import remember, require_same
 from voxmetry.workflows.model_store.download import fetch
 from voxmetry.workflows.model_store.install import installing, store_locked

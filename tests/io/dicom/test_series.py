@@ -15,7 +15,8 @@ from pydicom.uid import UID, SecondaryCaptureImageStorage
 
 from voxmetry import list_series, read_volume
 from voxmetry.errors import InputError, SeriesError
-from voxmetry.io.dicom.read.elements import DamagedError, parse
+from voxmetry.io.dicom.read.elements import parse
+from voxmetry.io.dicom.read.encoding import DamagedError
 
 
 def only(path):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import torch
 
 from voxmetry.config import (
     ModelSpec,
-    Normalise,
     Range,
     TrainingDomain,
     WindowSpec,
@@ -22,24 +20,13 @@ from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ModelError
 from voxmetry.nn.interop.checkpoint import plain_names, read_checkpoint
 from voxmetry.nn.interop.import_model import ImportedModel, ImportOptions
-from voxmetry.nn.interop.known_axes import known_orientation
-from voxmetry.nn.interop.nnunet_plans import read_network, read_resampling
+from voxmetry.nn.interop.nnunet_inputs import describe_inputs, read_channels, read_orientation
+from voxmetry.nn.interop.nnunet_plans import Json, read_network, read_resampling, require_keys
 from voxmetry.nn.weights import sha256_of
 
-Json: TypeAlias = dict[str, Any]
-
 CHECKPOINT = "checkpoint_final.pth"
-STORED_READERS = ("SimpleITKIO", "NibabelIO")
-RAS_READERS = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
-AS_STORED = (
-    "The axes of images are taken as they are stored: that the training images were stored so is an assumption, "
-    "and each study is flagged for it."
-)
 OVERLAP = 0.5
 """nnU-Net's predictor moves its window by at most half a patch; the plans do not say it."""
-
-_MODALITY_OF: dict[str, str] = {"ct": "CT", "pet": "PT", "pt": "PT", "suv": "PT"}
-_MR_NAME = re.compile(r"(^|[^a-z])(mri?|t1|t2|t1c|t1ce|t1gd|t1w|t2w|flair|dwi|adc|tof|cine|dce)([^a-z0-9]|$)")
 
 
 def is_nnunet(folder: Path) -> bool:
@@ -71,12 +58,12 @@ def read_nnunet(folder: Path, options: ImportOptions) -> ImportedModel:
     folds = _folds(folder, options)
     checkpoints = [(path, _without_training(read_checkpoint(path))) for path in folds]
     first = checkpoints[0][1]
-    _require_keys(first, ("network_weights", "init_args"), folds[0].name)
+    require_keys(first, ("network_weights", "init_args"), folds[0].name)
     configuration = _configuration(plans, str(first["init_args"]["configuration"]))
     network = read_network(configuration)
     table, regions = read_labels(dataset)
-    orientation, notes = _orientation(plans, folder, options)
-    names = [str(name) for name in _channels(dataset).values()]
+    orientation, notes = read_orientation(plans, folder, options)
+    names = [str(name) for name in read_channels(dataset).values()]
     spec = parse_record(
         {
             "name": options.name or _model_name(plans, first),
@@ -84,7 +71,7 @@ def read_nnunet(folder: Path, options: ImportOptions) -> ImportedModel:
             "summary": str(dataset.get("description") or f"{plans.get('dataset_name', 'A model')}, from nnU-Net v2"),
             "licence": options.licence or str(dataset.get("licence") or dataset.get("license") or "not stated"),
             "body_part": "not stated",
-            "inputs": _inputs(names, configuration, plans, options),
+            "inputs": describe_inputs(names, configuration, plans, options),
             "orientation": orientation,
             "spacing_mm": _spacing(configuration, plans),
             "resampling": read_resampling(configuration),
@@ -126,7 +113,7 @@ def read_labels(dataset: Json) -> tuple[LabelTable, tuple[int, ...] | None]:
     >>> table.names, regions
     (('tumour outside core', 'core'), (1, 2))
     """
-    _require_keys(dataset, ("labels",), "dataset.json")
+    require_keys(dataset, ("labels",), "dataset.json")
     given: Json = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
     groups = {name: {int(v) for v in (value if isinstance(value, list) else [value])} for name, value in given.items()}
     if not any(len(group) > 1 for group in groups.values()):
@@ -196,7 +183,7 @@ def _folds(folder: Path, options: ImportOptions) -> list[Path]:
 
 
 def _configuration(plans: Json, name: str) -> Json:
-    _require_keys(plans, ("configurations", "transpose_forward"), "plans.json")
+    require_keys(plans, ("configurations", "transpose_forward"), "plans.json")
     found: Json = {}
     visited: list[str] = []
     wanted: str | None = name
@@ -217,7 +204,7 @@ def _configuration(plans: Json, name: str) -> Json:
             expected="a model that needs no other one's result: 3d_fullres or 3d_lowres",
             fix="import the 3d_fullres or the 3d_lowres model of this data set",
         )
-    _require_keys(found, ("patch_size", "spacing", "normalization_schemes"), f"configuration {name}")
+    require_keys(found, ("patch_size", "spacing", "normalization_schemes"), f"configuration {name}")
     if len(found["patch_size"]) not in (2, 3) or len(found["spacing"]) != len(found["patch_size"]):
         raise ModelError(
             found=f"configuration {name} with patches {found['patch_size']} of voxels {found['spacing']}",
@@ -227,114 +214,6 @@ def _configuration(plans: Json, name: str) -> Json:
     _require_usual(found.get("preprocessor_name", "DefaultPreprocessor"), "DefaultPreprocessor", "preprocessor_name")
     _require_usual(plans.get("label_manager", "LabelManager"), "LabelManager", "label_manager")
     return found
-
-
-def _channels(dataset: Json) -> Json:
-    channels = dataset.get("channel_names", dataset.get("modality"))
-    if not isinstance(channels, dict) or not channels:
-        raise ModelError(
-            found="dataset.json without channel_names",
-            expected="the names of the input channels",
-            fix="correct dataset.json to that of the training",
-        )
-    return dict(sorted(channels.items(), key=lambda item: int(item[0])))
-
-
-def _inputs(names: list[str], configuration: Json, plans: Json, options: ImportOptions) -> list[Json]:
-    schemes, masks = configuration["normalization_schemes"], configuration.get("use_mask_for_norm")
-    masks = masks or [False] * len(schemes)
-    if not len(names) == len(schemes) == len(masks):
-        raise ModelError(
-            found=f"{len(names)} channel names, {len(schemes)} normalisation schemes",
-            expected="one of each for each channel",
-            fix="use the dataset.json and plans.json that belong together",
-        )
-    properties = plans.get("foreground_intensity_properties_per_channel") or plans.get(
-        "foreground_intensity_properties_by_modality", {}
-    )
-    found = []
-    for index, name in enumerate(names):
-        how = _normalise(schemes[index], bool(masks[index]), properties.get(str(index), {}))
-        label = name if names.count(name) == 1 else f"{name}-{index}"
-        found.append({"name": label, "modality": _modality(name, index, options), "normalise": how})
-    return found
-
-
-def _normalise(scheme: str, masked: bool, properties: Json) -> Normalise:
-    if scheme == "ZScoreNormalization":
-        return Normalise(method="zscore", percentiles=(0, 100), nonzero=masked, keep_zeros=masked)
-    if scheme == "CTNormalization":
-        _require_keys(properties, ("mean", "std", "percentile_00_5", "percentile_99_5"), "intensities in plans.json")
-        return Normalise(
-            method="window",
-            low=properties["percentile_00_5"],
-            high=properties["percentile_99_5"],
-            mean=properties["mean"],
-            sd=max(properties["std"], 1e-8),
-        )
-    if scheme == "NoNormalization":
-        return Normalise(method="shift")
-    if scheme == "RescaleTo01Normalization":
-        return Normalise(method="minmax")
-    raise ModelError(
-        found=f"normalisation {scheme}",
-        expected="ZScoreNormalization, CTNormalization, NoNormalization or RescaleTo01Normalization",
-        fix="use nnU-Net for this model",
-    )
-
-
-def _modality(name: str, index: int, options: ImportOptions) -> str:
-    if options.modalities:
-        if index >= len(options.modalities):
-            raise ModelError(
-                found=f"{len(options.modalities)} modalities for more channels",
-                expected="one for each channel, in their order",
-                fix="repeat --modality for each channel",
-            )
-        return options.modalities[index]
-    plain = name.casefold()
-    if plain in _MODALITY_OF:
-        return _MODALITY_OF[plain]
-    if _MR_NAME.search(plain):
-        return "MR"
-    raise ModelError(
-        found=f"a channel named {name!r}, which does not tell its modality",
-        expected="CT, MR or PT for each channel",
-        fix="add --modality, once for each channel in their order",
-    )
-
-
-def _orientation(plans: Json, folder: Path, options: ImportOptions) -> tuple[str, list[str]]:
-    """Return the network's axes: nnU-Net reads k, j, i and then transposes."""
-    reader = str(plans.get("image_reader_writer", "SimpleITKIO"))
-    if reader not in (*STORED_READERS, *RAS_READERS):
-        raise ModelError(
-            found=f"image reader {reader}",
-            expected=f"one of {', '.join((*STORED_READERS, *RAS_READERS))}",
-            fix="use nnU-Net for this model",
-        )
-    wanted, notes = _training_axes(reader, str(plans.get("dataset_name", "")), folder, options)
-    axes = ("IJK" if wanted.lower() == "stored" else wanted.upper())[::-1]
-    return "".join(axes[place] for place in plans["transpose_forward"]), notes
-
-
-def _training_axes(reader: str, dataset: str, folder: Path, options: ImportOptions) -> tuple[str, list[str]]:
-    """Return the axes of the training images, or "stored", and what a user should know about them."""
-    if options.orientation is not None:
-        stored = options.orientation.lower() == "stored"
-        return options.orientation, [AS_STORED] if stored else []
-    if reader in RAS_READERS:
-        return "RAS", []
-    for name in (dataset, folder.name, folder.parent.name):
-        known = known_orientation(name)
-        if known is not None:
-            return known[0], [f"{known[1]}; so does this model. Name others with --orientation."]
-    raise ModelError(
-        found=f"{dataset or folder.name}, whose reader {reader} takes the axes of images as they are stored",
-        expected="the orientation of its training images: a network that was trained on one finds little in another",
-        fix="add --orientation RAS (or LPS, ...) as its training images have it, and any image is turned to it; or "
-        "--orientation stored, if images are stored as those were: each study is then flagged",
-    )
 
 
 def _window(configuration: Json, checkpoint: Json, options: ImportOptions) -> WindowSpec:
@@ -370,7 +249,7 @@ def _domain(folder: Path, plans: Json) -> TrainingDomain:
 
 def _parameters(checkpoint: Json, network: NnunetNetwork, path: Path) -> dict[str, torch.Tensor]:
     """Rename nnU-Net's parameters; leave out its second names for the same tensors, and coarser outputs."""
-    _require_keys(checkpoint, ("network_weights",), f"{path.parent.name}/{path.name}")
+    require_keys(checkpoint, ("network_weights",), f"{path.parent.name}/{path.name}")
     last = f"decoder.seg_layers.{len(network.channels) - 2}."
     found = {}
     for name, value in plain_names(checkpoint["network_weights"]).items():
@@ -401,16 +280,6 @@ def _read_json(path: Path) -> Json:
     if not isinstance(content, dict):
         raise ModelError(found=f"{path.name} holds no mapping", expected="a JSON object", fix="copy the folder again")
     return content
-
-
-def _require_keys(content: Json, keys: tuple[str, ...], where: str) -> None:
-    missing = [key for key in keys if key not in content]
-    if missing:
-        raise ModelError(
-            found=f"{where} without {', '.join(missing)}",
-            expected="what nnU-Net v2 writes, versions 2.0 to 2.8",
-            fix="use the file of this model as it was trained; nnU-Net of another version may have written it",
-        )
 
 
 def _require_usual(found: object, usual: str, key: str) -> None:

@@ -36,6 +36,17 @@ USUAL = {
 SPLINES, TORCH = "resample_data_or_seg_to_shape", "resample_torch_fornnunet"
 
 
+def require_keys(content: Json, keys: tuple[str, ...], where: str) -> None:
+    """Refuse a file without the keys that nnU-Net writes; `where` names it."""
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise ModelError(
+            found=f"{where} without {', '.join(missing)}",
+            expected="what nnU-Net v2 writes, versions 2.0 to 2.8",
+            fix="use the file of this model as it was trained; nnU-Net of another version may have written it",
+        )
+
+
 def read_network(configuration: Json) -> NnunetNetwork:
     """Describe the network of a configuration.
 

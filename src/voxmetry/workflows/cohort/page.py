@@ -11,7 +11,7 @@ from voxmetry.core.labels import PALETTE
 from voxmetry.core.records import CaseComparison, CohortSettings, Comparison
 from voxmetry.core.text import folder_name
 from voxmetry.io.atomic import write_text
-from voxmetry.measurement.compare_cases import summarise_cohort
+from voxmetry.measurement.summarise_cases import summarise_cohort
 from voxmetry.report.cohort import CohortEntry, Roster, render_roster
 from voxmetry.workflows.cohort.database import reading
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydicom.encaps import generate_frames
 
 from voxmetry.errors import FormatError
-from voxmetry.io.dicom.read.elements import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, UNDEFINED, Elements
+from voxmetry.io.dicom.read.elements import Elements
+from voxmetry.io.dicom.read.encoding import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, UNDEFINED
 from voxmetry.io.dicom.read.headers import PARSING_ERRORS, transfer_syntax_uid, whole
 from voxmetry.io.dicom.read.opened import Opened
 

@@ -8,45 +8,34 @@ nothing is guessed from what a length that lies would point at.
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pydicom.charset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-UNDEFINED: Final = 0xFFFFFFFF
-IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
-DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+from voxmetry.io.dicom.read.encoding import (
+    _LONG,
+    _SHORT,
+    DEFLATED,
+    UNDEFINED,
+    DamagedError,
+    MoreNeededError,
+    _BeyondError,
+    _Encoding,
+    _encoding,
+    _inflate,
+    _meta,
+)
 
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 PIXEL_DATA: Final = 0x7FE00010
 _CHARSET: Final = 0x00080005
 _DEEPEST = 16
-_MOST_INFLATED = 1 << 31
 
-_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
-_SHORT = frozenset(
-    (
-        *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH"),
-        *(b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
-    )
-)
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
 _ONE_TEXT = frozenset(("LT", "ST", "UT", "UR"))
-
-
-class MoreNeededError(Exception):
-    """The header goes on beyond what was read of the file."""
-
-    def __init__(self, end: int) -> None:
-        super().__init__(end)
-        self.end = end
-
-
-class DamagedError(ValueError):
-    """The bytes contradict themselves; the text says how, without a path."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +48,6 @@ class Pixels:
     """In bytes; `UNDEFINED` for encapsulated data."""
     inflated: bytes | None = None
     """The data set of a deflated file."""
-
-
-@dataclass(frozen=True)
-class _Encoding:
-    implicit: bool
-    big: bool
-
-    @property
-    def order(self) -> str:
-        return ">" if self.big else "<"
 
 
 class Elements:
@@ -272,65 +251,6 @@ def parse(data: bytes, *, whole: bool) -> Elements:
     if place is not None:
         elements.pixels = Pixels(*place, inflated=inflated)
     return elements
-
-
-class _BeyondError(Exception):
-    """A value ends beyond the bytes that are there."""
-
-    def __init__(self, end: int) -> None:
-        super().__init__(end)
-        self.end = end
-
-
-def _meta(data: bytes, whole: bool) -> tuple[int, str | None, str | None]:
-    """Return where the data set begins, and transfer syntax and SOP class of the meta header."""
-    if data[128:132] != b"DICM":
-        return 0, None, None
-    position, syntax, media_class = 132, None, None
-    while True:
-        if len(data) < position + 12:
-            if whole:
-                raise DamagedError("it ends in its meta header")
-            raise MoreNeededError(position + 12)
-        group, element = struct.unpack_from("<HH", data, position)
-        if group != 2:
-            return position, syntax, media_class
-        vr = data[position + 4 : position + 6]
-        if vr in _LONG:
-            head, length = 12, struct.unpack_from("<I", data, position + 8)[0]
-        elif vr in _SHORT:
-            head, length = 8, struct.unpack_from("<H", data, position + 6)[0]
-        else:
-            head, length = 8, struct.unpack_from("<I", data, position + 4)[0]
-        end = position + head + length
-        if end > len(data):
-            if whole:
-                raise DamagedError("it ends in its meta header")
-            raise MoreNeededError(end)
-        if element in (0x02, 0x10):
-            uid = data[position + head : end].decode("ascii", "replace").strip(" \0") or None
-            syntax, media_class = (uid, media_class) if element == 0x10 else (syntax, uid)
-        position = end
-
-
-def _inflate(data: bytes) -> bytes:
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        inflated = stream.decompress(data, _MOST_INFLATED)
-    except zlib.error as error:
-        raise DamagedError("its deflated content cannot be inflated") from error
-    if not stream.eof:
-        raise DamagedError("its deflated content is cut off, or larger than 2 GiB")
-    return inflated
-
-
-def _encoding(data: bytes, start: int, syntax: str | None) -> _Encoding:
-    """Say how elements are encoded: by the transfer syntax, or by the first element where that is another way."""
-    vr = data[start + 4 : start + 6]
-    looks_explicit = vr in _LONG or vr in _SHORT
-    if syntax == BIG_ENDIAN:
-        return _Encoding(implicit=False, big=True)
-    return _Encoding(implicit=not looks_explicit, big=False)
 
 
 def _scan_top(

@@ -17,7 +17,8 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from voxmetry.errors import FormatError, InputError
-from voxmetry.io.dicom.read.elements import UNDEFINED, DamagedError, Elements, MoreNeededError, parse
+from voxmetry.io.dicom.read.elements import Elements, parse
+from voxmetry.io.dicom.read.encoding import UNDEFINED, DamagedError, MoreNeededError
 from voxmetry.io.dicom.read.opened import Opened, opened
 
 PARSING_ERRORS = (

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pydicom.uid import UID
 
 from voxmetry.io.dicom.read.decode import can_decode, is_encapsulated
-from voxmetry.io.dicom.read.elements import PIXEL_DATA, UNDEFINED
+from voxmetry.io.dicom.read.elements import PIXEL_DATA
+from voxmetry.io.dicom.read.encoding import UNDEFINED
 from voxmetry.io.dicom.read.headers import Header, sop_class_uid, text, transfer_syntax_uid, whole
 
 VOLUME_CLASSES = {

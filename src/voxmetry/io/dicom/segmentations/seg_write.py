@@ -8,9 +8,8 @@ encoded here, from parts that are made once a slice and once a segment: made fra
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +26,6 @@ from voxmetry.io.dicom.objects.origin import (
     Origin,
     copy_identity,
     headers_taken,
-    keep_encoded,
     new_uid,
     settle,
     without_identity,
@@ -35,6 +33,7 @@ from voxmetry.io.dicom.objects.origin import (
 from voxmetry.io.dicom.objects.source import Source
 from voxmetry.io.dicom.read.headers import lenient
 from voxmetry.io.dicom.segmentations.codes import ABNORMAL, ANATOMY, LATERALITY
+from voxmetry.io.dicom.segmentations.seg_frames import SegmentOut, describe_frames, list_frames, pack_frames
 from voxmetry.io.lattice import find_move
 
 _CLASSIC = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4", "PT": "1.2.840.10008.5.1.4.1.1.128"}
@@ -46,8 +45,6 @@ _CARRIED = (
 )
 """What the object repeats of the image beside patient and study: the scanner, as Contributing Equipment, and more."""
 _LESION = Code(value="52988006", meaning="Lesion")
-_ITEM = struct.Struct("<HHI")
-_SEQUENCE = struct.Struct("<HH2sHI")
 _MOST_BYTES = 2**32 - 2
 
 
@@ -121,9 +118,9 @@ def write_seg(
         dataset = _skeleton(source, described, kind, origin, description)
         dataset.SegmentsOverlap = "YES" if overlap else "NO"
         settle(dataset, source)
-        frames = _frames(segments, kind, keep_empty_frames)
-        _describe_frames(dataset, source, [(0 if kind == "labelmap" else x.number, k) for x, k in frames])
-        pixels = _packed(frames, max(x.number for x in segments), kind)
+        frames = list_frames(segments, kind, keep_empty_frames)
+        describe_frames(dataset, source, [(0 if kind == "labelmap" else x.number, k) for x, k in frames])
+        pixels = pack_frames(frames, max(x.number for x in segments), kind)
         if len(pixels) > _MOST_BYTES:
             raise InputError(
                 found=f"a segmentation of {len(pixels) / 1e9:.1f} GB",
@@ -135,16 +132,6 @@ def write_seg(
             dataset.save_as(temporary)
     dataset.PixelData = b""
     return dataset
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """One structure: its number, what it is, and the slices of an array (I, J, K) where its value stands."""
-
-    number: int
-    label: Label
-    array: NDArray[Any]
-    slices: frozenset[int]
 
 
 def _on_slices(segmentation: Segmentation, source: Source) -> NDArray[Any]:
@@ -162,7 +149,7 @@ def _overlap(arrays: Sequence[NDArray[Any]]) -> bool:
     return False
 
 
-def _segments(layers: Sequence[Segmentation], arrays: Sequence[NDArray[Any]], *, numbered: bool) -> list[_Segment]:
+def _segments(layers: Sequence[Segmentation], arrays: Sequence[NDArray[Any]], *, numbered: bool) -> list[SegmentOut]:
     """Return the structures that have a voxel, numbered from 1 or by their values."""
     found = []
     for layer, array in zip(layers, arrays, strict=True):
@@ -170,7 +157,7 @@ def _segments(layers: Sequence[Segmentation], arrays: Sequence[NDArray[Any]], *,
         for label in layer.labels:
             slices = frozenset(k for k, there in enumerate(by_slice) if label.value in there)
             if slices:
-                found.append(_Segment(label.value, label, array, slices))
+                found.append(SegmentOut(label.value, label, array, slices))
     if len(layers) > 1:
         found.sort(key=lambda x: x.label.value)
     return [replace(x, number=n) for n, x in enumerate(found, start=1)] if numbered else found
@@ -180,7 +167,7 @@ def _values(plane: NDArray[Any]) -> set[int]:
     return set((np.flatnonzero(np.bincount(plane.ravel(order="K"))[1:]) + 1).tolist())
 
 
-def _one_map(segments: Sequence[_Segment], *, overlap: bool) -> list[_Segment]:
+def _one_map(segments: Sequence[SegmentOut], *, overlap: bool) -> list[SegmentOut]:
     """Put the layers of structures that do not overlap into one array."""
     if overlap or len({x.number for x in segments}) < len(segments):
         raise LabelError(
@@ -312,107 +299,3 @@ def _whole(source: Source, index: int) -> Any:
     header = source.headers[index]
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
     return item
-
-
-def _frames(segments: Sequence[_Segment], kind: str, keep_empty: bool) -> list[tuple[_Segment, int]]:
-    """Return (segment, slice) of each frame; in a label map the first segment stands for all."""
-    n_slices = segments[0].array.shape[2]
-    if kind == "labelmap":
-        used = range(n_slices) if keep_empty else sorted(frozenset().union(*(x.slices for x in segments)))
-        return [(segments[0], k) for k in used]
-    return [(x, k) for x in segments for k in (range(n_slices) if keep_empty else sorted(x.slices))]
-
-
-def _describe_frames(dataset: Any, source: Source, frames: Sequence[tuple[int, int]]) -> None:
-    """Put the per-frame groups in, encoded."""
-    from pydicom.dataelem import RawDataElement
-    from pydicom.tag import Tag
-
-    used = {k: rank for rank, k in enumerate(sorted({k for _, k in frames}), start=1)}
-    positions = source.positions
-    by_slice = {k: (_derivation(source, k), _position(positions[k])) for k in used}
-    by_segment = {number: _segment(number) for number in {number for number, _ in frames} if number}
-    items = []
-    for number, k in frames:
-        index = [number, used[k]] if number else [used[k]]
-        # Frame Content Sequence (0020,9111) with Dimension Index Values (0020,9157), UL.
-        values = struct.pack(f"<HH2sH{len(index)}I", 0x0020, 0x9157, b"UL", 4 * len(index), *index)
-        content = _item(values)
-        content = _SEQUENCE.pack(0x0020, 0x9111, b"SQ", 0, len(content)) + content
-        derivation, position = by_slice[k]
-        items.append(_item(derivation + content + position + by_segment.get(number, b"")))
-    value = b"".join(items)
-    tag = Tag("PerFrameFunctionalGroupsSequence")
-    dataset.NumberOfFrames = len(frames)
-    keep_encoded(dataset, implicit=False)
-    dataset[tag] = RawDataElement(tag, "SQ", len(value), value, 0, False, True)
-
-
-def _item(content: bytes) -> bytes:
-    return _ITEM.pack(0xFFFE, 0xE000, len(content)) + content
-
-
-def _encoded(dataset: Any) -> bytes:
-    from pydicom.filebase import DicomBytesIO
-    from pydicom.filewriter import write_dataset
-
-    buffer = DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    write_dataset(buffer, dataset)
-    return bytes(buffer.getvalue())
-
-
-def _derivation(source: Source, k: int) -> bytes:
-    """Encode that a frame was segmented from slice `k`: PS3.16 CID 7203 113076 and CID 7202 121322."""
-    import pydicom
-    from highdicom.sr import CodedConcept
-
-    image = source.reference(k)
-    image.PurposeOfReferenceCodeSequence = [
-        CodedConcept("121322", "DCM", "Source image for image processing operation")
-    ]
-    item, holder = pydicom.Dataset(), pydicom.Dataset()
-    item.SourceImageSequence = [image]
-    item.DerivationCodeSequence = [CodedConcept("113076", "DCM", "Segmentation")]
-    holder.DerivationImageSequence = [item]
-    return _encoded(holder)
-
-
-def _position(position: Sequence[float]) -> bytes:
-    import pydicom
-
-    item, holder = pydicom.Dataset(), pydicom.Dataset()
-    item.ImagePositionPatient = [format_number_as_ds(float(x)) for x in position]
-    holder.PlanePositionSequence = [item]
-    return _encoded(holder)
-
-
-def _segment(number: int) -> bytes:
-    import pydicom
-
-    item, holder = pydicom.Dataset(), pydicom.Dataset()
-    item.ReferencedSegmentNumber = number
-    holder.SegmentIdentificationSequence = [item]
-    return _encoded(holder)
-
-
-def _packed(frames: Sequence[tuple[_Segment, int]], highest: int, kind: str) -> bytes:
-    """Return the pixels of all frames: bytes or words of a label map, or bits, the lowest first (PS3.5 8.1.1)."""
-    if kind == "labelmap":
-        wide = np.uint8 if highest <= 255 else np.dtype("<u2")
-        raw = b"".join(np.ascontiguousarray(x.array[:, :, k].T, wide).tobytes() for x, k in frames)
-    else:
-        raw = b"".join(_bits(frames))
-    return raw + b"\0" * (len(raw) % 2)
-
-
-def _bits(frames: Sequence[tuple[_Segment, int]]) -> Iterator[bytes]:
-    rest = np.zeros(0, np.uint8)
-    for segment, k in frames:
-        bits = np.equal(segment.array[:, :, k].T, segment.label.value).ravel().view(np.uint8)
-        # A frame begins at the bit after the last one, within a byte where the pixels are no multiple of eight.
-        bits = np.concatenate([rest, bits]) if rest.size else bits
-        whole = bits.size // 8 * 8
-        yield np.packbits(bits[:whole], bitorder="little").tobytes()
-        rest = bits[whole:]
-    yield np.packbits(rest, bitorder="little").tobytes()

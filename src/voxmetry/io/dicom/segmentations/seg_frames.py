@@ -1,0 +1,135 @@
+"""Frames of a DICOM segmentation, encoded: their headers and their packed pixels."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.valuerep import format_number_as_ds
+
+from voxmetry.core.labels import Label
+from voxmetry.io.dicom.objects.origin import (
+    keep_encoded,
+)
+from voxmetry.io.dicom.objects.source import Source
+
+_ITEM = struct.Struct("<HHI")
+_SEQUENCE = struct.Struct("<HH2sHI")
+
+
+@dataclass(frozen=True)
+class SegmentOut:
+    """One structure: its number, what it is, and the slices of an array (I, J, K) where its value stands."""
+
+    number: int
+    label: Label
+    array: NDArray[Any]
+    slices: frozenset[int]
+
+
+def list_frames(segments: Sequence[SegmentOut], kind: str, keep_empty: bool) -> list[tuple[SegmentOut, int]]:
+    """Return (segment, slice) of each frame; in a label map the first segment stands for all."""
+    n_slices = segments[0].array.shape[2]
+    if kind == "labelmap":
+        used = range(n_slices) if keep_empty else sorted(frozenset().union(*(x.slices for x in segments)))
+        return [(segments[0], k) for k in used]
+    return [(x, k) for x in segments for k in (range(n_slices) if keep_empty else sorted(x.slices))]
+
+
+def describe_frames(dataset: Any, source: Source, frames: Sequence[tuple[int, int]]) -> None:
+    """Put the per-frame groups in, encoded."""
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    used = {k: rank for rank, k in enumerate(sorted({k for _, k in frames}), start=1)}
+    positions = source.positions
+    by_slice = {k: (_derivation(source, k), _position(positions[k])) for k in used}
+    by_segment = {number: _segment(number) for number in {number for number, _ in frames} if number}
+    items = []
+    for number, k in frames:
+        index = [number, used[k]] if number else [used[k]]
+        # Frame Content Sequence (0020,9111) with Dimension Index Values (0020,9157), UL.
+        values = struct.pack(f"<HH2sH{len(index)}I", 0x0020, 0x9157, b"UL", 4 * len(index), *index)
+        content = _item(values)
+        content = _SEQUENCE.pack(0x0020, 0x9111, b"SQ", 0, len(content)) + content
+        derivation, position = by_slice[k]
+        items.append(_item(derivation + content + position + by_segment.get(number, b"")))
+    value = b"".join(items)
+    tag = Tag("PerFrameFunctionalGroupsSequence")
+    dataset.NumberOfFrames = len(frames)
+    keep_encoded(dataset, implicit=False)
+    dataset[tag] = RawDataElement(tag, "SQ", len(value), value, 0, False, True)
+
+
+def _item(content: bytes) -> bytes:
+    return _ITEM.pack(0xFFFE, 0xE000, len(content)) + content
+
+
+def _encoded(dataset: Any) -> bytes:
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset
+
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_dataset(buffer, dataset)
+    return bytes(buffer.getvalue())
+
+
+def _derivation(source: Source, k: int) -> bytes:
+    """Encode that a frame was segmented from slice `k`: PS3.16 CID 7203 113076 and CID 7202 121322."""
+    import pydicom
+    from highdicom.sr import CodedConcept
+
+    image = source.reference(k)
+    image.PurposeOfReferenceCodeSequence = [
+        CodedConcept("121322", "DCM", "Source image for image processing operation")
+    ]
+    item, holder = pydicom.Dataset(), pydicom.Dataset()
+    item.SourceImageSequence = [image]
+    item.DerivationCodeSequence = [CodedConcept("113076", "DCM", "Segmentation")]
+    holder.DerivationImageSequence = [item]
+    return _encoded(holder)
+
+
+def _position(position: Sequence[float]) -> bytes:
+    import pydicom
+
+    item, holder = pydicom.Dataset(), pydicom.Dataset()
+    item.ImagePositionPatient = [format_number_as_ds(float(x)) for x in position]
+    holder.PlanePositionSequence = [item]
+    return _encoded(holder)
+
+
+def _segment(number: int) -> bytes:
+    import pydicom
+
+    item, holder = pydicom.Dataset(), pydicom.Dataset()
+    item.ReferencedSegmentNumber = number
+    holder.SegmentIdentificationSequence = [item]
+    return _encoded(holder)
+
+
+def pack_frames(frames: Sequence[tuple[SegmentOut, int]], highest: int, kind: str) -> bytes:
+    """Return the pixels of all frames: bytes or words of a label map, or bits, the lowest first (PS3.5 8.1.1)."""
+    if kind == "labelmap":
+        wide = np.uint8 if highest <= 255 else np.dtype("<u2")
+        raw = b"".join(np.ascontiguousarray(x.array[:, :, k].T, wide).tobytes() for x, k in frames)
+    else:
+        raw = b"".join(_bits(frames))
+    return raw + b"\0" * (len(raw) % 2)
+
+
+def _bits(frames: Sequence[tuple[SegmentOut, int]]) -> Iterator[bytes]:
+    rest = np.zeros(0, np.uint8)
+    for segment, k in frames:
+        bits = np.equal(segment.array[:, :, k].T, segment.label.value).ravel().view(np.uint8)
+        # A frame begins at the bit after the last one, within a byte where the pixels are no multiple of eight.
+        bits = np.concatenate([rest, bits]) if rest.size else bits
+        whole = bits.size // 8 * 8
+        yield np.packbits(bits[:whole], bitorder="little").tobytes()
+        rest = bits[whole:]
+    yield np.packbits(rest, bitorder="little").tobytes()
