@@ -22,19 +22,19 @@ Unit = Annotated[
     Literal["SUVbw"] | None, typer.Option(help="What a PET file without DICOM headers holds.", hidden=True)
 ]
 Suv = Annotated[
-    Literal["bw", "lbm", "bsa", "none"] | None, typer.Option(help="What a PET series becomes; bw if not given.")
+    Literal["bw", "lbm", "bsa", "none"] | None,
+    typer.Option(help="What a PET series becomes; bw if not given.", hidden=True),
 ]
 AllowUneven = Annotated[
-    bool, typer.Option("--allow-uneven", help="Interpolate over missing slices and uneven steps; flagged.")
+    bool, typer.Option("--allow-uneven", help="Interpolate over missing slices and uneven steps; flagged.", hidden=True)
 ]
 ResampleTilt = Annotated[
-    bool, typer.Option("--resample-tilt", help="Resample a stack that leans (gantry tilt); flagged.")
+    bool, typer.Option("--resample-tilt", help="Resample a stack that leans (gantry tilt); flagged.", hidden=True)
 ]
-NamesMap = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--map", metavar="THEIRS=OURS", help="A structure's name or value in the other file, and its name here; repeat."
-    ),
+NAMES_MAP_HELP = "A structure's name or value in the other file, and its name here; repeat."
+NamesMap = Annotated[list[str] | None, typer.Option("--map", metavar="THEIRS=OURS", help=NAMES_MAP_HELP)]
+SeldomNamesMap = Annotated[
+    list[str] | None, typer.Option("--map", metavar="THEIRS=OURS", help=NAMES_MAP_HELP, hidden=True)
 ]
 ToleranceMm = Annotated[
     float | None,

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from voxmetry.cli import show
-from voxmetry.cli.options import NamesMap, Reading, ToleranceMm, Verbose, given, grouped, names_of, with_settings
+from voxmetry.cli.options import Reading, SeldomNamesMap, ToleranceMm, Verbose, given, grouped, names_of, with_settings
 from voxmetry.cli.progress import steps
 
 
@@ -39,7 +39,9 @@ class Running:
     ] = None
     engine: Annotated[
         Literal["stream", "monai"] | None,
-        typer.Option(help="stream: bounded memory. monai: MONAI's own parts, the reference it is compared with."),
+        typer.Option(
+            help="stream: bounded memory. monai: MONAI's own parts, the reference it is compared with.", hidden=True
+        ),
     ] = None
     execution: Annotated[
         Literal["eager", "compile", "graph"] | None,
@@ -61,10 +63,13 @@ class Objects:
         bool, typer.Option("--sr", help="Write the measurements as a DICOM structured report, sr.dcm, and seg.dcm.")
     ] = False
     pdf: Annotated[
-        bool, typer.Option("--pdf", help="Write report.pdf, and the same as a DICOM object, report.dcm.")
+        bool, typer.Option("--pdf", help="Write report.pdf, and the same as a DICOM object, report.dcm.", hidden=True)
     ] = False
     key_images: Annotated[
-        bool, typer.Option("--key-images", help="Write the report's pictures as DICOM images, key_image_01.dcm and on.")
+        bool,
+        typer.Option(
+            "--key-images", help="Write the report's pictures as DICOM images, key_image_01.dcm and on.", hidden=True
+        ),
     ] = False
     deidentify: Annotated[
         bool,
@@ -72,6 +77,7 @@ class Objects:
             "--deidentify",
             help="DICOM objects without the patient, a copy of the series like it, and no UID or text of the source in "
             "any file.",
+            hidden=True,
         ),
     ] = False
     seg_kind: Annotated[
@@ -110,7 +116,7 @@ class Writing:
     tolerance_mm: ToleranceMm = None
     report: Annotated[
         Literal["full", "brief", "none"] | None,
-        typer.Option(help="full: always; brief: a thumbnail, and a report only if flagged; none."),
+        typer.Option(help="full: always; brief: a thumbnail, and a report only if flagged; none.", hidden=True),
     ] = None
     with_identity: Annotated[
         bool,
@@ -156,20 +162,22 @@ def segment(
     prior: Annotated[
         Path | None, typer.Option(help="The folder of an earlier study's run: says what changed, with RECIST.")
     ] = None,
-    names_map: NamesMap = None,
+    names_map: SeldomNamesMap = None,
     settings_file: Annotated[
         Path | None, typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
     ] = None,
     also_set: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A study setting by its name, such as memory_gb=8; repeat."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A setting by its name, such as memory_gb=8 or dicom.pdf=true; repeat."
+        ),
     ] = None,
     verbose: Verbose = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Segment and measure a study, and write the label map, the tables and the report.
 
-    Precision, maps, memory and further settings: --set NAME=VALUE, or a file by --settings.
+    Precision, maps, memory, PDF and all other settings: --set NAME=VALUE, or a file by --settings.
     """
     from voxmetry.config import StudySettings, load_yaml, parse_record
     from voxmetry.workflows.segment import segment_study

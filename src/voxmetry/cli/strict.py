@@ -7,6 +7,7 @@ from typing import Any
 
 from typer.core import TyperGroup
 
+from voxmetry.cli.help import offer_all_options
 from voxmetry.errors import ConfigError
 
 OF_SEVERAL_WORDS = ("--structures", "--reference-structures")
@@ -29,6 +30,7 @@ class StrictGroup(TyperGroup):
         """
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and not hasattr(command, "list_commands"):
+            offer_all_options(command, name, ctx, rest)
             rest = spread(rest)
             require_once(command, name, ctx, rest)
         return name, command, rest
