@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from voxmetry._version import __version__
 from voxmetry.errors import ConfigError, MissingExtraError, SchedulerError, VoxmetryError
-from voxmetry.workflows.cohort.executor import Again, Event, Finished, Lost
+from voxmetry.workflows.cohort.executor import Again, Event, Finished, Lost, Stopped
 from voxmetry.workflows.cohort.layout import WORK
 from voxmetry.workflows.cohort.publish import Superseded
 from voxmetry.workflows.cohort.records import Outcome, RunSettings, Task
@@ -133,7 +133,7 @@ class DaskWorkers:
         return {wanted: 1} if wanted in kinds else None
 
     def wait(self, seconds: float) -> Event | None:
-        """Wait for the next event; raise what stops the run."""
+        """Wait for the next event."""
         self._require_scheduler()
         try:
             task, done = self._events.get(timeout=seconds)
@@ -157,7 +157,7 @@ class DaskWorkers:
         if isinstance(error, KilledWorker):
             return Lost(task.key, True, "the scheduler lost its worker")
         if isinstance(error, VoxmetryError):
-            raise error
+            return Stopped(task.key, error)
         outcome: Outcome = unforeseen(task, error) if error is not None else future.result()
         return Finished(outcome)
 

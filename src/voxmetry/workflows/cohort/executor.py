@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from voxmetry.errors import VoxmetryError
 from voxmetry.workflows.cohort.records import Outcome, Task
 
 
@@ -33,7 +34,23 @@ class Again:
     key: tuple[str, str]
 
 
-Event: TypeAlias = Finished | Lost | Again
+@dataclass(frozen=True)
+class Stopped:
+    """A study met what the next one would meet as well: OUT cannot be written, the model cannot be used."""
+
+    key: tuple[str, str]
+    error: VoxmetryError
+
+
+@dataclass(frozen=True)
+class Step:
+    """A study has come to its next step."""
+
+    key: tuple[str, str]
+    words: str
+
+
+Event: TypeAlias = Finished | Lost | Again | Stopped | Step
 
 
 class Executor(Protocol):
@@ -56,7 +73,7 @@ class Executor(Protocol):
         Raises
         ------
         VoxmetryError
-            What stops the run.
+            Where no worker can do anything: none starts, or the scheduler is gone.
         """
         ...
 

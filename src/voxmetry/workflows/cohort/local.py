@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from voxmetry import errors
 from voxmetry.errors import InferenceError, VoxmetryError
-from voxmetry.workflows.cohort.executor import Again, Event, Finished, Lost
+from voxmetry.workflows.cohort.executor import Again, Event, Finished, Lost, Step, Stopped
 from voxmetry.workflows.cohort.records import Outcome, RunSettings, Task
 
 Loading: TypeAlias = tuple[str, str, str, float | None, str, tuple[str, ...], bool]
@@ -133,7 +133,7 @@ class LocalWorkers:
         worker.send(task.model_dump_json())
 
     def wait(self, seconds: float) -> Event | None:
-        """Wait for the next event; raise what stops the run."""
+        """Wait for the next event."""
         try:
             worker, message = self._messages.get(timeout=seconds)
         except queue.Empty:
@@ -149,10 +149,12 @@ class LocalWorkers:
             self._more_devices(message["cuda_devices"])
             return None
         key = (message["case"], message["model"])
+        if what == "step":
+            return Step(key, message["words"])
         worker.busy.pop(key, None)
         worker.held = False
         if what == "stop":
-            raise _error(message["error"])
+            return Stopped(key, _error(message["error"]))
         if what == "superseded":
             return Again(key)
         return Finished(Outcome.model_validate(message["outcome"]))

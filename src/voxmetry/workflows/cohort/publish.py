@@ -38,8 +38,7 @@ class Claim:
     """
 
     def __init__(self, task: Task) -> None:
-        name = hashlib.sha256("\0".join(task.key).encode()).hexdigest()[:32]
-        self._path = Path(task.root) / WORK / "claims" / name
+        self._path = _claim_path(Path(task.root), task.key)
         self._token = secrets.token_hex(8)
         before = self._read()
         same_run = before is not None and before.get("run") == task.run
@@ -67,6 +66,16 @@ class Claim:
         except (OSError, ValueError):
             return None
         return content if isinstance(content, dict) else None
+
+
+def _claim_path(root: Path, key: tuple[str, str]) -> Path:
+    return root / WORK / "claims" / hashlib.sha256("\0".join(key).encode()).hexdigest()[:32]
+
+
+def withdraw(root: Path, key: tuple[str, str]) -> None:
+    """Take a study from the worker that has it: what it has done is dropped before it reaches its place."""
+    with contextlib.suppress(OSError):
+        _claim_path(root, key).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

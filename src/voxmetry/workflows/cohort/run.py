@@ -16,7 +16,7 @@ from voxmetry.errors import VoxmetryError
 from voxmetry.io.atomic import make_folder
 from voxmetry.workflows.cohort.bids import read_sidecar
 from voxmetry.workflows.cohort.database import CohortRecord
-from voxmetry.workflows.cohort.executor import Executor, Finished, Lost
+from voxmetry.workflows.cohort.executor import Executor, Finished, Lost, Step, Stopped
 from voxmetry.workflows.cohort.layout import WORK, bids_place, bids_sidecar, folders_place, write_bids_description
 from voxmetry.workflows.cohort.lock import run_lock
 from voxmetry.workflows.cohort.model_index import KnownModel, load_known_model
@@ -143,8 +143,10 @@ def _work(
         while suspects and not waiting and workers.room(alone=True):
             _hand_out(suspects.popleft(), workers, record, under_way, alone=True)
         event = workers.wait(PATIENCE_SECONDS)
-        if event is None:
+        if event is None or isinstance(event, Step):
             continue
+        if isinstance(event, Stopped):
+            raise event.error
         key = event.outcome.key if isinstance(event, Finished) else event.key
         task = under_way.pop(key, None)
         if task is None:

@@ -8,7 +8,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -80,8 +80,8 @@ def load_once(
         return _load(path, device, precision, memory_gb, sha256, tuple(structures), fast)
 
 
-def run_task(task: Task) -> Outcome:
-    """Do one study.
+def run_task(task: Task, tell: Callable[[str], None] | None = None) -> Outcome:
+    """Do one study; `tell` is called with the name of each step as it begins.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def run_task(task: Task) -> Outcome:
         claim.release()
         return lost_worker(task, claim.n_starts - 1)
     try:
-        outcome = _segment(task, claim)
+        outcome = _segment(task, claim, tell)
     except STOPPING:
         claim.release()
         raise
@@ -115,7 +115,7 @@ def run_task(task: Task) -> Outcome:
     return outcome.model_copy(update={"seconds": seconds, "n_starts": claim.n_starts, "resident_mb": resident_mb()})
 
 
-def _segment(task: Task, claim: Claim) -> Outcome:
+def _segment(task: Task, claim: Claim, tell: Callable[[str], None] | None) -> Outcome:
     from voxmetry.workflows.segment import segment_study
 
     how = task.settings
@@ -130,6 +130,7 @@ def _segment(task: Task, claim: Claim) -> Outcome:
             model,
             reference=task.reference,
             settings=task.settings,
+            tell=tell,
             gate=gate,
             whole=True,
         )

@@ -7,10 +7,12 @@ with it.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO
 
@@ -47,8 +49,12 @@ def serve(tasks: IO[str], channel: IO[str], *, in_flight: int) -> None:
             pool.submit(load_once, *content["model"])
             continue
         task = Task.model_validate(content)
-        future = pool.submit(run_task, task)
+        future = pool.submit(run_task, task, functools.partial(_step, say, task))
         future.add_done_callback(lambda future, task=task: say(**message_of(task, future)))  # type: ignore[misc]
+
+
+def _step(say: Callable[..., None], task: Task, words: str) -> None:
+    say(event="step", case=task.case, model=task.model, words=words)
 
 
 def message_of(task: Task, future: Future[Outcome]) -> dict[str, object]:
