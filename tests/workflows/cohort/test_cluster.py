@@ -13,7 +13,7 @@ import voxmetry
 from voxmetry import StudySettings
 from voxmetry.errors import ConfigError, OutputError, SchedulerError
 from voxmetry.workflows.cohort import cluster
-from voxmetry.workflows.cohort.executor import Again, Finished, Lost
+from voxmetry.workflows.cohort.executor import Again, Finished, Lost, Stopped
 from voxmetry.workflows.cohort.publish import Superseded
 from voxmetry.workflows.cohort.records import Outcome, RunSettings, Task
 from workflows.cohort.test_run import snapshot
@@ -179,10 +179,12 @@ class TestWhatComesBack:
         assert workers.wait(0.1) == Again(one.key)
 
     def test_an_error_of_the_disk_stops_the_run(self, given):
-        _, future, workers = given
+        one, future, workers = given
         future.end("error", error=OutputError(found="the disk is full", expected="room", fix="make some"))
-        with pytest.raises(OutputError, match="the disk is full"):
-            workers.wait(0.1)
+        event = workers.wait(0.1)
+        assert isinstance(event, Stopped)
+        assert event.key == one.key
+        assert event.error.found == "the disk is full"
 
     def test_an_error_nobody_foresaw_is_a_failed_study_without_its_words(self, given):
         _, future, workers = given
