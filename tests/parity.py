@@ -10,7 +10,16 @@ from scipy.ndimage import gaussian_filter
 import models
 from voxmetry import Predictor, Volume
 from voxmetry.nn.preprocess import preprocess
+from voxmetry.nn.restore import Restorer
+from voxmetry.nn.slabs import Slab
 from voxmetry.nn.window import mirror_turns
+
+
+def restore(scores, *, grid, native, spec):
+    """Labels on the study's own grid from scores (1, n_classes, I, J, K) on `grid` that are held whole."""
+    restorer = Restorer(grid, native, spec)
+    restorer.feed(Slab(0, 0, 0, scores[0], torch.ones(scores.shape[2:], device=scores.device)))
+    return restorer.finish()
 
 
 class Blobs(torch.nn.Module):

@@ -66,3 +66,13 @@ def test_the_default_study_file_says_every_setting_as_the_code_has_it():
     path = CONFIGS / "study" / "default.yaml"
     assert load_yaml(path, StudySettings) == StudySettings()
     assert yaml.safe_load(path.read_text(encoding="utf-8")).keys() == StudySettings.model_fields.keys()
+
+
+def test_settings_of_a_run_before_the_removals_are_read_unless_it_used_them(template):
+    before = {"model": template, "data": "x", "teacher": None, "teacher_share": 0.5, "border_smoothing": 0.0}
+    read = parse_record(before, TrainSettings, where="test")
+    assert "teacher_share" not in dump_yaml(read)
+    assert parse_record({**before, "teacher_share": 0.3}, TrainSettings, where="test") == read
+    for used in ({"teacher": "m"}, {"border_smoothing": 0.2}):
+        with pytest.raises(ConfigError, match="removed"):
+            parse_record({**before, **used}, TrainSettings, where="test")

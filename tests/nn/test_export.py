@@ -14,13 +14,13 @@ import torch
 
 import models
 import phantoms
+from parity import restore
 from voxmetry import load_model, save, segment
 from voxmetry.cli import run
 from voxmetry.config import ModelSpec, parse_record
 from voxmetry.errors import MissingExtraError, ModelError, OutputError, OutputExistsError
 from voxmetry.nn.interop import export_model
 from voxmetry.nn.preprocess import preprocess
-from voxmetry.nn.restore import restore
 from voxmetry.nn.window import window_scores
 
 

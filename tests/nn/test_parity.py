@@ -7,13 +7,12 @@ from monai.inferers import SlidingWindowInferer
 
 import models
 import phantoms
-from parity import Blobs, blobs, check, plain, predictor
+from parity import Blobs, blobs, check, plain, predictor, restore
 from voxmetry import Predictor, Volume
 from voxmetry.config import WindowSpec
 from voxmetry.core.axes import reorientation
 from voxmetry.nn.grids import interpolate, positions
 from voxmetry.nn.preprocess import preprocess
-from voxmetry.nn.restore import restore
 from voxmetry.nn.slabs import Streaming
 from voxmetry.nn.window import stream_scores, window_scores, window_starts
 

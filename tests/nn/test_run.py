@@ -7,12 +7,12 @@ from monai.transforms import SpatialResample
 
 import models
 import phantoms
+from parity import restore
 from voxmetry import load_model, segment
 from voxmetry.config import WindowSpec
 from voxmetry.errors import ConfigError, InferenceError, ModelError
 from voxmetry.nn.grids import model_grid
 from voxmetry.nn.preprocess import preprocess
-from voxmetry.nn.restore import restore
 from voxmetry.nn.runtime import choose_device
 from voxmetry.nn.window import window_scores
 

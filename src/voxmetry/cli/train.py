@@ -30,10 +30,6 @@ Modality = Annotated[
 Start = Annotated[
     str | None, typer.Option("--from", help="Model to start from: a bundled one's name or a model folder.")
 ]
-Teacher = Annotated[
-    str | None,
-    typer.Option(help="Model whose probabilities are learnt as well, such as an ensemble: a name or a folder."),
-]
 TrainDevice = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
@@ -49,7 +45,6 @@ def train(
         int | None, typer.Option(help="Hold out this part of a cross-validation, counted from 0.", min=0)
     ] = None,
     start: Start = None,
-    teacher: Teacher = None,
     epochs: Epochs = None,
     memory_gb: MemoryGb = 4.0,
     modality: Modality = None,
@@ -101,9 +96,7 @@ def train(
             )
         given = {}
     given = {
-        name: value
-        for name, value in {**given, "fold": fold, "teacher": teacher, "precision": precision}.items()
-        if value is not None
+        name: value for name, value in {**given, "fold": fold, "precision": precision}.items() if value is not None
     }
     if given:
         settings = parse_record(settings.model_dump() | given, TrainSettings, where="the options")

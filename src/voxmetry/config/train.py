@@ -35,6 +35,10 @@ class Augment(Record):
     scale_intensity: float = 0.25
 
 
+REMOVED = {"teacher": None, "teacher_share": 0.5, "border_smoothing": 0.0}
+"""Settings of version 0.1.0 that brought nothing, with the values at which they did nothing: runs have them on file."""
+
+
 class TrainSettings(Record):
     """One training run. The content of a file in `configs/train`."""
 
@@ -47,10 +51,6 @@ class TrainSettings(Record):
     start_from: str | None = None
     """Model folder or bundled model whose weights the run starts from; its network must be the same. None starts from
     random weights."""
-    teacher: str | None = None
-    """Model folder or bundled model, such as an ensemble of folds, whose probabilities the network learns as well."""
-    teacher_share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Weight of the teacher's probabilities in the loss; the labels have the rest. Not used without a teacher."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the patients that is held out; 0 trains on all. Not used where `fold` is given."""
     folds: Annotated[int, Field(ge=2)] = 5
@@ -68,9 +68,6 @@ class TrainSettings(Record):
     loss: Literal["dice_ce", "dice_focal", "tversky"] = "dice_ce"
     """Dice and cross-entropy; Dice and focal loss; or Tversky and cross-entropy, where a missed voxel weighs more than
     an invented one, for structures of few voxels."""
-    border_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the truth that a voxel beside another structure gives away to it: for borders that are drawn along a
-    slice. 0 keeps labels as they are."""
     foreground_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the patches that are centred on a structure, each structure of the case as often as the others, so that
     rare ones are seen. The rest is placed anywhere; cases without a structure stay in."""
@@ -88,6 +85,17 @@ class TrainSettings(Record):
     synthesis: Synthesis | None = None
     """Train on images that are made from label maps. The data set is then for validation: its held-out cases, or those
     that fold or validation_fraction hold out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_removed(cls, content: object) -> object:
+        if not isinstance(content, dict):
+            return content
+        used = [name for name, idle in REMOVED.items() if content.get(name, idle) != idle]
+        # Without a teacher its share did nothing.
+        if used and used != ["teacher_share"]:
+            raise ValueError(f"{', '.join(used)}: removed, since it made no model better; leave it out")
+        return {name: value for name, value in content.items() if name not in REMOVED}
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:

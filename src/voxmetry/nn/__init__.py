@@ -4,7 +4,7 @@ from voxmetry.nn.composite import Composite
 from voxmetry.nn.confidence import Confidence, MemberAgreement
 from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.predict import segment
-from voxmetry.nn.predictor import Predictor, PredictorOutcome
+from voxmetry.nn.predictor import Predictor
 
 __all__ = [
     "Composite",
@@ -12,7 +12,6 @@ __all__ = [
     "MemberAgreement",
     "Model",
     "Predictor",
-    "PredictorOutcome",
     "load_model",
     "segment",
 ]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Generic, TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ import torch
 from voxmetry.config import MapName, ModelSpec, Weights
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.errors import InferenceError, VoxmetryError
+from voxmetry.errors import InferenceError
 from voxmetry.nn.confidence import Confidence, MemberAgreement
 from voxmetry.nn.constant_windows import ConstantWindows
 from voxmetry.nn.device_memory import OutOfMemory, out_of_memory, release_device
@@ -33,31 +31,8 @@ from voxmetry.nn.uncertainty_maps import MapWriter, require_maps, with_disagreem
 from voxmetry.nn.window import averaged, stream_scores
 from voxmetry.ops.components import clean
 
-Item = TypeVar("Item")
 Study: TypeAlias = Volume | Sequence[Volume]
 """One volume, or one for each input of the model in its order."""
-
-
-@dataclass(frozen=True, eq=False)
-class PredictorOutcome(Generic[Item]):
-    """What became of one case.
-
-    Parameters
-    ----------
-    item
-        As it was handed in.
-    segmentation
-        None where the case failed before it was written.
-    error
-        Why it failed; None where it did not.
-    seconds
-        Of network and post-processing, without reading, preparing and writing, which go on beside other cases.
-    """
-
-    item: Item
-    segmentation: Segmentation | None
-    error: VoxmetryError | None
-    seconds: float
 
 
 class Predictor:
@@ -275,55 +250,6 @@ class Predictor:
             self._tell(f"{constant.reused} windows of one value were not run: their scores are those of the first")
         return restorer.finish()
 
-    def each(
-        self,
-        items: Iterable[Item],
-        *,
-        read: Callable[[Item], Study],
-        write: Callable[[Item, Segmentation], object] | None = None,
-    ) -> Iterator[PredictorOutcome[Item]]:
-        """Segment many cases; the next is read and prepared, and the last written, while the network works.
-
-        A case that fails does not stop the others: its outcome holds the error.
-
-        Parameters
-        ----------
-        items
-            What names a case, such as a path.
-        read
-            Called with each item in a thread, one at a time.
-        write
-            Called with each item and its label map in another thread, one at a time.
-
-        Yields
-        ------
-        PredictorOutcome
-            One for each item in its order, after it was written.
-        """
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            upcoming = iter(items)
-            loading = _submit(reader, upcoming, lambda item: self.prepare(read(item)))
-            writing: Future[PredictorOutcome[Item]] | None = None
-            while loading is not None:
-                item, prepared = loading
-                loading = _submit(reader, upcoming, lambda item: self.prepare(read(item)))
-                outcome = self._finish(item, prepared)
-                if writing is not None:
-                    yield writing.result()
-                writing = writer.submit(_write, outcome, write)
-            if writing is not None:
-                yield writing.result()
-
-    def _finish(self, item: Item, prepared: Future[Prepared]) -> PredictorOutcome[Item]:
-        begin = time.perf_counter()
-        try:
-            ready = prepared.result()
-            begin = time.perf_counter()
-            found = clean(self.run(ready), self.spec.clean)
-        except VoxmetryError as error:
-            return PredictorOutcome(item, None, error, time.perf_counter() - begin)
-        return PredictorOutcome(item, found, None, time.perf_counter() - begin)
-
 
 def _channels(volumes: Study) -> list[Volume]:
     return [volumes] if isinstance(volumes, Volume) else list(volumes)
@@ -335,23 +261,3 @@ def skip_level(spec: ModelSpec) -> float | None:
     if level is None:
         return None
     return float(normalise(np.array([level], dtype=np.float32), spec.inputs[0])[0])
-
-
-def _submit(
-    pool: ThreadPoolExecutor, items: Iterator[Item], work: Callable[[Item], Prepared]
-) -> tuple[Item, Future[Prepared]] | None:
-    for item in items:
-        return item, pool.submit(work, item)
-    return None
-
-
-def _write(
-    outcome: PredictorOutcome[Item], write: Callable[[Item, Segmentation], object] | None
-) -> PredictorOutcome[Item]:
-    if write is None or outcome.segmentation is None:
-        return outcome
-    try:
-        write(outcome.item, outcome.segmentation)
-    except VoxmetryError as error:
-        return replace(outcome, error=error)
-    return outcome

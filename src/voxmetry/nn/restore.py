@@ -149,32 +149,6 @@ def reached_rows(axes: Sequence[Axis], slab: Slab, done: int) -> slice:
     return slice(done, max(done, end))
 
 
-def restore(scores: torch.Tensor, *, grid: Geometry, native: Geometry, spec: ModelSpec) -> Segmentation:
-    """Choose the label of each voxel of the study's own grid, from scores that are held whole.
-
-    Parameters
-    ----------
-    scores
-        (1, n_classes, I, J, K) logits on `grid`.
-    grid
-        The model's grid, as `nn.grids.model_grid(native, spec)` gives it.
-    native
-        The study's own grid.
-    spec
-        The model.
-
-    Returns
-    -------
-    Segmentation
-        On `native` exactly: the class whose score, linearly interpolated between model voxels and held constant beyond
-        the outermost, is the largest. On equal scores the lower class wins, the background first. For models with
-        regions, activation or cropping: see `ModelSpec` and `Resampling`.
-    """
-    restorer = Restorer(grid, native, spec)
-    restorer.feed(Slab(0, 0, 0, scores[0], torch.ones(scores.shape[2:], device=scores.device)))
-    return restorer.finish()
-
-
 @dataclass(frozen=True)
 class Decision:
     """How scores become a class.

@@ -42,7 +42,7 @@ from voxmetry.train.folds import all_folds, hold_out
 from voxmetry.train.initial_bias import set_initial_bias
 from voxmetry.train.join import open_joined
 from voxmetry.train.labelled_cases import LabelledCase
-from voxmetry.train.losses import StructureLoss, build_loss, on_grid_of, teaching
+from voxmetry.train.losses import build_loss, on_grid_of
 from voxmetry.train.state import (
     RunState,
     begin,
@@ -216,9 +216,7 @@ def run_epoch(
     fabric, began, waited, losses, overlaps = state.fabric, time.perf_counter(), 0.0, [], []
     clock.restart()
     steps = feed.steps
-    criterion = build_loss(
-        settings.loss, n_classes=settings.model.n_classes, border_smoothing=settings.border_smoothing
-    )
+    criterion = build_loss(settings.loss)
     waiting = ahead(feed.batches(state.epoch, (fabric.global_rank, fabric.world_size)))
     for place in range(steps):
         asked = time.perf_counter()
@@ -230,7 +228,7 @@ def run_epoch(
         for group in state.optimiser.param_groups:
             group["lr"] = rate
         losses.append(train_step(state, settings, criterion, batch, step))
-        if isinstance(criterion, StructureLoss) and criterion.overlap is not None:
+        if criterion.overlap is not None:
             overlaps.append(criterion.overlap.cpu().numpy())
         tick()
     state.epoch += 1
@@ -273,11 +271,6 @@ def train_step(
     for weight, output in reversed(weighted):  # the finest last, whose overlap the log is to have
         parts.append(weight * criterion(output.float(), *on_grid_of(output, label, absent)))
     loss = torch.stack(parts).sum()
-    if state.teacher is not None:
-        with torch.no_grad(), state.fabric.autocast():
-            taught = state.teacher(image)
-        share = settings.teacher_share
-        loss = (1 - share) * loss + share * teaching(weighted[0][1].float(), taught.float())
     value = loss.item()
     if not math.isfinite(value):
         raise InferenceError(

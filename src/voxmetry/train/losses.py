@@ -1,4 +1,4 @@
-"""What training makes small: overlap and cross-entropy together, and the distance from a teacher's probabilities.
+"""What training makes small: overlap and cross-entropy (or focal loss) together.
 
 Where structures were not looked for, `StructureLoss` joins their probability to the background's first: whatever is
 there may be background or one of them (marginal loss: Fidon 2021, doi 10.1007/978-3-030-87196-3_49; Shi 2021, doi
@@ -12,8 +12,6 @@ from monai.losses import FocalLoss
 from torch import nn
 from torch.nn import functional
 
-from voxmetry.errors import ConfigError
-
 MISSED, INVENTED = 0.7, 0.3
 """Weights of Tversky's two errors (Salehi 2017, arXiv 1706.05721)."""
 SMOOTH = 1e-5
@@ -22,17 +20,13 @@ NOTHING = -1e4
 """Logit of a probability of 0, finite so that its product with 0 is."""
 
 
-def build_loss(name: str, *, n_classes: int = 0, border_smoothing: float = 0.0) -> nn.Module:
+def build_loss(name: str) -> StructureLoss:
     """Return the loss that `TrainSettings.loss` names: logits (B, classes, I, J, K), labels (B, 1, I, J, K) -> scalar.
 
     Parameters
     ----------
     name
         "dice_ce", "dice_focal" or "tversky".
-    n_classes
-        With the background; needed with `border_smoothing`.
-    border_smoothing
-        Share of the truth that a voxel beside another structure gives away to it; see `soft_border`.
 
     Examples
     --------
@@ -41,8 +35,7 @@ def build_loss(name: str, *, n_classes: int = 0, border_smoothing: float = 0.0) 
     True
     """
     missed, invented = (MISSED, INVENTED) if name == "tversky" else (0.5, 0.5)
-    criterion: nn.Module = StructureLoss(missed=missed, invented=invented, focal=name == "dice_focal")
-    return SoftBorder(criterion, n_classes, border_smoothing) if border_smoothing else criterion
+    return StructureLoss(missed=missed, invented=invented, focal=name == "dice_focal")
 
 
 class StructureLoss(nn.Module):
@@ -75,7 +68,7 @@ class StructureLoss(nn.Module):
         logits
             (B, classes, I, J, K).
         label
-            (B, 1, I, J, K) class indices, or (B, classes, I, J, K) shares.
+            (B, 1, I, J, K) class indices.
         absent
             (B, classes, I, J, K) or (B, classes, 1, 1, 1) bool, True where a structure was not looked for; None:
             nowhere.
@@ -91,9 +84,7 @@ class StructureLoss(nn.Module):
         logs = functional.log_softmax(logits, 1)
         overlap = self._overlap(logs, label)
         with torch.no_grad():
-            seen = (
-                torch.bincount(label.flatten(), minlength=logits.shape[1])[1:] > 0 if label.shape[1] == 1 else counted
-            )
+            seen = torch.bincount(label.flatten(), minlength=logits.shape[1])[1:] > 0
             self.overlap = torch.where(counted & seen, overlap, torch.nan)
         shape = (1 - overlap)[counted].mean() if counted.any() else overlap.sum() * 0
         return shape + self._voxels(logits, logs, label, nothing)
@@ -102,13 +93,9 @@ class StructureLoss(nn.Module):
         """Return Tversky's index of each structure."""
         shares, n_classes = logs.exp(), logs.shape[1]
         found = shares.transpose(0, 1).flatten(1).sum(1)
-        if label.shape[1] == 1:
-            flat = label.flatten()
-            true = torch.bincount(flat, minlength=n_classes).to(found.dtype)
-            both = torch.zeros_like(found).index_add(0, flat, shares.gather(1, label).flatten())
-        else:
-            true = label.transpose(0, 1).flatten(1).sum(1)
-            both = (shares * label).transpose(0, 1).flatten(1).sum(1)
+        flat = label.flatten()
+        true = torch.bincount(flat, minlength=n_classes).to(found.dtype)
+        both = torch.zeros_like(found).index_add(0, flat, shares.gather(1, label).flatten())
         wrong = self.invented * (found - both) + self.missed * (true - both)
         # For Dice these are MONAI's terms halved, and so is what keeps a structure that is nowhere at 1.
         small = SMOOTH / 2 if self.missed == self.invented else SMOOTH
@@ -119,12 +106,9 @@ class StructureLoss(nn.Module):
     ) -> torch.Tensor:
         """Return the mean over the voxels about which anything is known."""
         if self.focal is not None:
-            hard = label.shape[1] == 1
-            shares = functional.one_hot(label[:, 0], logits.shape[1]).movedim(-1, 1) if hard else label
+            shares = functional.one_hot(label[:, 0], logits.shape[1]).movedim(-1, 1)
             focal: torch.Tensor = self.focal(logits, shares)
             return focal
-        if label.shape[1] > 1:
-            return -(logs * label).sum(1).mean()
         each = -logs.gather(1, label)
         if nothing is None:
             return each.mean()
@@ -163,71 +147,3 @@ def join_unknown(logits: torch.Tensor, absent: torch.Tensor) -> torch.Tensor:
     joins[:, 0] = True
     background = torch.logsumexp(logits.masked_fill(~joins, -torch.inf), 1, keepdim=True)
     return torch.cat([background, logits[:, 1:].masked_fill(absent[:, 1:], NOTHING)], 1)
-
-
-class SoftBorder(nn.Module):
-    """A loss against labels whose borders between two structures are soft."""
-
-    def __init__(self, criterion: nn.Module, n_classes: int, share: float) -> None:
-        super().__init__()
-        self.criterion, self.n_classes, self.share = criterion, n_classes, share
-
-    def forward(self, logits: torch.Tensor, label: torch.Tensor, absent: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the loss for class indices (B, 1, I, J, K)."""
-        if absent is not None:
-            raise ConfigError(
-                found="border_smoothing with partial labels",
-                expected="one of the two",
-                fix="set border_smoothing to 0",
-            )
-        total: torch.Tensor = self.criterion(logits, soft_border(label, self.n_classes, self.share))
-        return total
-
-
-def soft_border(label: torch.Tensor, n_classes: int, share: float) -> torch.Tensor:
-    """Turn class indices into shares that are soft where one structure touches another.
-
-    A voxel of a structure with another structure among its 26 neighbours keeps `1 - share` of itself; the rest is what
-    its neighbourhood holds of each structure. Where an annotator draws that border is a matter of a slice; where a
-    structure meets the background is not, and stays hard.
-
-    Parameters
-    ----------
-    label
-        (B, 1, I, J, K), class index.
-    n_classes
-        With the background.
-    share
-        0 to 1.
-
-    Returns
-    -------
-    Tensor
-        (B, n_classes, I, J, K), which sum to 1 over the classes.
-
-    Examples
-    --------
-    >>> row = torch.tensor([0, 1, 1, 2, 2]).reshape(1, 1, 5, 1, 1)
-    >>> [[round(float(v), 2) for v in shares] for shares in soft_border(row, 3, 0.3)[0, :, :, 0, 0].T]
-    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.9, 0.1], [0.0, 0.1, 0.9], [0.0, 0.0, 1.0]]
-    """
-    hard = functional.one_hot(label[:, 0].long(), n_classes).movedim(-1, 1).float()
-    # Padded here, because the pooling refuses what is thinner than its kernel; the zeros cancel in the shares.
-    near = functional.avg_pool3d(functional.pad(hard[:, 1:], (1,) * 6), 3, stride=1)
-    near = near / near.sum(1, keepdim=True).clamp_min(1e-6)
-    mixed = torch.cat([hard[:, :1], (1 - share) * hard[:, 1:] + share * near], dim=1)
-    border = ((near > 0).sum(1, keepdim=True) > 1) & (label > 0)
-    return torch.where(border, mixed, hard)
-
-
-def teaching(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of a student's logits against a teacher's probabilities, mean over voxels.
-
-    Hinton, Vinyals and Dean 2015, arXiv 1503.02531, at temperature 1.
-
-    Parameters
-    ----------
-    student, teacher
-        Logits (B, classes, I, J, K).
-    """
-    return functional.cross_entropy(student, teacher.softmax(1))

@@ -19,7 +19,6 @@ from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.models import find_model
 from voxmetry.nn.networks.build import build_network
 from voxmetry.train.dataset import listed
-from voxmetry.train.distill import load_teacher
 from voxmetry.train.finetune import carry_over
 
 if TYPE_CHECKING:
@@ -46,8 +45,6 @@ class RunState:
         Number of epochs that are done.
     seconds
         Time that they took.
-    teacher
-        The network whose probabilities are learnt as well; it does not change and is in no checkpoint.
     """
 
     fabric: Fabric
@@ -56,7 +53,6 @@ class RunState:
     optimiser: torch.optim.Optimizer
     epoch: int = 0
     seconds: float = 0.0
-    teacher: nn.Module | None = None
 
 
 def begin(settings: TrainSettings, fabric: Fabric, *, tell: Callable[[str], None] | None = None) -> RunState:
@@ -68,9 +64,7 @@ def begin(settings: TrainSettings, fabric: Fabric, *, tell: Callable[[str], None
     Raises
     ------
     ModelError
-        If that model or the teacher is missing or damaged, or nothing of it fits.
-    ConfigError
-        If the teacher is for other inputs, grids or labels.
+        If that model is missing or damaged, or nothing of it fits.
     """
     spec = settings.model
     torch.manual_seed(settings.seed)
@@ -83,29 +77,29 @@ def begin(settings: TrainSettings, fabric: Fabric, *, tell: Callable[[str], None
     averaged.requires_grad_(requires_grad=False)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     network, optimiser = fabric.setup(network, optimiser)
-    teacher = load_teacher(settings.teacher, spec).to(fabric.device) if settings.teacher else None
-    return RunState(fabric, network, averaged, optimiser, teacher=teacher)
+    return RunState(fabric, network, averaged, optimiser)
 
 
 def require_unseen(settings: TrainSettings, held_out: Sequence[str]) -> None:
-    """See that neither the model to start from nor the teacher was trained on a case that is held out now.
+    """See that the model to start from was not trained on a case that is held out now.
 
     Raises
     ------
     ConfigError
         If it was, by the names in its `split.json`: its Dice on that case would say nothing.
     """
-    for name in filter(None, (settings.start_from, settings.teacher)):
-        path = find_model(name) / "split.json"
-        seen = set(json.loads(path.read_text(encoding="utf-8"))["training"]) if path.is_file() else set()
-        leaked = sorted(seen & set(held_out))
-        if leaked:
-            raise ConfigError(
-                found=f"{len(leaked)} held-out cases that {name} was trained on: {', '.join(leaked[:5])}",
-                expected="held-out cases that no earlier stage has seen",
-                fix="use the seed and validation_fraction that the first stage used, or set validation_fraction to 0 "
-                "and evaluate on other data",
-            )
+    if settings.start_from is None:
+        return
+    path = find_model(settings.start_from) / "split.json"
+    seen = set(json.loads(path.read_text(encoding="utf-8"))["training"]) if path.is_file() else set()
+    leaked = sorted(seen & set(held_out))
+    if leaked:
+        raise ConfigError(
+            found=f"{len(leaked)} held-out cases that {settings.start_from} was trained on: {', '.join(leaked[:5])}",
+            expected="held-out cases that no earlier stage has seen",
+            fix="use the seed and validation_fraction that the first stage used, or set validation_fraction to 0 "
+            "and evaluate on other data",
+        )
 
 
 def require_same_cases(sources: Mapping[str, str], out: Path) -> None:
