@@ -155,6 +155,26 @@ CASES: dict[str, dict[str, Any]] = {
             ),
         },
     },
+    "cascade": {
+        "spacing": (1.2, 1.3, 1.9),
+        "shape": (38, 36, 24),
+        "lowres": {"spacing": [2.4, 2.6, 2.5], "patch_size": [8, 16, 16]},
+    },
+    "cascade-of-thick-slices": {
+        "spacing": (0.8, 0.9, 4.6),
+        "shape": (48, 44, 14),
+        "border": 3,
+        "folds": ("0", "1"),
+        "transpose": [0, 2, 1],
+        "labels": {"background": 0, "liver": 1, "spleen": 2, "kidney": 3},
+        "configuration": {
+            "spacing": [4.0, 1.0, 1.0],
+            "patch_size": [8, 24, 32],
+            "use_mask_for_norm": [True],
+            "architecture": architecture("plain", **ANISOTROPIC),
+        },
+        "lowres": {"spacing": [4.0, 1.9, 1.9], "patch_size": [8, 16, 16]},
+    },
     # Voxel sizes of which the rounding of an oblique affine must decide nothing.
     "three-to-one": {"spacing": (1.0, 1.0, 3.0), "shape": (42, 38, 16)},
     "three-to-one-in-float32": {"spacing": (0.8, 0.8, 2.4), "shape": (46, 40, 18)},
@@ -176,9 +196,23 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def write(folder: Path, name: str) -> Path:
-    """Write the model folder of a case and its images as image_0000.nii.gz and so on beside it."""
+    """Write the model folder of a case and its images as image_0000.nii.gz and so on beside it.
+
+    Of a cascade the second stage is returned; the first lies beside it.
+    """
     case = CASES[name]
-    model = folder / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    if "lowres" in case:
+        _write_model(folder, case, "3d_lowres", seed=107)
+        model = _write_model(folder, case, "3d_cascade_fullres", seed=7)
+    else:
+        model = _write_model(folder, case, "3d_fullres", seed=7)
+    for index in range(len(case.get("channels", ["T1"]))):
+        write_image(folder / f"image_{index:04}.nii.gz", case, seed=index)
+    return model
+
+
+def _write_model(folder: Path, case: dict[str, Any], name: str, *, seed: int) -> Path:
+    model = folder / f"nnUNetTrainer__nnUNetPlans__{name}"
     channels, labels = case.get("channels", ["T1"]), case.get("labels", LABELS)
     chosen = configuration(**case.get("configuration", {}))
     if chosen["architecture"] is None:
@@ -190,7 +224,11 @@ def write(folder: Path, name: str) -> Path:
         "image_reader_writer": case.get("reader", "SimpleITKIO"),
         "transpose_forward": transpose,
         "transpose_backward": [int(place) for place in np.argsort(transpose)],
-        "configurations": {"3d_fullres": chosen, "3d_lowres": {"inherits_from": "3d_fullres"}},
+        "configurations": {
+            "3d_fullres": chosen,
+            "3d_lowres": {"inherits_from": "3d_fullres"} | case.get("lowres", {}),
+            "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
+        },
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {str(index): CT for index in range(len(channels))},
@@ -206,15 +244,21 @@ def write(folder: Path, name: str) -> Path:
     model.mkdir(parents=True, exist_ok=True)
     (model / "plans.json").write_text(json.dumps(plans, indent=1))
     (model / "dataset.json").write_text(json.dumps(dataset, indent=1))
+    n_inputs = len(channels) + (len(labels) - 1 if "cascade" in name else 0)
     for index, fold in enumerate(case.get("folds", ("0",))):
-        state = parameters(chosen, len(channels), len(labels) - bool("regions_class_order" in case), seed=7 + index)
-        write_checkpoint(model / f"fold_{fold}" / "checkpoint_final.pth", state, mirror=case.get("mirror"))
-    for index in range(len(channels)):
-        write_image(folder / f"image_{index:04}.nii.gz", case, seed=index)
+        state = parameters(chosen, n_inputs, len(labels) - bool("regions_class_order" in case), seed=seed + index)
+        path = model / f"fold_{fold}" / "checkpoint_final.pth"
+        write_checkpoint(path, state, mirror=case.get("mirror"), configuration=name)
     return model
 
 
-def write_checkpoint(path: Path, state: dict[str, torch.Tensor], *, mirror: tuple[int, ...] | None = None) -> None:
+def write_checkpoint(
+    path: Path,
+    state: dict[str, torch.Tensor],
+    *,
+    mirror: tuple[int, ...] | None = None,
+    configuration: str = "3d_fullres",
+) -> None:
     """Write what nnU-Net's trainer writes, with numpy scalars among the losses."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
@@ -224,7 +268,7 @@ def write_checkpoint(path: Path, state: dict[str, torch.Tensor], *, mirror: tupl
         "logging": {"train_losses": [np.float32(0.5), np.float64(0.25)], "epoch_start_timestamps": [1.5]},
         "_best_ema": np.float64(0.8),
         "current_epoch": 2,
-        "init_args": {"configuration": "3d_fullres", "fold": 0, "device": torch.device("cpu")},
+        "init_args": {"configuration": configuration, "fold": 0, "device": torch.device("cpu")},
         "trainer_name": "nnUNetTrainer",
         "inference_allowed_mirroring_axes": mirror,
     }

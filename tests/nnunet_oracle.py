@@ -31,7 +31,16 @@ def predict(model: Path, images: list[Path], out: Path, *, mirroring: bool) -> n
         use_mirroring=mirroring, device=torch.device("cpu"), allow_tqdm=False, perform_everything_on_device=False
     )
     predictor.initialize_from_trained_model_folder(str(model), None)
-    predictor.predict_from_files_sequential([[str(path) for path in images]], [str(out)])
+    before = None
+    if "cascade" in model.name:
+        first = model.with_name(model.name.replace("3d_cascade_fullres", "3d_lowres"))
+        before = out.parent / "first"
+        before.mkdir()
+        # nnU-Net looks for the first stage's labels under the name of the case.
+        predict(first, images, before / images[0].name.removesuffix("_0000.nii.gz"), mirroring=mirroring)
+    predictor.predict_from_files_sequential(
+        [[str(path) for path in images]], [str(out)], folder_with_segs_from_prev_stage=before and str(before)
+    )
     return np.asarray(nibabel.load(f"{out}.nii.gz").dataobj)
 
 

@@ -64,10 +64,12 @@ class TestParity:
         found, expected = predicted(tmp_path, name), np.load(EXPECTED)[name]
         assert np.bincount(expected.ravel()).min() > 100, "the case would prove nothing"
         same, edge = found == expected, rim(tmp_path)
-        assert same[~edge].mean() > 0.9995
+        cascade = "lowres" in nnunet_folders.CASES[name]
+        # What nnU-Net's half precision turns over in a first stage's rim moves the whole of the second.
+        assert same[~edge].mean() > (0.995 if cascade else 0.9995)
         assert same.mean() > 0.995
         # With its sums in float32 nnU-Net has these labels over all voxels, the rim included.
-        assert (found == np.load(IN_FLOAT32)[name]).mean() > 0.9998
+        assert (found == np.load(IN_FLOAT32)[name]).mean() > (0.9996 if cascade else 0.9998)
 
     @pytest.mark.slow
     def test_the_kept_label_maps_are_what_nnunet_returns_today(self, tmp_path):
@@ -116,6 +118,19 @@ class TestUse:
         assert [flag["severity"] for flag in flags if flag["code"] == "axes_assumed"] == ["review"]
         assert (tmp_path / "out" / "report.html").is_file()
         assert "checkpoint_final.pth" in (tmp_path / "model" / "MODEL_CARD.md").read_text()
+
+    def test_a_cascade_is_one_model_whose_second_stage_takes_no_study_alone(self, tmp_path, capsys):
+        folder, out = nnunet_folders.write(tmp_path, "cascade"), tmp_path / "model"
+        assert run(["models", "import", str(folder), "-o", str(out), "--orientation", "stored", "--name", "both"]) == 0
+        assert run(["models", "show", str(out)]) == 0
+        assert "second-stage" in capsys.readouterr().out
+        study = str(images(tmp_path)[0])
+        assert run(["segment", study, "-m", str(out), "-o", str(tmp_path / "out")]) == 3
+        result = json.loads((tmp_path / "out" / "result.json").read_text())
+        assert {item["label"] for item in result["structures"]} == {"liver", "spleen"}
+        assert any(flag["code"] == "axes_assumed" for flag in result["flags"])
+        assert run(["segment", study, "-m", str(out / "second-stage"), "-o", str(tmp_path / "alone")]) == 1
+        assert "the second network of a cascade, without labels of the first" in capsys.readouterr().err
 
     def test_an_unknown_modality_is_wrong_usage(self, tmp_path, capsys):
         folder = nnunet_folders.write(tmp_path, "isotropic")
@@ -217,9 +232,15 @@ def refused(folder: Path, words: str, **options) -> None:
 
 
 class TestRefusals:
-    def test_a_cascade(self, folder):
+    def test_a_cascade_without_its_first_stage(self, folder):
         change_configuration(folder, previous_stage="3d_lowres")
-        refused(folder, "second stage of a cascade")
+        refused(folder, "without nnUNetTrainer__nnUNetPlans__3d_lowres beside it")
+
+    def test_a_cascade_whose_stages_lead_in_a_circle_or_elsewhere(self, folder):
+        change_configuration(folder, previous_stage="3d_fullres")
+        refused(folder, "names 3d_fullres as a stage before it")
+        change_configuration(folder, previous_stage="../../elsewhere")
+        refused(folder, "not as its format has it")
 
     def test_patches_and_voxels_of_other_dimensions(self, folder):
         change_configuration(folder, patch_size=[64, 64])

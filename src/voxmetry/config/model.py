@@ -308,6 +308,17 @@ Network: TypeAlias = Annotated[
 ]
 
 
+class PreviousStage(Record):
+    """What the second network of a cascade is told of the first one's labels, beside the images.
+
+    nnU-Net's `3d_cascade_fullres`: Isensee 2021, Nature Methods 18, 203.
+    """
+
+    values: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    """Label values of the first network; each becomes an input, 1 inside the structure and 0 elsewhere, in this
+    order, after the images."""
+
+
 class ModelSpec(Record):
     """A model: what it takes, what it does to it, what it returns. The content of `model.yaml`."""
 
@@ -318,6 +329,8 @@ class ModelSpec(Record):
     licence: str
     body_part: str
     inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1)]
+    previous: PreviousStage | None = None
+    """For the second network of a cascade, which a model of kind composite runs: it takes no study by itself."""
     orientation: Axcodes = "RAS"
     """Or an order of "IJK": the axes as they are stored, in that order and whatever their direction."""
     spacing_mm: Spacing
@@ -349,6 +362,8 @@ class ModelSpec(Record):
                     f"window.patch is {size} along axis {axis}, which the network's strides need to be a multiple "
                     f"of {divisor}: {legal} would do"
                 )
+        if self.previous and self.resampling.rule != "nnunet":
+            raise ValueError(f"`previous` labels are resampled as nnU-Net does; resampling.rule {self.resampling.rule}")
         if self.regions and set(self.regions) != set(self.labels.values):
             raise ValueError(f"regions paint {sorted(set(self.regions))}, labels are {sorted(self.labels.values)}")
         if self.regions and self.activation != "none":
@@ -365,6 +380,11 @@ class ModelSpec(Record):
         if named - known:
             raise ValueError(f"labels {sorted(named - known)} are not in the label table {sorted(known)}")
         return self
+
+    @property
+    def n_channels(self) -> int:
+        """Number of the network's input channels: the images, and the structures of a previous stage."""
+        return len(self.inputs) + (len(self.previous.values) if self.previous else 0)
 
     @property
     def n_classes(self) -> int:

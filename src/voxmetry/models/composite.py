@@ -56,7 +56,8 @@ class CompositeSpec(Record):
     """A model of models: one label map from several.
 
     'merge': members paint their structures into one map, in their order. 'vote': all members have the same structures;
-    the label with most votes wins.
+    the label with most votes wins. 'cascade': two members, of which the second takes the labels of the first as further
+    inputs (`previous` in its model.yaml); the labels are those of the second.
     """
 
     schema_version: Literal[1] = 1
@@ -68,7 +69,7 @@ class CompositeSpec(Record):
     body_part: str
     inputs: Annotated[tuple[CompositeInput, ...], Field(min_length=1)]
     labels: LabelTable
-    how: Literal["merge", "vote"] = "merge"
+    how: Literal["merge", "vote", "cascade"] = "merge"
     precedence: Literal["later", "earlier"] = "later"
     """Whose label a voxel gets that several members claim; of equal votes too."""
     grid: CommonGrid | None = None
@@ -94,6 +95,8 @@ class CompositeSpec(Record):
             raise ValueError(f"no member gives {', '.join(lacking)}")
         if self.how == "vote" and len({frozenset(member.values.values()) for member in self.members}) != 1:
             raise ValueError("members that vote give the same values")
+        if self.how == "cascade" and len(self.members) != 2:
+            raise ValueError(f"a cascade has two members, a first and a second stage; this one has {len(self.members)}")
         for place in (*(member.model for member in self.members), self.crop.model if self.crop else "", self.coarse):
             if place and (PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts or "\\" in place):
                 raise ValueError(f"{place!r} is neither a folder inside this model's own nor a name")
@@ -112,6 +115,8 @@ class CompositeSpec(Record):
         return Resampling()
 
     def needed(self, structures: tuple[str, ...]) -> tuple[Member, ...]:
-        """Return the members that give at least one of these structures, all of them for none named."""
+        """Return the members that give at least one of these structures, all of them for none named and a cascade."""
+        if self.how == "cascade":
+            return self.members
         wanted = {self.labels[name].value for name in structures} or set(self.labels.values)
         return tuple(member for member in self.members if wanted & set(member.values.values()))

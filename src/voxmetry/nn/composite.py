@@ -166,6 +166,8 @@ class Composite:
         shape = study[0].array.shape
         if self.spec.how == "vote":
             return self._voted(members, study)
+        if self.spec.how == "cascade":
+            return self._second(members, study)
         merged = np.zeros(shape, dtype=_type_of(self.spec.labels), order="F")
         for member in members:
             found = self._run(member, study)
@@ -186,6 +188,21 @@ class Composite:
             np.copyto(best, one, where=better)
             np.copyto(most, votes, where=better)
         return best
+
+    def _second(self, members: Sequence[Member], study: Sequence[Volume]) -> np.ndarray:
+        """Return the labels of a cascade's second network, which is told those of the first."""
+        first, second = members
+        self._say(f"{first.model}, the first stage")
+        found = self._load(first.model)(study)
+        network = self._load(second.model)
+        if not isinstance(network, Predictor):
+            raise ConfigError(
+                found=f"{second.model}, itself a model of kind composite, as the second stage of {self.spec.name}",
+                expected="one network whose model.yaml has `previous`",
+                fix="correct the members in model.yaml",
+            )
+        self._say(f"{second.model}, the second stage")
+        return _translated(network(study, previous=found).array, second.values, _type_of(self.spec.labels))
 
     def _run(self, member: Member, study: Sequence[Volume]) -> np.ndarray:
         """Run one member; return its labels as values of this model's table."""

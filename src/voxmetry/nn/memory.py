@@ -139,7 +139,7 @@ class _Live(TorchDispatchMode):
 def network_cost(network: nn.Module, spec: ModelSpec) -> NetworkCost:
     """Find the cost of one window without running it."""
     shadow = copy.deepcopy(network).to("meta")
-    patch = torch.zeros(1, len(spec.inputs), *spec.window.patch, device="meta")
+    patch = torch.zeros(1, spec.n_channels, *spec.window.patch, device="meta")
     live = _Live()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter, live:
         shadow(patch)
@@ -152,7 +152,7 @@ def known_cost(make: Callable[[], nn.Module], spec: ModelSpec) -> NetworkCost:
     To count operations torch imports its compiler, which takes longer than a small study's network. The network is
     made only where they must be counted.
     """
-    what = (torch.__version__, spec.network.model_dump_json(), spec.window.patch, len(spec.inputs), spec.n_classes)
+    what = (torch.__version__, spec.network.model_dump_json(), spec.window.patch, spec.n_channels, spec.n_classes)
     path = cache_root() / "cost" / f"{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.json"
     try:
         return NetworkCost(**json.loads(path.read_text(encoding="utf-8")))
@@ -273,7 +273,7 @@ def _plan(
             cost.gflop,
             window=int(cost.live_bytes * DEVICE_WINDOW + images * output),
             ring=ring + beside + kept,
-            image=n_grid * len(spec.inputs) * 4,
+            image=n_grid * spec.n_channels * 4,
             device=device,
         )
     batch, ring_device = room.batch, room.ring
@@ -283,7 +283,7 @@ def _plan(
         network += output / 2
     thin_native = n_native * min(1.0, thin / (spec.n_classes * n_grid))
     restoring = 3 * thin + 8 * CHUNK_VALUES + 8 * thin_native
-    tensor = 4 * len(spec.inputs) * n_grid
+    tensor = 4 * spec.n_channels * n_grid
     running = {
         "so far": base,
         "network input": tensor,

@@ -93,6 +93,12 @@ class Model:
                 expected="a model that was loaded from its folder",
                 fix="load it with voxmetry.load_model",
             )
+        if self.spec.previous:
+            raise ModelError(
+                found=f"{self.spec.name}, the second network of a cascade",
+                expected="a model that takes images alone",
+                fix="run the cascade with Composite or voxmetry segment, without --engine monai",
+            )
         members = [self.torch_member(place) for place in range(self.spec.members)]
         return monai_parts(self.spec, members, wide=wide)
 
@@ -149,7 +155,7 @@ class _Networks:
     def __init__(self, spec: ModelSpec, weights: Weights, folder: Path) -> None:
         self._spec, self._name = spec, weights.file
         self._data = read_checked(folder / weights.file, sha256=weights.sha256)
-        what = (weights.sha256, spec.network.model_dump_json(), len(spec.inputs), spec.n_classes, _builders())
+        what = (weights.sha256, spec.network.model_dump_json(), spec.n_channels, spec.n_classes, _builders())
         self.key = " ".join(map(str, what))
         """Names the networks, their weights and the code that builds them."""
         self._built: list[nn.Module] = []

@@ -113,7 +113,12 @@ class Predictor:
         return self.model.choice.precision
 
     def __call__(
-        self, volumes: Study, *, maps: Sequence[MapName] = (), maps_to: Path | str | None = None
+        self,
+        volumes: Study,
+        *,
+        maps: Sequence[MapName] = (),
+        maps_to: Path | str | None = None,
+        previous: Segmentation | None = None,
     ) -> Segmentation:
         """Segment one study: prepare, run the network, restore to the first volume's own grid, clean up.
 
@@ -123,13 +128,15 @@ class Predictor:
             One volume, or one for each input of the model in its order.
         maps, maps_to
             Which of "probabilities", "entropy" and "disagreement" to write to which folder; see `nn.uncertainty_maps`.
+        previous
+            Labels of the first network of a cascade, for the second one.
 
         Raises
         ------
         VoxmetryError
             If the input does not fit the model, memory does not suffice, or the scores are not finite.
         """
-        prepared = self.prepare(volumes, maps=maps)
+        prepared = self.prepare(volumes, maps=maps, previous=previous)
         return clean(self.run(prepared, maps=maps, maps_to=maps_to), self.spec.clean)
 
     def plan(self, volumes: Study, *, maps: Sequence[MapName] = (), measured: bool = False) -> MemoryPlan:
@@ -153,11 +160,18 @@ class Predictor:
             measured=measured,
         )
 
-    def prepare(self, volumes: Study, *, maps: Sequence[MapName] = (), measured: bool = False) -> Prepared:
+    def prepare(
+        self,
+        volumes: Study,
+        *,
+        maps: Sequence[MapName] = (),
+        measured: bool = False,
+        previous: Segmentation | None = None,
+    ) -> Prepared:
         """See that a study fits into memory, see `plan`; then orient, resample and normalise it."""
         require_channels(_channels(volumes), self.spec)
         plan = self.plan(volumes, maps=maps, measured=measured)
-        return replace(preprocess(_channels(volumes), self.spec), plan=plan)
+        return replace(preprocess(_channels(volumes), self.spec, previous), plan=plan)
 
     def run(
         self,

@@ -65,7 +65,7 @@ class Prepared:
     volumes: tuple[Volume, ...] = ()
 
 
-def preprocess(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
+def preprocess(volumes: Sequence[Volume], spec: ModelSpec, previous: Segmentation | None = None) -> Prepared:
     """Orient, resample and normalise the channels of one study.
 
     Parameters
@@ -75,19 +75,22 @@ def preprocess(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
         own in the same frame of reference and are resampled onto it.
     spec
         The model.
+    previous
+        Labels of the first network of a cascade on the first volume's grid, for the second one (`spec.previous`).
 
     Raises
     ------
     InputError
-        If the number of volumes is not that of the model's inputs, two lie in different frames of reference, or a
-        channel holds one value only.
+        If the number of volumes is not that of the model's inputs, two lie in different frames of reference, a channel
+        holds one value only, or labels of a previous stage are missing or lie on another grid.
     """
     require_channels(volumes, spec)
+    _require_previous(previous, volumes[0].geometry, spec)
     first = volumes[0]
     for volume in volumes[1:]:
         _require_same_frame(first.geometry, volume.geometry)
     if spec.resampling.rule == "nnunet":
-        return _preprocess_nnunet(volumes, spec)
+        return _preprocess_nnunet(volumes, spec, previous)
     grid = model_grid(first.geometry, spec)
     if is_turned(first.geometry, spec):
         return _preprocess_turned(volumes, spec, grid)
@@ -108,18 +111,41 @@ def require_channels(volumes: Sequence[Volume], spec: ModelSpec) -> None:
         )
 
 
-def _preprocess_nnunet(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
+def _require_previous(previous: Segmentation | None, geometry: Geometry, spec: ModelSpec) -> None:
+    if (previous is None) != (spec.previous is None):
+        raise InputError(
+            found=f"{spec.name}, the second network of a cascade, without labels of the first"
+            if previous is None
+            else f"labels of a previous stage for {spec.name}, which takes none",
+            expected="the model of kind composite that runs both, or a network that needs no other one's labels",
+            fix="name the folder above it, whose model.yaml is of kind composite",
+        )
+    if previous is not None and previous.geometry.difference(geometry) is not None:
+        raise InputError(
+            found="labels of the previous stage on another grid than the study's",
+            expected="the first volume's own grid",
+            fix="run both stages on the same volumes",
+        )
+
+
+def _preprocess_nnunet(volumes: Sequence[Volume], spec: ModelSpec, previous: Segmentation | None) -> Prepared:
     """Crop, normalise on the study's own voxels, and resample edge to edge; see `config.Resampling`."""
     first = volumes[0]
     together = [first, *(_on_grid_of(first, volume) for volume in volumes[1:])]
-    arrays, cropped = nnunet.crop(together, spec)
+    arrays, labels, cropped = nnunet.crop(together, spec, previous.array if previous else None)
     masked = any(item.normalise.method == "zscore" and item.normalise.nonzero for item in spec.inputs)
-    mask = nnunet.inside_mask(arrays) if masked else None
+    mask = nnunet.inside_mask(arrays) if masked or labels is not None else None
+    if mask is not None and labels is not None:
+        mask |= labels > 0  # nnU-Net calls outside only what has no label either
     channels = []
     for array, item in zip(arrays, spec.inputs, strict=True):
         channels.append(nnunet.resample_edges(normalise(array, item, mask=mask), cropped, spec))
+    tensor = np.stack(channels)
+    if labels is not None and mask is not None and spec.previous is not None:
+        structures = nnunet.resample_structures(labels, mask, spec.previous.values, cropped, spec)
+        tensor = np.concatenate([tensor, structures])
     grid = edge_grid(cropped, target_spacing(cropped, spec))
-    return Prepared(torch.from_numpy(np.stack(channels)[None]), grid, first.geometry)
+    return Prepared(torch.from_numpy(tensor[None]), grid, first.geometry)
 
 
 def _preprocess_turned(volumes: Sequence[Volume], spec: ModelSpec, grid: Geometry) -> Prepared:

@@ -199,7 +199,7 @@ def build_runtime(make: Callable[[], nn.Module], key: str, spec: ModelSpec, choi
     """
     if choice.device != "openvino":
         return TorchRuntime(make(), choice, n_outputs=spec.n_classes)
-    channels, patch = (1, len(spec.inputs)), spec.window.patch
+    channels, patch = (1, spec.n_channels), spec.window.patch
     example = None
     if spec.network.kind in ("dynunet", "nnunet"):
         # Two voxels an axis at the coarsest level: fewer leave instance normalisation nothing to normalise.

@@ -120,6 +120,7 @@ def _require_expressible(spec: ModelSpec) -> None:
         "space_to_depth": not isinstance(spec.network, NetworkSpec) or math.prod(spec.network.space_to_depth) == 1,
         "an ensemble": spec.members == 1,
         "several inputs": len(spec.inputs) == 1,
+        "inputs of a previous stage": spec.previous is None,
         "regions": spec.regions is None,
         f"resampling by the rule {spec.resampling.rule!r}": spec.resampling.rule in ("centred", "monai"),
         "labels that are chosen before they are resampled": spec.resampling.score_order == 1,

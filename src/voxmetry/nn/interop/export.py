@@ -78,7 +78,7 @@ def export_model(name: str | Path, out: Path | str, *, form: Form, overwrite: bo
     network.eval()
     if form == "monai-bundle":
         return _write_bundle(network, spec, folder, target)
-    example = torch.zeros(1, len(spec.inputs), *spec.window.patch)
+    example = torch.zeros(1, spec.n_channels, *spec.window.patch)
     with torch.inference_mode(), warnings.catch_warnings():
         # Tracing warns of its deprecation, and of sizes that it takes as fixed: here they are.
         warnings.simplefilter("ignore")

@@ -12,11 +12,14 @@ from safetensors.torch import save
 from voxmetry.config import ModelSpec, Weights, dump_yaml
 from voxmetry.errors import ConfigError, ModelError, OutputExistsError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
+from voxmetry.models.composite import CompositeInput, CompositeSpec, Member
 from voxmetry.models.structures import Structure, with_codes
 from voxmetry.nn.networks.build import build_network, require_size
 from voxmetry.nn.weights import distinct_tensors, require_fit, sha256_of
 
 MODALITIES = ("CT", "MR", "PT")
+STAGES = ("first-stage", "second-stage")
+"""Folders of the two networks of a cascade."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class ImportedModel:
         SHA-256 by file name of what the weights came from.
     notes
         What a user should know, each a sentence.
+    previous
+        The first stage of a cascade, of which this is the second; None for other models.
     """
 
     spec: ModelSpec
@@ -81,6 +86,7 @@ class ImportedModel:
     origin: str
     sources: dict[str, str]
     notes: tuple[str, ...] = ()
+    previous: ImportedModel | None = None
 
 
 def import_model(path: Path | str, out: Path | str, options: ImportOptions = ImportOptions()) -> ImportedModel:
@@ -126,10 +132,17 @@ def import_model(path: Path | str, out: Path | str, options: ImportOptions = Imp
             fix="name another folder, or add --overwrite (overwrite=True) to replace it",
         )
     arrival = _understand(source, options)
-    labels = with_codes(arrival.spec.labels, options.codes)
-    arrival = replace(arrival, spec=arrival.spec.model_copy(update={"labels": labels}))
-    _write(arrival, target)
+    arrival = _coded(arrival, options)
+    if arrival.previous is None:
+        _write(arrival, target)
+    else:
+        _write_cascade(arrival, _coded(arrival.previous, options), target)
     return arrival
+
+
+def _coded(arrival: ImportedModel, options: ImportOptions) -> ImportedModel:
+    labels = with_codes(arrival.spec.labels, options.codes)
+    return replace(arrival, spec=arrival.spec.model_copy(update={"labels": labels}))
 
 
 def _understand(source: Path, options: ImportOptions) -> ImportedModel:
@@ -170,6 +183,40 @@ def _write(arrival: ImportedModel, out: Path) -> None:
     write_bytes(out / "weights.safetensors", data)
     write_text(out / "MODEL_CARD.md", _card(arrival))
     write_text(out / "model.yaml", dump_yaml(finished))
+
+
+def _write_cascade(second: ImportedModel, first: ImportedModel, out: Path) -> None:
+    """Write both stages as folders of a composite model, whose model.yaml comes last."""
+    make_folder(out)
+    (out / "model.yaml").unlink(missing_ok=True)
+    _write(first, out / STAGES[0])
+    _write(second, out / STAGES[1])
+    of_both = zip(STAGES, (first, second), strict=True)
+    sources = {f"{stage}: {name}": digest for stage, one in of_both for name, digest in one.sources.items()}
+    write_text(out / "MODEL_CARD.md", _card(replace(second, sources=sources)))
+    write_text(out / "model.yaml", dump_yaml(cascade_spec(second.spec, first.spec)))
+
+
+def cascade_spec(second: ModelSpec, first: ModelSpec) -> CompositeSpec:
+    """Return the composite that runs a cascade's two networks, in the folders `STAGES` beside its model.yaml."""
+    return CompositeSpec(
+        kind="composite",
+        name=second.name,
+        version=second.version,
+        summary=second.summary,
+        licence=second.licence,
+        body_part=second.body_part,
+        inputs=tuple(
+            CompositeInput(name=item.name, modality=item.modality, series=item.series) for item in second.inputs
+        ),
+        labels=second.labels,
+        how="cascade",
+        members=tuple(
+            Member(model=stage, values={value: value for value in spec.labels.values})
+            for stage, spec in zip(STAGES, (first, second), strict=True)
+        ),
+        training_domain=second.training_domain,
+    )
 
 
 def pack(spec: ModelSpec, members: Sequence[dict[str, torch.Tensor]]) -> bytes:

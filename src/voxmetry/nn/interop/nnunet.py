@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -50,10 +51,13 @@ def read_nnunet(folder: Path, options: ImportOptions) -> ImportedModel:
     Raises
     ------
     ModelError
-        If a file is missing, the plans are of another version, or the model is a cascade, two-dimensional, or has
-        something that is not reproduced here; it is named.
+        If a file is missing, the first stage of a cascade is not beside it, the plans are of another version, or the
+        model has something that is not reproduced here; it is named.
     """
-    folder = _model_folder(folder)
+    return _read_model(_model_folder(folder), options)
+
+
+def _read_model(folder: Path, options: ImportOptions, *, is_first: bool = False) -> ImportedModel:
     plans, dataset = _read_json(folder / "plans.json"), _read_json(folder / "dataset.json")
     folds = _folds(folder, options)
     checkpoints = [(path, _without_training(read_checkpoint(path))) for path in folds]
@@ -64,6 +68,7 @@ def read_nnunet(folder: Path, options: ImportOptions) -> ImportedModel:
     table, regions = read_labels(dataset)
     orientation, notes = read_orientation(plans, folder, options)
     names = [str(name) for name in read_channels(dataset).values()]
+    before = _previous(folder, configuration, options, is_first=is_first)
     spec = parse_record(
         {
             "name": options.name or _model_name(plans, first),
@@ -72,6 +77,7 @@ def read_nnunet(folder: Path, options: ImportOptions) -> ImportedModel:
             "licence": options.licence or str(dataset.get("licence") or dataset.get("license") or "not stated"),
             "body_part": "not stated",
             "inputs": describe_inputs(names, configuration, plans, options),
+            "previous": {"values": list(table.values)} if before else None,
             "orientation": orientation,
             "spacing_mm": _spacing(configuration, plans),
             "resampling": read_resampling(configuration),
@@ -92,7 +98,30 @@ def read_nnunet(folder: Path, options: ImportOptions) -> ImportedModel:
         f"{first['init_args']['configuration']}, {', '.join(path.parent.name for path in folds)})",
         sources={f"{path.parent.name}/{path.name}": _digest(path) for path in folds},
         notes=tuple(notes),
+        previous=before,
     )
+
+
+def _previous(folder: Path, configuration: Json, options: ImportOptions, *, is_first: bool) -> ImportedModel | None:
+    """Read the first stage of a cascade from the folder beside it, named as nnU-Net does; None for other models."""
+    stage = configuration.get("previous_stage")
+    if not stage:
+        return None
+    if is_first:
+        raise ModelError(
+            found=f"{folder.name}, the first stage of a cascade, which names {stage} as a stage before it",
+            expected="a cascade of two stages, as nnU-Net plans it",
+            fix="use the plans.json that belongs to these weights",
+        )
+    beside = folder.with_name("__".join([*folder.name.split("__")[:-1], str(stage)]))
+    if not is_nnunet(beside):
+        raise ModelError(
+            found=f"{folder.name}, the second stage of a cascade, without {beside.name} beside it",
+            expected="both stages in one folder, as nnU-Net trains them",
+            fix=f"copy {beside.name} there, or import the 3d_fullres or 3d_lowres model of this data set",
+        )
+    first = replace(options, name=f"{options.name}-first-stage" if options.name else None)
+    return _read_model(beside, first, is_first=True)
 
 
 def read_labels(dataset: Json) -> tuple[LabelTable, tuple[int, ...] | None]:
@@ -198,12 +227,6 @@ def _configuration(plans: Json, name: str) -> Json:
         visited.append(wanted)
         found = plans["configurations"][wanted] | found
         wanted = plans["configurations"][wanted].get("inherits_from")
-    if found.get("previous_stage") or "cascade" in name:
-        raise ModelError(
-            found=f"configuration {name}, the second stage of a cascade",
-            expected="a model that needs no other one's result: 3d_fullres or 3d_lowres",
-            fix="import the 3d_fullres or the 3d_lowres model of this data set",
-        )
     require_keys(found, ("patch_size", "spacing", "normalization_schemes"), f"configuration {name}")
     if len(found["patch_size"]) not in (2, 3) or len(found["spacing"]) != len(found["patch_size"]):
         raise ModelError(

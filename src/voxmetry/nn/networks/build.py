@@ -61,7 +61,7 @@ def build_network(spec: ModelSpec) -> nn.Module:
 
 
 def _build_one(spec: ModelSpec) -> nn.Module:
-    network, n_inputs = spec.network, len(spec.inputs)
+    network, n_inputs = spec.network, spec.n_channels
     if isinstance(network, NetworkSpec):
         # MONAI takes seconds to import, and a network that OpenVINO has in its cache is not built at all.
         from voxmetry.nn.networks.dynunet import build_unet
