@@ -13,8 +13,8 @@ import models
 import phantoms
 import totalsegmentator_cases
 import totalsegmentator_folders
-from voxmetry import Geometry, LabelTable, Volume, io
-from voxmetry.config import dump_yaml
+from voxmetry import Geometry, LabelTable, Segmentation, Volume, io
+from voxmetry.config import Range, TrainingDomain, dump_yaml
 from voxmetry.errors import ConfigError, InputError, ModelError
 from voxmetry.models import find_model, read_any_spec, read_spec
 from voxmetry.models.composite import CompositeInput, CompositeSpec, Crop, Member
@@ -22,6 +22,7 @@ from voxmetry.nn import Composite, Predictor
 from voxmetry.nn.common_grid import CommonGrid, box_of, inside
 from voxmetry.nn.composite import How
 from voxmetry.workflows.pull_model import PullOptions, pull_model
+from voxmetry.workflows.segment import segment_study
 
 REFERENCE = Path(__file__).parent / "totalsegmentator-float32.npz"
 """nnU-Net's half-precision sums alone move 0.03 to 0.5 % of the voxels of such networks; see the oracle's --float32."""
@@ -284,3 +285,21 @@ def test_a_cohort_plans_with_a_composite_and_loads_it_once(parts):
     # A member that was replaced is noticed.
     models.write(parts / "b", seed=5)
     assert load_known_model(str(parts)).sha256 != known.sha256
+
+
+def test_a_study_is_flagged_for_what_a_member_takes_for_granted_or_has_seen(parts, study, tmp_path):
+    composite(parts)
+    spec = read_spec(parts / "b")
+    wide = Range(low=40, high=50)
+    odd = spec.model_copy(
+        update={"orientation": "IJK", "training_domain": TrainingDomain(spacing_mm=(wide, wide, wide))}
+    )
+    (parts / "b" / "model.yaml").write_text(dump_yaml(odd))
+    (parts / "b" / "split.json").write_text('{"training": ["case-7"]}')
+    io.save(study, tmp_path / "case-7.nii.gz")
+    labels = Segmentation(np.ones(study.array.shape, np.uint8), study.geometry, LabelTable.from_names({1: "front a"}))
+    io.save(labels, tmp_path / "truth.nii.gz")
+    result = segment_study(tmp_path / "case-7.nii.gz", tmp_path / "out", parts, reference=tmp_path / "truth.nii.gz")
+    codes = [flag.code for flag in result.flags]
+    assert codes.count("axes_assumed") == codes.count("spacing_out_of_domain") == 1
+    assert codes.count("reference_in_training") == 1

@@ -127,7 +127,7 @@ class TestUse:
         study = str(images(tmp_path)[0])
         assert run(["segment", study, "-m", str(out), "-o", str(tmp_path / "out")]) == 3
         result = json.loads((tmp_path / "out" / "result.json").read_text())
-        assert {item["label"] for item in result["structures"]} == {"liver", "spleen"}
+        assert {item["label"] for item in result["measurements"]} == {"liver", "spleen"}
         assert any(flag["code"] == "axes_assumed" for flag in result["flags"])
         assert run(["segment", study, "-m", str(out / "second-stage"), "-o", str(tmp_path / "alone")]) == 1
         assert "the second network of a cascade, without labels of the first" in capsys.readouterr().err

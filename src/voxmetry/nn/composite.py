@@ -105,6 +105,11 @@ class Composite:
         self.precision: str = first.precision
 
     @property
+    def networks(self) -> tuple[tuple[ModelSpec, Path], ...]:
+        """Specification and folder of each network that gives some of the labels, those of nested composites too."""
+        return tuple(found for member in self._needed for found in _networks(self._find(member.model)))
+
+    @property
     def last_plan(self) -> str:
         """How the members ran on the last study, one after the other."""
         plans = {name: ready.last_plan for name, ready in self._loaded.items()}
@@ -289,6 +294,13 @@ def combine(
     spec = join_labels([spec for _, spec in specs], labels, members, "+".join(spec.name for _, spec in specs))
     places = {f"{place}": find_model(model) for place, model in enumerate(models)}
     return Composite((spec, Path()), replace(how, places=places), structures=structures, fast=fast)
+
+
+def _networks(folder: Path) -> list[tuple[ModelSpec, Path]]:
+    spec = read_any_spec(folder)
+    if isinstance(spec, ModelSpec):
+        return [(spec, folder)]
+    return [found for member in spec.members for found in _networks(find_member(member.model, folder))]
 
 
 def is_composite(name: object) -> bool:

@@ -175,6 +175,7 @@ class MonaiPredictor(Predictor):
         *,
         maps: Sequence[MapName] = (),
         measured: bool = False,  # noqa: ARG002  (nothing is planned)
+        previous: Segmentation | None = None,  # noqa: ARG002  (`as_monai` refuses cascades)
     ) -> Prepared:
         """Take the volumes of a study as they are; MONAI's transforms prepare them."""
         channels = [volumes] if isinstance(volumes, Volume) else list(volumes)

@@ -21,7 +21,6 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError
 from voxmetry.nn.grids import edge_grid, edge_positions, nearest, target_spacing, thick_axis
 
-
 EDGES: dict[str, Any] = {"mode": "nearest", "grid_mode": True}
 """How `scipy.ndimage.zoom` holds the edges of the outermost voxels."""
 TIE = 1e-9

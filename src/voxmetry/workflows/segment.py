@@ -10,6 +10,7 @@ from pathlib import Path
 from voxmetry.classical import BaselineSpec
 from voxmetry.config import ModelSpec, StudySettings, TrainingDomain
 from voxmetry.core.axes import reorientation
+from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, OtherInput, SourceInfo, StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
@@ -30,11 +31,12 @@ from voxmetry.io.output_folder import output_folder
 from voxmetry.io.overlapping import flatten
 from voxmetry.measurement import DEFINITIONS, compare, lesions, measure
 from voxmetry.models.composite import CompositeSpec
+from voxmetry.nn import Composite, Predictor
 from voxmetry.ops.resample import resample
 from voxmetry.workflows.body_region import flag_region
 from voxmetry.workflows.dicom_objects import require_dicom
 from voxmetry.workflows.inputs import AnySpec, StudyInputs, inputs_of, read_inputs
-from voxmetry.workflows.models import Answer, Chosen, load_any, require_maps_of, run_model
+from voxmetry.workflows.models import Answer, Chosen, Ready, load_any, require_maps_of, run_model
 from voxmetry.workflows.prior import compare_with_prior
 from voxmetry.workflows.privacy import Privacy
 from voxmetry.workflows.provenance import Clock, provenance
@@ -133,7 +135,7 @@ def segment_study(
             flags=(
                 *flag_training_case(ready, inputs.paths, Path(reference) if reference is not None else None),
                 *region,
-                *flag_study(inputs, found, answer, change, ready.spec),
+                *flag_study(inputs, found, answer, change, ready),
                 *flag_left_out(unknown),
             ),
             definitions=dict(DEFINITIONS),
@@ -263,10 +265,29 @@ def flag_left_out(words: Sequence[str]) -> tuple[Flag, ...]:
     return tuple(Flag(code="not_compared", severity="note", message=f"{x[0].upper()}{x[1:]}.") for x in words)
 
 
+def flag_networks(geometry: Geometry, ready: Ready) -> tuple[Flag, ...]:
+    """Flag what the networks of a model take for granted of a grid, or have not seen; of the same kind once.
+
+    A composite's members that see the study on a common grid or in a box of it are not asked about its size.
+    """
+    specs = [ready.spec] if isinstance(ready, Predictor) else []
+    whole = True
+    if isinstance(ready, Composite):
+        specs = [spec for spec, _ in ready.networks]
+        whole = ready.spec.grid is None and ready.spec.crop is None
+    flags: dict[str, Flag] = {}
+    for spec in specs:
+        _, oriented = reorientation(geometry, spec.orientation)
+        for flag in (*flag_axes(spec), *(flag_input(oriented, spec) if whole else ())):
+            flags.setdefault(flag.code, flag)
+    return tuple(flags.values())
+
+
 def flag_study(
-    inputs: StudyInputs, measured: StudyMeasurements, answer: Answer, change: PriorComparison | None, spec: AnySpec
+    inputs: StudyInputs, measured: StudyMeasurements, answer: Answer, change: PriorComparison | None, ready: Ready
 ) -> tuple[Flag, ...]:
     """Collect what a person should know: about the images first, then about each structure, then about the change."""
+    spec: AnySpec = ready.spec
     domain = TrainingDomain() if isinstance(spec, BaselineSpec) else spec.training_domain
     items = inputs_of(spec)
     named = zip(inputs.volumes, items, strict=True)
@@ -276,9 +297,7 @@ def flag_study(
     structures = (*flag_measurements(measured.measurements, spec), *flag_asymmetry(measured.measurements, spec.labels))
     if isinstance(spec, CompositeSpec):
         structures = flags_of_many(structures)
-    if isinstance(spec, ModelSpec):
-        _, oriented = reorientation(inputs.first.geometry, spec.orientation)
-        units = (*units, *flag_axes(spec), *flag_input(oriented, spec))
+    units = (*units, *flag_networks(inputs.first.geometry, ready))
     return (
         *sources,
         *images,

@@ -41,9 +41,19 @@ def flag_training_case(ready: Ready, study: Sequence[Path], reference: Path | No
     reference
         What the result is compared with; None flags nothing.
     """
-    folder = ready.model.folder if isinstance(ready, nn.Predictor) else None
-    if folder is None or reference is None:
+    if reference is None:
         return ()
+    models: list[tuple[str, Path | None]] = []
+    if isinstance(ready, nn.Predictor):
+        models = [(ready.spec.name, ready.model.folder)]
+    elif isinstance(ready, nn.Composite):
+        models = [(spec.name, folder) for spec, folder in ready.networks]
+    return tuple(
+        flag for name, folder in models if folder is not None for flag in _flag_case(name, folder, study, reference)
+    )
+
+
+def _flag_case(name: str, folder: Path, study: Sequence[Path], reference: Path) -> tuple[Flag, ...]:
     split = read_split(folder)
     case = _known_by_name(split.get("training", ()), (*study, reference)) or _known_by_content(
         split.get("training_sha256", ()), (*dict.fromkeys(study), reference)
@@ -54,7 +64,7 @@ def flag_training_case(ready: Ready, study: Sequence[Path], reference: Path | No
         Flag(
             code="reference_in_training",
             severity="review",
-            message=f"{ready.spec.name} was trained on this case ({case}, by its {SPLIT}): how well the result agrees "
+            message=f"{name} was trained on this case ({case}, by its {SPLIT}): how well the result agrees "
             "with the reference says nothing about other cases. For accuracy compare on cases that it has not seen: "
             "voxmetry evaluate.",
         ),
