@@ -6,6 +6,7 @@ import functools
 import http.server
 import importlib.util
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -422,3 +423,40 @@ class TestBundles:
         with pytest.raises(DownloadError, match="8e99230050906d0d3cec484010598aa138201892"):
             pull_model("spleen-ct", PullOptions(source=tmp_path))
         assert not left(store)
+
+
+def single(tmp_path, name, inside, *, folds=("0",)):
+    """Seeded weights of a catalogue's model of one part, in the layout of its archive."""
+    entry = known_models()[name]
+    source = tmp_path / name
+    model = totalsegmentator_folders.write_part(
+        source, inside, entry.labels, (3.0, 3.0, 3.0), seed=3, channel="CT" if entry.modality == "CT" else "MR"
+    )
+    for fold in folds:
+        if fold != "0":
+            shutil.copytree(model / "fold_0", model / f"fold_{fold}")
+    if "0" not in folds:
+        shutil.rmtree(model / "fold_0")
+    return source if entry.parts[0].folder != "." else model
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "folds", "axes", "members"),
+    [
+        ("mrsegmentator", "x/nnUNetTrainerNoMirroring__nnUNetPlans__3d_fullres", ("0", "1", "2", "3", "4"), "SPL", 5),
+        ("moose-ct-organs", "Dataset123_Organs/nnUNetTrainer__nnUNetPlans__3d_fullres", ("0",), "SAR", 1),
+        ("hd-bet", "x/nnUNetTrainer__nnUNetPlans__3d_fullres", ("all",), "KJI", 1),
+    ],
+)
+def test_models_of_others_than_totalsegmentator_have_their_own_axes_and_folds(
+    name, inside, folds, axes, members, tmp_path
+):
+    source = single(tmp_path, name, inside, folds=folds)
+    spec = pull_model(name, PullOptions(source=source, accept_licence=lambda _: True))
+    (part,) = known_models()[name].parts
+    network = read_any_spec(find_model(name) / "members" / part.id)
+    assert (network.orientation, network.members) == (axes, members)
+    assert spec.labels.names == known_models()[name].labels
+    coded = [(label.code.value, label.laterality) for label in spec.labels if label.code]
+    assert len(set(coded)) == len(coded), "no left and right share a code without a side"
+    assert sum(label.code is not None for label in spec.labels) >= len(spec.labels) - 2

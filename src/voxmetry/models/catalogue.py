@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import Field, model_validator
 
-from voxmetry.config import Spacing, load_yaml, parse_record
+from voxmetry.config import Axcodes, Spacing, load_yaml, parse_record
 from voxmetry.core.base import Record
 from voxmetry.errors import ModelError
 from voxmetry.models.composite import Crop
@@ -40,6 +40,10 @@ class Part(Record):
     folds: tuple[str, ...] | None = None
     overlap: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Of neighbouring windows, where the model's authors do not use their framework's half."""
+    axes: Axcodes | Literal["stored"] = "RAS"
+    """Axes of the training images; "stored" where they are not known, and a study is flagged."""
+    mirroring: bool = False
+    """Whether scores are averaged over mirror images where the checkpoint says so, as the model's authors do."""
     labels: tuple[str, ...] = ()
     """Names of the label values 1, 2, 3 of this part; none: those of the whole model. Higher values are dropped."""
 

@@ -284,9 +284,9 @@ def _member(entry: CatalogueEntry, part: Part, place: Path, stage: Path) -> Memb
         ImportOptions(
             name=f"{entry.name}-{part.id}".lower(),
             modalities=(entry.modality,),
-            orientation="RAS",
+            orientation=part.axes,
             folds=part.folds,
-            mirroring=False,
+            mirroring=part.mirroring,
             licence=entry.licence,
         ),
     )
