@@ -28,7 +28,7 @@ import voxmetry as vx
 from voxmetry.config import StudySettings
 from voxmetry.demo import run_demo
 from voxmetry.report.viewer import overview
-from voxmetry.workflows.rewrite_report import Wishes, rewrite_report
+from voxmetry.workflows.report import Wishes, rewrite_report
 
 CASE = "STS_003"
 ARGUMENTS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]

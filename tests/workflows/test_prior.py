@@ -22,7 +22,7 @@ from voxmetry.report.change import change_summary, change_tables
 from voxmetry.report.pictures import material as material_module
 from voxmetry.report.viewer import overview
 from voxmetry.workflows.prior import compare_with_prior
-from voxmetry.workflows.rewrite_report import Wishes, rewrite_report
+from voxmetry.workflows.report import Wishes, rewrite_report
 
 TUMOUR, NODE = (10, 30, 10, 20, 10, 20), (40, 46, 30, 36, 30, 34)
 SMALLER = (10, 22, 10, 20, 10, 20)

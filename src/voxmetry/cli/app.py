@@ -1,29 +1,29 @@
-"""The verbs. Each one parses, calls one function, shows what it returned; what they need is imported when they run."""
+"""The verbs, a file each: parse, call a workflow, show what it returned. What one needs is imported when it runs."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from voxmetry.cli import models, show
+from voxmetry.cli import models
 from voxmetry.cli.calibrate import calibrate
 from voxmetry.cli.cohort import cohort_app
 from voxmetry.cli.compare import compare
 from voxmetry.cli.convert import convert
 from voxmetry.cli.data import data_app
+from voxmetry.cli.demo import demo
 from voxmetry.cli.ensemble import ensemble
 from voxmetry.cli.evaluate import evaluate
 from voxmetry.cli.follow_up import follow_up
 from voxmetry.cli.inspect import inspect
 from voxmetry.cli.measure import measure
-from voxmetry.cli.progress import steps
 from voxmetry.cli.report import report
 from voxmetry.cli.segment import segment
 from voxmetry.cli.streams import say
 from voxmetry.cli.strict import StrictGroup
-from voxmetry.cli.train import train, train_plan
+from voxmetry.cli.train import train
+from voxmetry.cli.train_plan import train_plan
 from voxmetry.cli.verbs import HELP_OPTIONS, Verbs
 
 app = typer.Typer(
@@ -44,15 +44,7 @@ models_app = typer.Typer(
 app.add_typer(models_app, name="models")
 app.add_typer(cohort_app, name="cohort")
 app.add_typer(data_app, name="data")
-app.command()(ensemble)
-app.command("train-plan")(train_plan)
-app.command()(evaluate)
-app.command()(train)
 models.add_to(models_app)
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in OUT.")]
 
 
 def _version(value: bool) -> None:
@@ -61,15 +53,6 @@ def _version(value: bool) -> None:
 
         say(f"voxmetry {__version__}")
         raise typer.Exit
-
-
-# The larger verbs have a file each.
-app.command()(measure)
-app.command()(convert)
-app.command()(compare)
-app.command("follow-up")(follow_up)
-app.command()(report)
-app.command()(calibrate)
 
 
 @app.callback()
@@ -81,22 +64,7 @@ def _root(
     pass
 
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("demo-out"),
-    side: Annotated[Literal["left", "right"], typer.Option(help="Which hippocampus.")] = "right",
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-) -> None:
-    """Segment a region of the ICBM 152 brain template, from DICOM to report."""
-    from voxmetry.config import StudySettings
-    from voxmetry.demo import run_demo
-
-    with steps() as tell:
-        result = run_demo(out, side=side, settings=StudySettings(overwrite=overwrite), tell=tell)
-    show.study(result, out, as_json=as_json)
-    raise typer.Exit(show.exit_code(result))
-
-
-app.command("inspect")(inspect)
-app.command()(segment)
+for verb in (segment, measure, compare, report, demo, inspect, convert, train, evaluate, calibrate, ensemble):
+    app.command()(verb)
+app.command("follow-up")(follow_up)
+app.command("train-plan")(train_plan)

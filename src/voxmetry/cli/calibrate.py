@@ -23,12 +23,11 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Fit how a network's own certainty goes with its Dice on labelled cases that it has not seen."""
-    from voxmetry.train.dataset import open_data
     from voxmetry.workflows.calibrate import calibrate_model
 
     with bar("calibrating", quiet=as_json) as progress:
         result, files = calibrate_model(
-            open_data(data), model, out, into=into, device=device, overwrite=overwrite, progress=progress
+            data, model, out, into=into, device=device, overwrite=overwrite, progress=progress
         )
     if as_json:
         say_json(result)

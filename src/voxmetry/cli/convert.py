@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,34 @@ import typer
 
 from voxmetry.cli.options import NamesMap, Reading, given, grouped, names_of
 from voxmetry.cli.streams import say, say_json
+
+
+@dataclass(frozen=True)
+class Structures:
+    """Which structures are taken, and what a file must say of them; the keys of `Conversion`."""
+
+    to: Annotated[Literal["seg", "labelmap", "rtstruct"] | None, typer.Option(help="What a .dcm file becomes.")] = None
+    image: Annotated[Path | None, typer.Option(help="The image that was segmented.")] = None
+    made_by: Annotated[
+        Literal["automatic", "semiautomatic", "manual"] | None,
+        typer.Option(help="Who made the segmentation, which a .dcm file must say."),
+    ] = None
+    algorithm: Annotated[
+        str | None, typer.Option(help="NAME/VERSION of the program, where it was not made by hand.")
+    ] = None
+    structures: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A structure to take, with * and ? for any characters; repeat for more."),
+    ] = None
+    split: Annotated[
+        bool, typer.Option("--split", help="Write each structure as a mask of its own, NAME.nii.gz in a new folder.")
+    ] = False
+    overlap: Annotated[
+        Literal["refuse", "first", "last"],
+        typer.Option(
+            help="What a voxel of two structures becomes where only one can stand; a SEG or RTSTRUCT keeps both."
+        ),
+    ] = "refuse"
 
 
 @grouped
@@ -23,28 +52,7 @@ def convert(
         ),
     ],
     reading: Reading,
-    to: Annotated[Literal["seg", "labelmap", "rtstruct"] | None, typer.Option(help="What a .dcm file becomes.")] = None,
-    image: Annotated[Path | None, typer.Option(help="The image that was segmented.")] = None,
-    made_by: Annotated[
-        Literal["automatic", "semiautomatic", "manual"] | None,
-        typer.Option(help="Who made the segmentation, which a .dcm file must say."),
-    ] = None,
-    algorithm: Annotated[
-        str | None, typer.Option(help="NAME/VERSION of the program, where it was not made by hand.")
-    ] = None,
-    structures: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="A structure to take, with * and ? for any characters; repeat for more."),
-    ] = None,
-    split: Annotated[
-        bool, typer.Option("--split", help="Write each structure as a mask of its own, NAME.nii.gz in a new folder.")
-    ] = False,
-    overlap: Annotated[
-        Literal["refuse", "first", "last"],
-        typer.Option(
-            help="What a voxel of two structures becomes where only one can stand; a SEG or RTSTRUCT keeps both."
-        ),
-    ] = "refuse",
+    chosen: Structures,
     names_map: NamesMap = None,
     deidentify: Annotated[
         bool, typer.Option("--deidentify", help="A series as a copy without the patient's identity.")
@@ -53,27 +61,17 @@ def convert(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Convert an image or a segmentation from one format to another."""
-    from voxmetry._version import __version__
-    from voxmetry.io.convert import convert as convert_files
-    from voxmetry.io.dicom.objects.origin import Origin
-    from voxmetry.io.read_options import ReadOptions
+    from voxmetry.workflows.convert import Conversion, ReadOptions
+    from voxmetry.workflows.convert import convert as convert_files
 
-    name, _, version = (algorithm or "").partition("/")
-    origin = Origin(made_by, name, version, software=__version__) if made_by else None
-    written = convert_files(
-        source,
-        target,
-        to=to,
-        image=image,
+    how = Conversion(
+        **given(chosen) | {"structures": tuple(chosen.structures or ())},
         reading=ReadOptions(**given(reading)),
-        origin=origin,
-        structures=structures or (),
-        split=split,
-        overlap=overlap,
         names=names_of(names_map),
         deidentify=deidentify,
         overwrite=overwrite,
     )
+    written = convert_files(source, target, how)
     if as_json:
         say_json({"files": [str(path) for path in written]})
     elif len(written) == 1:

@@ -32,8 +32,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Find mismatched grids, odd labels, duplicates and outliers; exit code 1 with errors, 3 with things to review."""
-    from voxmetry.train.data_check import agreement_lines
-    from voxmetry.workflows.data_check import check_paths
+    from voxmetry.workflows.data_check import agreement_lines, check_paths
 
     with bar("checking", quiet=as_json) as progress:
         found, files = check_paths(data, predictions=predictions, out=out, overwrite=overwrite, progress=progress)
@@ -60,21 +59,7 @@ def synthesise(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace samples that are there.")] = False,
 ) -> None:
     """Make images from label maps as training would, and draw slices of them to look at."""
-    from functools import partial
+    from voxmetry.workflows.synthesise import synthesise_from
 
-    from voxmetry.cli.train import beside
-    from voxmetry.config import TrainSettings, load_yaml
-    from voxmetry.workflows.synthesise import synthesise as make
-
-    settings = load_yaml(config, TrainSettings)
-    named = [settings.data] if isinstance(settings.data, str) else settings.data
-    files = make(
-        settings,
-        out,
-        data=data or [beside(config, name) for name in named],
-        locate=partial(beside, config),
-        n=count,
-        seed=seed,
-        overwrite=overwrite,
-    )
+    files = synthesise_from(config, out, data=data, n=count, seed=seed, overwrite=overwrite)
     show.files([files[-1], out])

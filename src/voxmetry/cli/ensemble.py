@@ -29,20 +29,9 @@ def ensemble(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Write the folds of a run as one model, whose scores are averaged; with --data, with the best post-processing."""
-    from voxmetry.errors import ConfigError
-    from voxmetry.train.dataset import open_data
-    from voxmetry.train.ensemble import choose_clean, write_clean, write_ensemble
+    from voxmetry.workflows.ensemble import ensemble_run
 
-    if clean_into is not None and data is None:
-        raise ConfigError(
-            found="--clean-into without --data",
-            expected="the data set on whose held-out cases the post-processing is chosen",
-            fix="add --data DATASET",
-        )
-    choices = choose_clean(run, open_data(data), device=device) if data is not None else []
-    folder = write_ensemble(run, out, steps=choices[0].steps if choices else None)
-    if clean_into is not None:
-        write_clean(clean_into, choices[0].steps)
+    folder, choices = ensemble_run(run, out, data=data, clean_into=clean_into, device=device)
     if as_json:
         rows = [{"clean": choice.name, "dice": choice.dice} for choice in choices]
         say_json({"model": str(folder), "choices": rows})

@@ -32,13 +32,12 @@ def evaluate(
 ) -> None:
     """Evaluate models on labelled cases that they have not seen; the first is compared with each of the others."""
     from voxmetry.core.records import CohortSettings
-    from voxmetry.train.dataset import open_data
     from voxmetry.workflows.evaluate import evaluate as evaluate_models
 
     settings = CohortSettings(tolerance_mm=tolerance_mm, names=names_of(names_map))
     with bar("evaluating", quiet=as_json) as progress:
         found, files = evaluate_models(
-            open_data(data), model, out, settings=settings, device=device, overwrite=overwrite, progress=progress
+            data, model, out, settings=settings, device=device, overwrite=overwrite, progress=progress
         )
     if as_json:
         say_json(found)

@@ -1,4 +1,4 @@
-"""`voxmetry inspect`: what a folder, an archive or a file holds, and whether and why not it can be read."""
+"""`voxmetry inspect`: the series of a folder, an archive or a file, and whether each can be read."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A DICOM folder, DICOMDIR or zip archive, or an image file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
-    """List what a folder or file holds, and whether and why not it can be read; exit code 1 where nothing can."""
-    from voxmetry import io
+    """List the series, and whether each can be read or why not; exit code 1 where none can."""
+    from voxmetry.core.volume import Volume
+    from voxmetry.workflows.inspect import inspect_path
 
-    if path.is_dir() or not path.exists() or path.suffix.lower() == ".zip" or path.name.upper() == "DICOMDIR":
-        with bar("reading headers", quiet=as_json) as progress:
-            found = io.list_series(path, progress=progress)
-        if as_json:
-            content = {"series": [{"key": info.key, **info.model_dump(mode="json")} for info in found]}
-            say_json(content)
-        else:
-            show_studies(found)
-        raise typer.Exit(0 if any(series.readable for series in found) else 1)
-    show.image(io.read_volume(path), as_json=as_json)
+    with bar("reading headers", quiet=as_json) as progress:
+        found = inspect_path(path, progress=progress)
+    if isinstance(found, Volume):
+        show.image(found, as_json=as_json)
+        return
+    if as_json:
+        say_json({"series": [{"key": info.key, **info.model_dump(mode="json")} for info in found]})
+    else:
+        show_studies(found)
+    raise typer.Exit(0 if any(series.readable for series in found) else 1)
 
 
 def show_studies(rows: Sequence[SeriesInfo]) -> None:
@@ -72,7 +73,7 @@ def _series_line(members: Sequence[SeriesInfo]) -> Text:
 def _volume_line(row: SeriesInfo) -> Text:
     from rich.text import Text
 
-    from voxmetry.io.dicom.read.split import in_words
+    from voxmetry.workflows.inspect import in_words
 
     spacing = " x ".join(f"{value:.3g}" for value in row.spacing_mm) + " mm" if row.spacing_mm else ""
     size = f"{row.n_slices} slices" if row.n_slices else f"{row.n_files} files"

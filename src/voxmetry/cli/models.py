@@ -36,10 +36,9 @@ def models_list(
     as_json: Json = False,
 ) -> None:
     """List the models that are bundled, imported, and available to pull."""
-    from voxmetry.models.catalogue import known_models, read_catalogue
-    from voxmetry.models.listing import list_entries
+    from voxmetry.workflows.list_models import list_models
 
-    show_models.model_list(list_entries(read_catalogue(catalogue) if catalogue else known_models()), as_json=as_json)
+    show_models.model_list(list_models(catalogue), as_json=as_json)
 
 
 def models_show(
@@ -47,19 +46,13 @@ def models_show(
     as_json: Json = False,
 ) -> None:
     """Show what a model takes and returns; of one that can be pulled, its archives and licence."""
-    from voxmetry.errors import ModelError
-    from voxmetry.models import find_model, read_any_spec
-    from voxmetry.models.catalogue import known_models
+    from voxmetry.workflows.list_models import AvailableModel, describe_model
 
-    known = known_models()
-    try:
-        find_model(name)
-    except ModelError:
-        if name not in known:
-            raise
-        show_models.available(known[name], known.sources_of(known[name]), as_json=as_json)
-        return
-    show_models.model(read_any_spec(name), find_model(name), as_json=as_json)
+    found = describe_model(name)
+    if isinstance(found, AvailableModel):
+        show_models.available(found.entry, found.source, as_json=as_json)
+    else:
+        show_models.model(found.spec, found.folder, as_json=as_json)
 
 
 def models_pull(
@@ -85,9 +78,7 @@ def models_pull(
     as_json: Json = False,
 ) -> None:
     """Fetch a public model, check it and install it. Nothing else of this program fetches anything."""
-    from voxmetry.models.catalogue import CatalogueEntry, read_catalogue
-    from voxmetry.models.structures import read_structures
-    from voxmetry.workflows.pull_model import PullOptions, pull_model
+    from voxmetry.workflows.manage_models import CatalogueEntry, PullOptions, pull
 
     def agree(entry: CatalogueEntry) -> bool:
         if accept_licence or not sys.stdin.isatty() or as_json:
@@ -101,14 +92,8 @@ def models_pull(
         overwrite=overwrite,
         accept_licence=agree,
         accept_new_checksum=accept_new_checksum,
-        codes=read_structures(codes) if codes else (),
     )
-    spec = pull_model(
-        name,
-        options,
-        catalogue=read_catalogue(catalogue) if catalogue else None,
-        tell=lambda line: say(line, err=True),
-    )
+    spec = pull(name, options, catalogue=catalogue, codes=codes, tell=lambda line: say(line, err=True))
     _tell_installed(spec, as_json=as_json)
 
 
@@ -119,7 +104,7 @@ def models_merge(
     as_json: Json = False,
 ) -> None:
     """Make one model of several, whose structures are numbered anew; where two claim a voxel, the later one has it."""
-    from voxmetry.workflows.pull_model import merge_models
+    from voxmetry.workflows.manage_models import merge_models
 
     _tell_installed(merge_models(models, name, overwrite=overwrite), as_json=as_json)
 
@@ -161,9 +146,7 @@ def models_import(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Turn another framework's model into a model folder that `voxmetry segment -m` takes. No code of it is run."""
-    from voxmetry.models.structures import read_structures
-    from voxmetry.nn.interop import ImportOptions
-    from voxmetry.workflows.pull_model import import_to_folder, import_to_store
+    from voxmetry.workflows.manage_models import ImportOptions, import_any
 
     options = ImportOptions(
         name=name,
@@ -174,23 +157,19 @@ def models_import(
         mirroring=mirroring,
         licence=licence,
         overwrite=overwrite,
-        codes=read_structures(codes) if codes else (),
     )
-    if out is None:
-        arrival, use = import_to_store(path, options), None
-    else:
-        arrival, use = import_to_folder(path, out, options), out
-    spec = arrival.spec
+    imported = import_any(path, options, out=out, codes=codes)
+    spec = imported.spec
     if as_json:
         model = spec.model_dump(mode="json", exclude_none=True)
-        say_json({"model": model, "origin": arrival.origin, "notes": list(arrival.notes)})
+        say_json({"model": model, "origin": imported.origin, "notes": list(imported.notes)})
         return
-    say(f"{spec.name}, from {arrival.origin}")
+    say(f"{spec.name}, from {imported.origin}")
     say(f"inputs: {', '.join(f'{item.name} ({item.modality})' for item in spec.inputs)}")
     say(f"structures: {', '.join(spec.labels.names)}")
-    for note in arrival.notes:
+    for note in imported.notes:
         say(f"note: {note}")
-    say(f"use it: voxmetry segment STUDY -m {use or spec.name} -o OUT")
+    say(f"use it: voxmetry segment STUDY -m {out or spec.name} -o OUT")
 
 
 def models_export(
@@ -201,7 +180,7 @@ def models_export(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Write a model's network for other programs: logits for one patch, or a whole MONAI bundle."""
-    from voxmetry.nn.interop import export_model
+    from voxmetry.workflows.manage_models import export_model
 
     written = export_model(model, out, form=form, overwrite=overwrite)
     if as_json:

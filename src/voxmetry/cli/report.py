@@ -33,7 +33,7 @@ def report(
     Each language and each face has a file of its own, such as report.de.pdf.
     """
     from voxmetry.workflows.dicom_objects import write_key_images_again
-    from voxmetry.workflows.rewrite_report import Wishes, rewrite_report
+    from voxmetry.workflows.report import Wishes, rewrite_report
     from voxmetry.workflows.run_folder import CHANGE
 
     if key_images:

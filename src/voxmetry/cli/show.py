@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from voxmetry.cli.options import FLAGGED
@@ -88,7 +89,7 @@ def exit_code(result: StudyResult) -> int:
 def measurements(rows: Sequence[Measurement], *, as_json: bool, lesions: Sequence[Lesion] = ()) -> None:
     """Show the structures of a segmentation, and its lesions."""
     if as_json:
-        from voxmetry.measurement.definitions import MEASURED
+        from voxmetry.workflows.measure import MEASURED
 
         say_json({"measurements": _plain(rows), "lesions": _plain(lesions), "definitions": dict(MEASURED)})
         return
@@ -172,14 +173,12 @@ def comparisons(
     *,
     as_json: bool,
     matchings: Sequence[InstanceMatching] = (),
-    definitions: Mapping[str, str] | None = None,
+    definitions: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Show a prediction compared with a reference, with the definitions of the chosen settings."""
     if as_json:
-        from voxmetry.measurement import DEFINITIONS
-
         matched = {"instances": _plain(matchings)} if matchings else {}
-        say_json({"comparisons": _plain(rows), **matched, "definitions": dict(definitions or DEFINITIONS)})
+        say_json({"comparisons": _plain(rows), **matched, "definitions": dict(definitions)})
         return
     tolerance = rows[0].tolerance_mm if rows else 1.0
     heads = [

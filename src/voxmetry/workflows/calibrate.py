@@ -28,7 +28,7 @@ from voxmetry.measurement.tables import records_csv
 from voxmetry.nn.confidence import Confidence
 from voxmetry.ops.components import clean
 from voxmetry.plot.curves import calibration
-from voxmetry.train.dataset import DataSet, read_labelled
+from voxmetry.train.dataset import DataSet, open_data, read_labelled
 from voxmetry.train.labelled_cases import for_model
 from voxmetry.workflows.evaluate import ModelFolds, open_entry
 
@@ -234,7 +234,7 @@ def _fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 def calibrate_model(
-    data: DataSet,
+    data: DataSet | Path,
     model: str | Path,
     out: Path,
     *,
@@ -248,7 +248,7 @@ def calibrate_model(
     Parameters
     ----------
     data
-        Labelled cases.
+        Labelled cases, or where they lie.
     model
         A bundled model's name, a model folder, or a run folder with folds.
     out
@@ -273,6 +273,7 @@ def calibrate_model(
     VoxmetryError
         If the model cannot be used, or a folder cannot be written.
     """
+    data = open_data(data) if isinstance(data, Path) else data
     with output_folder(out, FILES, overwrite=overwrite) as stage:
         result = calibrate(open_entry(model, data, device=device), data, progress=progress)
         picture = _write(result, stage)

@@ -8,6 +8,7 @@ from voxmetry.core.progress import Progress
 from voxmetry.io.atomic import write_text
 from voxmetry.io.output_folder import output_folder
 from voxmetry.report.check import write_check_page
+from voxmetry.train.data_check import agreement_lines as agreement_lines
 from voxmetry.train.data_check import check_data
 from voxmetry.train.dataset import open_data
 from voxmetry.train.findings import DataCheck

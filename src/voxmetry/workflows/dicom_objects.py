@@ -39,7 +39,7 @@ from voxmetry.ops.boxes import boxes_of
 from voxmetry.report import write_report
 from voxmetry.report.pictures.key_images import render_key_images
 from voxmetry.workflows.reference import read_truth
-from voxmetry.workflows.rewrite_report import read_image_again
+from voxmetry.workflows.report import read_image_again
 from voxmetry.workflows.run_folder import DICOM_FILES, KEY_IMAGES, PDF, Outputs, read_result
 
 

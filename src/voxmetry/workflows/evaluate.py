@@ -26,7 +26,7 @@ from voxmetry.measurement.pairing import left_out, left_out_words, pair_labels, 
 from voxmetry.measurement.patients import number_patients
 from voxmetry.measurement.summarise_cases import summarise_cohort
 from voxmetry.ops.resample import resample
-from voxmetry.train.dataset import Case, DataSet, read_labelled
+from voxmetry.train.dataset import Case, DataSet, open_data, read_labelled
 from voxmetry.workflows.models import Ready, load_any
 from voxmetry.workflows.training_cases import read_split
 
@@ -85,7 +85,7 @@ class Evaluation(Record):
 
 
 def evaluate(
-    data: DataSet,
+    data: DataSet | Path,
     models: Sequence[str | Path],
     out: Path,
     *,
@@ -99,7 +99,7 @@ def evaluate(
     Parameters
     ----------
     data
-        Labelled cases.
+        Labelled cases, or where they lie.
     models
         Bundled models, model folders, baselines' YAML files, or run folders with folds. The first is compared with
         each of the others, case by case.
@@ -125,6 +125,7 @@ def evaluate(
         If a model cannot be loaded, has been trained on all cases, or the folder cannot be written. A case that fails
         is a row with its reason.
     """
+    data = open_data(data) if isinstance(data, Path) else data
     with output_folder(out, (PREDICTIONS, TABLE, RESULT, PAGE), overwrite=overwrite) as stage:
         evaluation = _evaluate(data, models, stage, settings=settings, device=device, progress=progress)
         names = _write(evaluation, data, stage)

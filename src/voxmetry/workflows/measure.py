@@ -14,6 +14,7 @@ from voxmetry.io.atomic import write_text
 from voxmetry.io.output_folder import output_folder
 from voxmetry.io.read import Modality
 from voxmetry.measurement import lesions, measure
+from voxmetry.measurement.definitions import MEASURED as MEASURED
 from voxmetry.measurement.tables import records_csv
 
 OUTPUTS = ("measurements.csv", "lesions.csv")

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from voxmetry import io
-from voxmetry.config import TrainSettings
+from voxmetry.config import TrainSettings, load_yaml
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, OutputExistsError
 from voxmetry.io.atomic import make_folder, write_bytes
+from voxmetry.workflows.train import beside, data_of
 
 SHEET = "samples.png"
+
+
+def synthesise_from(
+    config: Path, out: Path, *, data: Sequence[Path] | None = None, n: int = 8, seed: int = 0, overwrite: bool = False
+) -> tuple[Path, ...]:
+    """Make images as the run of a training configuration would; `data` overrides the data set that it names.
+
+    Raises
+    ------
+    VoxmetryError
+        As `synthesise`; also if the configuration cannot be read.
+    """
+    settings = load_yaml(config, TrainSettings)
+    found = list(data or data_of(settings, config))
+    return synthesise(settings, out, data=found, locate=partial(beside, config), n=n, seed=seed, overwrite=overwrite)
 
 
 def synthesise(

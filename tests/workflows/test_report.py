@@ -17,7 +17,7 @@ from voxmetry.io import write_series
 from voxmetry.report import write_report
 from voxmetry.report.pictures import material as material_module
 from voxmetry.report.viewer import overview
-from voxmetry.workflows.rewrite_report import Wishes, rewrite_report
+from voxmetry.workflows.report import Wishes, rewrite_report
 
 
 @pytest.fixture(autouse=True)

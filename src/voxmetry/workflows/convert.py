@@ -1,15 +1,15 @@
-"""From any form of an image or a segmentation to any other, where it makes sense."""
+"""From any form of an image or a segmentation to any other: what stands behind `voxmetry convert`."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 
+from voxmetry._version import __version__
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.text import folder_name
@@ -20,40 +20,22 @@ from voxmetry.io.dicom.objects.origin import Origin
 from voxmetry.io.output_folder import output_folder
 from voxmetry.io.overlapping import Overlap
 from voxmetry.io.read import ITK, NIFTI, read_segmentation, save, suffix_of
-from voxmetry.io.read_options import ReadOptions
+from voxmetry.io.read_options import ReadOptions as ReadOptions
 from voxmetry.io.seg_nrrd import SUFFIX as SEG_NRRD
 from voxmetry.io.seg_nrrd import write_seg_nrrd
 from voxmetry.io.segmentations import is_structures, read_layers
 
 Target: TypeAlias = Literal["seg", "labelmap", "rtstruct"]
 """What a .dcm file becomes: a SEG of one bit a voxel, a label map SEG, or an RT structure set."""
+MadeBy: TypeAlias = Literal["automatic", "semiautomatic", "manual"]
 
 
-def convert(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
-    *,
-    to: Target | None = None,
-    image: str | os.PathLike[str] | None = None,
-    reading: ReadOptions = ReadOptions(),  # noqa: B008  (frozen)
-    origin: Origin | None = None,
-    structures: Sequence[str] = (),
-    split: bool = False,
-    overlap: Overlap = "refuse",
-    names: Mapping[str, str] | None = None,
-    deidentify: bool = False,
-    overwrite: bool = False,
-) -> tuple[Path, ...]:
-    """Convert an image or a segmentation.
+@dataclass(frozen=True)
+class Conversion:
+    """What becomes of a file.
 
     Parameters
     ----------
-    source
-        A DICOM series, a NIfTI, NRRD or MetaImage file, a DICOM SEG, an RT structure set, or a folder of NIfTI masks.
-    target
-        A name that ends in `.seg.nrrd`, which keeps structures that overlap, in layers; in `.nii`,
-        `.nii.gz`, `.nrrd`, `.mha` or `.mhd`; in `.dcm` for a SEG or a structure set; or a new folder for a DICOM series
-        or for masks.
     to
         Which of the two a `.dcm` file is.
     image
@@ -61,8 +43,10 @@ def convert(
         study it repeats.
     reading
         How the image is read; its modality is needed where a file becomes a DICOM series.
-    origin
+    made_by
         Who made the segmentation, which a `.dcm` file must say.
+    algorithm
+        NAME/VERSION of the program, where it was not made by hand.
     structures
         Names of the structures to take, in any case, with `*` and `?`; all if not given.
     split
@@ -76,6 +60,42 @@ def convert(
         From a DICOM series to a folder: a copy without the patient's identity.
     overwrite
         Whether an earlier file is replaced; a folder must be empty.
+    """
+
+    to: Target | None = None
+    image: Path | None = None
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    made_by: MadeBy | None = None
+    algorithm: str | None = None
+    structures: tuple[str, ...] = ()
+    split: bool = False
+    overlap: Overlap = "refuse"
+    names: Mapping[str, str] = field(default_factory=dict)
+    deidentify: bool = False
+    overwrite: bool = False
+
+    @property
+    def origin(self) -> Origin | None:
+        """Who made the segmentation, as DICOM wants it."""
+        if self.made_by is None:
+            return None
+        name, _, version = (self.algorithm or "").partition("/")
+        return Origin(self.made_by, name, version, software=__version__)
+
+
+def convert(source: Path, target: Path, how: Conversion = Conversion()) -> tuple[Path, ...]:
+    """Convert an image or a segmentation.
+
+    Parameters
+    ----------
+    source
+        A DICOM series, a NIfTI, NRRD or MetaImage file, a DICOM SEG, an RT structure set, or a folder of NIfTI masks.
+    target
+        A name that ends in `.seg.nrrd`, which keeps structures that overlap, in layers; in `.nii`,
+        `.nii.gz`, `.nrrd`, `.mha` or `.mhd`; in `.dcm` for a SEG or a structure set; or a new folder for a DICOM series
+        or for masks.
+    how
+        What becomes of it.
 
     Returns
     -------
@@ -91,27 +111,26 @@ def convert(
     VoxmetryError
         As reading and writing raise.
     """
-    read_from, write_to = Path(source), Path(target)
-    suffix = suffix_of(write_to)
-    chosen = Chosen(read_from, image, reading, tuple(structures), overlap, names or {})
-    if split:
-        return _to_masks(chosen, write_to)
+    suffix = suffix_of(target)
+    chosen = Chosen(source, how.image, how.reading, how.structures, how.overlap, how.names)
+    if how.split:
+        return _to_masks(chosen, target)
     if suffix == ".dcm":
-        if write_to.exists() and not overwrite:
-            raise _occupied(write_to)
-        return (_to_dicom(chosen, write_to, to, origin),)
-    if write_to.name.lower().endswith(SEG_NRRD) and chosen.is_segmentation():
+        if target.exists() and not how.overwrite:
+            raise _occupied(target)
+        return (_to_dicom(chosen, target, how.to, how.origin),)
+    if target.name.lower().endswith(SEG_NRRD) and chosen.is_segmentation():
         layers = chosen.layers()
         if len(layers) > 1:
-            if write_to.exists() and not overwrite:
-                raise _occupied(write_to)
-            write_seg_nrrd(layers, write_to)
-            return (write_to,)
+            if target.exists() and not how.overwrite:
+                raise _occupied(target)
+            write_seg_nrrd(layers, target)
+            return (target,)
     if suffix in (*NIFTI, *ITK):
-        found = chosen.segmentation() if chosen.is_segmentation() else reading.read(read_from)
-        save(found, write_to, overwrite=overwrite)
-        return (write_to,)
-    return _to_series(read_from, write_to, reading, deidentify=deidentify)
+        found = chosen.segmentation() if chosen.is_segmentation() else how.reading.read(source)
+        save(found, target, overwrite=how.overwrite)
+        return (target,)
+    return _to_series(source, target, how.reading, deidentify=how.deidentify)
 
 
 @dataclass(frozen=True)
@@ -119,7 +138,7 @@ class Chosen:
     """What is read: a file or folder, the image that it belongs to, and which structures of it."""
 
     source: Path
-    image: str | os.PathLike[str] | None
+    image: Path | None
     reading: ReadOptions
     structures: tuple[str, ...]
     overlap: Overlap
