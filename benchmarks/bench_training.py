@@ -55,7 +55,8 @@ from voxmetry.config import TrainSettings
 from voxmetry.nn.runtime import choose_for_training
 from voxmetry.train.batches import ahead, batches
 from voxmetry.train.cache import cached_case
-from voxmetry.train.dataset import DataSet, open_data
+from voxmetry.train.cases import DataSet
+from voxmetry.train.dataset import open_data
 from voxmetry.train.devices import open_fabric
 from voxmetry.train.fingerprint import scan
 from voxmetry.train.labelled_cases import LabelledCase

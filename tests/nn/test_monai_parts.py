@@ -15,7 +15,7 @@ from voxmetry.cli import run
 from voxmetry.config import StudySettings
 from voxmetry.errors import ConfigError, InferenceError, ModelError
 from voxmetry.nn.interop import ImportOptions, import_model
-from voxmetry.nn.monai_parts import MonaiPredictor
+from voxmetry.nn.monai_predictor import MonaiPredictor
 from voxmetry.nn.monai_reader import LoadVolumed
 
 TURNED = {"training_domain": {"obliqueness_degrees": {"low": 0, "high": 0}}}

@@ -15,7 +15,8 @@ from voxmetry.config import Augment, TrainSettings, parse_record
 from voxmetry.errors import ConfigError, GeometryError, InputError
 from voxmetry.train.augmentation import TurnAndCrop, augmentation, turn, without_history
 from voxmetry.train.batches import ahead, batches, cut_out
-from voxmetry.train.dataset import Case, Channel, DataSet, open_data
+from voxmetry.train.cases import Case, Channel, DataSet
+from voxmetry.train.dataset import open_data
 from voxmetry.train.folds import hold_out
 from voxmetry.train.labelled_cases import PLACES, LabelledCase, load_case, structure_places
 

@@ -19,8 +19,9 @@ from voxmetry.errors import ConfigError, GeometryError, VoxmetryError
 from voxmetry.train.augmentation import FlipAndSwap, without_history
 from voxmetry.train.batches import batches, collate, epoch_order, holders_of
 from voxmetry.train.cache import content_key, labelling_text
+from voxmetry.train.cases import Case
 from voxmetry.train.data_check import check_data
-from voxmetry.train.dataset import Case, open_data, patient_folds, read_labelled
+from voxmetry.train.dataset import open_data, patient_folds, read_labelled
 from voxmetry.train.fingerprint import scan
 from voxmetry.train.folds import hold_out
 from voxmetry.train.initial_bias import class_shares

@@ -6,7 +6,8 @@ from cases import write_cases
 from voxmetry.config import TrainSettings, load_yaml
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError, InputError
-from voxmetry.train.dataset import DataSet, open_data
+from voxmetry.train.cases import DataSet
+from voxmetry.train.dataset import open_data
 from voxmetry.train.fingerprint import ChannelFacts, Fingerprint, StructureFacts, scan
 from voxmetry.train.plan import Budget, make_plan, memory_gb
 

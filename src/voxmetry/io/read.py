@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Literal, TypeAlias
 
 from voxmetry.config import SeriesRules
+from voxmetry.core.axes import find_move
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Unit, Volume
-from voxmetry.errors import FormatError, InputError, LabelError, OutputError, OutputExistsError
-from voxmetry.io.lattice import find_move
+from voxmetry.errors import FormatError, InputError, OutputError, OutputExistsError
+from voxmetry.io.label_maps import existing, naming_file, read_label_map
 from voxmetry.io.overlapping import Overlap, flatten
 from voxmetry.io.segmentations import choose, is_structures, layers_of
-from voxmetry.io.unpack import regular_size
+from voxmetry.io.suffixes import IMAGES, ITK, NIFTI, suffix_of
 
 Modality: TypeAlias = Literal["CT", "MR", "PT"]
 
-NIFTI = (".nii", ".nii.gz")
-ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
-PAIRS = (".hdr", ".img", ".hdr.gz", ".img.gz")
-"""Read where they are named; a folder's pairs are not looked for."""
-_IMAGES = (*NIFTI, *PAIRS, *ITK)
 _WRITABLE = (*NIFTI, ".nrrd", ".mha", ".mhd")
-
-
-_FEWEST_GREYS, _SAME_NEIGHBOURS = 32, 0.35
-"""A map without a table is an image where it has so many values, and half of them so few neighbours of their own."""
-_ROUNDING = 1e-3
-"""A label stored as a real number, or through a header's slope, may be off by this much."""
 
 
 def read_volume(
@@ -90,9 +76,9 @@ def read_volume(
     GeometryError
         If the file does not say where its voxels lie.
     """
-    source = _existing(path)
-    if source.is_file() and suffix_of(source) in _IMAGES:
-        with _naming(source.name):
+    source = existing(path)
+    if source.is_file() and suffix_of(source) in IMAGES:
+        with naming_file(source.name):
             return _read_file(source, unit or ("HU" if modality == "CT" else "1"))
     from voxmetry.io.dicom import choose_series, list_series, read_series
     from voxmetry.io.dicom.read.choose import allowed_verdicts
@@ -175,11 +161,11 @@ def read_segmentation(
     InputError, FormatError, GeometryError
         As `read_volume`.
     """
-    source = _existing(path)
+    source = existing(path)
     if is_structures(source):
         layers, pairs = layers_of(source, labels, image, 0.5, structures, found_only=found_only)
         return _renamed(flatten(layers, overlap, source.name, pairs), names, source.name)
-    segmentation = _read_label_map(source, labels, as_labels=as_labels)
+    segmentation = read_label_map(source, labels, as_labels=as_labels)
     if structures:
         segmentation = choose((segmentation,), structures, source.name)[0][0]
     segmentation = _renamed(segmentation, names, source.name)
@@ -193,62 +179,8 @@ def read_segmentation(
 def _renamed(segmentation: Segmentation, names: Mapping[str, str] | None, name: str) -> Segmentation:
     if not names:
         return segmentation
-    with _naming(name):
+    with naming_file(name):
         return dataclasses.replace(segmentation, labels=segmentation.labels.renamed(names))
-
-
-def _read_label_map(source: Path, labels: LabelTable | None, *, as_labels: bool = False) -> Segmentation:
-    with _naming(source.name):
-        array, geometry, stored = _read_labels(source)
-    values = _as_labels(array, source.name)
-    table = stored if labels is None else labels
-    if table is None:
-        present = sorted(set().union(*(np.unique(slab).tolist() for slab in values.T)) - {0})
-        if not as_labels and looks_like_image(values, len(present)):
-            raise _no_labels(source.name, f"{len(present)} values without a label table, like an image")
-        table = LabelTable.from_names({value: f"label_{value}" for value in present})
-    with _naming(source.name):
-        return Segmentation(values, geometry, table)
-
-
-def looks_like_image(values: NDArray[Any], n_values: int) -> bool:
-    """Whether whole numbers are grey values rather than labels: many, and seldom the same in neighbouring voxels.
-
-    Parameters
-    ----------
-    values
-        (I, J, K).
-    n_values
-        How many different ones there are, without 0.
-    """
-    if n_values < _FEWEST_GREYS:
-        return False
-    shares = []
-    for axis in range(3):
-        first, second = (np.moveaxis(values, axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
-        inside = (first != 0) & (second != 0)
-        pairs = np.bincount(first[inside])
-        same = np.bincount(first[inside & (first == second)], minlength=len(pairs))
-        if pairs.any():
-            shares.append(float(np.median(same[pairs > 0] / pairs[pairs > 0])))
-    return min(shares, default=1.0) < _SAME_NEIGHBOURS
-
-
-def _read_labels(source: Path) -> tuple[NDArray[Any], Geometry, LabelTable | None]:
-    suffix = suffix_of(source)
-    if source.is_file() and suffix in (*NIFTI, *PAIRS):
-        from voxmetry.io.nifti import read_nifti_labels
-
-        return read_nifti_labels(source)
-    if source.is_file() and suffix in ITK:
-        from voxmetry.io.itk import read_itk_labels
-
-        return read_itk_labels(source)
-    raise FormatError(
-        found=f"{source.name} is no label map that can be read",
-        expected=f"a file that ends in {', '.join((*NIFTI, *ITK))}",
-        fix="convert the label map to NIfTI or NRRD first",
-    )
 
 
 def save(x: Volume | Segmentation, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
@@ -292,63 +224,3 @@ def save(x: Volume | Segmentation, path: str | os.PathLike[str], *, overwrite: b
         from voxmetry.io.itk import write_itk
 
         write_itk(x, target)
-
-
-def suffix_of(path: Path) -> str:
-    """Return the part of the name that says what the file is, in lower case; `.nii.gz` counts as one.
-
-    Examples
-    --------
-    >>> suffix_of(Path("a.b/case.1.NII.gz")), suffix_of(Path("scan.nrrd"))
-    ('.nii.gz', '.nrrd')
-    """
-    name = path.name.lower()
-    return next((end for end in (".nii.gz", ".hdr.gz", ".img.gz") if name.endswith(end)), path.suffix.lower())
-
-
-def _existing(path: str | os.PathLike[str]) -> Path:
-    source = Path(path)
-    if not source.exists():
-        raise InputError(
-            found=f"nothing at {source.name or source}",
-            expected="a NIfTI, NRRD or MetaImage file, or a DICOM file or folder",
-            fix="check the path",
-        )
-    if not source.is_dir():
-        # Before anything opens it: a pipe would block for ever.
-        regular_size(source, source.name)
-    return source
-
-
-@contextlib.contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Put the file's name before an error that comes from the nouns, which know no files."""
-    try:
-        yield
-    except InputError as error:
-        if name in error.found:
-            raise
-        raise type(error)(found=f"{name}: {error.found}", expected=error.expected, fix=error.fix) from error
-
-
-def _as_labels(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """Cast to uint8 or uint16 without changing a value by more than rounding did, or refuse."""
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all() or np.abs(array - np.rint(array)).max() > _ROUNDING:
-            raise _no_labels(name, "fractions, NaN or infinite values")
-        array = np.rint(array)
-    low, high = array.min(), array.max()
-    if low < 0:
-        raise _no_labels(name, f"negative values (down to {low:g})")
-    if high > 65535:
-        raise _no_labels(name, f"values up to {high:g}")
-    return array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
-
-
-def _no_labels(name: str, what: str) -> LabelError:
-    return LabelError(
-        found=f"{name} holds {what}",
-        expected="a label map: whole numbers from 0 (background) to 65535",
-        fix="pass the label map, not the image; probabilities need a threshold first; a label map of many small "
-        "structures needs --as-labels, or as_labels=True in Python",
-    )

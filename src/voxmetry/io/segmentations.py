@@ -9,17 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
+from voxmetry.core.axes import find_move
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import PALETTE, Code, Label, LabelTable
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import FormatError, InputError, LabelError
-from voxmetry.io.lattice import find_move
+from voxmetry.io.label_maps import existing, read_label_map
 from voxmetry.io.overlapping import Layers
 from voxmetry.io.seg_nrrd import has_layers, read_seg_nrrd
-
-NIFTI = (".nii", ".nii.gz")
-_IMAGES = (*NIFTI, ".hdr", ".img", ".hdr.gz", ".img.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+from voxmetry.io.suffixes import IMAGES, NIFTI
 
 
 def read_layers(
@@ -131,7 +130,7 @@ def is_structures(path: Path) -> bool:
     """Whether a path keeps structures apart: a folder, a DICOM file, or a `.seg.nrrd` of several layers."""
     if path.is_dir():
         return True
-    if path.name.lower().endswith(_IMAGES):
+    if path.name.lower().endswith(IMAGES):
         return has_layers(path)
     from voxmetry.io.dicom.read.headers import looks_like_dicom
 
@@ -168,11 +167,9 @@ def _read_masks(
     masks: list[Path], grid: Geometry | None, name: str
 ) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
     """Read one mask a file, each holding 0 and one other value."""
-    from voxmetry.io.read import read_segmentation
-
     layers: Layers | None = None
     for value, path in enumerate(masks, start=1):
-        mask = read_segmentation(path)
+        mask = read_label_map(existing(path), None)
         present = np.unique(mask.array[mask.array > 0])
         if present.size > 1:
             raise LabelError(

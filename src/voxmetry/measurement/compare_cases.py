@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 
+from voxmetry.core.axes import find_move
 from voxmetry.core.progress import Progress
 from voxmetry.core.records import (
     CaseComparison,
@@ -13,7 +14,6 @@ from voxmetry.core.records import (
 )
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError, VoxmetryError
-from voxmetry.io.lattice import find_move
 from voxmetry.io.read import read_segmentation
 from voxmetry.measurement.compare import compare
 from voxmetry.measurement.match_files import FilePair

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from voxmetry.errors import InputError
-from voxmetry.io.read import ITK, NIFTI, suffix_of
+from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
 
 STUDY_FILE = "seg"
 """What `voxmetry segment` calls its label map: such a file is named after its folder."""

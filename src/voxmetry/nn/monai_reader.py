@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError
-from voxmetry.io.read import ITK, NIFTI, Modality, read_volume, suffix_of
+from voxmetry.io.read import Modality, read_volume
+from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
 
 PathLike: TypeAlias = str | os.PathLike[str]
 

@@ -17,8 +17,9 @@ from voxmetry.report.document import NOTICE
 from voxmetry.report.html import data_uri, environment
 from voxmetry.report.tables import Cell, Column, Row, Table, Tone
 from voxmetry.report.text import clean, count, ratio
+from voxmetry.train.cases import DataSet
 from voxmetry.train.data_check import prediction_of
-from voxmetry.train.dataset import DataSet, read_labelled
+from voxmetry.train.dataset import read_labelled
 from voxmetry.train.findings import DataCheck, Finding
 
 MOST_PICTURED, MOST_ROWS = 8, 60

@@ -29,7 +29,7 @@ from voxmetry.io.output_folder import output_folder
 from voxmetry.nn import grids
 from voxmetry.nn import preprocess as preparation
 from voxmetry.train import partial
-from voxmetry.train.dataset import Case, DataSet
+from voxmetry.train.cases import Case, DataSet
 from voxmetry.train.labelled_cases import LabelledCase, load_case
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import GeometryError, InputError, LabelError, VoxmetryError
 from voxmetry.io import read_segmentation
-from voxmetry.io.read import ITK, NIFTI
+from voxmetry.io.suffixes import ITK, NIFTI
 from voxmetry.measurement.overlap import Overlap
-from voxmetry.train.dataset import Case, DataSet, Labelled, naming, read_labelled
+from voxmetry.train.cases import Case, DataSet
+from voxmetry.train.dataset import Labelled, naming, read_labelled
 from voxmetry.train.findings import SEVERITIES, Code, DataCheck, Finding, LabelAgreement
 from voxmetry.train.fingerprint import CaseFacts, case_facts, with_labels
 from voxmetry.train.outliers import LEAST_CASES, ROBUST_Z, duplicates, outliers, thumbnail

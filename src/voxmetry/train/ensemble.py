@@ -19,7 +19,8 @@ from voxmetry.nn import Predictor
 from voxmetry.nn.networks.build import Ensemble, build_network
 from voxmetry.nn.weights import load_into, sha256_of, to_bytes
 from voxmetry.ops.components import clean
-from voxmetry.train.dataset import DataSet, read_labelled
+from voxmetry.train.cases import DataSet
+from voxmetry.train.dataset import read_labelled
 
 LEAST_GAIN = 0.001
 """Mean Dice that a post-processing must add, and that no structure may lose by it."""

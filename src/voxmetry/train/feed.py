@@ -12,7 +12,8 @@ import torch
 from voxmetry.config import Range, TrainingDomain, TrainSettings
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.train.batches import Batch, batches, steps_of
-from voxmetry.train.dataset import DataSet, read_labelled
+from voxmetry.train.cases import DataSet
+from voxmetry.train.dataset import read_labelled
 from voxmetry.train.finish import VOLUME_MARGIN, measure_domain
 from voxmetry.train.initial_bias import LEAST_SHARE, class_shares
 from voxmetry.train.label_maps import LabelMaps, find_label_maps, gather_maps, read_label_maps

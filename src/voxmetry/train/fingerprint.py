@@ -18,7 +18,8 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import GeometryError, InputError
 from voxmetry.io import read_segmentation
 from voxmetry.ops.resample import resample
-from voxmetry.train.dataset import Case, DataSet, Labelled, naming, read_labelled
+from voxmetry.train.cases import Case, DataSet
+from voxmetry.train.dataset import Labelled, naming, read_labelled
 from voxmetry.train.layouts import table_of
 
 SAMPLED = 4000

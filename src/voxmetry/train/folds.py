@@ -6,7 +6,8 @@ import numpy as np
 
 from voxmetry.config import TrainSettings
 from voxmetry.errors import InputError
-from voxmetry.train.dataset import DataSet, patient_folds
+from voxmetry.train.cases import DataSet
+from voxmetry.train.dataset import patient_folds
 
 
 def hold_out(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], tuple[str, ...]]:

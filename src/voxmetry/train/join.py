@@ -9,7 +9,8 @@ from pathlib import Path
 
 from voxmetry.core.labels import PALETTE, LabelTable
 from voxmetry.errors import ConfigError
-from voxmetry.train.dataset import Case, DataSet, open_data
+from voxmetry.train.cases import Case, DataSet
+from voxmetry.train.dataset import open_data
 
 
 def open_joined(paths: Path | str | Sequence[Path | str], *, root: Path | None = None) -> DataSet:

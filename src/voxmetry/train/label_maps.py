@@ -76,7 +76,7 @@ def find_label_maps(path: Path) -> list[Path]:
     InputError
         If there are none.
     """
-    from voxmetry.io.read import ITK, NIFTI, suffix_of
+    from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
 
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if suffix_of(file) in (*NIFTI, *ITK))

@@ -12,7 +12,8 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError
 from voxmetry.nn.preprocess import on_model_grid, preprocess, preprocess_labels
-from voxmetry.train.dataset import Case, Channel, DataSet, naming, read_labelled
+from voxmetry.train.cases import Case, Channel, DataSet
+from voxmetry.train.dataset import naming, read_labelled
 from voxmetry.train.partial import Labelling
 
 PLACES = 10_000

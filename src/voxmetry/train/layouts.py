@@ -11,8 +11,9 @@ from typing import Any
 
 from voxmetry.core.labels import PALETTE, Label, LabelTable
 from voxmetry.errors import ConfigError, InputError
-from voxmetry.io.read import ITK, NIFTI, Modality, suffix_of
-from voxmetry.train.dataset import Case, Channel, DataSet, listed
+from voxmetry.io.read import Modality
+from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
+from voxmetry.train.cases import Case, Channel, DataSet, listed
 from voxmetry.train.partial import Labelling
 
 _FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))

@@ -15,7 +15,7 @@ from voxmetry.core.base import Record
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError
 from voxmetry.io.read import Modality
-from voxmetry.train.dataset import Case, Channel, DataSet
+from voxmetry.train.cases import Case, Channel, DataSet
 from voxmetry.train.layouts import modality_of, plain_name, table_of
 from voxmetry.train.partial import Labelling
 

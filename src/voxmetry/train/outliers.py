@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxmetry.core.volume import Volume
-from voxmetry.train.dataset import DataSet
+from voxmetry.train.cases import DataSet
 from voxmetry.train.findings import Code, Finding
 from voxmetry.train.fingerprint import CaseFacts
 

@@ -17,7 +17,7 @@ import numpy as np
 from voxmetry.config import TrainSettings, dump_yaml, parse_record
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError
-from voxmetry.train.dataset import DataSet
+from voxmetry.train.cases import DataSet
 from voxmetry.train.fingerprint import ChannelFacts, Fingerprint, with_labels
 
 VALUES_PER_VOXEL = 20

@@ -18,7 +18,7 @@ from voxmetry.errors import ConfigError, FormatError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.models import find_model
 from voxmetry.nn.networks.build import build_network
-from voxmetry.train.dataset import listed
+from voxmetry.train.cases import listed
 from voxmetry.train.finetune import carry_over
 
 if TYPE_CHECKING:

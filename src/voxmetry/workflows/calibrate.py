@@ -28,7 +28,8 @@ from voxmetry.measurement.tables import records_csv
 from voxmetry.nn.confidence import Confidence
 from voxmetry.ops.components import clean
 from voxmetry.plot.curves import calibration
-from voxmetry.train.dataset import DataSet, open_data, read_labelled
+from voxmetry.train.cases import DataSet
+from voxmetry.train.dataset import open_data, read_labelled
 from voxmetry.train.labelled_cases import for_model
 from voxmetry.workflows.evaluate import ModelFolds, open_entry
 

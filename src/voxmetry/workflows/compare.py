@@ -15,7 +15,8 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError, MissingExtraError
 from voxmetry.io.atomic import write_text
 from voxmetry.io.output_folder import output_folder
-from voxmetry.io.read import ITK, NIFTI, read_volume
+from voxmetry.io.read import read_volume
+from voxmetry.io.suffixes import ITK, NIFTI
 from voxmetry.measurement import tables
 from voxmetry.measurement.compare_cases import compare_cohort, compare_files, read_pair
 from voxmetry.measurement.match_files import FilePair, MatchedFiles, case_name, match_files

@@ -19,11 +19,12 @@ from voxmetry.io.atomic import make_folder
 from voxmetry.io.dicom.objects.origin import Origin
 from voxmetry.io.output_folder import output_folder
 from voxmetry.io.overlapping import Overlap
-from voxmetry.io.read import ITK, NIFTI, read_segmentation, save, suffix_of
+from voxmetry.io.read import read_segmentation, save
 from voxmetry.io.read_options import ReadOptions as ReadOptions
 from voxmetry.io.seg_nrrd import SUFFIX as SEG_NRRD
 from voxmetry.io.seg_nrrd import write_seg_nrrd
 from voxmetry.io.segmentations import is_structures, read_layers
+from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
 
 Target: TypeAlias = Literal["seg", "labelmap", "rtstruct"]
 """What a .dcm file becomes: a SEG of one bit a voxel, a label map SEG, or an RT structure set."""

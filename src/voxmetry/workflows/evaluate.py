@@ -26,7 +26,8 @@ from voxmetry.measurement.pairing import left_out, left_out_words, pair_labels, 
 from voxmetry.measurement.patients import number_patients
 from voxmetry.measurement.summarise_cases import summarise_cohort
 from voxmetry.ops.resample import resample
-from voxmetry.train.dataset import Case, DataSet, open_data, read_labelled
+from voxmetry.train.cases import Case, DataSet
+from voxmetry.train.dataset import open_data, read_labelled
 from voxmetry.workflows.models import Ready, load_any
 from voxmetry.workflows.training_cases import read_split
 

@@ -12,7 +12,7 @@ from voxmetry.models.catalogue import read_catalogue
 from voxmetry.models.structures import read_structures
 from voxmetry.nn.interop import ImportOptions as ImportOptions
 from voxmetry.nn.interop import export_model as export_model
-from voxmetry.nn.interop.import_model import ImportedModel
+from voxmetry.nn.interop.imported import ImportedModel
 from voxmetry.workflows.pull_model import PullOptions as PullOptions
 from voxmetry.workflows.pull_model import import_to_folder, import_to_store, pull_model
 from voxmetry.workflows.pull_model import merge_models as merge_models

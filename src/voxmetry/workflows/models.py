@@ -103,7 +103,7 @@ def load_any(
 
 def monai_predictor() -> type[nn.Predictor]:
     """Return the predictor that runs MONAI's own parts, whose import takes seconds."""
-    from voxmetry.nn.monai_parts import MonaiPredictor
+    from voxmetry.nn.monai_predictor import MonaiPredictor
 
     return MonaiPredictor
 

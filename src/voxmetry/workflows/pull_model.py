@@ -17,7 +17,7 @@ from voxmetry.models.composite import CommonGrid, CompositeInput, CompositeSpec,
 from voxmetry.models.store import installed_folder
 from voxmetry.models.structures import Structure, with_codes
 from voxmetry.nn.interop import ImportOptions, import_model
-from voxmetry.nn.interop.import_model import ImportedModel
+from voxmetry.nn.interop.imported import ImportedModel
 from voxmetry.nn.merged_spec import merged_spec
 from voxmetry.workflows.model_store.checksums import remember, require_same
 from voxmetry.workflows.model_store.download import fetch

@@ -71,11 +71,12 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """Settings of a run, the data sets that it is trained on, and its folder."""
+    """Settings of a run, the data sets that it is trained on, its folder, and what looks on."""
 
     settings: TrainSettings
     data: list[Path]
     out: Path
+    watchers: tuple[Watcher, ...]
 
 
 def prepare_run(source: Path, options: TrainingOptions, *, progress: Progress | None = None) -> PreparedRun:
@@ -87,8 +88,11 @@ def prepare_run(source: Path, options: TrainingOptions, *, progress: Progress | 
         If neither can be read, or an option contradicts the configuration.
     """
     from voxmetry.train.devices import import_fabric
+    from voxmetry.train.watch import TensorBoard
 
-    import_fabric()  # before the data set is measured, which takes minutes
+    # What is not installed is told before the data set is measured, which takes minutes.
+    import_fabric()
+    watchers = (draw_curves, TensorBoard()) if options.tensorboard else (draw_curves,)
     given: dict[str, object] = {"fold": options.fold, "precision": options.precision}
     if is_configuration(source):
         settings = load_yaml(source, TrainSettings)
@@ -106,7 +110,7 @@ def prepare_run(source: Path, options: TrainingOptions, *, progress: Progress | 
     if given:
         settings = parse_record(settings.model_dump() | given, TrainSettings, where="the options")
     folder = Path("runs") / settings.model.name / ("" if settings.fold is None else f"fold-{settings.fold}")
-    return PreparedRun(settings, data, options.out or folder)
+    return PreparedRun(settings, data, options.out or folder, watchers)
 
 
 def run_training(source: Path, run: PreparedRun, options: TrainingOptions) -> Path | None:
@@ -124,11 +128,7 @@ def run_training(source: Path, run: PreparedRun, options: TrainingOptions) -> Pa
     """
     from voxmetry.nn.runtime import choose_device
     from voxmetry.train import train
-    from voxmetry.train.watch import TensorBoard
 
-    watchers: list[Watcher] = [draw_curves]
-    if options.tensorboard:
-        watchers.append(TensorBoard())
     model = train(
         run.settings,
         run.out,
@@ -136,7 +136,7 @@ def run_training(source: Path, run: PreparedRun, options: TrainingOptions) -> Pa
         resume=options.resume,
         device=choose_device(options.device),
         cache=options.cache,
-        watchers=watchers,
+        watchers=run.watchers,
         max_minutes=options.max_minutes,
         locate=partial(beside, source),
     )

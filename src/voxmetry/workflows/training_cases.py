@@ -10,7 +10,7 @@ from voxmetry import nn
 from voxmetry.core.records import Flag
 from voxmetry.core.text import visible
 from voxmetry.io.digest import digest_of
-from voxmetry.io.read import ITK, NIFTI, suffix_of
+from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
 from voxmetry.workflows.models import Ready
 
 SPLIT = "split.json"

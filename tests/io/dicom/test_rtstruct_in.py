@@ -8,10 +8,10 @@ import pytest
 
 import phantoms
 from voxmetry import Geometry, LabelTable, read_segmentation, read_volume
+from voxmetry.core.axes import find_move
 from voxmetry.core.geometry import swap_lps_ras
 from voxmetry.errors import FormatError, GeometryError, InputError, LabelError, ReadingWarning
 from voxmetry.io import read_layers
-from voxmetry.io.lattice import find_move
 
 FRAME_UID = "1.2.826.0.1.3680043.8.498.7"
 

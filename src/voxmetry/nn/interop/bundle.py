@@ -18,7 +18,7 @@ from voxmetry.errors import ModelError
 from voxmetry.nn.interop.bundle_config import Values, read_config
 from voxmetry.nn.interop.bundle_transforms import BundlePreparation, Finished, read_postprocessing, read_preprocessing
 from voxmetry.nn.interop.checkpoint import plain_names, read_checkpoint
-from voxmetry.nn.interop.import_model import ImportedModel, ImportOptions
+from voxmetry.nn.interop.imported import ImportedModel, ImportOptions
 from voxmetry.nn.networks.build import SET_BY_THE_MODEL, build_network
 from voxmetry.nn.weights import sha256_of
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,83 +13,16 @@ from voxmetry.config import ModelSpec, Weights, dump_yaml
 from voxmetry.errors import ConfigError, ModelError, OutputExistsError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.models.composite import CompositeInput, CompositeSpec, Member
-from voxmetry.models.structures import Structure, with_codes
+from voxmetry.models.structures import with_codes
+from voxmetry.nn.interop.imported import MODALITIES, ImportedModel, ImportOptions
 from voxmetry.nn.networks.build import build_network, require_size
 from voxmetry.nn.weights import distinct_tensors, require_fit, sha256_of
 
-MODALITIES = ("CT", "MR", "PT")
 STAGES = ("first-stage", "second-stage")
 """Folders of the two networks of a cascade."""
 
 
-@dataclass(frozen=True)
-class ImportOptions:
-    """What the files of a model do not say, or what should be otherwise.
-
-    Parameters
-    ----------
-    name
-        Of the new model; None makes one from the source's.
-    modalities
-        One an input; needed where the names of the channels do not tell.
-    orientation
-        The axes of the images that the model was trained on, such as "RAS", or "stored"; None takes what the source
-        says.
-    folds
-        Folds of an nnU-Net folder to average, such as ("0", "1") or ("all",); None takes all that are there.
-    checkpoint
-        File name of the weights; None takes the framework's usual one.
-    mirroring
-        False leaves out mirroring at inference, which costs up to eight times the time.
-    licence
-        Of the weights; None takes what the source says.
-    overwrite
-        Whether to replace a model that is there already.
-    codes
-        Codes, sides and colours of structures by name, which win over the package's own table; see
-        `models.structures`.
-    """
-
-    name: str | None = None
-    modalities: tuple[str, ...] = ()
-    orientation: str | None = None
-    folds: tuple[str, ...] | None = None
-    checkpoint: str | None = None
-    mirroring: bool = True
-    licence: str | None = None
-    overwrite: bool = False
-    codes: tuple[Structure, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class ImportedModel:
-    """A model of another framework, understood but not yet written.
-
-    Parameters
-    ----------
-    spec
-        Without weights.
-    members
-        The parameters of each network of the ensemble, under the names of `build_network(spec)`.
-    origin
-        Framework and version, as the card says it.
-    sources
-        SHA-256 by file name of what the weights came from.
-    notes
-        What a user should know, each a sentence.
-    previous
-        The first stage of a cascade, of which this is the second; None for other models.
-    """
-
-    spec: ModelSpec
-    members: tuple[dict[str, torch.Tensor], ...]
-    origin: str
-    sources: dict[str, str]
-    notes: tuple[str, ...] = ()
-    previous: ImportedModel | None = None
-
-
-def import_model(path: Path | str, out: Path | str, options: ImportOptions = ImportOptions()) -> ImportedModel:
+def import_model(path: Path | str, out: Path | str, options: ImportOptions | None = None) -> ImportedModel:
     """Turn an nnU-Net v2 model folder or a MONAI bundle into a model folder that `load_model` and `segment` take.
 
     Parameters
@@ -119,6 +52,7 @@ def import_model(path: Path | str, out: Path | str, options: ImportOptions = Imp
     OutputError
         If `out` cannot be written.
     """
+    options = options or ImportOptions()
     source, target = Path(path), Path(out)
     for modality in options.modalities:
         if modality not in MODALITIES:

@@ -20,7 +20,7 @@ from voxmetry.config.networks import NnunetNetwork
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ModelError
 from voxmetry.nn.interop.checkpoint import plain_names, read_checkpoint
-from voxmetry.nn.interop.import_model import ImportedModel, ImportOptions
+from voxmetry.nn.interop.imported import ImportedModel, ImportOptions
 from voxmetry.nn.interop.nnunet_inputs import describe_inputs, read_channels, read_orientation
 from voxmetry.nn.interop.nnunet_plans import Json, read_network, read_resampling, require_keys
 from voxmetry.nn.weights import sha256_of

@@ -9,7 +9,7 @@ from voxmetry.config import (
     Normalise,
 )
 from voxmetry.errors import ModelError
-from voxmetry.nn.interop.import_model import ImportOptions
+from voxmetry.nn.interop.imported import ImportOptions
 from voxmetry.nn.interop.known_axes import known_orientation
 from voxmetry.nn.interop.nnunet_plans import Json, require_keys
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from voxmetry.core.records import SeriesInfo
 from voxmetry.core.text import visible
 from voxmetry.errors import InputError, VoxmetryError
-from voxmetry.io.read import ITK, NIFTI, suffix_of
+from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
 from voxmetry.workflows.cohort.oddities import DICOM_SUFFIXES, alone, could_be_a_slice, is_text, odd, shown
 from voxmetry.workflows.cohort.records import Candidate, Fault
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from voxmetry.core.text import visible
 from voxmetry.errors import ConfigError
-from voxmetry.io.read import ITK, NIFTI, suffix_of
+from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
 from voxmetry.workflows.cohort.discover import Known, case_of, dicom_candidates, image_candidate
 from voxmetry.workflows.cohort.multi_input import combine
 from voxmetry.workflows.cohort.oddities import alone, is_text, odd

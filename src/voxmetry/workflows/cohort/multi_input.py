@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voxmetry.io.read import suffix_of
+from voxmetry.io.suffixes import suffix_of
 from voxmetry.workflows.cohort.records import Candidate
 
 if TYPE_CHECKING:

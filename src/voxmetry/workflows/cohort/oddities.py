@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from voxmetry.core.text import visible
 from voxmetry.errors import VoxmetryError
-from voxmetry.io.read import ITK, NIFTI, suffix_of
+from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
 from voxmetry.workflows.cohort.records import Candidate, Fault
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from pathlib import Path
 from voxmetry._version import __version__
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io.dicom.read.choose import allowed_verdicts
-from voxmetry.io.read import suffix_of
+from voxmetry.io.suffixes import suffix_of
 from voxmetry.workflows.cohort.assign import assign
 from voxmetry.workflows.cohort.bids import find_bids, is_bids
 from voxmetry.workflows.cohort.database import read_progress

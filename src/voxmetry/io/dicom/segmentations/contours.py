@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Float64
 
+_NEAR_SLICES = 2.0
+"""Contours of a single gap that is no wider are neighbours, of a series that is up to twice as coarse."""
 _BRIDGE = 0.185
 """Share of an edge at which a channel to a hole begins: no voxel centre and no corner of a contour lies on its line."""
 _ON_CENTRE = 1e-6
@@ -192,3 +194,30 @@ def _holds(polygon: Float64, point: Float64) -> bool:
     crosses = (a[:, 1] > point[1]) != (b[:, 1] > point[1])
     share = np.divide(point[1] - a[:, 1], b[:, 1] - a[:, 1], out=np.zeros(len(a)), where=crosses)
     return bool(np.count_nonzero(crosses & (a[:, 0] + share * (b[:, 0] - a[:, 0]) < point[0])) % 2)
+
+
+def own_step(heights: Float64, slice_step: float) -> float:
+    """Return the distance between neighbouring contour planes of a structure.
+
+    It is the smallest gap, where that occurs twice or is no more than two slices of the image. A wider one that occurs
+    once is the space between two parts of the structure, such as two nodes of one contour each: they are a slice thick.
+
+    Parameters
+    ----------
+    heights
+        Of the planes, sorted, in any unit.
+    slice_step
+        Between the image's slices, in the same unit.
+
+    Examples
+    --------
+    >>> own_step(np.array([0.0, 5, 10, 40]), 1.0), own_step(np.array([3.0, 45]), 1.0), own_step(np.array([3.0]), 1.0)
+    (5.0, 1.0, 1.0)
+    """
+    gaps = np.diff(heights)
+    gaps = gaps[gaps > 0.05]
+    if not gaps.size:
+        return slice_step
+    smallest = float(gaps.min())
+    is_usual = np.count_nonzero(gaps <= 1.1 * smallest) > 1 or smallest <= _NEAR_SLICES * slice_step
+    return smallest if is_usual else slice_step

@@ -8,7 +8,7 @@ import numpy as np
 
 from voxmetry.core.geometry import Float64, Geometry
 from voxmetry.errors import GeometryError
-from voxmetry.io.dicom.segmentations.rtstruct import own_step
+from voxmetry.io.dicom.segmentations.contours import own_step
 from voxmetry.io.overlapping import Piece
 
 _FLAT_MM = 0.5

@@ -20,7 +20,7 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import FormatError, GeometryError, ReadingWarning
 from voxmetry.io.dicom.read.headers import PARSING_ERRORS, lenient, parsing, read_all, text, whole
 from voxmetry.io.dicom.segmentations.codes import code_of, full_name
-from voxmetry.io.dicom.segmentations.contours import fill, fill_structure
+from voxmetry.io.dicom.segmentations.contours import fill, fill_structure, own_step
 from voxmetry.io.overlapping import Layers, Piece
 
 RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -29,8 +29,6 @@ RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _OPEN = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 _KINDS = (*_CLOSED, *_OPEN)
-_NEAR_SLICES = 2.0
-"""Contours of a single gap that is no wider are neighbours, of a series that is up to twice as coarse."""
 _TIE = 1e-3
 _TILT = 0.2
 """A contour counts as lying in a slice while its points stray less than this share of the slice step from a plane."""
@@ -268,33 +266,6 @@ def _fill_slices(planes: dict[float, list[_Contour]], axis: int, grid: Geometry)
         place[axis] = k
         pieces.append((tuple(place), masks[nearest]))
     return pieces
-
-
-def own_step(heights: Float64, slice_step: float) -> float:
-    """Return the distance between neighbouring contour planes of a structure.
-
-    It is the smallest gap, where that occurs twice or is no more than two slices of the image. A wider one that occurs
-    once is the space between two parts of the structure, such as two nodes of one contour each: they are a slice thick.
-
-    Parameters
-    ----------
-    heights
-        Of the planes, sorted, in any unit.
-    slice_step
-        Between the image's slices, in the same unit.
-
-    Examples
-    --------
-    >>> own_step(np.array([0.0, 5, 10, 40]), 1.0), own_step(np.array([3.0, 45]), 1.0), own_step(np.array([3.0]), 1.0)
-    (5.0, 1.0, 1.0)
-    """
-    gaps = np.diff(heights)
-    gaps = gaps[gaps > 0.05]
-    if not gaps.size:
-        return slice_step
-    smallest = float(gaps.min())
-    is_usual = np.count_nonzero(gaps <= 1.1 * smallest) > 1 or smallest <= _NEAR_SLICES * slice_step
-    return smallest if is_usual else slice_step
 
 
 def fill_plane(polygons: Sequence[tuple[Float64, bool]], shape: tuple[int, int]) -> NDArray[np.bool_]:

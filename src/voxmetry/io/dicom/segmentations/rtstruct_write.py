@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
+from voxmetry.core.axes import find_move
 from voxmetry.core.geometry import Float64, swap_lps_ras
 from voxmetry.core.labels import Label
 from voxmetry.core.segmentation import Segmentation
@@ -24,7 +25,6 @@ from voxmetry.io.dicom.objects.source import Source
 from voxmetry.io.dicom.read.headers import lenient
 from voxmetry.io.dicom.segmentations.contours import keyhole, trace
 from voxmetry.io.dicom.segmentations.rtstruct import RTSTRUCT_CLASS
-from voxmetry.io.lattice import find_move
 
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 _DECIMALS = 4

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxmetry.core.axes import find_move
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
@@ -30,7 +31,6 @@ from voxmetry.io.dicom.read.headers import (
 )
 from voxmetry.io.dicom.segmentations.codes import labels_of
 from voxmetry.io.dicom.segmentations.seg_grid import PlacedFrames, SegFrame, own_grid, warn_of_step
-from voxmetry.io.lattice import find_move
 from voxmetry.io.overlapping import Layers
 
 SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")

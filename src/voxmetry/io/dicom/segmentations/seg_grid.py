@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxmetry.core.axes import OFF_LATTICE, Move
 from voxmetry.core.geometry import Float64, Geometry, swap_lps_ras
 from voxmetry.errors import GeometryError, ReadingWarning
 from voxmetry.io.dicom.read.grid import tolerance_mm
@@ -17,7 +18,6 @@ from voxmetry.io.dicom.read.headers import (
     text,
 )
 from voxmetry.io.dicom.read.kinds import shown
-from voxmetry.io.lattice import OFF_LATTICE, Move
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.valuerep import format_number_as_ds
 
+from voxmetry.core.axes import find_move
 from voxmetry.core.labels import Code, Label
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import InputError, LabelError
@@ -34,7 +35,6 @@ from voxmetry.io.dicom.objects.source import Source
 from voxmetry.io.dicom.read.headers import lenient
 from voxmetry.io.dicom.segmentations.codes import ABNORMAL, ANATOMY, LATERALITY
 from voxmetry.io.dicom.segmentations.seg_frames import SegmentOut, describe_frames, list_frames, pack_frames
-from voxmetry.io.lattice import find_move
 
 _CLASSIC = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4", "PT": "1.2.840.10008.5.1.4.1.1.128"}
 _CARRIED = (
