@@ -110,6 +110,13 @@ class Writing:
             metavar="NAME...", help="Structures that are wanted, all if not given; members that give none do not run."
         ),
     ] = None
+    instances: Annotated[
+        Literal["model", "components", "watershed", "none"] | None,
+        typer.Option(
+            help="Tell the parts of structures apart: as the model says; what hangs together; also cut where it is "
+            "narrow; not at all. --set instance_labels=NAME says of which."
+        ),
+    ] = None
     fast: Annotated[
         bool, typer.Option("--fast", help="Let the model's coarse one find the box, and run inside of it only.")
     ] = False

@@ -223,6 +223,21 @@ class CleanStep(Record):
     """Treat the named labels as one structure: what belongs to the union's largest component stays."""
 
 
+class InstanceRule(Record):
+    """How a model without instances of its own tells those of its structures apart, after the clean-up.
+
+    'components': what hangs together (26 neighbours) is one. 'watershed': components are cut where they are narrow.
+    """
+
+    method: Literal["components", "watershed"]
+    labels: tuple[str, ...] = ()
+    """Structures that it applies to; none given means those of kind 'lesion', or all where there is none."""
+    min_volume_ml: Annotated[float, Field(ge=0)] = 0.0
+    """Smaller parts are no instances; they stay in the label map."""
+    neck: Annotated[float, Field(ge=0, le=1)] = 0.75
+    """For 'watershed': parts are cut where the way between them is narrower than this share of the narrower part."""
+
+
 class Landmarks(Record):
     """Ranges of three percentiles of the values of the training images, as `flags.image.landmarks` finds them."""
 
@@ -347,6 +362,8 @@ class ModelSpec(Record):
     """None: one output for the background and one a label, of which the largest wins. Else one output a region, each
     with its own probability: in this order, a region above one half paints this label value over those before."""
     clean: tuple[CleanStep, ...] = ()
+    instances: InstanceRule | None = None
+    """None: structures are not told apart, unless the network itself gives instances, or the user asks for it."""
     training_domain: TrainingDomain
     quality: dict[str, Quality] = Field(default_factory=dict)
     """By structure; made by `voxmetry calibrate`. Empty where nothing is predicted."""
@@ -376,7 +393,7 @@ class ModelSpec(Record):
             )
         known = set(self.labels.names)
         named = {name for step in self.clean for name in step.labels} | set(self.training_domain.volume_ml)
-        named |= set(self.quality)
+        named |= set(self.quality) | set(self.instances.labels if self.instances else ())
         if named - known:
             raise ValueError(f"labels {sorted(named - known)} are not in the label table {sorted(known)}")
         return self

@@ -64,6 +64,10 @@ class StudySettings(Record):
     structures: tuple[str, ...] = ()
     """Names of the structures that are wanted; of a model of models, only the members that give some of them run. None
     given: all."""
+    instances: Literal["model", "components", "watershed", "none"] = "model"
+    """How structures are told apart: as the model does it, by connected components, by watershed, or not."""
+    instance_labels: tuple[str, ...] = ()
+    """Which structures; none given: those of kind 'lesion', or all where the model has none."""
     any_region: bool = False
     """Run a study whose header names another part of the body than the model is for; it is flagged then."""
     fast: bool = False

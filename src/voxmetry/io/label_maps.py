@@ -70,6 +70,20 @@ def looks_like_image(values: NDArray[Any], n_values: int) -> bool:
     return min(shares, default=1.0) < _SAME_NEIGHBOURS
 
 
+def read_stored_labels(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Geometry]:
+    """Read a label map's values as they are stored, (I, J, K), whatever they mean, and its grid.
+
+    Raises
+    ------
+    InputError, FormatError, GeometryError
+        As `voxmetry.read_segmentation`.
+    """
+    source = existing(path)
+    with naming_file(source.name):
+        array, geometry, _ = _read_labels(source)
+    return array, geometry
+
+
 def _read_labels(source: Path) -> tuple[NDArray[Any], Geometry, LabelTable | None]:
     suffix = suffix_of(source)
     if source.is_file() and suffix in (*NIFTI, *PAIRS):

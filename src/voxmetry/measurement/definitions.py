@@ -60,6 +60,16 @@ _LESIONS = {
     "location": "organ that holds most of the lesion's voxels, or else the organ with the nearest voxel",
     "location_distance_mm": "0 inside the organ, else the distance between the nearest voxel centres in mm",
 }
+_INSTANCES = {
+    "instance": "value of the instance in instances.nii.gz; what tells instances apart is said by instances_by: the "
+    "network, connected components (26 neighbours), or the watershed of the distance to the structure's border, which "
+    "cuts where a structure is narrow",
+    "score": "the network's certainty of the instance, 0 to 1; undefined where no network found it",
+    "box_low_ras_mm": "lowest corner of the instance's box along the patient's axes, in mm: the network's own, or the "
+    "smallest that holds all voxels, voxel edges included",
+    "box_high_ras_mm": "the highest corner of the same box",
+    "panoptic": "value of a voxel in panoptic.nii.gz: label value times 65536, plus the value of the instance",
+}
 _COMPARISONS = {
     "status": "'both': in prediction and reference; 'missed': in the reference only; 'extra': in the prediction only; "
     "'absent': in neither",
@@ -137,6 +147,7 @@ def definitions(surface: SurfaceKind = "elements", percentile: PercentileRule = 
     return {
         **_MEASUREMENTS,
         **_LESIONS,
+        **_INSTANCES,
         **_COMPARISONS,
         "hd95_mm": _PERCENTILES[surface, percentile],
         "surface": _SURFACES[surface],

@@ -122,11 +122,14 @@ def lesions(
     boxes = boxes_of(segmentation) if chosen else {}
     present = [label for label in chosen if label.value in boxes]
     # Surfaces of all organs are looked for only where a lesion is to be located.
-    locate = _Locator(organs) if organs is not None and present else None
+    locate = Locator(organs) if organs is not None and present else None
     rows = []
     for label in present:
         found = ordered_components(segmentation, label, boxes[label.value], connectivity, min_volume_ml)
-        rows += [_row(number, x, segmentation.geometry, volume, locate) for number, x in enumerate(found, start=1)]
+        rows += [
+            Lesion(id=f"{label.name}-{number}", **part_fields(x, segmentation.geometry, volume, locate))
+            for number, x in enumerate(found, start=1)
+        ]
     return tuple(rows)
 
 
@@ -172,34 +175,48 @@ def ordered_components(
     return sorted(found, key=order)
 
 
-def _row(number: int, x: Component, geometry: Geometry, volume: Volume | None, locate: _Locator | None) -> Lesion:
+def part_fields(
+    x: Component, geometry: Geometry, volume: Volume | None = None, locate: Locator | None = None
+) -> dict[str, Any]:
+    """Measure one part of a structure: the fields of `Part` but its id.
+
+    Parameters
+    ----------
+    x
+        Its mask, where that lies in the grid, its structure.
+    geometry
+        The grid.
+    volume
+        The image on the grid, for intensities.
+    locate
+        Finds the organ that it lies in.
+    """
     corner = np.array([part.start for part in x.box])
     n = int(np.count_nonzero(x.mask))
     axis, plane = measurement_plane(geometry)
     axes = _recist(x.mask, geometry, axis)
     sides = border_sides(x.box, geometry)
     location, distance_mm = locate(np.argwhere(x.mask) + corner) if locate else (None, math.nan)
-    return Lesion(
-        id=f"{x.label.name}-{number}",
-        label=x.label.name,
-        value=x.label.value,
-        n_voxels=n,
-        volume_ml=n * geometry.voxel_ml,
-        centroid_ras_mm=centroid_ras_mm(x.mask, x.box, geometry),
-        max_diameter_mm=max_diameter_mm(x.mask, geometry)[0],
-        long_axis_mm=axes.long_mm,
-        long_axis_ends_ras_mm=_ends(geometry.to_mm(axes.long_ends + corner)),
-        short_axis_mm=axes.short_mm,
-        short_axis_ends_ras_mm=_ends(geometry.to_mm(axes.short_ends + corner)),
-        slice_axis=axis,
-        plane=plane,
-        slice_index=int(axes.slice_index + corner[axis]),
-        touches_border=bool(sides),
-        border_sides=sides,
-        location=location,
-        location_distance_mm=distance_mm,
+    return {
+        "label": x.label.name,
+        "value": x.label.value,
+        "n_voxels": n,
+        "volume_ml": n * geometry.voxel_ml,
+        "centroid_ras_mm": centroid_ras_mm(x.mask, x.box, geometry),
+        "max_diameter_mm": max_diameter_mm(x.mask, geometry)[0],
+        "long_axis_mm": axes.long_mm,
+        "long_axis_ends_ras_mm": _ends(geometry.to_mm(axes.long_ends + corner)),
+        "short_axis_mm": axes.short_mm,
+        "short_axis_ends_ras_mm": _ends(geometry.to_mm(axes.short_ends + corner)),
+        "slice_axis": axis,
+        "plane": plane,
+        "slice_index": int(axes.slice_index + corner[axis]),
+        "touches_border": bool(sides),
+        "border_sides": sides,
+        "location": location,
+        "location_distance_mm": distance_mm,
         **({} if volume is None else _intensities(x, volume, n * geometry.voxel_ml)),
-    )
+    }
 
 
 def _ends(mm: NDArray[np.float64]) -> tuple[Point, Point]:
@@ -302,8 +319,8 @@ def _longest_chord(polygon: NDArray[np.float64]) -> tuple[float, float, float]:
     return best
 
 
-class _Locator:
-    """Finds the organ that a set of voxels lies in or nearest to."""
+class Locator:
+    """Finds the organ that a set of voxels, (N, 3) indices, lies in or nearest to."""
 
     def __init__(self, organs: Segmentation) -> None:
         from scipy.spatial import cKDTree
@@ -319,6 +336,7 @@ class _Locator:
         self.tree = cKDTree(organs.geometry.to_mm(where), balanced_tree=False) if present else None
 
     def __call__(self, voxels: NDArray[np.intp]) -> tuple[str | None, float]:
+        """Return the organ and its distance in mm, 0 inside; None and nan where there is no organ."""
         if self.tree is None:
             return None, math.nan
         under = self.organs.array[tuple(voxels.T)]

@@ -67,6 +67,13 @@ _COMPARED = {
     "empty": "Empty masks",
     "tolerance_mm": "Tolerance (mm)",
 }
+_INSTANCES = {
+    "instance": "Instance",
+    "score": "Score",
+    "box_low_ras_mm": "Box, lowest corner (mm)",
+    "box_high_ras_mm": "Box, highest corner (mm)",
+    "panoptic": "Panoptic map",
+}
 _FOLLOWED = {
     "status": "Status of a lesion",
     "rule": "What links two lesions",
@@ -121,13 +128,14 @@ def definitions(
 ) -> tuple[Fact, ...]:
     """List how each number is defined, in the words that the result carries.
 
-    The definitions of a comparison are left out where there was none, and those of lesions where there are none. A
-    definition that the catalogue does not hold word for word stays English, and is marked as such.
+    The definitions of a comparison are left out where there was none, and those of lesions and of instances where there
+    are none. A definition that the catalogue does not hold word for word stays English, and is marked as such.
     """
-    terms = {**_MEASURED, **_LESIONS, **_COMPARED, **_FOLLOWED}
+    terms = {**_MEASURED, **_LESIONS, **_INSTANCES, **_COMPARED, **_FOLLOWED}
     followed = prior.follow_up.definitions if prior is not None and prior.follow_up is not None else {}
     said = {**result.definitions, **{name: text for name, text in followed.items() if name in _FOLLOWED}}
-    left_out = {*(() if result.comparisons else _COMPARED), *(() if result.lesions else _LESIONS)}
+    left_out = {*(() if result.comparisons else _COMPARED), *(() if result.instances_by else _INSTANCES)}
+    left_out |= {*(() if result.lesions or result.instances else _LESIONS)}
     return tuple(
         Fact(
             term=say(terms[name]) if name in terms else clean(name).replace("_", " "),

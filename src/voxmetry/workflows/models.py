@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from voxmetry import nn
 from voxmetry.classical import Baseline, is_baseline, load_baseline
 from voxmetry.config import MapName, StudySettings
+from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.records import MembersAgreement, PredictedDice
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -20,6 +21,7 @@ from voxmetry.flags.study import predict_dice
 from voxmetry.nn.composite import How, chosen_labels, combine, is_composite, only
 from voxmetry.nn.uncertainty_maps import require_maps
 from voxmetry.ops.components import clean
+from voxmetry.ops.instances import cut_to
 from voxmetry.workflows.provenance import Clock
 
 Ready: TypeAlias = nn.Predictor | nn.Composite | Baseline
@@ -41,12 +43,18 @@ class Answer:
         How far the networks of an ensemble agree; empty for a single network.
     notes
         What a composite has to say about this study, each a sentence.
+    instances
+        The instances that were told apart, cut to the segmentation; None where none were.
+    instances_by
+        What told them apart; empty where nothing did.
     """
 
     segmentation: Segmentation
     predicted_dice: tuple[PredictedDice, ...] = ()
     members_agreement: tuple[MembersAgreement, ...] = ()
     notes: tuple[str, ...] = ()
+    instances: InstanceSegmentation | None = None
+    instances_by: Literal["", "network", "components", "watershed"] = ""
 
 
 def load_any(
@@ -149,9 +157,10 @@ def run_model(
     confidence = nn.Confidence(ready.spec) if ready.spec.quality else None
     agreement = nn.MemberAgreement(ready.spec)
     with gate or nullcontext(), clock.step("network"):
-        segmentation = ready.run(prepared, maps=maps, maps_to=maps_to, confidence=confidence, agreement=agreement)
+        made = ready.run(prepared, maps=maps, maps_to=maps_to, confidence=confidence, agreement=agreement)
+    segmentation, apart = in_two(made)
     with clock.step("clean up"):
-        cleaned = clean(segmentation, ready.spec.clean)
+        cleaned = only(clean(segmentation, ready.spec.clean), wanted)
     predicted = predict_dice(confidence.expected_dice(), ready.spec) if confidence else ()
     agreed = tuple(
         MembersAgreement(label=name, mean_dice=dice, members=ready.spec.members)
@@ -159,4 +168,11 @@ def run_model(
         if math.isfinite(dice) and name in wanted.names
     )
     predicted = tuple(row for row in predicted if row.label in wanted.names)
-    return Answer(only(cleaned, wanted), predicted, agreed)
+    if apart is None:
+        return Answer(cleaned, predicted, agreed)
+    return Answer(cleaned, predicted, agreed, instances=cut_to(apart, cleaned), instances_by="network")
+
+
+def in_two(made: Segmentation | InstanceSegmentation) -> tuple[Segmentation, InstanceSegmentation | None]:
+    """Return what a network made as its label map and its instances; None where it has none."""
+    return (made.segmentation, made) if isinstance(made, InstanceSegmentation) else (made, None)

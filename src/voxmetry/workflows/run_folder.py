@@ -32,8 +32,15 @@ DICOM_FILES = {
     "images": "images.zip",
 }
 """Names of the DICOM objects; the last is the de-identified copy of the series that they refer to."""
+INSTANCE_FILES = {
+    "instances": "instances.nii.gz",
+    "panoptic": "panoptic.nii.gz",
+    "instance table": "instances.csv",
+}
+"""What a run with instances has beside its label map."""
 OUTPUTS = {
     "segmentation": SEGMENTATION,
+    **INSTANCE_FILES,
     "measurements": "measurements.csv",
     "lesions": "lesions.csv",
     "other measurements": "other_measurements.csv",

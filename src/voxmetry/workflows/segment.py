@@ -6,13 +6,23 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from voxmetry.classical import BaselineSpec
 from voxmetry.config import ModelSpec, StudySettings, TrainingDomain
 from voxmetry.core.axes import reorientation
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
-from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, OtherInput, SourceInfo, StudyResult
+from voxmetry.core.records import (
+    Comparison,
+    Flag,
+    InstanceMeasurement,
+    Lesion,
+    Measurement,
+    OtherInput,
+    SourceInfo,
+    StudyResult,
+)
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.flags.image import flag_image
@@ -30,12 +40,14 @@ from voxmetry.flags.study import (
 from voxmetry.io.output_folder import output_folder
 from voxmetry.io.overlapping import flatten
 from voxmetry.measurement import DEFINITIONS, compare, lesions, measure
+from voxmetry.measurement.instance_rows import measure_instances
 from voxmetry.models.composite import CompositeSpec
 from voxmetry.nn import Composite, Predictor
 from voxmetry.ops.resample import resample
 from voxmetry.workflows.body_region import flag_region
 from voxmetry.workflows.dicom_objects import require_dicom
 from voxmetry.workflows.inputs import AnySpec, StudyInputs, inputs_of, read_inputs
+from voxmetry.workflows.instances import instance_rule, with_instances
 from voxmetry.workflows.models import Answer, Chosen, Ready, load_any, require_maps_of, run_model
 from voxmetry.workflows.prior import compare_with_prior
 from voxmetry.workflows.privacy import Privacy
@@ -68,7 +80,8 @@ def segment_study(
         DICOM folder with a series of each modality, or one path for each input in the model's order.
     out
         Folder for `seg.nii.gz`, `measurements.csv`, `result.json` and `report.html` (`comparison.csv` with a
-        reference, `lesions.csv` where the model finds lesions, NIfTI files of `settings.maps`). Each appears whole
+        reference, `lesions.csv` where the model finds lesions, `instances.nii.gz`, `panoptic.nii.gz` and
+        `instances.csv` where structures are told apart, NIfTI files of `settings.maps`). Each appears whole
         or not at all, the report last.
     model
         A predictor or a loaded model (for many studies, load it once), a model's name, a model folder, or a baseline's
@@ -108,6 +121,7 @@ def segment_study(
         with clock.step("load model"):
             ready = load_any(model, settings, tell)
             require_maps_of(ready, settings)
+            instance_rule(ready.spec, settings)
         with clock.step("read"):
             inputs = read_inputs(study, ready.spec, settings)
             truth, unknown = read_reference(
@@ -120,7 +134,8 @@ def segment_study(
             ready, inputs.volumes, clock, gate, maps=settings.maps, maps_to=stage, structures=settings.structures
         )
         with clock.step("measure"):
-            found = measure_study(answer.segmentation, inputs, truth, settings)
+            answer = with_instances(answer, ready.spec, settings)
+            found = measure_study(answer, inputs, truth, settings)
         change = None
         if prior is not None:
             with clock.step("compare with prior"):
@@ -143,7 +158,7 @@ def segment_study(
         )
         with clock.step("write"):
             drawn = flatten(truth, "first", "the reference") if truth else None
-            shown = ReportInputs(inputs.first, answer.segmentation, drawn, inputs.volumes[1:], change)
+            shown = ReportInputs(inputs.first, answer.segmentation, drawn, inputs.volumes[1:], change, answer.instances)
             outputs = Outputs(stage, keep_earlier=whole or has_results(out))
             return write_outputs(outputs, privacy.result(result), shown, settings, privacy)
 
@@ -184,23 +199,28 @@ class StudyMeasurements:
     labels: LabelTable
     measurements: tuple[Measurement, ...]
     lesions: tuple[Lesion, ...]
+    instances: tuple[InstanceMeasurement, ...]
+    instances_by: Literal["", "network", "components", "watershed"]
     others: tuple[OtherInput, ...]
     comparisons: tuple[Comparison, ...]
 
 
 def measure_study(
-    segmentation: Segmentation,
+    answer: Answer,
     inputs: StudyInputs,
     reference: Sequence[Segmentation],
     settings: StudySettings,
 ) -> StudyMeasurements:
     """Measure the labels on the first image, on each further one, and compare them with the reference."""
+    segmentation, apart = answer.segmentation, answer.instances
     comparisons = compare_with(reference, segmentation, settings)
     return StudyMeasurements(
         source=inputs.sources[0],
         labels=segmentation.labels,
         measurements=measure(segmentation, inputs.first),
         lesions=lesions(segmentation, inputs.first, organs=segmentation),
+        instances=measure_instances(apart, inputs.first, organs=segmentation) if apart is not None else (),
+        instances_by=answer.instances_by,
         others=measure_others(segmentation, inputs),
         comparisons=comparisons,
     )

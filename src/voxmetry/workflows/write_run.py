@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from voxmetry import io, report
 from voxmetry.config import StudySettings
-from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, StudyResult
+from voxmetry.core.instances import InstanceSegmentation
+from voxmetry.core.records import Comparison, Flag, InstanceMeasurement, Lesion, Measurement, StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -17,8 +18,9 @@ from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
 from voxmetry.report.pictures.thumbnail import render_preview, render_thumbnail
 from voxmetry.report.viewer import MOST_OVERLAY_VOXELS, overview
 from voxmetry.workflows.dicom_objects import write_objects
+from voxmetry.workflows.instances import write_instance_maps
 from voxmetry.workflows.privacy import Privacy
-from voxmetry.workflows.run_folder import DICOM_FILES, OUTPUTS, Outputs
+from voxmetry.workflows.run_folder import DICOM_FILES, INSTANCE_FILES, OUTPUTS, Outputs
 
 
 class ReportInputs(NamedTuple):
@@ -29,6 +31,7 @@ class ReportInputs(NamedTuple):
     reference: Segmentation | None
     others: tuple[Volume, ...]
     prior: PriorComparison | None
+    instances: InstanceSegmentation | None = None
 
     def of_image(self) -> dict[str, Any]:
         """Return all but the further images, which a DICOM object does not show."""
@@ -41,6 +44,8 @@ def output_files(result: StudyResult, settings: StudySettings, *, changed: bool)
     left_out |= {*MAP_FILES} - {*settings.maps, *(["maps"] if settings.maps else [])}
     if not changed:
         left_out.add("change")
+    if not result.instances_by:
+        left_out |= {*INSTANCE_FILES}
     if not result.others:
         left_out |= {"other measurements", "other lesions", "other overview"}
     if not any(label.kind == "lesion" for label in result.labels):
@@ -65,6 +70,8 @@ def write_outputs(
     files = output_files(result, settings, changed=shown.prior is not None)
     out, result = outputs.folder, result.model_copy(update={"files": files})
     io.save(shown.segmentation, out / OUTPUTS["segmentation"])
+    if shown.instances is not None:
+        write_instance_maps(shown.instances, out / OUTPUTS["instances"], out / OUTPUTS["panoptic"])
     write_text(out / OUTPUTS["measurements"], records_csv(result.measurements, Measurement))
     for what, text in tables(result, shown).items():
         with outputs.each(what, OUTPUTS[what]) as path:
@@ -95,6 +102,8 @@ def tables(result: StudyResult, shown: ReportInputs) -> dict[str, Callable[[], s
     made: dict[str, Callable[[], str]] = {}
     if "lesions" in result.files:
         made["lesions"] = lambda: records_csv(result.lesions, Lesion)
+    if "instance table" in result.files:
+        made["instance table"] = lambda: records_csv(result.instances, InstanceMeasurement)
     if "other measurements" in result.files:
         rows = {other.name: other.measurements for other in result.others}
         made["other measurements"] = lambda: named_records_csv(rows, Measurement, name="input")

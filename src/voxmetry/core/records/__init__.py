@@ -29,10 +29,12 @@ from voxmetry.core.records.series import SeriesInfo, SeriesVerdict, SuvBasis
 from voxmetry.core.records.statistics import BlandAltman, Distribution, MeanInterval, PairedComparison, Reliability
 from voxmetry.core.records.study import (
     Flag,
+    InstanceMeasurement,
     Lesion,
     Measurement,
     MembersAgreement,
     OtherInput,
+    Part,
     Point,
     PredictedDice,
     Provenance,
@@ -58,6 +60,7 @@ __all__ = [
     "FollowUpSettings",
     "Instance",
     "InstanceMatching",
+    "InstanceMeasurement",
     "Lesion",
     "LesionChange",
     "MeanInterval",
@@ -66,6 +69,7 @@ __all__ = [
     "OtherInput",
     "PairedComparison",
     "PanopticQuality",
+    "Part",
     "Point",
     "PredictedDice",
     "PriorComparison",

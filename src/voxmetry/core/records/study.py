@@ -52,11 +52,11 @@ class Measurement(Region):
     sphericity: Number = float("nan")
 
 
-class Lesion(Region):
-    """One connected component of a structure."""
+class Part(Region):
+    """One part of a structure, measured by itself: a lesion, or an instance."""
 
     id: str
-    """The structure's name and a number; the largest component is 1."""
+    """The structure's name and a number."""
     long_axis_mm: Number
     """Longest diameter in one slice of `plane`, as RECIST 1.1 measures."""
     long_axis_ends_ras_mm: tuple[Point, Point]
@@ -74,6 +74,22 @@ class Lesion(Region):
     """0 inside the organ, else the distance between the nearest voxel centres."""
     suv_peak: Number = float("nan")
     total_lesion_glycolysis_suv_ml: Number = float("nan")
+
+
+class Lesion(Part):
+    """One connected component of a structure of kind 'lesion'; the largest one is number 1."""
+
+
+class InstanceMeasurement(Part):
+    """One instance of a structure: a vertebra, a lesion that touches another."""
+
+    instance: int
+    """Its value in the instance map."""
+    score: Number = float("nan")
+    """Certainty in 0..1; nan where the method gives none, as connected components."""
+    box_low_ras_mm: Point
+    """Lowest corner of its box along the patient's axes: as the network gave it, or round the outer edges of voxels."""
+    box_high_ras_mm: Point
 
 
 class Flag(Record):
@@ -170,6 +186,10 @@ class StudyResult(Record):
     measurements: tuple[Measurement, ...]
     lesions: tuple[Lesion, ...] = ()
     """Connected components of the structures of kind 'lesion'."""
+    instances: tuple[InstanceMeasurement, ...] = ()
+    """Where structures were told apart: by the network, by connected components or by watershed."""
+    instances_by: Literal["", "network", "components", "watershed"] = ""
+    """How; empty where nothing was told apart."""
     others: tuple[OtherInput, ...] = ()
     """Further inputs of the model, such as the PET beside a CT; SUV is measured there."""
     comparisons: tuple[Comparison, ...] = ()

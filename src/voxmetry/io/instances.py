@@ -1,0 +1,189 @@
+"""Instance maps as files: each value one instance, with a table of rows in a CSV file of the same name beside it."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxmetry.core.geometry import Geometry
+from voxmetry.core.instances import MOST_INSTANCES, InstanceSegmentation
+from voxmetry.core.labels import PALETTE, Label, LabelTable
+from voxmetry.core.records import Detection
+from voxmetry.core.segmentation import Segmentation
+from voxmetry.errors import FormatError, LabelError
+from voxmetry.io.label_maps import read_stored_labels
+from voxmetry.io.read import save
+
+UNNAMED = "instance"
+"""The structure of instances that no table names."""
+_ROUNDING = 1e-3
+"""How far a value may be from a whole number, where a file scales its values."""
+_NOWHERE = ((math.nan,) * 3, (math.nan,) * 3)
+
+
+def save_instances(found: InstanceSegmentation, path: str | os.PathLike[str]) -> None:
+    """Write the instance map (NIfTI, NRRD, MetaImage), uint16, with each instance's name and colour in its header.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    table = LabelTable(labels=tuple(instance_labels(found)))
+    save(Segmentation(found.array, found.geometry, table), path)
+
+
+def instance_labels(found: InstanceSegmentation, names: Mapping[int, str] | None = None) -> list[Label]:
+    """Return a label for each instance: its own value, a colour unlike its neighbours', the code of its structure.
+
+    Parameters
+    ----------
+    found
+        The instances.
+    names
+        What they are called, by value. None: the structure and a number within it, as `measure_instances` has them.
+    """
+    colours = neighbour_colours(found)
+    structures = {label.name: label for label in found.labels}
+    counts: dict[str, int] = {}
+    made = []
+    for row in found.detections:
+        counts[row.label] = counts.get(row.label, 0) + 1
+        name = names[row.value] if names else f"{row.label}-{counts[row.label]}"
+        update = {"value": row.value, "name": name, "colour": colours[row.value]}
+        made.append(structures[row.label].model_copy(update=update))
+    return made
+
+
+def neighbour_colours(found: InstanceSegmentation) -> dict[int, str]:
+    """Give each instance a colour that none of the nearest six before it has, as far as there are colours."""
+    from scipy.spatial import cKDTree
+
+    if not found.detections:
+        return {}
+    middles = np.array([np.mean(row.box_ras_mm, axis=0) for row in found.detections])
+    near = cKDTree(middles).query(middles, k=min(7, len(middles)))[1].reshape(len(middles), -1)
+    chosen: list[int] = []
+    for place, others in enumerate(near):
+        taken = [chosen[other] for other in others if other < place]
+        # Of equally free colours the next in turn, so that a row of instances runs through the palette.
+        order = [(place + n) % len(PALETTE) for n in range(len(PALETTE))]
+        chosen.append(min(order, key=taken.count))
+    return {row.value: PALETTE[colour] for row, colour in zip(found.detections, chosen, strict=True)}
+
+
+def read_instances(path: str | os.PathLike[str]) -> InstanceSegmentation:
+    """Read an instance map, in which each value is one instance.
+
+    Parameters
+    ----------
+    path
+        NIfTI, NRRD or MetaImage. A CSV file of the same name beside it, such as `instances.csv` beside
+        `instances.nii.gz`, names the structure of each instance and its score: columns `instance`, `label` and
+        `score`. Without it all instances are of one structure, 'instance', and have no score.
+
+    Returns
+    -------
+    InstanceSegmentation
+        Values as in the file; they need not follow one another. Its label map has the structures of the table, numbered
+        from 1 in the order of their names. Boxes are not read.
+
+    Raises
+    ------
+    LabelError
+        If a value is no whole number from 0 to 65,535, or the table lacks an instance of the map.
+    FormatError
+        If the map or the table cannot be read.
+    """
+    source = Path(path)
+    array, geometry = read_stored_labels(source)
+    values = _require_values(array, source.name)
+    array = np.rint(array).astype(np.uint16)
+    table = table_beside(source)
+    rows = _rows(table, values, source.name) if table.is_file() else [_row(value) for value in values]
+    return of_rows(array, geometry, rows)
+
+
+def of_rows(array: NDArray[np.uint16], geometry: Geometry, rows: Sequence[Detection]) -> InstanceSegmentation:
+    """Return instances with a label map that is made from them."""
+    names = {name: place for place, name in enumerate(sorted({row.label for row in rows}), start=1)}
+    value_of = np.zeros(MOST_INSTANCES + 1, np.uint16)
+    for row in rows:
+        value_of[row.value] = names[row.label]
+    labels = LabelTable.from_names({value: name for name, value in names.items()} or {1: UNNAMED})
+    return InstanceSegmentation(Segmentation(value_of[array], geometry, labels), array, rows)
+
+
+def table_beside(path: Path) -> Path:
+    """Return where the table of an instance map lies.
+
+    Examples
+    --------
+    >>> table_beside(Path("case_7.nii.gz")).name
+    'case_7.csv'
+    """
+    name = path.name[: -len(".gz")] if path.name.lower().endswith(".gz") else path.name
+    return path.with_name(f"{Path(name).stem}.csv")
+
+
+def _require_values(array: NDArray[Any], name: str) -> list[int]:
+    values = np.unique(array)
+    low, high = (float(values[0]), float(values[-1])) if len(values) else (0.0, 0.0)
+    if low < 0 or (array.dtype.kind == "f" and not (np.abs(values - np.rint(values)) <= _ROUNDING).all()):
+        raise LabelError(
+            found=f"values in {name} that are no whole numbers from 0, such as {low:g}",
+            expected="an instance map: 0 in the background, and one whole number an instance",
+            fix="pass the instance map, not the image or a map of scores",
+        )
+    n = int(np.count_nonzero(values))
+    if high > MOST_INSTANCES:
+        what = "more than can be numbered" if n > MOST_INSTANCES else "which could be numbered from 1"
+        raise LabelError(
+            found=f"{n} instances with values up to {high:.0f} in {name}, {what}",
+            expected=f"values from 1 to {MOST_INSTANCES}",
+            fix="leave out small instances" if n > MOST_INSTANCES else "number the instances from 1",
+        )
+    return [int(value) for value in np.rint(values) if value]
+
+
+def _row(value: int, label: str = UNNAMED, score: float = math.nan) -> Detection:
+    return Detection(value=value, label=label, score=score, box_ras_mm=_NOWHERE)
+
+
+def _rows(path: Path, values: Sequence[int], map_name: str) -> list[Detection]:
+    found = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = {"instance", "label"} - set(reader.fieldnames or ())
+            if missing:
+                raise FormatError(
+                    found=f"{path.name} without the column {' and '.join(sorted(missing))}",
+                    expected=f"the table of the instances of {map_name}: instance, label, score",
+                    fix="add the columns, or rename the file if it is another table",
+                )
+            for line in reader:
+                score = float(line["score"]) if line.get("score") else math.nan
+                found[int(line["instance"])] = _row(int(line["instance"]), line["label"] or UNNAMED, score)
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
+        raise FormatError(
+            found=f"{path.name}, which cannot be read as a table of instances",
+            expected="CSV with the columns instance, label and score: a whole number, a name, a number or nothing",
+            fix="correct the file, or rename it if it is another table",
+        ) from error
+    lacking = [value for value in values if value not in found]
+    if lacking:
+        raise LabelError(
+            found=f"instances {lacking[:10]} of {map_name} that {path.name} does not name",
+            expected="one row for each instance",
+            fix="add the rows, or remove the table",
+        )
+    # A row whose instance has no voxel, as in a cropped map, says nothing about this map.
+    return [found[value] for value in values]
