@@ -47,6 +47,18 @@ def volume(grid: Geometry | None = None, *, dtype: str = "int16", seed: int = 0)
     return Volume(array, grid)
 
 
+def balls(grid: Geometry, *balls: tuple[tuple[float, float, float], tuple[float, float, float] | float]) -> np.ndarray:
+    """Ellipsoids, each by its centre and its half axes (or radius) along the grid's axes in mm: 1 to N, the last wins.
+
+    Shape (I, J, K) uint16. Positions count from the centre of the first voxel.
+    """
+    at = np.stack(np.indices(grid.shape), -1) * np.array(grid.spacing_mm)
+    array = np.zeros(grid.shape, np.uint16)
+    for number, (centre, radii) in enumerate(balls, start=1):
+        array[(((at - centre) / radii) ** 2).sum(-1) <= 1] = number
+    return array
+
+
 def segmentation(grid: Geometry | None = None) -> Segmentation:
     """Two boxes that touch: 'a' (value 1) of 3 x 4 x 2 voxels, 'b' (value 4) of 2 x 4 x 2; nothing at the border."""
     grid = grid or geometry()

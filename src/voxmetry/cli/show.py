@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Lesion,
         MeanInterval,
         Measurement,
+        Part,
         StudyResult,
     )
     from voxmetry.core.records.follow_up import FollowUp
@@ -41,6 +42,8 @@ def study(result: StudyResult, out: Path, *, as_json: bool, verbose: bool = Fals
         if other.source.unit == "SUVbw":
             uptake(other.name, other.measurements, other.lesions)
     measurements(result.measurements, as_json=False, lesions=result.lesions)
+    if result.instances:
+        part_rows(result.instances, what="instance")
     if result.comparisons:
         comparisons(result.comparisons, as_json=False)
     for flag in result.flags:
@@ -108,16 +111,16 @@ def measurements(rows: Sequence[Measurement], *, as_json: bool, lesions: Sequenc
         )
     print_table(made)
     if lesions:
-        lesion_rows(lesions)
+        part_rows(lesions)
 
 
-def lesion_rows(rows: Sequence[Lesion]) -> None:
-    """Show one line a lesion, the largest first, and how many there are."""
+def part_rows(rows: Sequence[Part], *, what: str = "lesion") -> None:
+    """Show one line a lesion or instance, the largest first, and how many there are."""
     shown = sorted(rows, key=lambda row: -row.volume_ml)[:MOST_LESIONS]
     is_pet = any(row.intensity_unit == "SUVbw" for row in shown)
     located, cut = any(row.location for row in shown), any(row.touches_border for row in shown)
     turned = any(row.plane != "axial" for row in shown)
-    heads = ["lesion", "mL", "long mm", "short mm", *["plane"] * turned, "3-D mm"]
+    heads = [what, "mL", "long mm", "short mm", *["plane"] * turned, "3-D mm"]
     heads += (["SUVmax", "SUVpeak", "TLG"] if is_pet else []) + ["location"] * located + ["at edge"] * cut
     made = table(heads)
     for row in shown:
@@ -130,7 +133,7 @@ def lesion_rows(rows: Sequence[Lesion]) -> None:
         made.add_row(row.id, f"{row.volume_ml:.2f}", *cells)
     print_table(made)
     if len(rows) > MOST_LESIONS:
-        say(f"{len(rows)} lesions; the {MOST_LESIONS} largest are shown.")
+        say(f"{len(rows)} {what}s; the {MOST_LESIONS} largest are shown.")
 
 
 def follow_up(result: FollowUp, written: Sequence[Path], *, as_json: bool) -> None:

@@ -234,7 +234,7 @@ class InstanceRule(Record):
     """Structures that it applies to; none given means those of kind 'lesion', or all where there is none."""
     min_volume_ml: Annotated[float, Field(ge=0)] = 0.0
     """Smaller parts are no instances; they stay in the label map."""
-    neck: Annotated[float, Field(ge=0, le=1)] = 0.75
+    neck: Annotated[float, Field(ge=0, le=1)] = 0.8
     """For 'watershed': parts are cut where the way between them is narrower than this share of the narrower part."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
@@ -68,8 +69,8 @@ class LabelTable(Record):
     @model_validator(mode="after")
     def _unique(self) -> LabelTable:
         for what in ("value", "name"):
-            seen = [getattr(label, what) for label in self.labels]
-            twice = sorted({str(x) for x in seen if seen.count(x) > 1})
+            seen = Counter(getattr(label, what) for label in self.labels)
+            twice = sorted(str(x) for x, n in seen.items() if n > 1)
             if twice:
                 raise ValueError(f"label {what}s used more than once: {', '.join(twice)}")
         return self

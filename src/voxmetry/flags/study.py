@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from voxmetry.classical.spec import BaselineSpec
 from voxmetry.config import ModelSpec
@@ -182,12 +182,15 @@ def flag_asymmetry(measurements: Sequence[Measurement], labels: LabelTable) -> t
     return tuple(flags)
 
 
-def flag_islands(segmentation: Segmentation) -> tuple[Flag, ...]:
-    """Note each organ of which more than a tenth lies apart from its largest part; lesions may be many."""
+def flag_islands(segmentation: Segmentation, *, many: Collection[str] = ()) -> tuple[Flag, ...]:
+    """Note each organ of which more than a tenth lies apart from its largest part.
+
+    Lesions may be many, and so may those structures named by `many` whose instances were told apart.
+    """
     parts = component_sizes(segmentation, 26)
     flags = []
     for label in segmentation.labels:
-        if label.kind == "lesion" or label.value not in parts:
+        if label.kind == "lesion" or label.value not in parts or label.name in many:
             continue
         sizes = parts[label.value]
         apart = 1 - float(sizes.max()) / float(sizes.sum())

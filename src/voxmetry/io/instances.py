@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,50 +26,57 @@ UNNAMED = "instance"
 """The structure of instances that no table names."""
 _ROUNDING = 1e-3
 """How far a value may be from a whole number, where a file scales its values."""
-_NOWHERE = ((math.nan,) * 3, (math.nan,) * 3)
+_NOWHERE = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
 
 def save_instances(found: InstanceSegmentation, path: str | os.PathLike[str]) -> None:
     """Write the instance map (NIfTI, NRRD, MetaImage), uint16, with each instance's name and colour in its header.
+
+    Names are those of `measure_instances`: the structure's, and a number within it.
 
     Raises
     ------
     OutputError
         If the file cannot be written.
     """
-    table = LabelTable(labels=tuple(instance_labels(found)))
-    save(Segmentation(found.array, found.geometry, table), path)
+    numbers: Counter[str] = Counter()
+    names = []
+    for row in found.detections:
+        numbers[row.label] += 1
+        names.append(f"{row.label}-{numbers[row.label]}")
+    made = own_labels(found.labels, found.detections, names, [row.value for row in found.detections])
+    save(Segmentation(found.array, found.geometry, LabelTable(labels=tuple(made))), path)
 
 
-def instance_labels(found: InstanceSegmentation, names: Mapping[int, str] | None = None) -> list[Label]:
-    """Return a label for each instance: its own value, a colour unlike its neighbours', the code of its structure.
+def own_labels(
+    structures: LabelTable, rows: Sequence[Detection], names: Sequence[str], values: Sequence[int]
+) -> list[Label]:
+    """Return a label for each instance: the code and kind of its structure, and a colour unlike its neighbours'.
 
     Parameters
     ----------
-    found
+    structures
+        The label table of the structures.
+    rows
         The instances.
-    names
-        What they are called, by value. None: the structure and a number within it, as `measure_instances` has them.
+    names, values
+        What each is called, and its value.
     """
-    colours = neighbour_colours(found)
-    structures = {label.name: label for label in found.labels}
-    counts: dict[str, int] = {}
-    made = []
-    for row in found.detections:
-        counts[row.label] = counts.get(row.label, 0) + 1
-        name = names[row.value] if names else f"{row.label}-{counts[row.label]}"
-        update = {"value": row.value, "name": name, "colour": colours[row.value]}
-        made.append(structures[row.label].model_copy(update=update))
-    return made
+    by_name = {label.name: label for label in structures}
+    colours = neighbour_colours(rows)
+    return [
+        by_name[row.label].model_copy(update={"value": value, "name": name, "colour": colour})
+        for row, name, value, colour in zip(rows, names, values, colours, strict=True)
+    ]
 
 
-def neighbour_colours(found: InstanceSegmentation) -> dict[int, str]:
-    """Give each instance a colour that none of the nearest six before it has, as far as there are colours."""
+def neighbour_colours(rows: Sequence[Detection]) -> list[str]:
+    """Return a colour for each instance that none of the nearest six before it has, as far as there are colours."""
     from scipy.spatial import cKDTree
 
-    if not found.detections:
-        return {}
-    middles = np.array([np.mean(row.box_ras_mm, axis=0) for row in found.detections])
+    if not rows:
+        return []
+    middles = np.array([np.mean(row.box_ras_mm, axis=0) for row in rows])
     near = cKDTree(middles).query(middles, k=min(7, len(middles)))[1].reshape(len(middles), -1)
     chosen: list[int] = []
     for place, others in enumerate(near):
@@ -76,7 +84,7 @@ def neighbour_colours(found: InstanceSegmentation) -> dict[int, str]:
         # Of equally free colours the next in turn, so that a row of instances runs through the palette.
         order = [(place + n) % len(PALETTE) for n in range(len(PALETTE))]
         chosen.append(min(order, key=taken.count))
-    return {row.value: PALETTE[colour] for row, colour in zip(found.detections, chosen, strict=True)}
+    return [PALETTE[colour] for colour in chosen]
 
 
 def read_instances(path: str | os.PathLike[str]) -> InstanceSegmentation:
@@ -93,7 +101,7 @@ def read_instances(path: str | os.PathLike[str]) -> InstanceSegmentation:
     -------
     InstanceSegmentation
         Values as in the file; they need not follow one another. Its label map has the structures of the table, numbered
-        from 1 in the order of their names. Boxes are not read.
+        from 1 in the order of their names. Boxes are not read: each is a point at the origin.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.instances import MOST_INSTANCES, InstanceSegmentation
-from voxmetry.core.labels import Label
+from voxmetry.core.labels import Label, LabelTable
 from voxmetry.core.records import Detection
-from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.segmentation import Segmentation, values_present
 from voxmetry.errors import LabelError
+from voxmetry.io.instances import own_labels
 from voxmetry.ops.boxes import Box, boxes_of, grow, label_boxes
 from voxmetry.ops.components import components
 from voxmetry.ops.watershed import NECK, watershed
@@ -127,6 +128,52 @@ def with_boxes(segmentation: Segmentation, array: NDArray[Any], rows: Sequence[D
         if row.value in boxes
     )
     return InstanceSegmentation(segmentation, array, kept)
+
+
+def each_its_own(base: Segmentation, found: InstanceSegmentation, names: Mapping[int, str]) -> Segmentation:
+    """Return a label map in which each instance is a structure of its own, with a colour unlike its neighbours'.
+
+    Parameters
+    ----------
+    base
+        The label map beneath: what belongs to no instance stays as it is there.
+    found
+        The instances, on the same grid.
+    names
+        What each instance is called, by its value.
+
+    Raises
+    ------
+    LabelError
+        If there are more structures and instances than a label map can number.
+    """
+    if not found.detections:
+        return base
+    rows = found.detections
+    values = values_beside(base.labels, len(rows))
+    value_of = np.zeros(MOST_INSTANCES + 1, np.uint16)
+    value_of[[row.value for row in rows]] = values
+    own = own_labels(found.labels, rows, [names[row.value] for row in rows], values)
+    new = value_of[found.array]
+    array = np.where(new > 0, new, base.array)
+    left = values_present(array)
+    # A structure that is all instances is no structure any more.
+    told = {row.label for row in found.detections}
+    kept = [label for label in base.labels if label.name not in told or label.value in left]
+    return Segmentation(array, base.geometry, LabelTable(labels=(*kept, *own)))
+
+
+def values_beside(labels: LabelTable, n: int) -> list[int]:
+    """Return `n` values for instances beside those of structures: the next ones.
+
+    Raises
+    ------
+    LabelError
+        If a label map has not so many.
+    """
+    first = max(labels.values, default=0) + 1
+    require_room(first - 1 + n)
+    return list(range(first, first + n))
 
 
 def cut_to(found: InstanceSegmentation, segmentation: Segmentation) -> InstanceSegmentation:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from voxmetry.core.geometry import Geometry
 from voxmetry.ops.components import components
 
-NECK = 0.75
+NECK = 0.8
 """Two parts are cut where the way between them is narrower than this share of the narrower part."""
 _NOISE = 0.5
-"""Of a voxel's longest side: a smaller difference in distance comes from the grid, not from the shape."""
+"""Of a voxel's size, the cube root of its volume: a smaller difference comes from the grid, not from the shape."""
 _HALF = tuple(step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0))
 """One of each pair of opposite neighbours."""
 
@@ -22,9 +22,9 @@ _HALF = tuple(step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0)
 def watershed(mask: NDArray[np.bool_], geometry: Geometry, *, neck: float = NECK) -> NDArray[np.uint32]:
     """Return the numbered parts of a mask, cut where it is narrow.
 
-    Every voxel has a distance to the nearest voxel outside of the mask. Two parts meet where this distance is largest
+    Every voxel has a distance to the border of the mask. Two parts meet where this distance is largest
     along their common border: half the width of the neck. They stay one where it is above `neck` times the largest
-    distance inside the smaller of them, or less than half a voxel below it. What counts is this ratio, so that large
+    distance inside the smaller of them, or less than half a voxel below that. What counts is this ratio, so that large
     and small instances are cut alike.
 
     Parameters
@@ -52,13 +52,14 @@ def watershed(mask: NDArray[np.bool_], geometry: Geometry, *, neck: float = NECK
     from skimage.segmentation import watershed as flood
 
     solid = np.ascontiguousarray(mask)
-    distance = edt.edt(solid, anisotropy=geometry.spacing_mm)
+    # The border lies half a voxel before the centre of the next voxel outside.
+    distance = edt.edt(solid, anisotropy=geometry.spacing_mm) - min(geometry.spacing_mm) / 2
     seeds, sizes = components(local_maxima(distance, connectivity=3) & solid, 26)
     if len(sizes) < 2:
         return components(solid, 26)[0]
     # Breadth first from the seeds, so that each voxel goes to the part that it is downhill of.
     basins = flood(-distance, seeds.astype(np.int32), connectivity=np.ones((3, 3, 3)), mask=solid)
-    root = _merged(basins, distance, neck, _NOISE * max(geometry.spacing_mm))
+    root = _merged(basins, distance, neck, _NOISE * (1000 * geometry.voxel_ml) ** (1 / 3))
     numbers = np.unique(root[1:], return_inverse=True)[1] + 1
     merged: NDArray[np.uint32] = np.append(0, numbers).astype(np.uint32)[basins]
     return merged

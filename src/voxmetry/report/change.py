@@ -168,7 +168,8 @@ def _lesion_table(result: StudyResult, found: FollowUp | None, say: Language) ->
     chosen = sorted(found.changes, key=lambda row: (not row.target, -_size(row)))[:MOST_ROWS]
     rows = [
         Row(
-            id=f"lesion-{numbers[row.follow_up_ids[0]]}" if row.follow_up_ids else "",
+            # A lesion of a structure whose instances are listed has no row of its own.
+            id=next((f"lesion-{numbers[name]}" for name in row.follow_up_ids[:1] if name in numbers), ""),
             label=clean(", ".join(row.follow_up_ids or row.baseline_ids)),
             colour=colours.get(row.label, NO_COLOUR),
             cells=_lesion_cells(row, say),

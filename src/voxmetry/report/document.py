@@ -13,6 +13,7 @@ from voxmetry.core.records import Flag, StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.report.change import change_notes, change_summary, change_tables, merged_flags, response_line
 from voxmetry.report.facts import Fact, FactGroup, command, definitions, examined, provenance
+from voxmetry.report.instances import drawn_result, instance_table, instances_said, without_told
 from voxmetry.report.language import ENGLISH, Language
 from voxmetry.report.lesions import lesion_table
 from voxmetry.report.pictures.illustrations import Illustration, illustrate
@@ -63,6 +64,7 @@ class ReportDocument(Record):
     summary: tuple[str, ...]
     findings: Table
     lesions: Table | None = None
+    instances: Table | None = None
     others: tuple[Table, ...] = ()
     """What was measured on the further inputs of the model, such as SUV on the PET."""
     uptake_first: bool = False
@@ -113,6 +115,8 @@ def spell(
     """
     if prior is not None:
         result = result.model_copy(update={"flags": merged_flags(result.flags, prior.flags)})
+    drawn = drawn_result(result) if plan.apart else result
+    result = without_told(result)
     return ReportDocument(
         language=say,
         title=_title(result, say),
@@ -121,8 +125,9 @@ def spell(
         examined=examined(result, plan, say),
         verdict=_verdict(result, say),
         summary=(*_summary(result, say), *(response_line(prior, say) if prior is not None else ())),
-        findings=findings_table(result, say),
+        findings=_findings(result, say),
         lesions=lesion_table(result, say),
+        instances=instance_table(result, say),
         others=other_tables(result, say),
         uptake_first=any(other.source.unit == "SUVbw" for other in result.others),
         asymmetry=asymmetry_table(result, say),
@@ -131,8 +136,8 @@ def spell(
         change_notes=change_notes(prior, say) if prior is not None else (),
         not_found=_not_found(result, say),
         flags=_flags(result, say),
-        illustrations=illustrate(plan, result, say),
-        not_pictured=_not_pictured(plan, say),
+        illustrations=illustrate(plan, drawn, say),
+        not_pictured=_not_pictured(plan, say, apart=bool(result.instances)),
         intensities=intensity_table(result, say),
         comparison=comparison_table(result, say),
         comparison_summary=_comparison_summary(result, say),
@@ -140,6 +145,13 @@ def spell(
         provenance=provenance(result, say),
         command=command(result),
     )
+
+
+def _findings(result: StudyResult, say: Language) -> Table:
+    """One row a structure; one that is all instances is nowhere by itself in the viewer."""
+    table, told = findings_table(result, say), {clean(row.label) for row in result.instances}
+    rows = tuple(row.model_copy(update={"id": ""}) if row.label in told else row for row in table.rows)
+    return table.model_copy(update={"rows": rows})
 
 
 def other_tables(result: StudyResult, say: Language = ENGLISH) -> tuple[Table, ...]:
@@ -224,9 +236,10 @@ def _summary(result: StudyResult, say: Language) -> tuple[str, ...]:
         lines.append(
             say.count(len(result.lesions), "{n} lesion of {ml} mL.", "{n} lesions of {ml} mL together.", ml=total)
         )
-    elif any(label.kind == "lesion" for label in result.labels):
+    elif any(label.kind == "lesion" for label in result.labels) and not result.instances:
         lines.append(say("No lesion was found."))
-    return tuple(lines)
+    told = instances_said(result, say)
+    return (*lines, *([told] if told else []))
 
 
 def _not_found(result: StudyResult, say: Language) -> str:
@@ -253,7 +266,7 @@ def _flags(result: StudyResult, say: Language) -> tuple[FlagLine, ...]:
     return tuple(line(flag) for severity in SEVERITIES for flag in result.flags if flag.severity == severity)
 
 
-def _not_pictured(plan: PicturePlan, say: Language) -> tuple[str, ...]:
+def _not_pictured(plan: PicturePlan, say: Language, *, apart: bool) -> tuple[str, ...]:
     lines = []
     if plan.left_out:
         shown = sum(planned.kind == "structure" for planned in plan.pictures)
@@ -271,7 +284,9 @@ def _not_pictured(plan: PicturePlan, say: Language) -> tuple[str, ...]:
         shown = sum(planned.kind == "lesion" for planned in plan.pictures)
         lines.append(
             say(
-                "{shown} of {n} lesions have pictures of their own: the largest.",
+                "{shown} of {n} instances and lesions have pictures of their own: the largest."
+                if apart
+                else "{shown} of {n} lesions have pictures of their own: the largest.",
                 shown=shown,
                 n=shown + plan.lesions_left_out,
             )

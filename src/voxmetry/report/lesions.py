@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from voxmetry.core.records import Lesion, StudyResult
+from voxmetry.core.records import Lesion, Part, StudyResult
 from voxmetry.report.language import ENGLISH, Language
 from voxmetry.report.tables import SIDES, Cell, Column, Row, Table
 from voxmetry.report.text import UNDEFINED, clean, intensity_places
@@ -17,14 +17,42 @@ def lesion_table(result: StudyResult, say: Language = ENGLISH) -> Table | None:
     """One row a lesion, the largest first; None where there is none."""
     if not result.lesions:
         return None
-    ranked = sorted(enumerate(result.lesions, start=1), key=lambda item: -item[1].volume_ml)[:MOST_ROWS]
-    rows = [lesion for _, lesion in ranked]
+    colours = {label.value: label.colour for label in result.labels}
+    numbered = [(f"lesion-{n}", x) for n, x in enumerate(result.lesions, start=1)]
+    ranked = sorted(numbered, key=lambda item: -item[1].volume_ml)
+    table = part_table(ranked, {x.id: colours[x.value] for x in result.lesions}, say)
+    update = {"id": "lesion-table", "caption": _caption(result.lesions, say), "head": say("Lesion")}
+    return table.model_copy(update=update)
+
+
+def part_table(
+    numbered: Sequence[tuple[str, Part]],
+    colours: Mapping[str, str],
+    say: Language,
+    *,
+    scores: Mapping[str, str] | None = None,
+) -> Table:
+    """One row a lesion or an instance, of the first `MOST_ROWS`.
+
+    Parameters
+    ----------
+    numbered
+        Id in the viewer, and what was measured.
+    colours
+        By the id of the part.
+    say
+        The language.
+    scores
+        What stands in a column of scores, by the id of the part; None leaves the column out.
+    """
+    ranked = numbered[:MOST_ROWS]
+    rows = [part for _, part in ranked]
     unit = next((x.intensity_unit for x in rows if x.intensity_unit), None)
     places = intensity_places((x.intensity_max for x in rows), unit)
-    colours = {label.value: label.colour for label in result.labels}
     made = []
-    for number, x in ranked:
-        cells = [say.millilitres(x.volume_ml)]
+    for target, x in ranked:
+        cells = [scores[x.id]] if scores else []
+        cells += [say.millilitres(x.volume_ml)]
         cells += [say.millimetres(mm) for mm in (x.long_axis_mm, x.short_axis_mm, x.max_diameter_mm)]
         if unit:
             cells.append(say.decimals(x.intensity_max, places))
@@ -33,18 +61,17 @@ def lesion_table(result: StudyResult, say: Language = ENGLISH) -> Table | None:
         cells += [_location(x, say), _edge(x, say)]
         made.append(
             Row(
-                id=f"lesion-{number}",
+                id=target,
                 label=clean(x.id),
-                colour=colours[x.value],
+                colour=colours[x.id],
                 cells=tuple(Cell(text=text) for text in cells),
             )
         )
-    columns = _columns(unit, say)
+    columns = [*([Column(head=say("Score"))] if scores else []), *_columns(unit, say)]
     kept = _told(columns, made)
     return Table(
-        id="lesion-table",
-        caption=_caption(result.lesions, say),
-        head=say("Lesion"),
+        id="parts",
+        caption="",
         columns=tuple(columns[n] for n in kept),
         rows=tuple(row.model_copy(update={"cells": tuple(row.cells[n] for n in kept)}) for row in made),
     )
@@ -88,7 +115,7 @@ def _caption(lesions: Sequence[Lesion], say: Language) -> str:
     )
 
 
-def _location(x: Lesion, say: Language) -> str:
+def _location(x: Part, say: Language) -> str:
     if x.location is None:
         return UNDEFINED
     where = clean(x.location)
@@ -97,7 +124,7 @@ def _location(x: Lesion, say: Language) -> str:
     return say("{mm} mm from {organ}", mm=say.millimetres(x.location_distance_mm), organ=where)
 
 
-def _edge(x: Lesion, say: Language) -> str:
+def _edge(x: Part, say: Language) -> str:
     if not x.touches_border:
         return ""
     sides = ", ".join(say(SIDES.get(side, side)) for side in x.border_sides)

@@ -70,7 +70,7 @@ def _findings(paper: Paper, document: ReportDocument) -> None:
     for sentence in document.summary:
         paper.lines(sentence)
     paper.ln(0.8)
-    own, others = (document.findings, document.lesions), document.others
+    own, others = (document.findings, document.lesions, document.instances), document.others
     for table in (*((*others, *own) if document.uptake_first else (*own, *others)), document.asymmetry):
         if table is not None and table.rows:
             paper.tabulate(table)

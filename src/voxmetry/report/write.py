@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.records import StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.segmentation import Segmentation
@@ -13,6 +14,7 @@ from voxmetry.errors import ConfigError
 from voxmetry.io.atomic import write_bytes, write_text
 from voxmetry.report.document import ReportDocument, spell
 from voxmetry.report.html import render_html
+from voxmetry.report.instances import drawn_segmentation
 from voxmetry.report.language import ENGLISH, Language, load_language
 from voxmetry.report.pictures.material import Material, draw
 from voxmetry.report.pictures.planning import plan_pictures, require_one_grid
@@ -30,6 +32,7 @@ def write_report(
     reference: Segmentation | None = None,
     others: Sequence[Volume] = (),
     prior: PriorComparison | None = None,
+    instances: InstanceSegmentation | None = None,
     language: str = "en",
     page: str = "a4",
 ) -> None:
@@ -54,6 +57,8 @@ def write_report(
         The further images of `result.others`, each on its own grid: the viewer shows the first over the image.
     prior
         The study compared with an earlier one of the same patient, from `compare_with_prior`.
+    instances
+        The instances of `result.instances`: each is drawn in a colour of its own, with its number.
     language
         "en", "de" or "es".
     page
@@ -70,7 +75,8 @@ def write_report(
     """
     say = load_language(language)
     require_face(path, page)
-    material = draw(result, volume, segmentation, reference, others)
+    apart = drawn_segmentation(result, segmentation, instances) if instances is not None else None
+    material = draw(result, volume, segmentation, reference, others, apart=apart)
     write_faces(spell(result, material.plan, say, prior=prior), material, [path], page=page)
 
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from voxmetry import io
 from voxmetry.config import DicomOutput
+from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.labels import Label, LabelTable
-from voxmetry.core.records import Lesion, Measurement, StudyResult
+from voxmetry.core.records import Lesion, Measurement, Part, StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -36,8 +37,10 @@ from voxmetry.io.dicom.segmentations.seg_write import write_seg
 from voxmetry.io.output_folder import output_folder
 from voxmetry.measurement.lesions import ordered_components
 from voxmetry.ops.boxes import boxes_of
+from voxmetry.ops.instances import each_its_own
 from voxmetry.report import write_report
 from voxmetry.report.pictures.key_images import render_key_images
+from voxmetry.workflows.instances import read_instances_again
 from voxmetry.workflows.reference import read_truth
 from voxmetry.workflows.report import read_image_again
 from voxmetry.workflows.run_folder import DICOM_FILES, KEY_IMAGES, PDF, Outputs, read_result
@@ -79,6 +82,7 @@ def write_objects(
     segmentation: Segmentation,
     reference: Segmentation | None = None,
     prior: PriorComparison | None = None,
+    instances: InstanceSegmentation | None = None,
     uids: UidMap | None = None,
 ) -> None:
     """Write the objects that are wanted, each on its own.
@@ -98,6 +102,8 @@ def write_objects(
         What it was compared with, for the pictures of the PDF.
     prior
         The study compared with an earlier one, for the PDF.
+    instances
+        Its instances: each is a segment with a tracking identifier of its own, in place of its structure.
     uids
         What UIDs become, where the objects are de-identified.
     """
@@ -105,14 +111,22 @@ def write_objects(
         return
     writer = _Writer(outputs, wanted, result, read_source(volume), uids)
     if np.any(segmentation.array):
-        writer.segmentation(segmentation)
+        writer.segmentation(segmentation, instances)
     if wanted.pdf:
         with outputs.each("report_pdf", PDF) as pdf:
-            write_report(result, pdf, volume=volume, segmentation=segmentation, reference=reference, prior=prior)
+            write_report(
+                result,
+                pdf,
+                volume=volume,
+                segmentation=segmentation,
+                reference=reference,
+                prior=prior,
+                instances=instances,
+            )
         with writer.each("pdf") as path:
             write_encapsulated_pdf(outputs.folder / PDF, writer.source, path, origin=origin_of(result))
     if wanted.key_images:
-        writer.key_images(volume, segmentation, reference)
+        writer.key_images(volume, segmentation, reference, instances)
     if uids is not None and any(what in outputs.files for what in DICOM_FILES):
         with outputs.each("images", DICOM_FILES["images"]) as path:
             _copy_series(path, volume, uids)
@@ -136,16 +150,17 @@ class _Writer:
             if self.uids is not None and path.exists():
                 deidentify_files([path], path.parent, self.uids, pattern=path.name)
 
-    def segmentation(self, segmentation: Segmentation) -> None:
+    def segmentation(self, segmentation: Segmentation, instances: InstanceSegmentation | None) -> None:
         """Write the segmentation, the contours and the measurements."""
         result, wanted, origin = self.result, self.wanted, origin_of(self.result)
         apart: Segmentation | None = None
-        tracking = {row.id: new_uid() for row in result.lesions}
+        parts = parts_of(result)
+        tracking = {row.id: new_uid() for row in parts}
         seg: Any = None
         # A report refers to the segments that it measures, so there is none without a segmentation.
         if wanted.seg or wanted.sr:
             with self.each("dicom_seg") as path:
-                apart = lesions_apart(segmentation, result.lesions)
+                apart = parts_apart(segmentation, result, instances)
                 seg = write_seg(
                     apart,
                     self.source,
@@ -167,13 +182,19 @@ class _Writer:
                 _report(path, result, segmentation.labels, seg, self.source, origin, tracking)
         if wanted.rtstruct:
             with self.each("rtstruct") as path:
-                apart = apart or lesions_apart(segmentation, result.lesions)
+                apart = apart or parts_apart(segmentation, result, instances)
                 description = f"{result.provenance.model} structures"
                 write_rtstruct(apart, self.source, path, origin=origin, description=description)
 
-    def key_images(self, volume: Volume, segmentation: Segmentation, reference: Segmentation | None) -> None:
+    def key_images(
+        self,
+        volume: Volume,
+        segmentation: Segmentation,
+        reference: Segmentation | None,
+        instances: InstanceSegmentation | None = None,
+    ) -> None:
         """Write the report's pictures as one series of Secondary Capture images."""
-        sheets = _drawn(self.result, volume, segmentation, reference)
+        sheets = _drawn(self.result, volume, segmentation, reference, instances)
         series = new_uid()
         for number, what in enumerate(KEY_IMAGES, start=1):
             with self.each(what) as path:
@@ -230,9 +251,11 @@ def write_key_images_again(
     source = read_source(volume)
     segmentation = io.read_segmentation(out / "seg.nii.gz", labels=result.labels)
     truth = read_truth(result, reference, volume.geometry)
+    apart = read_instances_again(out, result, segmentation)
     with output_folder(out, KEY_IMAGES.values(), overwrite=overwrite) as stage:
         outputs = Outputs(stage)
-        _Writer(outputs, DicomOutput(key_images=True), result, source, None).key_images(volume, segmentation, truth)
+        writer = _Writer(outputs, DicomOutput(key_images=True), result, source, None)
+        writer.key_images(volume, segmentation, truth, apart)
         for name, reason in outputs.not_written.items():
             raise OutputError(
                 found=f"{name} cannot be written: {reason}",
@@ -263,11 +286,37 @@ def _report(
     origin: Origin,
     tracking: dict[str, str],
 ) -> None:
-    apart = {row.label for row in result.lesions}
-    rows: list[Measurement | Lesion] = [row for row in result.measurements if row.label not in apart]
-    rows += result.lesions
+    parts = parts_of(result)
+    apart = {row.label for row in parts}
+    rows: list[Measurement | Part] = [row for row in result.measurements if row.label not in apart]
+    rows += parts
     description = f"{result.provenance.model} measurements"
     write_report_sr(rows, labels, seg, source, path, origin=origin, tracking=tracking, description=description)
+
+
+def parts_of(result: StudyResult) -> tuple[Part, ...]:
+    """Return what is a segment of its own: the instances, and the lesions of structures without instances."""
+    told = {row.label for row in result.instances}
+    return (*(row for row in result.lesions if row.label not in told), *result.instances)
+
+
+def parts_apart(
+    segmentation: Segmentation, result: StudyResult, instances: InstanceSegmentation | None
+) -> Segmentation:
+    """Give each of `parts_of` a value of its own, named by its id.
+
+    Raises
+    ------
+    InputError
+        If the lesions are not those of this segmentation.
+    LabelError
+        If there are more parts than a label map can number.
+    """
+    told = {row.label for row in result.instances}
+    apart = lesions_apart(segmentation, [row for row in result.lesions if row.label not in told])
+    if instances is None:
+        return apart
+    return each_its_own(apart, instances, {row.instance: row.id for row in result.instances})
 
 
 def lesions_apart(segmentation: Segmentation, lesions: Sequence[Lesion]) -> Segmentation:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from voxmetry import io
+import numpy as np
+
 from voxmetry.config import InstanceRule, ModelSpec, StudySettings
 from voxmetry.core.instances import InstanceSegmentation
-from voxmetry.core.volume import Volume
+from voxmetry.core.records import StudyResult
+from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError
-from voxmetry.io.instances import save_instances
+from voxmetry.io.read import read_stored_labels
 from voxmetry.ops.instances import tell_apart
+from voxmetry.report.instances import detections
 from voxmetry.workflows.inputs import AnySpec
 from voxmetry.workflows.models import Answer
+from voxmetry.workflows.run_folder import INSTANCE_FILES
 
 
 def with_instances(answer: Answer, spec: AnySpec, settings: StudySettings) -> Answer:
@@ -33,6 +37,22 @@ def with_instances(answer: Answer, spec: AnySpec, settings: StudySettings) -> An
         answer.segmentation, rule.method, labels=rule.labels, min_volume_ml=rule.min_volume_ml, neck=rule.neck
     )
     return dataclasses.replace(answer, instances=found, instances_by=rule.method)
+
+
+def read_instances_again(out: Path, result: StudyResult, segmentation: Segmentation) -> InstanceSegmentation | None:
+    """Read the instances of an earlier run, with the rows of its result; None where it has none.
+
+    Raises
+    ------
+    VoxmetryError
+        If the map cannot be read, or is not that of the result.
+    """
+    path = out / INSTANCE_FILES["instances"]
+    if not result.instances or not path.is_file():
+        return None
+    array, geometry = read_stored_labels(path)
+    segmentation.geometry.require_same(geometry, what="seg.nii.gz and instances.nii.gz")
+    return InstanceSegmentation(segmentation, array.astype(np.uint16), detections(result.instances))
 
 
 def instance_rule(spec: AnySpec, settings: StudySettings) -> InstanceRule | None:
@@ -57,9 +77,3 @@ def instance_rule(spec: AnySpec, settings: StudySettings) -> InstanceRule | None
         return own.model_copy(update={"labels": labels or own.labels})
     kept = {"min_volume_ml": own.min_volume_ml, "neck": own.neck} if own is not None else {}
     return InstanceRule(method=settings.instances, labels=labels or (own.labels if own else ()), **kept)
-
-
-def write_instance_maps(found: InstanceSegmentation, instances: Path, panoptic: Path) -> None:
-    """Write the instance map, and the panoptic one: label value x 65536 + instance value."""
-    save_instances(found, instances)
-    io.save(Volume(found.panoptic(), found.geometry), panoptic)

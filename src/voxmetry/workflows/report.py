@@ -17,10 +17,12 @@ from voxmetry.io.atomic import write_text
 from voxmetry.io.output_folder import output_folder
 from voxmetry.report.document import spell
 from voxmetry.report.identity import read_identity
+from voxmetry.report.instances import drawn_segmentation
 from voxmetry.report.language import load_language
 from voxmetry.report.pictures.material import draw
 from voxmetry.report.viewer import overview_of_labels
 from voxmetry.report.write import require_face, write_faces
+from voxmetry.workflows.instances import read_instances_again
 from voxmetry.workflows.prior import compare_with_prior
 from voxmetry.workflows.reference import names_in, read_truth
 from voxmetry.workflows.run_folder import (
@@ -100,9 +102,9 @@ def rewrite_report(
             fix="pass the study with --image",
         )
     with output_folder(out, (*([CHANGE] if prior is not None else []), name), overwrite=overwrite) as stage:
-        shown, volume, segmentation, truth = _shown(result, out, image, reference)
+        shown, volume, segmentation, truth, apart = _shown(result, out, image, reference)
         identity = read_identity(volume, say) if wishes.with_identity else ()
-        material = draw(shown, volume, segmentation, truth, _others(result, out))
+        material = draw(shown, volume, segmentation, truth, _others(result, out), apart=apart)
         change = None
         if prior is not None:
             own = io.read_segmentation(out / SEGMENTATION, labels=result.labels)
@@ -154,12 +156,17 @@ def read_image_again(result: StudyResult, image: Path | str) -> Volume:
 
 def _shown(
     result: StudyResult, out: Path, image: Path | str | None, reference: Path | str | None
-) -> tuple[StudyResult, Volume, Segmentation, Segmentation | None]:
-    """Return what pictures are drawn from: the study itself, or the run's reduced image with labels reduced like it."""
+) -> tuple[StudyResult, Volume, Segmentation, Segmentation | None, Segmentation | None]:
+    """Return what pictures are drawn from: the study itself, or the run's reduced image with labels reduced like it.
+
+    After the labels come the reference's and those with the instances apart, where there are some.
+    """
     segmentation = io.read_segmentation(out / SEGMENTATION, labels=result.labels)
     truth = read_truth(result, reference, segmentation.geometry)
+    instances = read_instances_again(out, result, segmentation)
+    apart = drawn_segmentation(result, segmentation, instances) if instances is not None else None
     if image is not None:
-        return result, read_image_again(result, image), segmentation, truth
+        return result, read_image_again(result, image), segmentation, truth, apart
     volume = read_overview(out, result)
     if volume is None:
         raise InputError(
@@ -172,8 +179,10 @@ def _shown(
     shown = result.model_copy(update={"source": source})
     # The run's own grid has no frame of reference in its files; the two reduced grids are the same by construction.
     labels = dataclasses.replace(reduced, geometry=volume.geometry)
-    reference_labels = dataclasses.replace(overview_of_labels(truth), geometry=volume.geometry) if truth else None
-    return shown, volume, labels, reference_labels
+    truth, apart = (
+        dataclasses.replace(overview_of_labels(x), geometry=volume.geometry) if x else None for x in (truth, apart)
+    )
+    return shown, volume, labels, truth, apart
 
 
 def _others(result: StudyResult, out: Path) -> tuple[Volume, ...]:

@@ -324,7 +324,7 @@ def flag_study(
         *units,
         *(Flag(code="not_run", severity="review", message=note) for note in answer.notes),
         *structures,
-        *flag_islands(answer.segmentation),
+        *flag_islands(answer.segmentation, many={row.label for row in measured.instances}),
         *flag_quality(answer.predicted_dice),
         *flag_agreement(answer.members_agreement),
         *(change.flags if change is not None else ()),

@@ -13,12 +13,13 @@ from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.io.atomic import write_bytes, write_text
+from voxmetry.io.instances import save_instances
 from voxmetry.measurement.tables import named_records_csv, records_csv
 from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
+from voxmetry.report.instances import drawn_segmentation
 from voxmetry.report.pictures.thumbnail import render_preview, render_thumbnail
 from voxmetry.report.viewer import MOST_OVERLAY_VOXELS, overview
 from voxmetry.workflows.dicom_objects import write_objects
-from voxmetry.workflows.instances import write_instance_maps
 from voxmetry.workflows.privacy import Privacy
 from voxmetry.workflows.run_folder import DICOM_FILES, INSTANCE_FILES, OUTPUTS, Outputs
 
@@ -70,12 +71,15 @@ def write_outputs(
     files = output_files(result, settings, changed=shown.prior is not None)
     out, result = outputs.folder, result.model_copy(update={"files": files})
     io.save(shown.segmentation, out / OUTPUTS["segmentation"])
-    if shown.instances is not None:
-        write_instance_maps(shown.instances, out / OUTPUTS["instances"], out / OUTPUTS["panoptic"])
     write_text(out / OUTPUTS["measurements"], records_csv(result.measurements, Measurement))
     for what, text in tables(result, shown).items():
         with outputs.each(what, OUTPUTS[what]) as path:
             write_text(path, text())
+    if shown.instances is not None:
+        with outputs.each("instances", OUTPUTS["instances"]) as path:
+            save_instances(shown.instances, path)
+        with outputs.each("panoptic", OUTPUTS["panoptic"]) as path:
+            io.save(Volume(shown.instances.panoptic(), shown.instances.geometry), path)
     write_objects(outputs, settings.dicom, result, **shown.of_image(), uids=privacy.uids)
     if "overview" in files:
         with outputs.each("overview", OUTPUTS["overview"]) as path:
@@ -83,11 +87,12 @@ def write_outputs(
     if "other overview" in files:
         with outputs.each("other overview", OUTPUTS["other overview"]) as path:
             io.save(overview(shown.others[0], MOST_OVERLAY_VOXELS), path)
+    drawn = drawn_segmentation(result, shown.segmentation, shown.instances)
     with outputs.each("preview", OUTPUTS["preview"]) as path:
-        write_bytes(path, render_preview(shown.volume, shown.segmentation, shown.others))
+        write_bytes(path, render_preview(shown.volume, drawn, shown.others))
     if "thumbnail" in files:
         with outputs.each("thumbnail", OUTPUTS["thumbnail"]) as path:
-            write_bytes(path, render_thumbnail(shown.volume, shown.segmentation))
+            write_bytes(path, render_thumbnail(shown.volume, drawn))
     result = with_failures(result, outputs)
     if "report" in output_files(result, settings, changed=shown.prior is not None):
         with outputs.each("report", OUTPUTS["report"]) as path:

@@ -112,6 +112,27 @@ def draw_outlines(
     for value, mask in sorted(masks.items(), key=lambda item: item[0] in panel.values):
         colour = segmentation.labels.by_value(value).colour
         _outline(axes, mask, plane, (rows, columns), colour, width if value in panel.values else 0.7)
+    numbers = dict(panel.numbers)
+    for value, cut in masks.items():
+        if value in numbers:
+            _number(axes, cut, plane, (rows, columns), numbers[value])
+
+
+def _number(
+    axes: Axes,
+    cut: tuple[NDArray[np.bool_], int, int],
+    plane: ViewPlane,
+    seen: tuple[slice, slice],
+    text: str,
+) -> None:
+    """Write a number inside a mask, where it is widest."""
+    mask, first_row, first_column = cut
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=plane.pixel_mm)[1:-1, 1:-1]
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    at = np.array([column + first_column + seen[1].start, row + first_row + seen[0].start]) + 0.5
+    x, y = at * plane.pixel_mm[::-1]
+    seam = [effects.Stroke(linewidth=2.0, foreground="#000000B0"), effects.Normal()]
+    axes.text(x, y, text, color=INK, fontsize=7, ha="center", va="center", path_effects=seam, clip_on=True)
 
 
 def _masks(picture: NDArray[Any]) -> dict[int, tuple[NDArray[np.bool_], int, int]]:

@@ -9,11 +9,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.text import figure as plain
 from voxmetry.core.volume import Volume
 from voxmetry.report.document import NOTICE
+from voxmetry.report.instances import drawn_result, drawn_segmentation, numbers_of
 from voxmetry.report.pictures.figures import BACKGROUND, INK, draw_panel
 from voxmetry.report.pictures.illustrations import Illustration, illustrate
 from voxmetry.report.pictures.plan import MOST_LESIONS, MOST_STRUCTURES
@@ -34,7 +36,11 @@ _SIZES = (10.0, 7.5, 6.0)
 
 
 def render_key_images(
-    result: StudyResult, volume: Volume, segmentation: Segmentation, reference: Segmentation | None = None
+    result: StudyResult,
+    volume: Volume,
+    segmentation: Segmentation,
+    reference: Segmentation | None = None,
+    instances: InstanceSegmentation | None = None,
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Draw a sheet for all structures together, one for each structure and one for each lesion.
 
@@ -48,6 +54,8 @@ def render_key_images(
         The labels that were measured, on its grid.
     reference
         The labels that they were compared with, on the same grid: outlined dashed.
+    instances
+        The instances of `result.instances`, each with a sheet of its own.
 
     Yields
     ------
@@ -61,12 +69,17 @@ def render_key_images(
         If the image, the segmentation, the reference and the result are not of one grid.
     """
     require_one_grid(result, volume, segmentation, reference)
-    plan = plan_pictures(result, volume, segmentation, reference)
+    shown, apart = result, drawn_segmentation(result, segmentation, instances)
+    if apart is segmentation:
+        plan = plan_pictures(result, volume, segmentation, reference)
+    else:
+        shown = drawn_result(result)
+        plan = plan_pictures(shown, volume, apart, reference, whole=segmentation, numbers=numbers_of(result))
     made = result.provenance
     origin = clean(f"{made.model} {made.model_version}, voxmetry {made.voxmetry_version}. {NOTICE}")
-    for words in illustrate(plan, result):
+    for words in illustrate(plan, shown):
         if words.kind != "error":
-            yield words.title, _sheet(words, _keys(words, result), origin, volume, segmentation, reference)
+            yield words.title, _sheet(words, _keys(words, shown), origin, volume, apart, reference)
 
 
 def _keys(words: Illustration, result: StudyResult) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.report.comparison.pictures import render_error
+from voxmetry.report.instances import drawn_result, numbers_of
 from voxmetry.report.pictures.figures import render_png
 from voxmetry.report.pictures.fusion import render_fused, render_projection
 from voxmetry.report.pictures.plan import PicturePlan, Planned
@@ -36,8 +37,13 @@ def draw(
     segmentation: Segmentation,
     reference: Segmentation | None = None,
     others: Sequence[Volume] = (),
+    *,
+    apart: Segmentation | None = None,
 ) -> Material:
     """Plan and draw the pictures of a report, and reduce the image and the further ones for its viewer.
+
+    `apart` is the label map of `drawn_segmentation`, in which each instance has a value of its own; None where there
+    are no instances.
 
     Raises
     ------
@@ -45,17 +51,20 @@ def draw(
         If the image, the segmentation, the reference and the result are not of one grid.
     """
     require_one_grid(result, volume, segmentation, reference)
-    plan = plan_pictures(result, volume, segmentation, reference, others)
+    shown, drawn = (drawn_result(result), apart) if apart is not None else (result, segmentation)
+    numbers, whole = (numbers_of(result), segmentation) if apart is not None else ({}, None)
+    plan = plan_pictures(shown, volume, drawn, reference, others, whole=whole, numbers=numbers)
     n = sum(len(planned.panels) for planned in plan.pictures)
     pixels = FULL_PIXELS if n <= FEW_PANELS else SMALL_PIXELS
     pictures = {}
     # The scene is packed while pictures are drawn: each leaves the other half of its time.
     with ThreadPoolExecutor(1) as pool:
-        scene = pool.submit(build_scene, result, volume, segmentation, others)
+        scene = pool.submit(build_scene, shown, volume, drawn, others)
         for planned in plan.pictures:
             size = FULL_PIXELS if planned.kind in ("overview", "fusion", "projection") else pixels
             for place in range(len(planned.panels)):
-                pictures[planned.id, place] = _draw(planned, place, volume, segmentation, reference, others, size)
+                outlined = segmentation if planned.kind == "error" else drawn
+                pictures[planned.id, place] = _draw(planned, place, volume, outlined, reference, others, size)
         return Material(plan, pictures, scene.result())
 
 

@@ -45,6 +45,8 @@ class Panel(Record):
     """Label values that are outlined strongly; all where empty."""
     axes: tuple[tuple[Point, Point], ...] = ()
     """Measured lines that are drawn, by their ends in RAS+ mm."""
+    numbers: tuple[tuple[int, str], ...] = ()
+    """Values with the number that is written inside them."""
 
 
 @dataclass(frozen=True)

@@ -41,3 +41,5 @@ class PicturePlan(Record):
     left_out: tuple[str, ...] = ()
     """Names of the structures that are there and have no picture of their own."""
     lesions_left_out: int = 0
+    apart: bool = False
+    """Whether each instance is drawn in place of its structure; it counts as a lesion then."""

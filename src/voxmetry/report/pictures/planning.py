@@ -54,6 +54,9 @@ def plan_pictures(
     segmentation: Segmentation,
     reference: Segmentation | None = None,
     others: Sequence[Volume] = (),
+    *,
+    whole: Segmentation | None = None,
+    numbers: Mapping[int, str] | None = None,
 ) -> PicturePlan:
     """Plan the overview, the pictures of up to `MOST_STRUCTURES` structures and `MOST_LESIONS` lesions, and the errors.
 
@@ -71,12 +74,18 @@ def plan_pictures(
         The labels that they were compared with, on the same grid, with the same label values.
     others
         The further images of `result.others`: the first one, where it is a PET, is shown over the image and projected.
+    whole
+        The labels that were compared with the reference, where `segmentation` has instances in place of structures.
+    numbers
+        What is written inside of values in the overview: the numbers of instances.
     """
     present = find_structures(segmentation)
     places = {**(find_structures(reference) if reference is not None else {}), **present}
     measured = [m for m in result.measurements if m.value in places]
     chosen = {m.value for m in sorted(measured, key=lambda m: _rank(m, result))[:MOST_STRUCTURES]}
-    made = [Planned(id="overview", kind="overview", panels=overview_panels(volume, places))]
+    named = tuple((numbers or {}).items())
+    panels = tuple(panel.model_copy(update={"numbers": named}) for panel in overview_panels(volume, places))
+    made = [Planned(id="overview", kind="overview", panels=panels)]
     made += _uptake(volume, places, others)
     alone = [lesion.value for lesion in result.lesions]
     for m in measured:
@@ -90,7 +99,7 @@ def plan_pictures(
         panels = lesion_panels(volume, lesion)
         made.append(Planned(id=f"lesion-{n + 1}", kind="lesion", value=lesion.value, lesion=lesion.id, panels=panels))
     if reference is not None:
-        made += _errors(result, volume, segmentation, reference)
+        made += _errors(result, volume, whole or segmentation, reference)
     return PicturePlan(
         extent_mm=volume.geometry.extent_mm,
         oblique_degrees=volume.geometry.obliqueness_degrees,
@@ -99,6 +108,7 @@ def plan_pictures(
         pictures=tuple(made),
         left_out=tuple(m.label for m in measured if m.value not in chosen),
         lesions_left_out=len(result.lesions) - len(large),
+        apart=whole is not None,
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from voxmetry.core.geometry import swap_lps_ras
 from voxmetry.core.labels import Code, LabelTable
-from voxmetry.core.records import Lesion, Measurement
+from voxmetry.core.records import Measurement, Part
 from voxmetry.errors import InputError, LabelError
 from voxmetry.io.atomic import atomic_path
 from voxmetry.io.dicom.objects.characters import UNICODE, fitted
@@ -89,7 +89,7 @@ _LONG = 1024
 
 
 def write_report_sr(
-    rows: Sequence[Measurement | Lesion],
+    rows: Sequence[Measurement | Part],
     labels: LabelTable,
     seg: Any,
     source: Source,
@@ -139,7 +139,7 @@ def write_report_sr(
 
     numbers = {_segment_name(item): int(item.SegmentNumber) for item in seg.SegmentSequence}
     uids = {
-        _name(row): (tracking or {}).get(row.id if isinstance(row, Lesion) else row.label) or new_uid() for row in rows
+        _name(row): (tracking or {}).get(row.id if isinstance(row, Part) else row.label) or new_uid() for row in rows
     }
     with lenient():
         groups: list[Any] = [
@@ -150,7 +150,7 @@ def write_report_sr(
         groups += [
             group
             for row in rows
-            if isinstance(row, Lesion) and _name(row) in numbers
+            if isinstance(row, Part) and _name(row) in numbers
             if (group := _diameters(row, labels, source, uids[_name(row)])) is not None
         ]
         if not groups:
@@ -183,9 +183,9 @@ def _segment_name(item: Any) -> str:
     return str(item.get("SegmentDescription") or item.SegmentLabel)
 
 
-def _name(row: Measurement | Lesion) -> str:
+def _name(row: Measurement | Part) -> str:
     """Return the name of a row as a segment has it."""
-    return fitted(row.id if isinstance(row, Lesion) else row.label, _LONG)
+    return fitted(row.id if isinstance(row, Part) else row.label, _LONG)
 
 
 def _content(groups: Sequence[Any], origin: Origin) -> Any:
@@ -209,11 +209,11 @@ def _content(groups: Sequence[Any], origin: Origin) -> Any:
     )
 
 
-def _group(row: Measurement | Lesion, labels: LabelTable, number: int, seg: Any, source: Source, uid: str) -> Any:
+def _group(row: Measurement | Part, labels: LabelTable, number: int, seg: Any, source: Source, uid: str) -> Any:
     from highdicom import sr
 
     label = labels[row.label]
-    is_lesion = isinstance(row, Lesion) or label.kind == "lesion"
+    is_lesion = isinstance(row, Part) or label.kind == "lesion"
     modifiers = [code for code in (LATERALITY.get(label.laterality or ""), label.modifier) if code]
     sites = []
     place = label.region or (None if is_lesion else label.code)
@@ -239,7 +239,7 @@ def _group(row: Measurement | Lesion, labels: LabelTable, number: int, seg: Any,
     )
 
 
-def _diameters(row: Lesion, labels: LabelTable, source: Source, uid: str) -> Any:
+def _diameters(row: Part, labels: LabelTable, source: Source, uid: str) -> Any:
     """Return the diameters of a lesion with the lines that they were measured along; None where there is none.
 
     A group of TID 1501, whose measurements (TID 300) are inferred from coordinates in the patient (TID 320, SCOORD3D):
@@ -277,7 +277,7 @@ def _diameters(row: Lesion, labels: LabelTable, source: Source, uid: str) -> Any
     )
 
 
-def _measurements(row: Measurement | Lesion, source: Source) -> list[Any]:
+def _measurements(row: Measurement | Part, source: Source) -> list[Any]:
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
