@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 import phantoms
-from voxmetry import Segmentation, StudySettings, Volume, read_segmentation, save, segment_study
+from voxmetry import Segmentation, StudySettings, Volume, read_segmentation, read_volume, save, segment_study
 from voxmetry.cli import run
+from voxmetry.config import DicomOutput
 from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.records import Detection
 from voxmetry.errors import ConfigError, FormatError, LabelError
+from voxmetry.io import write_series
 from voxmetry.io.instances import read_instances, save_instances
 from voxmetry.ops.instances import tell_apart
+from voxmetry.report.instances import drawn_result, drawn_segmentation, numbers_of
+from voxmetry.report.pictures.planning import plan_pictures
+from voxmetry.workflows.instances import read_instances_again
+from voxmetry.workflows.rewrite_report import Wishes, rewrite_report
 from voxmetry.workflows.run_folder import read_result
 
 BLOB = """kind: baseline
@@ -28,7 +36,7 @@ segment: {method: threshold, low: 500}
 labels: {labels: [{value: 3, name: body, colour: "#D55E00"}]}
 """
 GRID = phantoms.geometry(shape=(48, 40, 20), spacing_mm=(1.0, 1.2, 2.5))
-TRUTH = phantoms.balls(GRID, ((14, 24, 25), 9), ((29, 24, 25), 8.5), ((40, 8, 10), 5))
+TRUTH = phantoms.balls(GRID, ((14, 24, 25), 9), ((29, 24, 25), 8.5), ((39, 8, 10), 7))
 """Two balls that touch, and one by itself."""
 MAPS = {"instances.nii.gz", "panoptic.nii.gz", "instances.csv"}
 
@@ -101,6 +109,65 @@ class TestSegment:
         words = ["segment", str(place / "image.nii.gz"), "-m", str(place / "blob.yaml"), "-o", str(tmp_path)]
         assert run([*words, "--instances", "watershed", "--set", "report=none"]) in (0, 3)
         assert "body-3" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def run_of_dicom(place, tmp_path_factory):
+    out = tmp_path_factory.mktemp("dicom")
+    image = read_volume(place / "image.nii.gz")
+    write_series(Volume(image.array.astype(np.int16), image.geometry), out / "mr", modality="MR")
+    settings = StudySettings(instances="watershed", dicom=DicomOutput(seg=True, sr=True, rtstruct=True, pdf=True))
+    return segment_study(out / "mr", out / "run", place / "blob.yaml", settings=settings), out / "run"
+
+
+class TestShown:
+    def test_a_segment_and_a_tracking_identifier_an_instance(self, run_of_dicom):
+        result, out = run_of_dicom
+        assert result.not_written == {}
+        seg = pydicom.dcmread(out / "seg.dcm")
+        names = [item.SegmentLabel for item in seg.SegmentSequence]
+        assert names == [item.TrackingID for item in seg.SegmentSequence] == ["body-1", "body-2", "body-3"]
+        assert len({item.TrackingUID for item in seg.SegmentSequence}) == 3
+        back = read_segmentation(out / "seg.dcm")
+        for row in result.instances:
+            assert back.mask(row.id).sum() == row.n_voxels
+        contours = pydicom.dcmread(out / "rtstruct.dcm")
+        assert [item.ROIName for item in contours.StructureSetROISequence] == names
+        tracked = {str(item.value) for item in text_items(pydicom.dcmread(out / "sr.dcm")) if "-" in str(item.value)}
+        assert set(names) <= tracked
+
+    def test_the_page_lists_numbers_and_jumps_to_each(self, run_of_dicom):
+        _, out = run_of_dicom
+        page = (out / "report.html").read_text()
+        assert 'id="instance-table"' in page
+        assert "3 instances, told apart by watershed." in page
+        scene = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
+        assert [(x["id"], x["name"]) for x in scene["targets"]] == [(f"lesion-{n}", f"body-{n}") for n in (1, 2, 3)]
+        assert len({x["colour"] for x in scene["surfaces"]}) == 3
+        assert all(f'data-go="lesion-{n}"' in page for n in (1, 2, 3))
+        assert 'data-go="structure-3"' not in page
+
+    def test_the_report_is_written_again_with_the_instances(self, run_of_dicom):
+        _, out = run_of_dicom
+        path = rewrite_report(out, Wishes(language="de"))
+        page = path.read_text()
+        assert "3 Instanzen, getrennt durch Wasserscheiden." in page
+        assert page.count('data-go="lesion-') == 3
+
+    def test_a_number_stands_inside_of_each_instance_of_the_overview(self, run_of_dicom):
+        result, out = run_of_dicom
+        drawn, seg = drawn_result(result), read_segmentation(out / "seg.nii.gz")
+        apart = read_instances_again(out, result, seg)
+        both = drawn_segmentation(result, seg, apart)
+        plan = plan_pictures(drawn, read_volume(out / "overview.nii.gz"), both, whole=seg, numbers=numbers_of(result))
+        assert dict(plan.pictures[0].panels[0].numbers) == {4: "1", 5: "2", 6: "3"}
+        assert [x.lesion for x in plan.pictures if x.kind == "lesion"] == ["body-1", "body-2", "body-3"]
+        assert [label.name for label in both.labels] == ["body-1", "body-2", "body-3"]
+        assert [drawn.labels[name] for name in both.labels.names] == list(both.labels)
+
+
+def text_items(dataset):
+    return [element for element in dataset.iterall() if element.keyword == "TextValue"]
 
 
 class TestFiles:

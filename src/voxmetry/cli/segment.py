@@ -114,7 +114,16 @@ class Writing:
         Literal["model", "components", "watershed", "none"] | None,
         typer.Option(
             help="Tell the parts of structures apart: as the model says; what hangs together; also cut where it is "
-            "narrow; not at all. --set instance_labels=NAME says of which."
+            "narrow; not at all."
+        ),
+    ] = None
+    instance_labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--instance-label",
+            metavar="NAME",
+            help="A structure that is told apart; repeat for more. None: lesions, or all where there are none.",
+            hidden=True,
         ),
     ] = None
     fast: Annotated[
