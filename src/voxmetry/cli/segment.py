@@ -114,7 +114,8 @@ class Writing:
         Literal["model", "components", "watershed", "none"] | None,
         typer.Option(
             help="Tell the parts of structures apart: as the model says; what hangs together; also cut where it is "
-            "narrow; not at all."
+            "narrow; not at all.",
+            hidden=True,
         ),
     ] = None
     instance_labels: Annotated[
