@@ -12,7 +12,7 @@ from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError
-from voxmetry.io.read import read_stored_labels
+from voxmetry.io.label_maps import read_stored_labels
 from voxmetry.ops.instances import tell_apart
 from voxmetry.report.instances import detections
 from voxmetry.workflows.inputs import AnySpec
