@@ -490,13 +490,14 @@ def fit(
         network(patch)
         hook.remove()
         i, j, k = truth.shape
-        features = seen[-1][0, :, :i, :j, :k].reshape(32, -1).T.double()
+        width = seen[-1].shape[1]
+        features = seen[-1][0, :, :i, :j, :k].reshape(width, -1).T.double()
         features = torch.cat([features, torch.ones(len(features), 1)], dim=1)
         wanted = torch.nn.functional.one_hot(truth.reshape(-1), n_classes).double()
-        gram = features.T @ features + 1e-3 * len(features) * torch.eye(33)
+        gram = features.T @ features + 1e-3 * len(features) * torch.eye(width + 1)
         weights = torch.linalg.solve(gram, features.T @ wanted).float() * 10
-        head.weight.copy_(weights[:32].T.reshape(head.weight.shape))
-        head.bias.copy_(weights[32])
+        head.weight.copy_(weights[:width].T.reshape(head.weight.shape))
+        head.bias.copy_(weights[width])
 
 
 def make_nnunet(data: Path, folder: Path, n_classes: int) -> None:

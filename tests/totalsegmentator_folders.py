@@ -27,6 +27,7 @@ def write_part(
     seed: int,
     channel: str = "CT",
     lifted: Sequence[str] = (),
+    network: dict[str, Any] | None = None,
 ) -> Path:
     """Write the model folder `inside` (Dataset.../trainer__plans__configuration) below a folder.
 
@@ -38,14 +39,17 @@ def write_part(
         In nnU-Net's order, k, j, i.
     lifted
         Structures whose score is raised, so that the seeded network finds them.
+    network
+        Settings of nnU-Net's configuration, such as `patch_size` and `architecture`, other than the tests' tiny ones.
     """
     model = folder / inside
     name = model.name.rsplit("__", 1)[-1]
-    chosen = nnunet_folders.configuration(
-        spacing=list(spacing),
-        patch_size=PATCH,
-        normalization_schemes=["CTNormalization" if channel == "CT" else "ZScoreNormalization"],
-    )
+    settings = {
+        "spacing": list(spacing),
+        "patch_size": PATCH,
+        "normalization_schemes": ["CTNormalization" if channel == "CT" else "ZScoreNormalization"],
+    }
+    chosen = nnunet_folders.configuration(**(settings | (network or {})))
     plans: dict[str, Any] = {
         "dataset_name": model.parent.name,
         "plans_name": "nnUNetPlans",
