@@ -235,7 +235,8 @@ def agreement(options: argparse.Namespace, row: str) -> tuple[str, str]:
     dice = []
     for name in WANTED:
         x, y = a == labels[name].value, b == labels[name].value
-        dice.append(f"{2 * (x & y).sum() / max(1, x.sum() + y.sum()):.4f}")
+        both = x.sum() + y.sum()
+        dice.append(f"{2 * (x & y).sum() / both:.4f}" if both else "not found")
     foreground = (a > 0) | (b > 0)
     return ", ".join(dice), f"{(a == b)[foreground].mean():.5f}" if row == "nnunet" else ""
 
