@@ -10,7 +10,6 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from voxmetry.workflows.rewrite_report import Wishes, rewrite_report
 
 import phantoms
 from voxmetry import Segmentation, StudySettings, Volume, read_segmentation, read_volume, save, segment_study
@@ -25,6 +24,7 @@ from voxmetry.ops.instances import tell_apart
 from voxmetry.report.instances import drawn_result, drawn_segmentation, numbers_of
 from voxmetry.report.pictures.planning import plan_pictures
 from voxmetry.workflows.instances import read_instances_again
+from voxmetry.workflows.report import Wishes, rewrite_report
 from voxmetry.workflows.run_folder import read_result
 
 BLOB = """kind: baseline
