@@ -1,4 +1,4 @@
-"""No verb takes the last of two values without a word."""
+"""No verb takes the last of two values without a word, and none takes an empty word for the folder it runs in."""
 
 from __future__ import annotations
 
@@ -45,3 +45,25 @@ def test_options_of_several_values_and_switches_may_be_repeated(tmp_path, capsys
     files = ["--prediction", str(tmp_path / "a.nii"), "--reference", str(tmp_path / "b.nii")]
     assert run(["compare", *files, "--label", "a", "--label", "b", "--json", "--json"]) == 1
     assert "nothing at a.nii" in capsys.readouterr().err
+
+
+def needed(command):
+    """The words that a verb cannot do without."""
+    return [item for item in command.params if item.required]
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS), ids=" ".join)
+def test_an_empty_word_is_refused_wherever_one_may_stand(verb, capsys, tmp_path, monkeypatch):
+    """`-o "$OUT"` with OUT not set would write into the folder that one stands in."""
+    monkeypatch.chdir(tmp_path)
+    command = VERBS[verb]
+    for item in command.params:
+        if item.param_type_name == "option" and (item.is_flag or item.name == "help"):
+            continue
+        words = []
+        for other in [item, *(one for one in needed(command) if one is not item)]:
+            option = [other.opts[-1]] if other.param_type_name == "option" else []
+            words += [*option, "" if other is item else "x"]
+        assert run([*verb, *words]) == 2, words
+        assert "is given as an empty word" in " ".join(capsys.readouterr().err.split()), words
+    assert not list(tmp_path.iterdir())

@@ -140,7 +140,7 @@ class TestStreams:
     def test_a_stream_that_goes_on_far_beyond_its_voxels(self, tmp_path):
         content = write(tmp_path / "a.nii").read_bytes()
         (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content + bytes(1 << 25)))
-        with pytest.raises(FormatError, match="far more follows"):
+        with pytest.raises(FormatError, match="holds more voxels than its header says"):
             read_volume(tmp_path / "a.nii.gz")
 
 
@@ -184,3 +184,21 @@ class TestFoundByDamage:
     def test_a_number_of_axes_that_nifti_has_not(self, tmp_path, axes):
         with pytest.raises(FormatError):
             read_volume(write(tmp_path / "a.nii", at=40, value=struct.pack("<h", axes)))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("spare", "taken"), [(64, True), (65, False), (ARRAY.nbytes, False)])
+def test_more_voxels_than_the_header_says_are_refused_as_in_nrrd_and_metaimage(tmp_path, spare, taken, order, packed):
+    """One of the sizes is wrong then, and each voxel may be in a wrong place; a few bytes of padding are none."""
+    path = write(tmp_path / "a.nii", order=order)
+    content = path.read_bytes() + bytes(spare)
+    if packed:
+        path = tmp_path / "a.nii.gz"
+        content = gzip.compress(content)
+    path.write_bytes(content)
+    if taken:
+        np.testing.assert_array_equal(read_volume(path).array, ARRAY)
+        return
+    with pytest.raises(FormatError, match="holds more voxels than its header says"):
+        read_volume(path)

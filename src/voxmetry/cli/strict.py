@@ -1,7 +1,8 @@
-"""Options that are given twice are refused where one is meant; options of several words take what follows."""
+"""The words of a verb before they are parsed: an option given twice, an empty path, options of several words."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,13 @@ class StrictGroup(TyperGroup):
         Raises
         ------
         ConfigError
-            If an option that takes one value is given several times.
+            If an option that takes one value is given several times, or a path is empty.
         """
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and not hasattr(command, "list_commands"):
             offer_all_options(command, name, ctx, rest)
             rest = spread(rest)
-            require_once(command, name, ctx, rest)
+            require_words(command, name, ctx, rest)
         return name, command, rest
 
 
@@ -57,11 +58,17 @@ def spread(arguments: list[str]) -> list[str]:
     return found + ([option] if first else [])
 
 
-def require_once(command: Any, name: str | None, parent: Any, arguments: list[str]) -> None:
-    """Raise `ConfigError` where an option of one value is given more than once."""
+def require_words(command: Any, name: str | None, parent: Any, arguments: list[str]) -> None:
+    """Look at a verb's words: raise `ConfigError` where one option is given twice, or a path or name is empty."""
     # What else is wrong, the parser itself says when it is its turn.
     with type(parent)(command, info_name=name, parent=parent, resilient_parsing=True) as ctx:
-        _, _, order = command.make_parser(ctx).parse_args(list(arguments))
+        values, _, order = command.make_parser(ctx).parse_args(list(arguments))
+    _require_once(order)
+    for item in command.params:
+        _require_text(item, values.get(item.name))
+
+
+def _require_once(order: Sequence[Any]) -> None:
     options = [item for item in order if item.param_type_name == "option" and not item.multiple]
     # A switch that can only be on may be repeated; one that is on and off may not.
     single = [item for item in options if not item.is_flag or item.secondary_opts]
@@ -73,3 +80,18 @@ def require_once(command: Any, name: str | None, parent: Any, arguments: list[st
                 expected="one value",
                 fix=f"leave {spelled} once: only one of them could be meant",
             )
+
+
+def _require_text(item: Any, value: Any) -> None:
+    """Refuse an empty word: as a path it would be the folder that one happens to stand in.
+
+    The shell leaves one where a variable is not set.
+    """
+    words = value if isinstance(value, (list, tuple)) else [value]
+    if any(isinstance(word, str) and not word.strip() for word in words):
+        spelled = item.opts[-1] if item.param_type_name == "option" else (item.metavar or item.name.upper())
+        raise ConfigError(
+            found=f"{spelled} is given as an empty word",
+            expected="a path, a name or a value; a point is the folder that you are in",
+            fix="see whether the shell's variable that stands there is set, or leave the option out",
+        )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 
 class Record(BaseModel):
@@ -28,6 +28,19 @@ Number: TypeAlias = Annotated[
     PlainSerializer(_nan_to_null, return_type=float | None, when_used="json"),
 ]
 """A float that is nan where it is undefined, and null in JSON, which knows no nan."""
+
+Count: TypeAlias = Annotated[int, Field(ge=0)]
+"""How many there are of something."""
+
+Millilitres: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A volume that is known, in mL."""
+
+Millimetres: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A size above 0, in mm."""
+
+Unit: TypeAlias = Literal["HU", "SUVbw", "SUVlbm", "SUVbsa", "Bq/mL", "1"]
+"""What a voxel's value means: Hounsfield units, SUV by body weight (g/mL), lean body mass (g/mL) or body surface area
+(cm2/mL), activity, or nothing absolute (MR)."""
 
 SCHEMA_VERSION = 1
 """Version of the shape of `result.json`; it grows by one whenever a reader of the last one would stumble."""

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voxmetry.core.base import Unit
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.notebook import grid_facts, slices, table
 from voxmetry.core.records import SeriesInfo
 from voxmetry.errors import InputError
-
-Unit: TypeAlias = Literal["HU", "SUVbw", "SUVlbm", "SUVbsa", "Bq/mL", "1"]
-"""What a voxel's value means: Hounsfield units, SUV by body weight (g/mL), lean body mass (g/mL) or body surface area
-(cm2/mL), activity, or nothing absolute (MR)."""
 
 
 @dataclass(frozen=True, eq=False)

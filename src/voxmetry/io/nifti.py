@@ -28,7 +28,7 @@ from voxmetry.errors import FormatError, InputError, OutputError
 from voxmetry.io import label_header
 from voxmetry.io.atomic import atomic_path
 from voxmetry.io.nifti_affine import grid_of, place_affine
-from voxmetry.io.unpack import BROKEN_STREAM, Unpacked, fill, finish, open_plain, room_for
+from voxmetry.io.unpack import BROKEN_STREAM, SPARE_BYTES, Unpacked, fill, finish, open_plain, room_for
 
 PAIRS = (".hdr", ".img", ".hdr.gz", ".img.gz")
 """Suffixes of images that are two files; either one may be named."""
@@ -39,7 +39,6 @@ _LONGEST = 32767
 _BUFFER = 1 << 17
 _CHUNK = 1 << 24
 _EXTENSIONS_LIMIT = 1 << 28
-_SPARE_BYTES = 1 << 24
 _DICOM, _CIFTI = 2, 32
 """Codes of header extensions that hold whole objects of their own, and no label table."""
 # nibabel reports each header field that it mends; the refusals here say what matters.
@@ -306,8 +305,12 @@ def _voxels(file: IO[bytes], header: Any, shape: tuple[int, int, int], name: str
     done = fill(array, file)
     if done < needed:
         raise _damaged(name, f"it ends after {done} of {needed} bytes of voxels")
-    if packed and not finish(file, max(_SPARE_BYTES, needed)):
-        raise _damaged(name, "far more follows its voxels than its header says")
+    if not finish(file, SPARE_BYTES):
+        raise FormatError(
+            found=f"{name} cannot be read: its file holds more voxels than its header says",
+            expected="sizes and type in the header that are those of the voxels",
+            fix="copy or convert the file again from its source; with other sizes the voxels would be in wrong places",
+        )
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="), order="F")
 
 

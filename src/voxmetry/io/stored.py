@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 
 from voxmetry.errors import FormatError
 from voxmetry.io.memory import require_memory
-from voxmetry.io.unpack import BROKEN, Unpacked, fill, finish, open_plain, packing_of, room_for
+from voxmetry.io.unpack import BROKEN, SPARE_BYTES, Unpacked, fill, finish, open_plain, packing_of, room_for
 
 Encoding: TypeAlias = Literal["raw", "gzip", "bzip2", "packed", "text", "hex"]
 """'packed' is any of zlib, gzip and bzip2, by the first bytes."""
-
-SPARE_BYTES = 64
-"""What may follow the voxels in their file: more means that the header states other sizes than were written."""
 
 _TEXT_CHUNK = 1 << 20
 
@@ -149,7 +146,7 @@ def _read_raw(file: IO[bytes], skipped: int, into: NDArray[Any], name: str) -> N
         file.seek(skipped, 1)
     if fill(into, file) < into.nbytes:
         raise EOFError
-    if len(file.read(SPARE_BYTES + 1)) > SPARE_BYTES:
+    if not finish(file, SPARE_BYTES):
         raise _too_many(name)
 
 

@@ -24,6 +24,10 @@ BROKEN_STREAM: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]
 BROKEN: tuple[type[Exception], ...] = (EOFError, OSError, ValueError, BROKEN_STREAM)
 """What the unpackers raise on a damaged stream."""
 
+SPARE_BYTES = 64
+"""What may follow the voxels in their file, whatever its format: more means that the header states other sizes than were
+written, and then every voxel may be in the wrong place."""
+
 _CHUNK = 1 << 20
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZ": "bzip2"}
 
@@ -231,7 +235,7 @@ def fill(array: NDArray[Any], source: IO[bytes] | io.RawIOBase) -> int:
 
 
 def finish(source: IO[bytes] | io.RawIOBase, most: int) -> bool:
-    """Read a packed stream to its end, where its checksum stands; False where more than `most` bytes are left."""
+    """Read to the end, where a packed stream has its checksum; False as soon as more than `most` bytes are left."""
     left = most
     while (piece := source.read(_CHUNK)) and left >= 0:
         left -= len(piece)

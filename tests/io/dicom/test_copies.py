@@ -12,8 +12,10 @@ import pydicom
 import pytest
 
 from voxmetry import list_series, read_volume
+from voxmetry.errors import SeriesError
 from voxmetry.flags.study import flag_source
 from voxmetry.io import read_series
+from voxmetry.workflows.cohort.discover import find_studies
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="no such entries in folders there")
 
@@ -55,8 +57,6 @@ def test_two_files_of_one_identifier_that_differ_are_still_refused(files):
 def test_what_is_no_file_is_passed_over_with_a_word(files):
     plain = read_volume(files[0].parent)
     folder = files[0].parent
-    (folder / "0099.dcm").symlink_to("nowhere")
-    (folder / "loop.dcm").symlink_to("loop.dcm")
     (folder / "null.ima").symlink_to("/dev/null")
     os.mkfifo(folder / "pipe.dcm")
     here = os.getcwd()  # noqa: PTH109  (a socket's path is short)
@@ -69,19 +69,38 @@ def test_what_is_no_file_is_passed_over_with_a_word(files):
         os.chdir(here)
     assert (series.verdict, series.n_slices) == ("regular", 11)
     assert [(info.verdict, info.reason) for info in others] == [
-        ("not an image", "a link that leads nowhere: 0099.dcm, loop.dcm"),
         ("not an image", "no file, but a pipe, a socket or a device: null.ima, pipe.dcm, socket.dcm"),
     ]
     volume = read_volume(folder)
     np.testing.assert_array_equal(volume.array, plain.array)
-    assert volume.source.processing[0] == "passed over: a link that leads nowhere (2 in its folders)"
+    assert volume.source.processing[0] == "passed over: no file, but a pipe, a socket or a device (3 in its folders)"
     assert {flag.code for flag in flag_source(volume.source)} == {"files_passed_over"}
 
 
 @POSIX
-def test_a_link_in_another_folder_says_nothing_of_the_series(files, tmp_path):
+@pytest.mark.parametrize("name", ["0099.dcm", "IM0099", "1.2.840.99"])
+def test_a_link_to_a_lost_file_is_a_lost_slice_in_a_folder_and_in_a_cohort_alike(files, name):
+    """A first or last slice that is gone leaves no gap: one rule for a damaged file and for one that is not there."""
+    folder = files[0].parent
+    (folder / name).symlink_to("nowhere")
+    (folder / "notes.txt").symlink_to("nowhere")
+    (folder / "loop.dcm").symlink_to("loop.dcm")
+    series, stray = list_series(folder)
+    assert (series.verdict, series.n_slices) == ("regular", 11)
+    assert (stray.verdict, stray.n_files) == ("unreadable", 2)
+    assert stray.reason == f"a link to a file that is not there: {', '.join(sorted([name, 'loop.dcm']))}"
+    with pytest.raises(SeriesError, match="2 damaged files beside 1 series that could be taken"):
+        read_volume(folder)
+    assert read_volume(folder, series=series.series_uid).array.shape == (13, 17, 11)
+    rows = {one.case: one.fault.found for one in find_studies(folder.parent).candidates if one.fault}
+    assert any("damaged files beside it" in found for found in rows.values()), rows
+    assert not any("notes" in case for case in rows)
+
+
+@POSIX
+def test_a_pipe_in_another_folder_says_nothing_of_the_series(files, tmp_path):
     (files[0].parent / "other").mkdir()
-    (files[0].parent / "other" / "x.dcm").symlink_to("nowhere")
+    os.mkfifo(files[0].parent / "other" / "x.dcm")
     assert read_volume(files[0].parent).source.processing == ()
 
 

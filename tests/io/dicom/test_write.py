@@ -66,7 +66,9 @@ def test_headers(tmp_path):
     assert len({header.SOPInstanceUID for header in headers}) == 11
     assert [header.InstanceNumber for header in headers] == list(range(1, 12))
     assert first.file_meta.MediaStorageSOPInstanceUID == first.SOPInstanceUID
-    assert (first.PixelSpacing, first.SliceThickness, first.SpacingBetweenSlices) == ([1.3, 0.9], 2.6, 2.6)
+    assert (first.PixelSpacing, first.SpacingBetweenSlices) == ([1.3, 0.9], 2.6)
+    # How thick the slices were acquired, a grid does not know: an element of type 2, which is there and empty.
+    assert first.SliceThickness is None
     assert all(len(str(x)) <= 16 for x in first.ImagePositionPatient)
     volume = read_volume(tmp_path / "a")
     assert volume.unit == "HU"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from voxmetry.core.base import SCHEMA_VERSION, Number, Record
+from voxmetry.core.base import SCHEMA_VERSION, Count, Millilitres, Number, Record
 from voxmetry.core.records.instances import InstanceMatching, PanopticQuality
 from voxmetry.core.records.statistics import BlandAltman, Distribution, PairedComparison, Reliability
 
@@ -18,10 +18,10 @@ class Comparison(Record):
     value: int
     status: Literal["both", "missed", "extra", "absent"]
     """In both; only in the reference; only in the prediction; in neither."""
-    n_voxels_prediction: int
-    n_voxels_reference: int
-    volume_prediction_ml: float
-    volume_reference_ml: float
+    n_voxels_prediction: Count
+    n_voxels_reference: Count
+    volume_prediction_ml: Millilitres
+    volume_reference_ml: Millilitres
     volume_difference_ml: float
     dice: Number
     iou: Number
@@ -51,10 +51,10 @@ class ComparisonSummary(Record):
     """Means over the structures of one or more comparisons. A missed or invented structure never drops out silently."""
 
     n: int
-    n_both: int
-    n_missed: int
-    n_extra: int
-    n_absent: int
+    n_both: Count
+    n_missed: Count
+    n_extra: Count
+    n_absent: Count
     """In neither mask: nothing to compare, so in no mean."""
     mean: dict[str, Number]
     """Over all structures that are in at least one mask; nan if one of them is nan."""
@@ -83,11 +83,11 @@ class StructureSummary(Record):
     """One structure over all cases."""
 
     label: str
-    n_cases: int
-    n_both: int
-    n_missed: int
-    n_extra: int
-    n_absent: int
+    n_cases: Count
+    n_both: Count
+    n_missed: Count
+    n_extra: Count
+    n_absent: Count
     present: dict[str, Distribution]
     """By metric, over the cases that have the structure in at least one mask."""
     both: dict[str, Distribution]

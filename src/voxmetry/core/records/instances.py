@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from voxmetry.core.base import Number, Record
+from voxmetry.core.base import Count, Millilitres, Number, Record
 
 
 class Detection(Record):
@@ -31,8 +31,8 @@ class Instance(Record):
     prediction_ids: tuple[int, ...]
     reference_ids: tuple[int, ...]
     """Ids count from 1 within a structure and a case, from large to small."""
-    volume_prediction_ml: float
-    volume_reference_ml: float
+    volume_prediction_ml: Millilitres
+    volume_reference_ml: Millilitres
     dice: Number
     iou: Number
     centroid_ras_mm: tuple[Number, Number, Number]
@@ -49,8 +49,8 @@ class InstanceMatching(Record):
     min_iou: float
     connectivity: int | None
     """6, 18 or 26 neighbours; None where the label map came with its instances, and for stuff."""
-    n_prediction: int
-    n_reference: int
+    n_prediction: Count
+    n_reference: Count
     tp_prediction: int
     """Instances of the prediction that have a partner."""
     tp_reference: int

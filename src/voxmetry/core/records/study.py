@@ -6,11 +6,14 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from voxmetry.core.base import SCHEMA_VERSION, Number, Record
+from voxmetry.core.base import SCHEMA_VERSION, Count, Millilitres, Millimetres, Number, Record, Unit
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.notebook import table
 from voxmetry.core.records.comparison import Comparison
 from voxmetry.core.records.series import SuvBasis
+
+Size: TypeAlias = Annotated[int, Field(ge=1)]
+"""Voxels along an axis."""
 
 Point: TypeAlias = tuple[Number, Number, Number]
 """A position in RAS+ mm."""
@@ -20,9 +23,9 @@ class Region(Record):
     """What is measured of a structure and of a lesion alike, on the segmentation's own grid."""
 
     label: str
-    value: int
-    n_voxels: int
-    volume_ml: float
+    value: Annotated[int, Field(ge=1, le=65535)]
+    n_voxels: Count
+    volume_ml: Millilitres
     centroid_ras_mm: Point
     max_diameter_mm: Number = float("nan")
     touches_border: bool
@@ -63,11 +66,11 @@ class Part(Region):
     short_axis_mm: Number
     """Longest diameter perpendicular to the long axis in the same slice."""
     short_axis_ends_ras_mm: tuple[Point, Point]
-    slice_axis: int
+    slice_axis: Literal[0, 1, 2]
     """Axis of the grid that these slices are stacked along: 0, 1 or 2."""
     plane: Literal["axial", "coronal", "sagittal"] = "axial"
     """Plane of measurement: that of acquisition where its slices are thick, else the axial one."""
-    slice_index: int
+    slice_index: Count
     location: str | None = None
     """The organ that holds most of it, or else the nearest one; None without organs."""
     location_distance_mm: Number = float("nan")
@@ -128,11 +131,11 @@ class SourceInfo(Record):
     """What was segmented, without naming the patient or the path."""
 
     format: str
-    modality: str | None
-    unit: str
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    axcodes: str
+    modality: Literal["CT", "MR", "PT"] | None
+    unit: Unit
+    shape: tuple[Size, Size, Size]
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres]
+    axcodes: Annotated[str, Field(pattern="^[LRAPIS]{3}$")]
     series_uid: str | None = None
     frame_uid: str | None = None
     """DICOM Frame of Reference UID: images that share it share their coordinates."""

@@ -12,8 +12,9 @@ from typing import NamedTuple
 from voxmetry.core.records import SeriesInfo
 from voxmetry.core.text import visible
 from voxmetry.errors import InputError, VoxmetryError
+from voxmetry.io.dicom.read.find import DICOM_SUFFIXES, could_be_a_slice, leads_nowhere
 from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
-from voxmetry.workflows.cohort.oddities import DICOM_SUFFIXES, alone, could_be_a_slice, is_text, odd, shown
+from voxmetry.workflows.cohort.oddities import alone, is_text, odd, shown
 from voxmetry.workflows.cohort.records import Candidate, Fault
 
 Known = Mapping[str, tuple[Candidate, ...]]
@@ -90,11 +91,11 @@ def _look_into(folder: Path, names: Sequence[str], root: Path, known: Known | No
         fault = odd(path)
         if fault is not None:
             found.append(shown(_without_suffix(_inside(path, root), path), fault))
-            if could_be_a_slice(path) and not fault.found.endswith(PASSED_OVER):
+            if could_be_a_slice(path.name) and not fault.found.endswith(PASSED_OVER):
                 strays.append(fault)
         elif suffix_of(path) in (*NIFTI, *ITK):
             found.append(image_candidate(path, case_of(path, root), known=known))
-        elif is_text(path):
+        elif is_text(path) and not leads_nowhere(str(path)):
             dicom.append(path)
     if dicom:
         series = dicom_candidates(folder, dicom, root, known=known)

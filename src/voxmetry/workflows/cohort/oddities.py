@@ -15,12 +15,11 @@ from typing import TypeVar
 
 from voxmetry.core.text import visible
 from voxmetry.errors import VoxmetryError
+from voxmetry.io.dicom.read.find import could_be_a_slice
 from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
 from voxmetry.workflows.cohort.records import Candidate, Fault
 
 T = TypeVar("T")
-
-DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -58,13 +57,7 @@ def is_text(path: Path) -> bool:
 
 def could_be_an_image(path: Path) -> bool:
     """Whether a name is one that images have: a known suffix, none, or the end of a UID."""
-    end = path.suffix.lower()
-    return suffix_of(path) in (*NIFTI, *ITK) or end in (*DICOM_SUFFIXES, "") or end[1:].isdigit()
-
-
-def could_be_a_slice(path: Path) -> bool:
-    """Whether a name is one that DICOM files have."""
-    return could_be_an_image(path) and suffix_of(path) not in (*NIFTI, *ITK)
+    return suffix_of(path) in (*NIFTI, *ITK) or could_be_a_slice(path.name)
 
 
 def _why(path: Path, error: OSError) -> str:

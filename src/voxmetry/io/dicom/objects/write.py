@@ -155,7 +155,8 @@ def _slice(pixels: NDArray[np.int16], affine: Float64, k: int, common: dict[str,
     dataset.ImagePositionPatient = [format_number_as_ds(float(x)) for x in position]
     dataset.ImageOrientationPatient = [format_number_as_ds(float(x)) for x in (*row, *column)]
     dataset.PixelSpacing = [format_number_as_ds(float(spacing[1])), format_number_as_ds(float(spacing[0]))]
-    dataset.SliceThickness = dataset.SpacingBetweenSlices = format_number_as_ds(float(spacing[2]))
+    # A grid knows how far apart its slices are, and not how thick each of them was acquired.
+    dataset.SliceThickness, dataset.SpacingBetweenSlices = "", format_number_as_ds(float(spacing[2]))
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.Columns, dataset.Rows = pixels.shape
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1

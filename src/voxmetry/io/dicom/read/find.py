@@ -27,7 +27,8 @@ from voxmetry.io.dicom.read.opened import archive_at
 
 DIRECTORY = "1.2.840.10008.1.3.10"
 _DIRECTORY_NAMES = ("DICOMDIR", "DIRFILE")
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+"""Suffixes that say DICOM; many files of it have none, or end in the last number of a UID."""
 _HIGHEST_ROOT = 8
 """File IDs have up to eight parts (PS3.10 8.2), so the root is no further above a directory."""
 _CHUNK = 64
@@ -42,10 +43,11 @@ class Found:
     """Names are told relative to it."""
     headers: list[Header] = field(default_factory=list)
     damaged: list[Path] = field(default_factory=list)
+    """What is, or could be, a slice that cannot be read, links that lead nowhere among them."""
     lost: dict[str, list[str]] = field(default_factory=dict)
     """Files that a DICOMDIR names and that are not there, by series UID."""
     passed: dict[Path, str] = field(default_factory=dict)
-    """What is named as DICOM and is no file that could be read, with the reason; it is passed over."""
+    """What is named as DICOM and is a pipe, a socket or a device, with the reason; it is passed over."""
 
 
 def find(source: Path, progress: Progress | None = None) -> Found:
@@ -129,16 +131,19 @@ def find_among(paths: Sequence[str | Path], folder: Path, progress: Progress | N
 def _header(path: str | Path, start: int) -> Elements | bool | str | None:
     """Return a header, None for what is not DICOM, and False for what is damaged or named as DICOM without being it.
 
-    What is named as DICOM and is no file, such as a named pipe or a link that leads nowhere, is told in words.
+    A link that leads nowhere is a file that is lost, as a damaged one is: it may have been a first or last slice. What
+    never was a file, such as a named pipe, is told in words.
     """
     # Text alone: a Path object of each of ten thousand files takes longer than opening it.
     text_path = os.fspath(path)
-    is_named_so = text_path.lower().endswith(_DICOM_SUFFIXES)
+    is_named_so = text_path.lower().endswith(DICOM_SUFFIXES)
     try:
         header = try_header(path, valid_name(text_path[start:].replace(os.sep, "/")))
     except FormatError:
         return False
     except InputError:
+        if leads_nowhere(text_path):
+            return False if could_be_a_slice(text_path) else None
         why = _no_file(text_path)
         if why is None:
             raise
@@ -146,12 +151,29 @@ def _header(path: str | Path, start: int) -> Elements | bool | str | None:
     return (_no_file(text_path) or False) if header is None and is_named_so else header
 
 
+def could_be_a_slice(path: str) -> bool:
+    """Whether a name is one that DICOM files have: its suffix, none, or the end of a UID.
+
+    Examples
+    --------
+    >>> could_be_a_slice("a/IM0001"), could_be_a_slice("a/1.2.840.7"), could_be_a_slice("a/notes.txt")
+    (True, True, False)
+    """
+    end = os.path.splitext(path)[1].lower()  # noqa: PTH122  (see above)
+    return end in (*DICOM_SUFFIXES, "") or end[1:].isdigit()
+
+
+def leads_nowhere(path: str) -> bool:
+    """Whether a directory entry is a link to what is not there, or to itself."""
+    return os.path.islink(path) and not os.path.exists(path)  # noqa: PTH110, PTH114
+
+
 def _no_file(path: str) -> str | None:
     """Say what is at a place where no file is; None for a file, and for what is gone or may not be looked at."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116  (one of ten thousand)
     except OSError:
-        return "a link that leads nowhere" if os.path.islink(path) else None  # noqa: PTH114
+        return None
     return None if stat.S_ISREG(mode) else "no file, but a pipe, a socket or a device"
 
 

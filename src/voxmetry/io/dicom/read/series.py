@@ -15,7 +15,7 @@ from voxmetry.errors import InputError, SeriesError
 from voxmetry.io.dicom.read.choose import phase_in
 from voxmetry.io.dicom.read.copies import without_copies
 from voxmetry.io.dicom.read.elements import Elements
-from voxmetry.io.dicom.read.find import Found, find, find_among
+from voxmetry.io.dicom.read.find import Found, find, find_among, leads_nowhere
 from voxmetry.io.dicom.read.frames import Frame, frames_of, names_of
 from voxmetry.io.dicom.read.grid import plane_name
 from voxmetry.io.dicom.read.headers import (
@@ -46,7 +46,8 @@ def list_series(path: str | os.PathLike[str], *, progress: Progress | None = Non
     -------
     tuple of SeriesInfo
         By series number. Those with verdict 'regular' or 'single' can be read. Files that are damaged, or named as
-        DICOM without being it, come as a last entry without modality and series UID.
+        DICOM without being it, and links to files that are not there, come as a last entry without modality and series
+        UID.
 
     Raises
     ------
@@ -282,12 +283,17 @@ def _rounded(geometry: Geometry) -> tuple[float, float, float]:
 
 def _strays(paths: Sequence[Path]) -> SeriesInfo:
     files = tuple(map(str, paths))
+    gone = [file for file in files if leads_nowhere(file)]
+    kinds = (
+        ("damaged, or with neither Series Instance UID nor Modality", [file for file in files if file not in gone]),
+        ("a link to a file that is not there", gone),
+    )
     return SeriesInfo(
         series_uid="",
         n_files=len(files),
         n_slices=0,
         verdict="unreadable",
-        reason=f"damaged, or with neither Series Instance UID nor Modality: {shown(names_of(files))}",
+        reason="; ".join(f"{why}: {shown(names_of(named))}" for why, named in kinds if named),
         files=files,
     )
 
