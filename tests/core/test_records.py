@@ -67,5 +67,3 @@ def test_counts_and_volumes_of_a_comparison_are_none_below_zero():
     for name in ("n_voxels_prediction", "n_voxels_reference", "volume_prediction_ml", "volume_reference_ml"):
         with pytest.raises(ValidationError, match=name):
             Comparison.model_validate(good | {name: -1})
-
-

@@ -9,7 +9,7 @@ from PIL import Image
 
 import cohorts
 import phantoms
-from voxmetry import Volume
+from voxmetry import LabelTable, Segmentation, Volume, save
 from voxmetry.core.records import CohortSettings
 from voxmetry.io import read_segmentation
 from voxmetry.measurement.compare_cases import compare_cohort
@@ -39,6 +39,26 @@ def test_it_says_what_is_missing_before_any_mean(document):
     assert document.verdict.state == "review"
     assert "2 files have no partner" in document.verdict.detail
     assert "organ: 1 missed, 0 invented" in document.lines
+
+
+def test_a_structure_keeps_the_colour_of_its_label_map_on_the_page(tmp_path):
+    """The second structure of a table has not the first colour because the first one is not compared."""
+    folders = cohorts.write_cohort(tmp_path)
+    (pair, *_) = match_files(*folders).pairs
+    for path in (pair.prediction, pair.reference):
+        read = read_segmentation(path)
+        colours = ("#123456", "#654321")
+        table = LabelTable(
+            labels=tuple(
+                x.model_copy(update={"colour": colour}) for x, colour in zip(read.labels, colours, strict=True)
+            )
+        )
+        save(Segmentation(read.array, read.geometry, table), path)
+    name = table.labels[1].name
+    found = compare_cohort([pair], CohortSettings(resamples=200, labels=(name,)))
+    assert found.colours == {name: "#654321"}
+    page = render_cohort_html(build_cohort_document(found), {})
+    assert set(re.findall(r"--c:(#\w+)", page)) == {"#654321"}
 
 
 def test_a_cohort_without_a_flaw_is_told_so(matched):

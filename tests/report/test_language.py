@@ -4,6 +4,7 @@ import ast
 import re
 import string
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +84,107 @@ def test_numbers_and_dates_follow_the_language():
     assert spanish.moment("2026-11-22T10:15:42+02:00") == "22/11/2026 08:15 UTC"
     assert ENGLISH.moment("2026-11-22T10:15:42Z") == "2026-11-22 10:15 UTC"
     assert german.moment("no time") == "no time"
+
+
+def flag_messages():
+    """Each message of a flag as the code composes it, with 7.5 in the place of each value; and where it does."""
+    found = {}
+    for path in sorted(Path(str(files("voxmetry"))).rglob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            known = {}
+            for node in ast.walk(function):
+                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                    known.setdefault(node.targets[0].id, []).append(node.value)
+            for node in ast.walk(function):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Flag", "_review"):
+                    given = [x.value for x in node.keywords if x.arg == "message"] or node.args[-1:]
+                    found |= {text: f"{path.name}:{node.lineno}" for one in given for text in composed(one, known)}
+    return found
+
+
+def composed(node, known):
+    """Return what a literal, or a name that was assigned one, can say."""
+    if isinstance(node, ast.Constant):
+        return [str(node.value)]
+    if isinstance(node, ast.Name):
+        return [text for value in known.get(node.id, ()) for text in composed(value, {**known, node.id: []})]
+    if not isinstance(node, ast.JoinedStr):
+        return []
+    texts = [""]
+    for piece in node.values:
+        said = [piece.value] if isinstance(piece, ast.Constant) else of_value(piece.value, known)
+        texts = [text + more for text in texts for more in said]
+    return texts
+
+
+def of_value(node, known):
+    is_sentence = isinstance(node, ast.Name) and any(isinstance(x, ast.JoinedStr) for x in known.get(node.id, ()))
+    return composed(node, known) if is_sentence else [VALUES.get(ast.unparse(node), "7.5")]
+
+
+VALUES = {"what": "voxel size", "SPLIT": "split.json", "when": "baseline"}
+"""Words from a short list that the code puts in; the others of the list are below."""
+ELSEWHERE = ("7.57.5.", "7.5 of the 7.5 slices of 7.5 from 7.5 voxel size.")
+"""Messages that are wholly made of such words."""
+MORE = (
+    "The field of view is outside what m was trained on: 7.5 mm along R (seen: 1 to 2). Its accuracy here is unknown.",
+    "3 of the 9 slices of t1 from left to right hold one value only, between slices that do not: data is missing.",
+    "3 of the 9 slices of t1 from a to b are the same, voxel for voxel, as the slice before: data is missing.",
+    "cut off by the image's border at follow-up: tumour-1",
+    "Not compared, as the reference does not know it: a.",
+    "Not compared, as the reference does not know them: a, b.",
+    "Not compared, as the model does not know it: a.",
+    "Not compared, as the model does not know them: a, b.",
+    "m found no liver: nothing was looked for inside of it.",
+)
+
+
+@pytest.mark.parametrize("code", languages()[1:])
+def test_a_catalogue_has_the_message_of_every_flag(code):
+    say, made = load_language(code), flag_messages()
+    assert len(made) > 30
+    assert set(ELSEWHERE) <= set(made)
+    unknown = {text: made.get(text) for text in (*MORE, *made) if text not in ELSEWHERE and say.retell(text) is None}
+    assert unknown == {}
+
+
+@pytest.mark.parametrize("code", languages()[1:])
+def test_a_translated_flag_keeps_the_places_of_its_sentence(code):
+    say = load_language(code)
+    for english, said in {**say.flags, **say.parts}.items():
+        assert values_of(said) == values_of(english), english
+
+
+def test_a_flag_is_told_in_the_language_of_its_report():
+    german = load_language("de")
+    assert german.retell(
+        "liver v1.2 touches the edge of the image (L, S): its volume of 3.50 mL counts only what lies inside."
+    ) == ("liver v1.2 berührt den Rand des Bildes (L, S): das Volumen von 3,50 mL zählt nur, was darin liegt.")
+    message = (
+        "The values of t1 are unlike those of the training images, in parts of the 95th percentile: 5th percentile "
+        "0.021 (seen: 0.1 to 0.2), 50th percentile 0.5 (seen: 0.6 to 0.7)."
+    )
+    assert german.retell(message) == (
+        "Die Werte von t1 sind anders als die der Trainingsbilder, in Teilen des 95. Perzentils: 5. Perzentil 0,021 "
+        "(gesehen: 0,1 bis 0,2), 50. Perzentil 0,5 (gesehen: 0,6 bis 0,7)."
+    )
+    assert german.retell("something else") is None
+    assert ENGLISH.retell("something else") == "something else"
+
+
+def test_a_flag_of_no_known_form_is_marked_as_english(make_result):
+    volume, segmentation = phantoms.volume(), phantoms.segmentation()
+    known, unknown = ("No a was found.", "empty"), ("Something new.", "new")
+    flags = tuple(Flag(code=code, severity="review", message=text) for text, code in (known, unknown))
+    document = build_document(
+        make_result(volume, segmentation, flags=flags), volume, segmentation, None, load_language("de")
+    )
+    assert [(flag.message, flag.lang) for flag in document.flags] == [
+        ("Nicht gefunden: a.", ""),
+        ("Something new.", "en"),
+    ]
 
 
 class Marked(Language):

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,19 @@ class TestEvaluate:
         assert "http" not in page.replace("http-equiv", "")
         with pytest.raises(OutputExistsError, match="--overwrite"):
             evaluate(open_data(folder), [baseline], out)
+
+    def test_a_structure_has_the_colour_of_the_first_model_that_knows_it_on_all_pages(
+        self, folder, model, baseline, tmp_path
+    ):
+        text = (model / "model.yaml").read_text(encoding="utf-8")
+        (model / "model.yaml").write_text(text.replace("#E69F00", "#112233").replace("#56B4E9", "#445566"))
+        evaluate(open_data(folder), [model, baseline], tmp_path / "out", device="cpu")
+        page = (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
+        assert set(re.findall(r"--c:(#\w+)", page)) == {"#112233", "#445566"}
+        own = (tmp_path / "out" / "tiny.html").read_text(encoding="utf-8")
+        # Beside them stand the colours of what is missed, invented and in both.
+        assert {"#112233", "#445566"} <= set(re.findall(r"--c:(#\w+)", own))
+        assert "#E69F00" not in own
 
     def test_a_case_that_fails_is_a_row_with_its_reason(self, folder, baseline, tmp_path):
         import shutil

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +16,24 @@ from voxmetry.errors import LabelError
 # Okabe and Ito's eight colours, which readers with any colour vision tell apart (https://jfly.uni-koeln.de/color/),
 # without black and grey: both vanish on a CT or an MR slice.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+
+
+def colours_of(names: Iterable[str], known: Mapping[str, str]) -> dict[str, str]:
+    """Return a colour for each structure: its label table's where one is known, so that it has one in all pictures.
+
+    Parameters
+    ----------
+    names
+        The structures, in the order in which the others take their colours from `PALETTE`.
+    known
+        Colours by name.
+
+    Examples
+    --------
+    >>> colours_of(["spleen", "liver"], {"liver": "#112233"})
+    {'spleen': '#E69F00', 'liver': '#112233'}
+    """
+    return {name: known.get(name, PALETTE[place % len(PALETTE)]) for place, name in enumerate(dict.fromkeys(names))}
 
 
 def plain_name(name: str) -> str:

@@ -25,7 +25,7 @@ BROKEN: tuple[type[Exception], ...] = (EOFError, OSError, ValueError, BROKEN_STR
 """What the unpackers raise on a damaged stream."""
 
 SPARE_BYTES = 64
-"""What may follow the voxels in their file, whatever its format: more means that the header states other sizes than were
+"""What may follow the voxels in their file, in any format: more means that the header states other sizes than were
 written, and then every voxel may be in the wrong place."""
 
 _CHUNK = 1 << 20

@@ -10,6 +10,7 @@ from voxmetry.core.records import (
     CaseComparison,
     CohortComparison,
     CohortSettings,
+    Comparison,
     InstanceMatching,
 )
 from voxmetry.core.segmentation import Segmentation
@@ -126,9 +127,17 @@ def compare_pair(
         case=case,
         patient=patient,
         comparisons=rows,
+        colours=_colours(rows, prediction, reference),
         matchings=matchings,
         notes=left_out_words(lonely, ("the prediction", "the reference")),
     )
+
+
+def _colours(rows: Sequence[Comparison], prediction: Segmentation, reference: Segmentation) -> dict[str, str]:
+    """Return the colour of each structure in the prediction's table, or the reference's where that has it alone."""
+    ours, theirs = ({label.value: label.colour for label in x.labels} for x in (prediction, reference))
+    found = {row.label: ours.get(row.value) or theirs.get(row.value_reference or 0) for row in rows}
+    return {name: colour for name, colour in found.items() if colour}
 
 
 def compare_cohort(

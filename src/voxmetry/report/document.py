@@ -254,13 +254,14 @@ def _flags(result: StudyResult, say: Language) -> tuple[FlagLine, ...]:
 
     def line(flag: Flag) -> FlagLine:
         label = labels.get(flag.label)
+        told = say.retell(clean(flag.message))
         return FlagLine(
             severity=flag.severity,
-            message=clean(flag.message),
+            message=clean(flag.message) if told is None else told,
             code=clean(flag.code),
             label=clean(flag.label or ""),
             colour=label.colour if label else "",
-            lang="" if say.code == ENGLISH.code else ENGLISH.code,
+            lang="" if told is not None else ENGLISH.code,
         )
 
     return tuple(line(flag) for severity in SEVERITIES for flag in result.flags if flag.severity == severity)

@@ -7,6 +7,10 @@ construction and the code can be read. Numbers are put into a sentence after it 
 from __future__ import annotations
 
 import datetime
+import functools
+import re
+import string
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import PurePath
 
@@ -35,6 +39,10 @@ class Language(Record):
         Pattern of `datetime.strftime` for a date; %d and %m are written with two digits.
     messages
         Sentences by their English ones. What is not in it stays English.
+    flags
+        Sentences of flags, which come with their values in them, by the English ones with {names} in their places.
+    parts
+        The same for what stands inside of such sentences.
 
     Examples
     --------
@@ -50,6 +58,8 @@ class Language(Record):
     decimal: str = "."
     date: str = "%Y-%m-%d"
     messages: dict[str, str] = Field(default_factory=dict)
+    flags: dict[str, str] = Field(default_factory=dict)
+    parts: dict[str, str] = Field(default_factory=dict)
 
     def __call__(self, message: str, **values: object) -> str:
         """Say a message, with values put in at its {names}."""
@@ -63,6 +73,29 @@ class Language(Record):
     def knows(self, message: str) -> bool:
         """Whether a message can be said in this language."""
         return self.code == ENGLISH.code or message in self.messages
+
+    def retell(self, told: str) -> str | None:
+        """Say the English message of a flag in this language; None where it is of no known form.
+
+        Flags are written once, in English, into `result.json`, and a report may be written from it years later. So a
+        message is taken apart by the sentences of `flags`: the one with the most words of its own that fits.
+
+        Examples
+        --------
+        >>> load_language("de").retell("liver has 0.52 mL; ct-1.5 expects 800 to 2500 mL.")
+        'liver hat 0,52 mL; ct-1.5 erwartet 800 bis 2500 mL.'
+        """
+        if self.code == ENGLISH.code:
+            return told
+        return _retold(told, self.flags, self._value)
+
+    def _value(self, name: str, value: str) -> str:
+        """Say what stands in a place of a flag's message: names as they are, numbers with the decimal mark."""
+        if name in _AS_IT_IS:
+            return value
+        said = [_retold(piece, self.parts, self._value) or piece for piece in _LIST.split(value)]
+        joined = "".join(said)
+        return joined if joined != value else _NUMBER.sub(lambda found: self.number(found[0]), value)
 
     def number(self, written: str) -> str:
         """Put the decimal mark into a number that was written with a point."""
@@ -98,6 +131,28 @@ class Language(Record):
         if moment.tzinfo is not None:
             moment = moment.astimezone(datetime.UTC)
         return f"{moment.strftime(self.date)} {moment:%H:%M} UTC"
+
+
+_AS_IT_IS = ("name", "names", "model", "axis", "sides", "part")
+"""Places of values that are names: a point in one is no decimal mark."""
+_NUMBER = re.compile(r"\d+\.\d+")
+_LIST = re.compile(r"(; |(?<=\)), )")
+"""Between parts, kept: after a bracket, since a comma stands inside of parts too."""
+
+
+def _retold(told: str, sentences: Mapping[str, str], value: Callable[[str, str], str]) -> str | None:
+    fits = [(form, found) for form in sentences if (found := _pattern(form).fullmatch(told)) is not None]
+    if not fits:
+        return None
+    form, found = max(fits, key=lambda fit: len(fit[0]))
+    return sentences[form].format(**{name: value(name, text) for name, text in found.groupdict().items()})
+
+
+@functools.cache
+def _pattern(form: str) -> re.Pattern[str]:
+    """Turn a sentence with {names} into a pattern whose groups are the values."""
+    pieces = [(re.escape(words), name) for words, name, _, _ in string.Formatter().parse(form)]
+    return re.compile("".join(words + (f"(?P<{name}>.+?)" if name else "") for words, name in pieces))
 
 
 ENGLISH = Language(code="en", name="English")

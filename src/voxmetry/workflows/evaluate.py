@@ -368,6 +368,7 @@ def _write(evaluation: Evaluation, data: DataSet, out: Path) -> tuple[str, ...]:
             n_seen=model.n_seen,
             structures=model.cohort.structures,
             failures=model.failures,
+            colours=model.cohort.colours,
         )
         for model in evaluation.models
     ]

@@ -77,6 +77,8 @@ class CaseComparison(Record):
     """Which structures were not compared, as one side does not know them."""
     error: dict[str, str] | None = None
     """Why the case could not be compared: found, expected, fix; None where it was."""
+    colours: dict[str, str] = Field(default_factory=dict)
+    """Colours of the structures in the case's own label maps, by name."""
 
 
 class StructureSummary(Record):
@@ -152,6 +154,14 @@ class CohortComparison(Record):
     def of_other_model(self) -> CohortComparison:
         """Return the same with the other model's summary in place of the first's."""
         return self.model_copy(update={"structures": self.other_structures, "overall": self.other_overall})
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """Colours of the structures, by name: of the first case whose label maps name one."""
+        found: dict[str, str] = {}
+        for case in (*self.cases, *self.other):
+            found = case.colours | found
+        return found
 
     @property
     def failed(self) -> tuple[CaseComparison, ...]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from voxmetry.core.base import Record
-from voxmetry.core.labels import PALETTE
+from voxmetry.core.labels import colours_of
 from voxmetry.core.records import CohortComparison, Comparison, Distribution, MeanInterval, StructureSummary
 from voxmetry.report.comparison.charts import AgreementChart, BoxChart, agreement_chart, box_charts
 from voxmetry.report.document import NOTICE, ReportVerdict
@@ -68,7 +68,7 @@ class CohortDocument(Record):
 
 def build_cohort_document(cohort: CohortComparison) -> CohortDocument:
     """Turn a comparison into the sentences, tables and charts of its page."""
-    colours = {s.label: PALETTE[place % len(PALETTE)] for place, s in enumerate(cohort.structures)}
+    colours = colours_of((s.label for s in cohort.structures), cohort.colours)
     charted = [s for s in cohort.structures if s.n_cases - s.n_absent > 1]
     # Of many structures, those whose volumes agree least say most.
     chosen = sorted(charted, key=_disagreement, reverse=True)[:MOST_AGREEMENT_CHARTS]

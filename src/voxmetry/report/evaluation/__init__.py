@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from voxmetry.core.base import Record
-from voxmetry.core.labels import PALETTE
+from voxmetry.core.labels import colours_of
 from voxmetry.core.records import MeanInterval, StructureSummary
 from voxmetry.io.atomic import write_text
-from voxmetry.measurement.failures import SIDES, Failures
+from voxmetry.measurement.failures import BACKGROUND, SIDES, Failures
 from voxmetry.report.document import NOTICE
 from voxmetry.report.evaluation.scatter import ScatterChart, scatter_charts
 from voxmetry.report.html import environment
@@ -33,6 +35,8 @@ class EvaluatedModel(Record):
     n_seen: int
     structures: tuple[StructureSummary, ...]
     failures: Failures
+    colours: dict[str, str] = Field(default_factory=dict)
+    """Of the structures in its label table, by name."""
 
 
 class ModelSection(Record):
@@ -74,24 +78,35 @@ def build_evaluation_document(
     data: str, models: Sequence[EvaluatedModel], verdicts: Sequence[str]
 ) -> EvaluationDocument:
     """Turn an evaluation into the sentences, tables and charts of its page."""
+    colours = _colours(models)
     return EvaluationDocument(
         title=f"Evaluation on {clean(data)}",
         verdicts=tuple(clean(line) for line in verdicts),
-        overlaps=_overlaps(models),
-        boundaries=_boundaries(models),
-        models=tuple(_section(model, place) for place, model in enumerate(models)),
+        overlaps=_overlaps(models, colours),
+        boundaries=_boundaries(models, colours),
+        models=tuple(_section(model, place, colours) for place, model in enumerate(models)),
     )
 
 
-def _overlaps(models: Sequence[EvaluatedModel]) -> Table:
+def _colours(models: Sequence[EvaluatedModel]) -> dict[str, str]:
+    """Return one colour a structure for the whole page: that of the first model whose label table has it."""
+    known: dict[str, str] = {}
+    for model in models:
+        known = model.colours | known
+    names = [s.label for model in models for s in model.structures]
+    names += [name for model in models for name in model.failures.classes if name != BACKGROUND]
+    return colours_of(names, known)
+
+
+def _overlaps(models: Sequence[EvaluatedModel], colours: dict[str, str]) -> Table:
     rows = []
     for model in models:
-        for place, s in enumerate(model.structures):
+        for s in model.structures:
             lone = s.n_missed + s.n_extra
             cells = [Cell(text=clean(model.name)), Cell(text=str(s.present["dice"].mean.n))]
             cells += [_interval(s.present[name].mean, 3) for name in ("dice", "iou")]
             cells += [Cell(text=f"{s.n_missed} / {s.n_extra}", tone="review" if lone else "plain")]
-            rows.append(Row(label=clean(s.label), colour=PALETTE[place % len(PALETTE)], cells=tuple(cells)))
+            rows.append(Row(label=clean(s.label), colour=colours[s.label], cells=tuple(cells)))
     return Table(
         id="overlaps",
         caption="Means with their bootstrap intervals; a missed or an invented structure counts as 0.",
@@ -103,14 +118,14 @@ def _overlaps(models: Sequence[EvaluatedModel]) -> Table:
     )
 
 
-def _boundaries(models: Sequence[EvaluatedModel]) -> Table:
+def _boundaries(models: Sequence[EvaluatedModel], colours: dict[str, str]) -> Table:
     rows = []
     for model in models:
-        for place, s in enumerate(model.structures):
+        for s in model.structures:
             cells = [Cell(text=clean(model.name)), _interval(s.present["surface_dice"].mean, 3)]
             cells += [_interval(s.both[name].mean, 2) for name in ("hd95_mm", "assd_mm")]
             cells += [Cell(text=decimals(s.volumes.bias, 2))]
-            rows.append(Row(label=clean(s.label), colour=PALETTE[place % len(PALETTE)], cells=tuple(cells)))
+            rows.append(Row(label=clean(s.label), colour=colours[s.label], cells=tuple(cells)))
     return Table(
         id="boundaries",
         caption="Distances are means over the cases that have the structure in both masks; the volume error is the "
@@ -133,7 +148,7 @@ def _interval(mean: MeanInterval, places: int) -> Cell:
     return Cell(text=text)
 
 
-def _section(model: EvaluatedModel, place: int) -> ModelSection:
+def _section(model: EvaluatedModel, place: int, colours: dict[str, str]) -> ModelSection:
     notes = []
     if model.n_seen:
         notes.append(f"{count(model.n_seen, 'case')} left out, because it was trained on them.")
@@ -143,14 +158,14 @@ def _section(model: EvaluatedModel, place: int) -> ModelSection:
         name=clean(model.name),
         page=f"{model.name}.html",
         note=" ".join(notes),
-        confusion=_confusion(model.failures, place),
-        offsets=_offsets(model.failures, place),
-        factors=_factors(model.failures, place),
-        charts=scatter_charts(model.failures),
+        confusion=_confusion(model.failures, place, colours),
+        offsets=_offsets(model.failures, place, colours),
+        factors=_factors(model.failures, place, colours),
+        charts=scatter_charts(model.failures, colours),
     )
 
 
-def _confusion(failures: Failures, place: int) -> Table:
+def _confusion(failures: Failures, place: int, colours: dict[str, str]) -> Table:
     rows = []
     for index, name in enumerate(failures.classes):
         volumes = failures.confusion_ml[index]
@@ -161,7 +176,7 @@ def _confusion(failures: Failures, place: int) -> Table:
             wrong = other != index and index > 0 and share >= 0.1
             text = millilitres(volume) + (f" ({share:.0%})" if index > 0 and math.isfinite(share) else "")
             cells.append(Cell(text=text, tone="review" if wrong else "plain"))
-        colour = PALETTE[(index - 1) % len(PALETTE)] if index else ""
+        colour = colours.get(name, "")
         rows.append(Row(label=clean(name), colour=colour, cells=tuple(cells)))
     return Table(
         id=f"confusion-{place}",
@@ -172,16 +187,16 @@ def _confusion(failures: Failures, place: int) -> Table:
     )
 
 
-def _offsets(failures: Failures, place: int) -> Table:
+def _offsets(failures: Failures, place: int, colours: dict[str, str]) -> Table:
     found = {(row.label, row.side): row for row in failures.offsets}
     labels = list(dict.fromkeys(row.label for row in failures.offsets))
     rows = []
-    for index, label in enumerate(labels):
+    for label in labels:
         cells = []
         for side in SIDES:
             row = found.get((label, side))
             cells.append(Cell(text=decimals(row.mean_mm, 2) if row is not None else "n/a"))
-        rows.append(Row(label=clean(label), colour=PALETTE[index % len(PALETTE)], cells=tuple(cells)))
+        rows.append(Row(label=clean(label), colour=colours[label], cells=tuple(cells)))
     return Table(
         id=f"offsets-{place}",
         caption="Where the boundary is wrong: mean signed distance of the predicted boundary from the reference's on "
@@ -191,16 +206,16 @@ def _offsets(failures: Failures, place: int) -> Table:
     )
 
 
-def _factors(failures: Failures, place: int) -> Table:
+def _factors(failures: Failures, place: int, colours: dict[str, str]) -> Table:
     found = {(row.label, row.factor): row for row in failures.factors}
     rows = []
-    for index, label in enumerate(dict.fromkeys(row.label for row in failures.factors)):
+    for label in dict.fromkeys(row.label for row in failures.factors):
         cells = []
         for name in FACTORS:
             row = found[(label, name)]
             text = row.reason or f"{decimals(row.spearman, 2)} (p {decimals(row.p_value, 3)})"
             cells.append(Cell(text=text, tone="note" if row.p_value < 0.05 else "plain"))
-        rows.append(Row(label=clean(label), colour=PALETTE[index % len(PALETTE)], cells=tuple(cells)))
+        rows.append(Row(label=clean(label), colour=colours[label], cells=tuple(cells)))
     return Table(
         id=f"factors-{place}",
         caption="What Dice goes along with: Spearman's rank correlation over the cases, not corrected for the number "

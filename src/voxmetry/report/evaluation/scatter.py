@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from voxmetry.core.base import Record
-from voxmetry.core.labels import PALETTE
 from voxmetry.measurement.failures import Failures
 from voxmetry.report.comparison.charts import Point, Tick
 from voxmetry.report.text import clean, decimals, ratio
@@ -26,10 +26,10 @@ class ScatterChart(Record):
     words: str
 
 
-def scatter_charts(failures: Failures) -> tuple[ScatterChart, ...]:
+def scatter_charts(failures: Failures, colours: Mapping[str, str]) -> tuple[ScatterChart, ...]:
     """Return the charts of each structure; a property that is the same in all cases has none."""
     charts = []
-    for place, label in enumerate(dict.fromkeys(row.label for row in failures.properties)):
+    for label in dict.fromkeys(row.label for row in failures.properties):
         rows = [row for row in failures.properties if row.label == label and math.isfinite(row.dice)]
         for name, title in SHOWN.items():
             pairs = [(row.case, float(getattr(row, name)), row.dice) for row in rows]
@@ -42,7 +42,7 @@ def scatter_charts(failures: Failures) -> tuple[ScatterChart, ...]:
             charts.append(
                 ScatterChart(
                     label=clean(label),
-                    colour=PALETTE[place % len(PALETTE)],
+                    colour=colours[label],
                     title=title,
                     x_ticks=tuple(
                         Tick(

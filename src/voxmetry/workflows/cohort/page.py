@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from voxmetry.core.labels import PALETTE
+from voxmetry.core.labels import colours_of
 from voxmetry.core.records import CaseComparison, CohortSettings, Comparison
 from voxmetry.core.text import folder_name
 from voxmetry.io.atomic import write_text
@@ -93,12 +93,13 @@ def _colours(db: sqlite3.Connection) -> dict[str, str]:
     labels = [row[0] for row in db.execute("SELECT label FROM measurements GROUP BY label ORDER BY min(value), label")]
     has_colours = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'colours'").fetchone()
     known = dict(db.execute("SELECT label, colour FROM colours ORDER BY model DESC").fetchall()) if has_colours else {}
-    return {label: known.get(label, PALETTE[place % len(PALETTE)]) for place, label in enumerate(labels)}
+    return colours_of(labels, known)
 
 
 def _compared(db: sqlite3.Connection) -> dict[str, list[CaseComparison]]:
     """Return the comparisons of the studies that are done, by model."""
     found: dict[str, dict[str, CaseComparison]] = {}
+    colours = _colours(db)
     rows = db.execute(
         "SELECT s.patient, c.* FROM comparisons c JOIN studies s "
         'ON s."case" = c."case" AND s.model = c.model AND s.state = \'done\' ORDER BY s.position, c.value'
@@ -112,6 +113,7 @@ def _compared(db: sqlite3.Connection) -> dict[str, list[CaseComparison]]:
             case=row["case"],
             patient=row["patient"] or 0,
             comparisons=(*(before.comparisons if before else ()), one),
+            colours=colours,
         )
     return {model: list(cases.values()) for model, cases in found.items()}
 
