@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from voxmetry.cli.limits import is_memory, require_limits
 from voxmetry.cli.streams import StandardOutputError, plain_streams, say, say_json
 from voxmetry.errors import ReadingWarning, VoxmetryError
 
@@ -44,14 +45,15 @@ def run(arguments: list[str]) -> int:
     except StandardOutputError as error:
         # A reader that closed its end, such as `head`, has what it wanted.
         if not error.is_closed:
-            with suppress(OSError, AttributeError):
-                sys.stderr.write(f"voxmetry: {error}\n")
+            with suppress(OSError, AttributeError), plain_streams():
+                say(f"voxmetry: {error}", err=True)
         return error.exit_code
 
 
 def _run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
+        require_limits(arguments)
         from voxmetry.cli.app import app
 
         app(arguments, prog_name="voxmetry")
@@ -134,7 +136,7 @@ def _unforeseen(error: Exception, arguments: Sequence[str]) -> VoxmetryError:
 
     A message may hold a path, or what a header says of a patient.
     """
-    if isinstance(error, MemoryError):
+    if is_memory(error):
         return UnforeseenError(
             found="the memory of this machine does not suffice",
             expected="room for the study: a small multiple of the size of its image",

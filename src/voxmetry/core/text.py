@@ -69,6 +69,17 @@ def visible(text: str, *, keep: str = "") -> str:
     return "".join(x if x in keep else _harmless(x) for x in text)
 
 
+def is_text(name: str) -> bool:
+    r"""Whether a name of a file is text: its bytes may be no UTF-8 at all, and then it holds half surrogates.
+
+    Examples
+    --------
+    >>> is_text("l\xe4sion"), is_text("l\udce4sion")
+    (True, False)
+    """
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def clean(text: str) -> str:
     r"""Make text fit for one line of a page, a picture or a table: `visible`, with single spaces.
 

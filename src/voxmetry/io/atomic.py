@@ -99,7 +99,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """Say in words why the system would not write a file."""
-    reason, fix = _REASONS.get(error.errno or 0, (error.strerror or type(error).__name__, "choose another place"))
+    told: BaseException | None = error
+    # Some writers raise an error of their own over that of the system, which alone has the reason.
+    while told is not None and not (isinstance(told, OSError) and told.errno):
+        told = told.__cause__ or told.__context__
+    known = told if isinstance(told, OSError) else error
+    reason, fix = _REASONS.get(known.errno or 0, (known.strerror or type(error).__name__, "choose another place"))
     return OutputError(
         found=f"{path.name} cannot be written: {reason}",
         expected="an existing folder that can be written to, with room for the file",

@@ -15,10 +15,13 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
+from voxmetry.core.base import Unit
 from voxmetry.core.geometry import Geometry, swap_lps_ras
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.core.volume import Unit, Volume
+from voxmetry.core.text import is_text, visible
+from voxmetry.core.volume import Volume
+from voxmetry.errors import OutputError
 from voxmetry.io import label_header, slicer_header
 from voxmetry.io.atomic import atomic_path, output_error
 from voxmetry.io.metaimage import read_metaimage
@@ -76,6 +79,12 @@ def write_itk(x: Volume | Segmentation, path: str | os.PathLike[str]) -> None:
         If a file cannot be written.
     """
     target = Path(path)
+    if target.suffix.lower() == ".mhd" and not is_text(str(target)):
+        raise OutputError(
+            found=f"{visible(target.name)} has a name, or lies in a folder with one, that is not UTF-8",
+            expected="a name that the header can hold: it names the file of the voxels",
+            fix="write a .mha file, which is one file, or choose another name",
+        )
     image = _to_itk(x)
     if target.suffix.lower() != ".mhd":
         with atomic_path(target) as temporary:
@@ -117,6 +126,13 @@ def _to_itk(x: Volume | Segmentation) -> Any:
 
 
 def _write(image: Any, path: Path, target: Path) -> None:
+    if not is_text(str(path)):
+        # Written under another name first: ITK takes text alone, and ends the process at anything else.
+        with tempfile.TemporaryDirectory(prefix="voxmetry-") as folder:
+            plain = Path(folder) / f"image{path.suffix}"
+            _write(image, plain, target)
+            shutil.copyfile(plain, path)
+        return
     try:
         with _quiet():
             sitk.WriteImage(image, str(path), useCompression=True)

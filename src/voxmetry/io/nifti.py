@@ -20,10 +20,11 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from voxmetry.core.base import Unit
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.core.volume import Unit, Volume
+from voxmetry.core.volume import Volume
 from voxmetry.errors import FormatError, InputError, OutputError
 from voxmetry.io import label_header
 from voxmetry.io.atomic import atomic_path

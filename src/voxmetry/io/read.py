@@ -10,10 +10,11 @@ from typing import Literal, TypeAlias
 
 from voxmetry.config import SeriesRules
 from voxmetry.core.axes import find_move
+from voxmetry.core.base import Unit
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.core.volume import Unit, Volume
+from voxmetry.core.volume import Volume
 from voxmetry.errors import FormatError, InputError, OutputError, OutputExistsError
 from voxmetry.io.label_maps import existing, naming_file, read_label_map
 from voxmetry.io.overlapping import Overlap, flatten

@@ -6,7 +6,8 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from voxmetry.core.volume import Unit, Volume
+from voxmetry.core.base import Unit
+from voxmetry.core.volume import Volume
 from voxmetry.io.read import Modality, read_volume
 
 

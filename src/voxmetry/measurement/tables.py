@@ -169,4 +169,6 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         [dict(row) for row in rows], schema=pa.schema([(name, types.get(name, pa.float64())) for name in names])
     )
     with atomic_path(path) as temporary:
-        parquet.write_table(table, temporary)
+        # An open file: of a path, pyarrow makes text and looks for a URI in it.
+        with temporary.open("wb") as file:
+            parquet.write_table(table, file)

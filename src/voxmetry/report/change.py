@@ -94,8 +94,9 @@ def merged_flags(flags: Iterable[Flag], more: Iterable[Flag]) -> tuple[Flag, ...
 
 def _note(term: str, text: str, say: Language) -> Fact:
     text = clean(text)
-    lang = "" if say.knows(text) else ENGLISH.code
-    return Fact(term=term, detail=text[:1].upper() + text[1:], lang=lang)
+    told = say.retell(text)
+    said = text if told is None else told
+    return Fact(term=term, detail=said[:1].upper() + said[1:], lang="" if told is not None else ENGLISH.code)
 
 
 def _sums(prior: PriorComparison, say: Language) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from voxmetry.config import StudySettings
 from voxmetry.core.base import Record
-from voxmetry.core.records import StudyResult
+from voxmetry.core.records import SourceInfo, StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.text import folder_name
 from voxmetry.models import BUNDLED
@@ -46,6 +46,7 @@ _LESIONS = {
     "lesion": "Lesion",
     "long_axis_mm": "Long axis (mm)",
     "short_axis_mm": "Short axis (mm)",
+    "plane": "Plane of measurement",
     "suv_peak": "SUVpeak",
     "total_lesion_glycolysis_suv_ml": "Total lesion glycolysis (SUV mL)",
     "location": "Location",
@@ -57,6 +58,7 @@ _COMPARED = {
     "dice": "Dice",
     "iou": "IoU",
     "surface_dice": "Surface Dice",
+    "surface_dice_at_mm": "Surface Dice at further tolerances",
     "boundary_iou": "Boundary IoU",
     "hausdorff_mm": "Hausdorff distance (mm)",
     "hd95_mm": "HD95 (mm)",
@@ -105,8 +107,7 @@ class FactGroup(Record):
 def examined(result: StudyResult, plan: PicturePlan, say: Language = ENGLISH) -> tuple[Fact, ...]:
     """Say what image it was, on which grid, and by which model it was segmented."""
     source, run = result.source, result.provenance
-    modality = _MODALITIES.get(source.modality or "", source.modality or say("modality not stated"))
-    image = (modality, say(unit_name(source.unit)), source.format)
+    images = [_image(one, say) for one in (source, *(other.source for other in result.others))]
     lies = say("{size} mm, axes {axes}", size=say.times(plan.extent_mm), axes=source.axcodes)
     if plan.oblique_degrees > OBLIQUE_DEGREES:
         lies += ", " + say(
@@ -114,13 +115,18 @@ def examined(result: StudyResult, plan: PicturePlan, say: Language = ENGLISH) ->
             angle=say.decimals(plan.oblique_degrees, 0),
         )
     return (
-        Fact(term=say("Image"), detail=", ".join(clean(part) for part in image)),
+        Fact(term=say("Image"), detail="; ".join(images)),
         Fact(term=say("Model"), detail=f"{clean(run.model)} {clean(run.model_version)}"),
         Fact(term=say("Run"), detail=say.moment(run.started)),
         Fact(term=say("Matrix"), detail=say("{size} voxels", size=say.times(source.shape))),
         Fact(term=say("Voxel size"), detail=f"{say.times(source.spacing_mm, 2)} mm"),
         Fact(term=say("Field of view"), detail=lies),
     )
+
+
+def _image(source: SourceInfo, say: Language) -> str:
+    modality = _MODALITIES.get(source.modality or "", source.modality or say("modality not stated"))
+    return ", ".join(clean(part) for part in (modality, say(unit_name(source.unit)), source.format))
 
 
 def definitions(
@@ -131,11 +137,14 @@ def definitions(
     The definitions of a comparison are left out where there was none, and those of lesions and of instances where there
     are none. A definition that the catalogue does not hold word for word stays English, and is marked as such.
     """
-    terms = {**_MEASURED, **_LESIONS, **_INSTANCES, **_COMPARED, **_FOLLOWED}
     followed = prior.follow_up.definitions if prior is not None and prior.follow_up is not None else {}
     said = {**result.definitions, **{name: text for name, text in followed.items() if name in _FOLLOWED}}
+    # A lesion's status and a structure's are two things of one name.
+    terms = {**_MEASURED, **_LESIONS, **_INSTANCES, **_COMPARED, **(_FOLLOWED if followed else {})}
     left_out = {*(() if result.comparisons else _COMPARED), *(() if result.instances_by else _INSTANCES)}
-    left_out |= {*(() if result.lesions or result.instances else _LESIONS)}
+    left_out = (left_out | {*(() if result.lesions or result.instances else _LESIONS)}) - followed.keys()
+    if not any(row.surface_dice_at_mm for row in result.comparisons):
+        left_out.add("surface_dice_at_mm")
     return tuple(
         Fact(
             term=say(terms[name]) if name in terms else clean(name).replace("_", " "),

@@ -87,7 +87,12 @@ class Language(Record):
         """
         if self.code == ENGLISH.code:
             return told
-        return _retold(told, self.flags, self._value)
+        whole = _retold(told, {**self.parts, **self.flags}, self._value)
+        if whole is not None:
+            return whole
+        # Remarks are joined by semicolons; one that is not known leaves all of them in English.
+        pieces = [_retold(piece, self.parts, self._value) for piece in told.split("; ")]
+        return "; ".join(piece or "" for piece in pieces) if len(pieces) > 1 and all(pieces) else None
 
     def _value(self, name: str, value: str) -> str:
         """Say what stands in a place of a flag's message: names as they are, numbers with the decimal mark."""

@@ -41,9 +41,10 @@ _SWATCH_MM = 4.6
 class Paper(FPDF):  # type: ignore[misc]
     """Pages with a foot, and the blocks that a report is made of."""
 
-    def __init__(self, document: ReportDocument, fonts: Fonts, page: str) -> None:
+    def __init__(self, document: ReportDocument, fonts: Fonts, page: str, *, share: float = 1.0) -> None:
         super().__init__(format=page, unit="mm")
         self.document, self.say, self.used = document, document.language, fonts
+        self.share = share
         fonts.register(self)
         self.set_margins(MARGIN_MM, 12.0, MARGIN_MM)
         self.set_auto_page_break(True, margin=15.0)
@@ -216,7 +217,7 @@ class Paper(FPDF):  # type: ignore[misc]
     def pictures(self, illustration: Illustration, material: Material) -> None:
         """Write three pictures side by side with their captions."""
         gap = 2.5
-        edge = (self.room_mm - 2 * gap) / 3
+        edge = self.share * (self.room_mm - 2 * gap) / 3
         self.need(edge + 16)
         self.ln(1.6)
         self.set_x(MARGIN_MM)
@@ -263,7 +264,8 @@ def _head(column: Column) -> str:
 
 def _widths(paper: Paper, table: Table, size: float) -> list[float]:
     """Share the page's width among the columns: numbers take what they need, words the rest."""
-    room = paper.room_mm - _SWATCH_MM
+    # A hair less than there is: what is shared out adds up to it but for its last digit.
+    room = paper.room_mm - _SWATCH_MM - 0.01
 
     def needs(texts: Sequence[str], *, bold: bool) -> float:
         paper.face(size, bold=bold)
@@ -272,8 +274,8 @@ def _widths(paper: Paper, table: Table, size: float) -> list[float]:
     columns = []
     for n, column in enumerate(table.columns):
         told = [row.cells[n].text + (" 0)" if row.cells[n].note else "") for row in table.rows[:MOST_ROWS]]
-        # A head may break between words, a number may not.
-        words = [word for word in _head(column).split() if column.numeric]
+        # A head may break between words, but neither it within one nor a number.
+        words = _head(column).split()
         columns.append(min(max(needs(told, bold=False), needs(words, bold=True)), 60.0 if column.numeric else 46.0))
     first = min(needs([row.label for row in table.rows[:MOST_ROWS]] + [table.head], bold=False), 62.0)
     wanted = first + sum(columns)

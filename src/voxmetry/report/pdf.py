@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from voxmetry.report.document import ReportDocument
-from voxmetry.report.fonts import load_fonts
+from voxmetry.report.fonts import Fonts, load_fonts
 from voxmetry.report.paper import DEFINED, MUTED, SMALL_PT, Paper
 
 if TYPE_CHECKING:
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 MOST_PICTURED = 3
 """Structures and lesions with pictures on paper, after the overview; the page has more."""
+MOSTLY_EMPTY = 0.55
+"""Share of its height above which the text of a last page must reach, or smaller pictures are tried."""
+SMALLER = (0.92, 0.84, 0.76)
+"""Shares of the pictures' full size that may save a page."""
 
 
 def render_pdf(document: ReportDocument, material: Material, *, page: str = "a4") -> bytes:
@@ -35,7 +39,17 @@ def render_pdf(document: ReportDocument, material: Material, *, page: str = "a4"
     bytes
         The file: the same bytes for the same report.
     """
-    paper = Paper(document, load_fonts(_texts(document)), page)
+    fonts = load_fonts(_texts(document))
+    paper = _spelled(document, material, fonts, page, 1.0)
+    if paper.page > 1 and paper.get_y() < MOSTLY_EMPTY * paper.h:
+        shares = (_spelled(document, material, fonts, page, share) for share in SMALLER)
+        paper = next((smaller for smaller in shares if smaller.page < paper.page), paper)
+    return bytes(paper.output())
+
+
+def _spelled(document: ReportDocument, material: Material, fonts: Fonts, page: str, share: float) -> Paper:
+    """Write all of it, with pictures of a share of their full size."""
+    paper = Paper(document, fonts, page, share=share)
     paper.head()
     paper.verdict()
     paper.facts()
@@ -45,12 +59,12 @@ def render_pdf(document: ReportDocument, material: Material, *, page: str = "a4"
     _pictures(paper, document, material, ("lesion", "structure"), MOST_PICTURED)
     _comparison(paper, document, material)
     _small_print(paper, document)
-    return bytes(paper.output())
+    return paper
 
 
 def _texts(document: ReportDocument) -> Iterator[str]:
     """Yield every text of a document, to see which characters it needs."""
-    return _strings(document.model_dump(exclude={"language": {"messages"}}))
+    return _strings(document.model_dump(exclude={"language": {"messages", "flags", "parts"}}))
 
 
 def _strings(item: Any) -> Iterator[str]:

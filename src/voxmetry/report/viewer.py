@@ -12,7 +12,7 @@ import gzip
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -49,6 +49,9 @@ class Target(Record):
     colour: str
     value: int
     ras_mm: tuple[float, float, float]
+
+
+R = TypeVar("R", Target, "ViewerSurface")
 
 
 class ViewerSurface(Record):
@@ -120,6 +123,7 @@ def build_scene(
     low, high = _range(image)
     levels = np.round((np.clip(image, low, high) - low) * (LEVELS / (high - low))).astype(np.int16)
     surfaces, mesh = _surfaces(segmentation)
+    ranks = {label.value: rank for rank, label in enumerate(segmentation.labels, start=1)}
     return Scene(
         low=low,
         high=high,
@@ -127,13 +131,30 @@ def build_scene(
         windows=_WINDOWS if volume.unit == "HU" else {},
         unit=volume.unit,
         reduced=steps,
-        targets=targets(result, segmentation),
-        surfaces=surfaces,
+        targets=_ranked(targets(result, segmentation), ranks),
+        surfaces=_ranked(surfaces, ranks),
         image=_nifti(levels, grid, slope=(high - low) / LEVELS, offset=low),
-        labels=_nifti(labels, grid),
+        labels=_nifti(_as_ranks(labels, ranks), grid),
         mesh=_packed(mesh),
         overlay=build_overlay(clean(result.others[0].name), others[0]) if result.others and others else None,
     )
+
+
+def _as_ranks(labels: NDArray[Any], ranks: dict[int, int]) -> NDArray[Any]:
+    """Return a label map in which each structure has its place in the table, from 1, in place of its value.
+
+    The viewer keeps a colour for each number up to the largest, in a texture: values go to 65535, which none may hold.
+    """
+    table = np.zeros(int(labels.max(initial=0)) + 1, np.min_scalar_type(max(ranks.values(), default=0)))
+    for value, rank in ranks.items():
+        if value < len(table):
+            table[value] = rank
+    ranked: NDArray[Any] = table[labels]
+    return ranked
+
+
+def _ranked(items: Iterable[R], ranks: dict[int, int]) -> tuple[R, ...]:
+    return tuple(item.model_copy(update={"value": ranks[item.value]}) for item in items)
 
 
 def build_overlay(name: str, volume: Volume) -> Overlay:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from voxmetry._version import __version__
+from voxmetry.core.base import Unit
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Lesion, StudyResult
 from voxmetry.core.records.follow_up import FollowUp, FollowUpSettings, LesionChange
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.core.volume import Unit
 from voxmetry.errors import FormatError, InputError
 from voxmetry.io.atomic import write_bytes, write_text
 from voxmetry.io.output_folder import output_folder

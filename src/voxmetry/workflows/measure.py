@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxmetry import io
+from voxmetry.core.base import Unit
 from voxmetry.core.records import Lesion, Measurement
-from voxmetry.core.volume import Unit
 from voxmetry.io.atomic import write_text
 from voxmetry.io.output_folder import output_folder
 from voxmetry.io.read import Modality

@@ -6,13 +6,12 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast, get_args
 
 from pydantic import ValidationError
 
 from voxmetry import io
 from voxmetry.core.records import StudyResult
-from voxmetry.core.volume import Unit, Volume
+from voxmetry.core.volume import Volume
 from voxmetry.errors import FormatError, InputError, OutputError, VoxmetryError
 from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
 from voxmetry.report.pictures.key_images import MOST_SHEETS
@@ -174,6 +173,5 @@ def read_overview(folder: Path | str, result: StudyResult, name: str = OVERVIEW)
     if not path.is_file():
         return None
     source = result.source if name == OVERVIEW else result.others[0].source
-    unit = source.unit if source.unit in get_args(Unit) else None
-    read = io.read_volume(path, unit=cast("Unit | None", unit))
+    read = io.read_volume(path, unit=source.unit)
     return dataclasses.replace(read, geometry=dataclasses.replace(read.geometry, frame_uid=source.frame_uid))

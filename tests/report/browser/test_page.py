@@ -185,3 +185,30 @@ def test_on_paper_the_viewer_is_left_out(look, report, tmp_path):
     text = subprocess.run(["pdftotext", path, "-"], capture_output=True, text=True, check=True).stdout
     pages = text.strip("\f").split("\f")
     assert all("Research use only. Not a medical device." in page for page in pages)
+
+
+def test_two_hundred_structures_of_any_value_leave_the_rest_of_the_image_grey(look, make_page, make_result, tmp_path):
+    """The first structure's colour lay over the whole image where the table of colours was long."""
+    from PIL import Image
+
+    from voxmetry import LabelTable, Segmentation
+
+    grid = Geometry(np.diag([1.5, 1.5, 3.0, 1.0]), (64, 64, 6))
+    array = np.zeros(grid.shape, np.uint16)
+    for n in range(220):
+        i, j = 2 * (n % 15), 2 * (n // 15)
+        array[1 + i : 3 + i, 1 + j : 3 + j, 1:5] = 290 * (n + 1)
+    table = LabelTable.from_names({290 * (n + 1): f"s{n}" for n in range(220)})
+    labels = tuple(x.model_copy(update={"colour": "#00FF00" if n == 0 else "#FF0000"}) for n, x in enumerate(table))
+    image = np.random.default_rng(0).integers(60, 200, grid.shape).astype(np.int16)
+    volume, segmentation = Volume(image, grid), Segmentation(array, grid, LabelTable(labels=labels))
+    seen = look(make_page(make_result(volume, segmentation), volume, segmentation))
+    assert seen.start_viewer() == "ready"
+    seen.page.check("[name=viewer-layout][value=axial]", force=True)
+    seen.page.locator("#viewer-canvas").screenshot(path=tmp_path / "canvas.png")
+    red, green, blue = np.moveaxis(np.asarray(Image.open(tmp_path / "canvas.png").convert("RGB")).astype(int), -1, 0)
+    lit = blue > 40
+    # All but a fifth of the image is free of structures; the first of them is one of 220.
+    assert ((np.abs(red - green) < 12) & lit).sum() > 0.75 * (blue > 55).sum()
+    assert 0 < ((green > red + 30) & (green > blue + 30)).sum() < ((red > green + 30) & (red > blue + 30)).sum() / 50
+    assert seen.errors == []

@@ -66,7 +66,7 @@ class Part(Region):
     short_axis_mm: Number
     """Longest diameter perpendicular to the long axis in the same slice."""
     short_axis_ends_ras_mm: tuple[Point, Point]
-    slice_axis: Literal[0, 1, 2]
+    slice_axis: Annotated[int, Field(ge=0, le=2)]
     """Axis of the grid that these slices are stacked along: 0, 1 or 2."""
     plane: Literal["axial", "coronal", "sagittal"] = "axial"
     """Plane of measurement: that of acquisition where its slices are thick, else the axial one."""

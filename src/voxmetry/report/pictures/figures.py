@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.patheffects as effects
 import numpy as np
@@ -30,6 +30,16 @@ FEW_STRUCTURES = 8
 TICK_MM = 1.5
 """Half the stroke across the end of a measured line."""
 _BARS_MM = (1, 2, 5, 10, 20, 50, 100, 200)
+
+
+class _Ink(NamedTuple):
+    """What is written on a picture, and the edge that lifts it off."""
+
+    colour: str
+    edge: str
+
+
+_INK_ON_DARK, _INK_ON_LIGHT = _Ink(INK, "#000000B0"), _Ink("#182026", "#FFFFFFD0")
 
 
 def draw_panel(
@@ -78,8 +88,8 @@ def draw_panel(
     finish_panel(axes, plane, panel)
 
 
-def finish_panel(axes: Axes, plane: ViewPlane, panel: Panel) -> None:
-    """Set the limits of a picture, and write its orientation letters and its scale bar."""
+def finish_panel(axes: Axes, plane: ViewPlane, panel: Panel, *, is_light: bool = False) -> None:
+    """Set the limits of a picture, and write its orientation letters and its scale bar, dark on a light picture."""
     left, right, top, bottom = panel.view_mm
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
@@ -88,8 +98,9 @@ def finish_panel(axes: Axes, plane: ViewPlane, panel: Panel) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-    _letters(axes, plane)
-    _scale_bar(axes, right - left)
+    ink = _INK_ON_LIGHT if is_light else _INK_ON_DARK
+    _letters(axes, plane, ink)
+    _scale_bar(axes, right - left, ink)
 
 
 def seen_part(plane: ViewPlane, view: View) -> tuple[slice, slice, tuple[float, float, float, float]]:
@@ -189,7 +200,7 @@ def _measured_line(axes: Axes, plane: ViewPlane, volume: Volume, ends: tuple[Poi
     axes.add_collection(drawn, autolim=False)
 
 
-def _letters(axes: Axes, plane: ViewPlane) -> None:
+def _letters(axes: Axes, plane: ViewPlane, ink: _Ink) -> None:
     left, right, top, bottom = plane.letters
     for letter, x, y, across, up in (
         (left, 0.025, 0.5, "left", "center"),
@@ -197,21 +208,21 @@ def _letters(axes: Axes, plane: ViewPlane) -> None:
         (top, 0.5, 0.975, "center", "top"),
         (bottom, 0.5, 0.025, "center", "bottom"),
     ):
-        _write(axes, x, y, letter, across, up, 9)
+        _write(axes, x, y, letter, (across, up), 9, ink)
 
 
-def _write(axes: Axes, x: float, y: float, text: str, across: str, up: str, size: float) -> None:
+def _write(axes: Axes, x: float, y: float, text: str, aligned: tuple[str, str], size: float, ink: _Ink) -> None:
     axes.text(
         x,
         y,
         text,
         transform=axes.transAxes,
-        color=INK,
+        color=ink.colour,
         fontsize=size,
         fontweight="bold",
-        ha=across,
-        va=up,
-        path_effects=[effects.Stroke(linewidth=2.2, foreground="#000000B0"), effects.Normal()],
+        ha=aligned[0],
+        va=aligned[1],
+        path_effects=[effects.Stroke(linewidth=2.2, foreground=ink.edge), effects.Normal()],
     )
 
 
@@ -226,14 +237,14 @@ def scale_bar_mm(width_mm: float) -> int:
     return max((bar for bar in _BARS_MM if bar <= 0.3 * width_mm), default=_BARS_MM[0])
 
 
-def _scale_bar(axes: Axes, width_mm: float) -> None:
+def _scale_bar(axes: Axes, width_mm: float, ink: _Ink) -> None:
     bar = scale_bar_mm(width_mm)
     share = bar / width_mm
     x, y = 0.035, 0.04
-    (line,) = axes.plot([x, x + share], [y, y], transform=axes.transAxes, color=INK, linewidth=2.0)
+    (line,) = axes.plot([x, x + share], [y, y], transform=axes.transAxes, color=ink.colour, linewidth=2.0)
     line.set_solid_capstyle("butt")
-    line.set_path_effects([effects.Stroke(linewidth=3.6, foreground="#000000B0"), effects.Normal()])
-    _write(axes, x, y + 0.02, f"{bar} mm", "left", "bottom", 7)
+    line.set_path_effects([effects.Stroke(linewidth=3.6, foreground=ink.edge), effects.Normal()])
+    _write(axes, x, y + 0.02, f"{bar} mm", ("left", "bottom"), 7, ink)
 
 
 def render_png(

@@ -77,7 +77,7 @@ def draw_projection(axes: Axes, panel: Panel, overlay: Volume, segmentation: Seg
     shown = panel.model_copy(update={"values": segmentation.labels.values})
     cast = Segmentation(flat, _thin(overlay.geometry, plane.normal), segmentation.labels)
     draw_outlines(axes, plane, shown, cast, *whole)
-    finish_panel(axes, plane, panel)
+    finish_panel(axes, plane, panel, is_light=True)
 
 
 def _shadow(segmentation: Segmentation, grid: Geometry, normal: int) -> NDArray[np.uint16]:

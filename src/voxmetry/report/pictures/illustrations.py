@@ -213,7 +213,7 @@ def _error(planned: Planned, result: StudyResult, say: Language) -> Illustration
         label=name,
         colour=result.labels.by_value(c.value).colour,
         caption=say(
-            "The slices with the most wrong voxels. Grey: in both; blue: only in the reference; red: only in the "
+            "The slices with the most wrong voxels. Grey: in both; blue: only in the reference; orange: only in the "
             "segmentation. Dice {dice}.",
             dice=say.ratio(c.dice),
         ),

@@ -40,7 +40,11 @@
   const table = () => {
     // Values that the table does not name, and 0, stay clear.
     const named = scene.surfaces.filter((surface) => !hidden.has(surface.value));
-    const map = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: [""] };
+    const most = Math.max(0, ...named.map((surface) => surface.value));
+    // NiiVue draws nothing from the first two of 256 parts of a table, where 0 and the first values of a long one would
+    // lie: clear places below 0 move them up.
+    const below = 2 + Math.ceil(most / 64);
+    const map = { R: [0, 0], G: [0, 0], B: [0, 0], A: [0, 0], I: [-below, 0], labels: ["", ""] };
     for (const surface of [...named].sort((a, b) => a.value - b.value)) {
       const [red, green, blue] = colour(surface.colour);
       map.R.push(red); map.G.push(green); map.B.push(blue); map.A.push(255);

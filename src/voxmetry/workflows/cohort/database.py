@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import os
 import sqlite3
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from voxmetry._version import __version__
 from voxmetry.core.base import Record
@@ -259,7 +261,8 @@ def reading(out: Path) -> Iterator[sqlite3.Connection]:
             expected="the folder that `voxmetry cohort run` wrote to",
             fix="check the path",
         )
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+    # A name may hold what ends a path in a URI, or bytes that are no text.
+    db = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, timeout=30)
     db.row_factory = sqlite3.Row
     try:
         _check(db, path)

@@ -143,7 +143,12 @@ def _write_parquet(db: sqlite3.Connection, path: Path) -> None:
     from pyarrow import parquet
 
     schema = pa.schema([(name, _type(name, pa)) for name in COLUMNS])
-    with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+    # An open file: of a path, pyarrow makes text and looks for a URI in it.
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("wb") as file,
+        parquet.ParquetWriter(file, schema) as writer,
+    ):
         for batch in batches(db):
             columns = zip(*batch, strict=True)
             arrays = [

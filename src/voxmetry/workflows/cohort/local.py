@@ -34,15 +34,23 @@ class _Process:
         self.held = False
         """Whether it does one study alone."""
         self.told = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (lives as long as the process)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "voxmetry.workflows.cohort.worker", str(in_flight)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.told,
-            env=environment,
-            text=True,
-            encoding="utf-8",
-        )
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "voxmetry.workflows.cohort.worker", str(in_flight)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.told,
+                env=environment,
+                text=True,
+                encoding="utf-8",
+            )
+        except OSError as error:
+            self.told.close()
+            raise InferenceError(
+                found=f"a worker cannot be started: {error.strerror or type(error).__name__}",
+                expected="a machine on which this process may start others",
+                fix="look at ulimit -u and at the permissions of the Python that runs this",
+            ) from error
         self._messages = messages
         threading.Thread(target=self._listen, daemon=True).start()
 

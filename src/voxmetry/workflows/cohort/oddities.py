@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from voxmetry.core import text
 from voxmetry.core.text import visible
 from voxmetry.errors import VoxmetryError
 from voxmetry.io.dicom.read.find import could_be_a_slice
@@ -52,7 +53,7 @@ def odd(path: Path) -> Fault | None:
 
 def is_text(path: Path) -> bool:
     """Whether a path is text: its bytes may be no UTF-8 at all."""
-    return not any("\ud800" <= character <= "\udfff" for character in str(path))
+    return text.is_text(str(path))
 
 
 def could_be_an_image(path: Path) -> bool:

@@ -13,9 +13,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from voxmetry.core.base import Unit
 from voxmetry.core.progress import Progress
 from voxmetry.core.records import SeriesInfo, SuvBasis
-from voxmetry.core.volume import Unit, Volume
+from voxmetry.core.volume import Volume
 from voxmetry.errors import SeriesError
 from voxmetry.io.dicom.read.choose import allowed_verdicts
 from voxmetry.io.dicom.read.decode import damaged, decoded, is_encapsulated, native_place, stored_type, used_bits

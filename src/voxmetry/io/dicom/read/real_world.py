@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxmetry.core.volume import Unit
+from voxmetry.core.base import Unit
 from voxmetry.errors import SeriesError
 from voxmetry.io.dicom.read.headers import number, text
 
