@@ -168,7 +168,6 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     table = pa.Table.from_pylist(
         [dict(row) for row in rows], schema=pa.schema([(name, types.get(name, pa.float64())) for name in names])
     )
-    with atomic_path(path) as temporary:
-        # An open file: of a path, pyarrow makes text and looks for a URI in it.
-        with temporary.open("wb") as file:
-            parquet.write_table(table, file)
+    # An open file: of a path, pyarrow makes text and looks for a URI in it.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        parquet.write_table(table, file)
