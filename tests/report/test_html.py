@@ -207,7 +207,6 @@ def test_hostile_text_stays_text(make_result, render):
         segmentation,
         flags=flags,
         description=HOSTILE,
-        modality=HOSTILE,
         model=HOSTILE,
         packages={HOSTILE: HOSTILE},
         settings={HOSTILE: HOSTILE},

@@ -16,7 +16,7 @@ MOST_PICTURED = 3
 """Structures and lesions with pictures on paper, after the overview; the page has more."""
 MOSTLY_EMPTY = 0.55
 """Share of its height above which the text of a last page must reach, or smaller pictures are tried."""
-SMALLER = (0.92, 0.84, 0.76)
+SMALLER = (0.92, 0.84, 0.76, 0.7)
 """Shares of the pictures' full size that may save a page."""
 
 
@@ -55,11 +55,18 @@ def _spelled(document: ReportDocument, material: Material, fonts: Fonts, page: s
     paper.facts()
     _findings(paper, document)
     _pictures(paper, document, material, ("projection", "fusion"), 2)
-    _pictures(paper, document, material, ("overview",), 1)
+    if not _is_shown_already(document):
+        _pictures(paper, document, material, ("overview",), 1)
     _pictures(paper, document, material, ("lesion", "structure"), MOST_PICTURED)
     _comparison(paper, document, material)
     _small_print(paper, document)
     return paper
+
+
+def _is_shown_already(document: ReportDocument) -> bool:
+    """Whether the overview would show a lone structure in the slices of the fused picture, and once more below."""
+    kinds = [item.kind for item in document.illustrations]
+    return "fusion" in kinds and kinds.count("structure") <= 1 and kinds.count("lesion") <= 1
 
 
 def _texts(document: ReportDocument) -> Iterator[str]:

@@ -102,7 +102,9 @@ def _of_uptake(planned: Planned, result: StudyResult, say: Language) -> Illustra
     top = say.decimals(planned.panels[0].window[1], 1)
     if planned.kind == "fusion":
         title = say("{name} over the image", name=name)
-        caption = say("The same slices, with uptake in colour over the image; outlined: the segmentation.")
+        caption = say(
+            "The slices that together show most of all structures, with uptake in colour; outlined: the segmentation."
+        )
         what = say("with uptake of {name} in colour", name=name)
         pictures = _pictures(planned.panels, what, say, dashed=False)
     else:
