@@ -20,6 +20,7 @@ from voxmetry.cli.inspect import inspect
 from voxmetry.cli.measure import measure
 from voxmetry.cli.report import report
 from voxmetry.cli.segment import segment
+from voxmetry.cli.serve import serve_app
 from voxmetry.cli.streams import say
 from voxmetry.cli.strict import StrictGroup
 from voxmetry.cli.train import train
@@ -44,6 +45,7 @@ models_app = typer.Typer(
 app.add_typer(models_app, name="models")
 app.add_typer(cohort_app, name="cohort")
 app.add_typer(data_app, name="data")
+app.add_typer(serve_app, name="serve")
 models.add_to(models_app)
 
 

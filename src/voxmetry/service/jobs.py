@@ -13,7 +13,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,12 @@ from voxmetry._version import __version__
 from voxmetry.config import StudySettings
 from voxmetry.config.service import ServiceSettings
 from voxmetry.core.records import StudyResult
-from voxmetry.errors import ConfigError, InputError, OutputError, VoxmetryError
+from voxmetry.errors import ConfigError, OutputError, VoxmetryError
 from voxmetry.io.atomic import make_folder
 from voxmetry.service.delivery import Deliver, Deliveries
+from voxmetry.service.errors import BusyError, NoRoomError, QueueFullError, not_found
 from voxmetry.service.records import Counts, Job, JobEvent
+from voxmetry.service.retention import Retirement, sweep_uploads
 from voxmetry.service.store import NAME, JobStore, now
 from voxmetry.workflows.cohort.executor import Again, Event, Executor, Finished, Lost, Step, Stopped
 from voxmetry.workflows.cohort.layout import WORK
@@ -44,14 +46,6 @@ MOST_REFUSALS = 3
 PAUSE_SECONDS = 5.0
 """How long no job starts after one could not be written; twice and three times as long after the next."""
 LOG = logging.getLogger("voxmetry.service")
-
-
-class QueueFullError(VoxmetryError):
-    """The service takes no further job now."""
-
-
-class NoRoomError(OutputError):
-    """The disk of the service has too little room."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +99,7 @@ class JobQueue:
         self._under_way: dict[tuple[str, str], Task] = {}
         self._refusals: dict[str, int] = {}
         self._changed = threading.Condition()
+        self._listeners: list[Callable[[], None]] = []
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._held = contextlib.ExitStack()
@@ -112,6 +107,7 @@ class JobQueue:
         self._fault, self._not_before = "", 0.0
         self._n_lost = 0
         self._deliveries = Deliveries(self, deliver) if deliver is not None else None
+        self._retention = Retirement(self)
         self.store: JobStore
 
     # --- life
@@ -127,6 +123,7 @@ class JobQueue:
             make_folder(self.root / folder)
         for job in self.store.in_state("running"):
             self._take_back(job)
+        sweep_uploads(self.root / UPLOADS, self.store)
         self._thread = threading.Thread(target=self._work, name="voxmetry-jobs", daemon=True)
         self._thread.start()
         if self._deliveries is not None:
@@ -264,12 +261,12 @@ class JobQueue:
 
         Raises
         ------
-        InputError
+        NotFoundError
             If there is none of this id.
         """
         found = self.store.get(job)
         if found is None:
-            raise InputError(found="no job of this id", expected="the id of a job", fix="list the jobs: GET /v1/jobs")
+            raise not_found("job", "list the jobs: GET /v1/jobs")
         return found
 
     def folder(self, job: str) -> Path:
@@ -301,12 +298,12 @@ class JobQueue:
 
         Raises
         ------
-        InputError
+        BusyError
             If it is not over.
         """
         found = self.get(job)
         if not found.is_over:
-            raise InputError(found=f"a job that is {found.state}", expected="one that is over", fix="cancel it first")
+            raise BusyError(found=f"a job that is {found.state}", expected="one that is over", fix="cancel it first")
         shutil.rmtree(self.root / RESULTS / found.id, ignore_errors=True)
         self.remove_source(found)
         self.store.forget(found.id)
@@ -319,6 +316,10 @@ class JobQueue:
             # An upload is a folder of its own; nothing outside is ever deleted.
             if uploads in path.parents and not self.store.uses(str(path)):
                 shutil.rmtree(uploads / path.relative_to(uploads).parts[0], ignore_errors=True)
+
+    def remove_results(self, job: Job) -> None:
+        """Delete the results of a job that is over; its row stays until `remove`."""
+        shutil.rmtree(self.root / RESULTS / job.id, ignore_errors=True)
 
     def counts(self) -> Counts:
         """Return how many jobs are in each state."""
@@ -377,6 +378,7 @@ class JobQueue:
     def _work_with(self, workers: Executor) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
+            self._retention.apply()
             self._hand_out_all(workers)
             # With nothing under way a new job is heard of at once; else the workers are listened to.
             event = workers.wait(0.1 if self._under_way else 0.0)
@@ -531,6 +533,12 @@ class JobQueue:
             seconds={"study": sum(result.provenance.seconds.values())},
         )
 
+    def listen(self, tell: Callable[[], None]) -> None:
+        """Have something called, by any thread, whenever anything changes; it must not wait."""
+        self._listeners.append(tell)
+
     def _tell_all(self) -> None:
         with self._changed:
             self._changed.notify_all()
+        for tell in self._listeners:
+            tell()

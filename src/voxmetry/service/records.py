@@ -90,3 +90,14 @@ class Counts(Record):
     states: dict[str, int] = Field(default_factory=dict)
     flagged: int = 0
     """Among those that are done."""
+
+
+class Numbers(Record):
+    """Sums over all jobs of the record."""
+
+    seconds: float
+    """That the jobs took that are done."""
+    oldest_waiting: str
+    """When the oldest job that waits came; empty where none does."""
+    deliveries: dict[str, int]
+    """Jobs by the state of their delivery."""

@@ -14,7 +14,7 @@ from typing import Any
 from voxmetry.config import StudySettings
 from voxmetry.core.records import Flag
 from voxmetry.errors import FormatError, OutputError
-from voxmetry.service.records import Counts, Job, JobEvent
+from voxmetry.service.records import Counts, Job, JobEvent, Numbers
 from voxmetry.workflows.cohort.records import Fault
 
 NAME = "service.sqlite"
@@ -62,10 +62,9 @@ class JobStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.RLock()
+        self._lock, self._reading = threading.RLock(), threading.Lock()
         with self._telling():
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.row_factory = sqlite3.Row
             self._check()
             self._db.execute("PRAGMA journal_mode = WAL")
             # What was accepted is there after a power cut as well.
@@ -74,11 +73,16 @@ class JobStore:
                 for statement in _TABLES:
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
+            # A connection of its own: whoever reads does not wait for a write to reach the disk.
+            self._reader = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            for connection in (self._db, self._reader):
+                connection.row_factory = sqlite3.Row
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
+        with self._lock, self._reading:
             self._db.close()
+            self._reader.close()
 
     def _check(self) -> None:
         try:
@@ -122,8 +126,8 @@ class JobStore:
             self._db.execute("COMMIT")
 
     def _rows(self, statement: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[sqlite3.Row]:
-        with self._lock, self._telling():
-            return self._db.execute(statement, values).fetchall()
+        with self._reading, self._telling():
+            return self._reader.execute(statement, values).fetchall()
 
     # --- jobs
 
@@ -215,6 +219,13 @@ class JobStore:
         flagged = self._rows("SELECT count(*) FROM jobs WHERE state = 'done' AND needs_review")[0][0]
         return Counts(states=states, flagged=flagged)
 
+    def numbers(self) -> Numbers:
+        """Return sums over all jobs of the record."""
+        seconds = self._rows("SELECT coalesce(sum(seconds), 0) FROM jobs WHERE state = 'done'")[0][0]
+        oldest = self._rows("SELECT min(created) FROM jobs WHERE state = 'waiting'")[0][0]
+        deliveries = {row[0]: row[1] for row in self._rows("SELECT delivery, count(*) FROM jobs GROUP BY delivery")}
+        return Numbers(seconds=float(seconds), oldest_waiting=oldest or "", deliveries=deliveries)
+
     def n_waiting(self) -> int:
         """Return how many jobs wait."""
         return int(self._rows("SELECT count(*) FROM jobs WHERE state = 'waiting'")[0][0])
@@ -232,6 +243,10 @@ class JobStore:
         """Return the jobs that were over before a time, and whose results are not waiting to be sent."""
         rows = self._rows("SELECT * FROM jobs WHERE finished != '' AND finished < ? AND delivery != 'waiting'", (time,))
         return [job for job in map(_job, rows) if job.is_over]
+
+    def sources(self) -> set[str]:
+        """Return every path that a job names, over or not."""
+        return {path for row in self._rows("SELECT source FROM jobs") for path in json.loads(row["source"])}
 
     def uses(self, source: str) -> int:
         """Return how many jobs that are not over read from a path."""

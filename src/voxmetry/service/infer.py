@@ -1,0 +1,120 @@
+"""What a client may ask of a job, and where its images come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from voxmetry.config import DicomOutput, MapName, StudySettings, parse_record
+from voxmetry.core.base import Record
+from voxmetry.errors import ConfigError, FormatError
+from voxmetry.service.errors import DeniedError, not_found
+
+Word = Annotated[str, Field(max_length=200)]
+
+
+class JobOptions(Record):
+    """The settings of a study that a client may choose; what is not given is as the service's settings say."""
+
+    series: Word | None = None
+    """Series Instance UID, where there are several."""
+    modality: Annotated[str, Field(pattern="^(CT|MR|PT)$")] | None = None
+    unit: Annotated[str, Field(pattern="^SUVbw$")] | None = None
+    suv: Annotated[str, Field(pattern="^(bw|lbm|bsa|none)$")] | None = None
+    structures: Annotated[tuple[Word, ...], Field(max_length=1000)] | None = None
+    fast: bool | None = None
+    any_region: bool | None = None
+    allow_uneven: bool | None = None
+    resample_tilt: bool | None = None
+    maps: Annotated[tuple[MapName, ...], Field(max_length=10)] | None = None
+    dicom: DicomOutput | None = None
+    report: Annotated[str, Field(pattern="^(full|brief|none)$")] | None = None
+
+    def over(self, settings: StudySettings) -> StudySettings:
+        """Return settings with these in their place."""
+        given = {name: value for name, value in self.model_dump().items() if value is not None}
+        return parse_record(settings.model_dump() | given, StudySettings, where="options")
+
+
+OF_MONAI = ("structures", "fast", "any_region", "modality", "series")
+"""Parameters of the protocol of MONAI Label that are options here; its clients send others, which are passed over."""
+
+
+def options_of_params(params: dict[str, Any]) -> JobOptions:
+    """Take the options out of a client's parameters.
+
+    Raises
+    ------
+    ConfigError
+        If one is unusable.
+    """
+    return parse_record({name: params[name] for name in OF_MONAI if name in params}, JobOptions, where="params")
+
+
+def path_below(roots: dict[str, Path], name: str) -> Path:
+    """Return the path that a client names by a root and what is below it, such as `research/case_7`.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such root, or nothing of that name.
+    DeniedError
+        If it leads out of the root.
+    """
+    root_name, _, rest = name.partition("/")
+    root = roots.get(root_name)
+    if root is None or "\0" in name:
+        raise not_found("root", f"name one of {', '.join(roots) or 'none: the settings have no roots'}")
+    try:
+        place, real = root.resolve(), (root / rest).resolve()
+    except (OSError, RuntimeError) as error:
+        raise not_found("image", "check the path") from error
+    # Links are followed first, so that one inside a root cannot lead out of it.
+    if real != place and place not in real.parents:
+        raise DeniedError(
+            found="a path that leads out of its root",
+            expected="a path below one of the service's roots",
+            fix="name the root, a slash, and the path inside of it",
+        )
+    if not real.exists():
+        raise not_found("image", "check the path below the root")
+    return real
+
+
+def source_of_upload(files: Sequence[tuple[Path, str]], n_inputs: int) -> tuple[Path, ...]:
+    """Return what a model reads of the files of an upload: path and suffix of each.
+
+    Image files are the inputs of the model in their order; everything else is DICOM, and the folder is read.
+
+    Raises
+    ------
+    FormatError
+        If both are mixed, or there is nothing.
+    ConfigError
+        If there are more or fewer image files than inputs.
+    """
+    if not files:
+        raise FormatError(found="no file", expected="an image", fix="send at least one file")
+    if any(suffix in (".json", ".bin") for _, suffix in files):
+        raise FormatError(
+            found="a file of no image format", expected="DICOM, NIfTI, NRRD, MHA or a zip", fix="leave it out"
+        )
+    images = [path for path, suffix in files if suffix not in ("", ".dcm")]
+    if not images:
+        return (files[0][0].parent,)
+    if len(images) < len(files):
+        raise FormatError(
+            found=f"{len(images)} image files and {len(files) - len(images)} others",
+            expected="image files alone, or DICOM files alone",
+            fix="send them as two jobs",
+        )
+    if len(images) not in (1, n_inputs):
+        raise ConfigError(
+            found=f"{len(images)} image files",
+            expected=f"one for each input of the model: {n_inputs}",
+            fix="send each study as a job of its own",
+        )
+    return tuple(images)

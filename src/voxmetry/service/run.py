@@ -1,0 +1,162 @@
+"""Start the service: hold its folder, start its workers, listen until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from voxmetry.config.service import ServiceSettings
+from voxmetry.errors import ConfigError, MissingExtraError, OutputError
+
+HEADER_SECONDS = 20.0
+"""How long a connection may take until its first request's headers are whole."""
+MOST_CONNECTIONS = 500
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone.
+
+    Examples
+    --------
+    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def require_safe(settings: ServiceSettings, *, no_auth: bool) -> None:
+    """Raise `ConfigError` where others could call the service without a token, and nobody said that they may."""
+    if settings.tokens is None and not no_auth and not is_loopback(settings.host):
+        raise ConfigError(
+            found=f"the address {settings.host}, and no tokens: whoever reaches it could read and send studies",
+            expected="127.0.0.1, or a file of tokens",
+            fix="make one: voxmetry serve token NAME --tokens FILE, and add --tokens FILE; or say --no-auth",
+        )
+    if settings.tokens is not None and no_auth:
+        raise ConfigError(found="tokens and --no-auth", expected="one of them", fix="leave one out")
+
+
+def serve(
+    settings: ServiceSettings,
+    *,
+    no_auth: bool = False,
+    ready: Callable[[str], None] | None = None,
+    stop: Callable[[Any], None] | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; jobs that run then run again after the next start.
+
+    Parameters
+    ----------
+    settings
+        Of the service.
+    no_auth
+        Whether an address beyond loopback is served without tokens.
+    ready
+        Called with the address once requests are answered.
+    stop
+        Called with the server before it starts, so that another thread can end it by `should_exit`.
+
+    Raises
+    ------
+    ConfigError
+        If the settings are unsafe or cannot be used.
+    MissingExtraError
+        If the packages of the extra `serve` are missing.
+    LockedError
+        If another process serves the data folder.
+    OutputError
+        If the address cannot be listened on, or the data folder not be written to.
+    """
+    require_safe(settings, no_auth=no_auth)
+    uvicorn = _require_extra()
+    from voxmetry.service.app import create_app
+    from voxmetry.service.jobs import JobQueue
+    from voxmetry.service.service import Service
+    from voxmetry.service.tokens import Tokens
+
+    tokens = Tokens(Path(settings.tokens)) if settings.tokens is not None else None
+    queue = JobQueue(settings)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(_listener(settings))
+        stack.enter_context(queue)
+        app = create_app(Service(settings, queue, tokens=tokens))
+        config = uvicorn.Config(
+            app,
+            http=_protocol(),
+            ws="none",
+            access_log=False,
+            log_level="warning",
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=5,
+            limit_concurrency=MOST_CONNECTIONS,
+            server_header=False,
+            date_header=True,
+            proxy_headers=False,
+        )
+        server = uvicorn.Server(config)
+        if stop is not None:
+            stop(server)
+        host, port = listener.getsockname()[:2]
+        if ready is not None:
+            ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(server.serve(sockets=[listener]))
+
+
+def _listener(settings: ServiceSettings) -> socket.socket:
+    """Listen before the models are loaded: that the port is taken is told at once."""
+    try:
+        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.listen(128)
+    except OSError as error:
+        raise OutputError(
+            found=f"{settings.host}:{settings.port} cannot be listened on: {error.strerror or type(error).__name__}",
+            expected="an address of this machine with a free port",
+            fix="choose another port: --port 8001, or 0 for any",
+        ) from error
+    return listener
+
+
+def _require_extra() -> Any:
+    try:
+        import fastapi  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise MissingExtraError(
+            found=f"the package {error.name} is not installed",
+            expected="fastapi, uvicorn and python-multipart, for the service",
+            fix="pip install 'voxmetry[serve]'",
+        ) from error
+    return uvicorn
+
+
+def _protocol() -> Any:
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class PatientProtocol(H11Protocol):  # type: ignore[misc, unused-ignore]
+        """HTTP/1.1 that closes a connection whose first request does not come."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(HEADER_SECONDS, self._require_request)
+
+        def _require_request(self) -> None:
+            transport = getattr(self, "transport", None)
+            if getattr(self, "cycle", None) is None and transport is not None:
+                transport.close()
+
+    return PatientProtocol

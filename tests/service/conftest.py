@@ -1,0 +1,91 @@
+"""A service that really listens, on loopback, with a model that runs in milliseconds."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import models
+import phantoms
+from voxmetry import VoxmetryError, save
+
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
+pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+
+SHAPE = (17, 25, 9)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    return models.write(tmp_path_factory.mktemp("tiny") / "tiny-mr")
+
+
+@dataclass
+class Live:
+    """A running service."""
+
+    address: str
+    data: Path
+    root: Path
+
+    @property
+    def host(self) -> str:
+        return self.address.removeprefix("http://")
+
+
+def start(settings, **more):
+    """Serve in a thread; returns the address, and what ends it."""
+    from voxmetry.service.run import serve
+
+    up, known, failed = threading.Event(), {}, []
+
+    def ready(address):
+        known["address"] = address
+        up.set()
+
+    def run():
+        try:
+            serve(settings, ready=ready, stop=lambda server: known.update(server=server), **more)
+        except VoxmetryError as error:
+            failed.append(error)
+            up.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert up.wait(60)
+    if failed:
+        raise failed[0]
+
+    def end():
+        known["server"].should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+    return known["address"], end
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory, tiny_model):
+    """One service for all tests that leave nothing behind that others would stumble over."""
+    from voxmetry.config import StudySettings
+    from voxmetry.config.service import ServiceSettings
+
+    folder = tmp_path_factory.mktemp("service")
+    root = folder / "research"
+    (root / "group").mkdir(parents=True)
+    save(phantoms.volume(phantoms.geometry(shape=SHAPE)), root / "group" / "a.nii.gz")
+    save(phantoms.volume(phantoms.geometry(shape=SHAPE), seed=1), root / "b.nii.gz")
+    settings = ServiceSettings(
+        data=str(folder / "data"),
+        port=0,
+        models=(str(tiny_model),),
+        roots={"research": str(root)},
+        settings=StudySettings(report="brief", device="cpu"),
+        limits={"free_mb": 1, "upload_mb": 3, "upload_files": 50, "idle_seconds": 1.5, "upload_seconds": 20},
+    )
+    address, end = start(settings)
+    yield Live(address, folder / "data", root)
+    end()

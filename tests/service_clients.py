@@ -1,0 +1,124 @@
+"""Clients of the service: one that sends what 3D Slicer's MONAILabel module sends, byte for byte, and a plain one."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import mimetypes
+from email.parser import BytesParser
+from email.policy import HTTP
+from pathlib import Path
+from urllib.parse import quote_plus
+
+LIMIT = "----------lImIt_of_THE_fIle_eW_$"
+
+
+def call(host, method, path, body=None, headers=None, timeout=120):
+    """Return status, headers and body of one request."""
+    connection = http.client.HTTPConnection(host, timeout=timeout)
+    try:
+        connection.request(method, path, body=body, headers=headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    finally:
+        connection.close()
+
+
+def call_json(host, method, path, content=None, **more):
+    """Return status and JSON of one request."""
+    headers = {"content-type": "application/json"} if content is not None else {}
+    body = json.dumps(content) if content is not None else None
+    status, _, text = call(host, method, path, body, headers | more.pop("headers", {}), **more)
+    return status, json.loads(text) if text else None
+
+
+def form(fields=(), files=(), limit=LIMIT):
+    """Return content type and body of a form as Slicer's module writes it.
+
+    The file's name is its full path on the client's machine; an empty line follows the last boundary.
+    """
+    lines: list[bytes] = []
+    for name, value in dict(fields).items():
+        lines += [f"--{limit}".encode(), f'Content-Disposition: form-data; name="{name}"'.encode(), b"", value.encode()]
+    for name, path, content in files:
+        kind = mimetypes.guess_type(str(path))[0] or "application/octet-stream"
+        head = f'Content-Disposition: form-data; name="{name}"; filename="{path}"'
+        lines += [f"--{limit}".encode(), head.encode(), f"Content-Type: {kind}".encode(), b"", content]
+    lines += [f"--{limit}--".encode(), b""]
+    return f"multipart/form-data; boundary={limit}", b"".join(line + b"\r\n" for line in lines)
+
+
+def send_form(host, method, path, fields=(), files=(), headers=None):
+    """Send a form as Slicer does, with lower-case names of headers."""
+    kind, body = form(fields, files)
+    return call(host, method, path, body, {"content-type": kind, "content-length": str(len(body))} | (headers or {}))
+
+
+def parts_of(headers, body):
+    """Return the parts of a multipart answer by their names: (file name, content type, content)."""
+    # Slicer reads the stream itself, as long as this header says.
+    assert headers["content-length"] == str(len(body))
+    assert "transfer-encoding" not in headers
+    message = BytesParser(policy=HTTP).parsebytes(
+        b"Content-Type: " + headers["content-type"].encode() + b"\r\n\r\n" + body
+    )
+    found = {}
+    for part in message.iter_parts():
+        name = part.get_param("name", header="content-disposition")
+        found[name] = (part.get_filename(), part.get_content_type(), part.get_payload(decode=True))
+    return found
+
+
+class Slicer:
+    """The calls of 3D Slicer's MONAILabel module."""
+
+    def __init__(self, host: str, folder: Path) -> None:
+        self.host, self.folder = host, folder
+
+    def info(self):
+        assert call(self.host, "GET", "/auth/")[0] == 404
+        status, found = call_json(self.host, "GET", "/info/")
+        assert status == 200
+        return found
+
+    def upload(self, name: str, path: Path):
+        where = f"/datastore/?image={quote_plus(name)}"
+        params = json.dumps({"client_id": "user-1"})
+        status, _, body = send_form(self.host, "PUT", where, {"params": params}, [("file", path, path.read_bytes())])
+        assert status == 200, body
+        return json.loads(body)
+
+    def begin_session(self, path: Path):
+        # Here the module uses the library requests: the name alone, and fields as they are.
+        where, files = "/session/", [("files", path.name, path.read_bytes())]
+        status, _, body = send_form(self.host, "PUT", where, {"client_id": "user-1"}, files)
+        assert status == 200, body
+        return json.loads(body)["session_id"]
+
+    def infer(self, model: str, image: str, session: str | None = None, **params):
+        where = f"/infer/{quote_plus(model)}?image={quote_plus(image)}"
+        where += f"&session_id={quote_plus(session)}" if session else ""
+        sent = {"result_extension": ".nrrd", "result_dtype": "uint8", "client_id": "user-1"} | params
+        status, headers, body = send_form(self.host, "POST", where, {"params": json.dumps(sent)})
+        assert status == 200, body
+        parts = parts_of(headers, body)
+        file_name, _, content = parts["image"]
+        assert parts["params"][0] is None
+        path = self.folder / file_name
+        path.write_bytes(content)
+        return path, json.loads(parts["params"][2])
+
+    def save_label(self, image: str, path: Path, info, tag: str = ""):
+        where = f"/datastore/label?image={quote_plus(image)}" + (f"&tag={tag}" if tag else "")
+        params = json.dumps({"label_info": info, "client_id": "user-1"})
+        status, _, body = send_form(self.host, "PUT", where, {"params": params}, [("label", path, path.read_bytes())])
+        assert status == 200, body
+        return json.loads(body)
+
+    def next_sample(self, strategy: str):
+        status, found = call_json(self.host, "POST", f"/activelearning/{strategy}", {"client_id": "user-1"})
+        assert status == 200
+        return found
+
+    def training_runs(self) -> bool:
+        return call(self.host, "GET", "/train/?check_if_running=true")[0] == 200
