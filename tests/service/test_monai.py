@@ -119,7 +119,7 @@ class TestSlicer:
         save(Segmentation(good, grid, table), tmp_path / "good.nii.gz")
         info = [{"name": "front", "idx": 1}]
         slicer.save_label("kept", tmp_path / "good.nii.gz", info)
-        other = phantoms.geometry(shape=(9, 25, 17))
+        other = phantoms.geometry(shape=SHAPE, spacing_mm=(1.0, 1.1, 1.2))
         save(Segmentation(np.zeros(other.shape, np.uint8), other, table), tmp_path / "bad.nii.gz")
         content = (tmp_path / "bad.nii.gz").read_bytes()
         params = {"params": json.dumps({"label_info": info})}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import secrets
 import shutil
 import threading
@@ -530,7 +531,7 @@ class JobQueue:
             place=place,
             files=files,
             flags=result.flags,
-            seconds={"study": sum(result.provenance.seconds.values())},
+            seconds={"study": result.provenance.seconds.get("total", math.nan)},
         )
 
     def listen(self, tell: Callable[[], None]) -> None:
