@@ -5,11 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import mimetypes
+import threading
 from email.parser import BytesParser
 from email.policy import HTTP
 from pathlib import Path
 from urllib.parse import quote_plus
 
+from voxmetry.errors import VoxmetryError
+
+SHAPE = (17, 25, 9)
 LIMIT = "----------lImIt_of_THE_fIle_eW_$"
 
 
@@ -122,3 +126,34 @@ class Slicer:
 
     def training_runs(self) -> bool:
         return call(self.host, "GET", "/train/?check_if_running=true")[0] == 200
+
+
+def start(settings, **more):
+    """Serve in a thread; returns the address, and what ends it."""
+    from voxmetry.service.run import serve
+
+    up, known, failed = threading.Event(), {}, []
+
+    def ready(address):
+        known["address"] = address
+        up.set()
+
+    def run():
+        try:
+            serve(settings, ready=ready, stop=lambda server: known.update(server=server), **more)
+        except VoxmetryError as error:
+            failed.append(error)
+            up.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert up.wait(60)
+    if failed:
+        raise failed[0]
+
+    def end():
+        known["server"].should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+    return known["address"], end

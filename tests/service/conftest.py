@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +9,11 @@ import pytest
 
 import models
 import phantoms
-from voxmetry import VoxmetryError, save
+from service_clients import SHAPE, start
+from voxmetry import save
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
-
-SHAPE = (17, 25, 9)
 
 
 @pytest.fixture(scope="session")
@@ -34,37 +32,6 @@ class Live:
     @property
     def host(self) -> str:
         return self.address.removeprefix("http://")
-
-
-def start(settings, **more):
-    """Serve in a thread; returns the address, and what ends it."""
-    from voxmetry.service.run import serve
-
-    up, known, failed = threading.Event(), {}, []
-
-    def ready(address):
-        known["address"] = address
-        up.set()
-
-    def run():
-        try:
-            serve(settings, ready=ready, stop=lambda server: known.update(server=server), **more)
-        except VoxmetryError as error:
-            failed.append(error)
-            up.set()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert up.wait(60)
-    if failed:
-        raise failed[0]
-
-    def end():
-        known["server"].should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()
-
-    return known["address"], end
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 import phantoms
-from service_clients import Slicer, call, call_json, parts_of, send_form
+from service_clients import SHAPE, Slicer, call, call_json, parts_of, send_form
 from voxmetry import LabelTable, Segmentation, read_segmentation, read_volume, save
-
-SHAPE = (17, 25, 9)
 
 
 @pytest.fixture

@@ -32,6 +32,9 @@ REPORT_POLICY = "sandbox allow-scripts allow-downloads allow-modals allow-popups
 
 JobId = Annotated[str, InPath(pattern=r"^[0-9a-f]{16}$", description="Id of a job")]
 
+After = Annotated[int, Query(ge=0, le=2**62, description="Number of the last event that is known")]
+Wait = Annotated[float, Query(ge=0, le=MOST_WAIT_SECONDS, description="Seconds to wait for one")]
+
 
 class Refusal(BaseModel):
     """Why something was not done: what was found, what was expected, what to do."""
@@ -140,7 +143,7 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Refusal} for status in statuses}
 
 
-COMMON = _refusals(401, 403, 422)
+COMMON = _refusals(400, 401, 403, 422)
 
 
 def progress_of(job: Job) -> float:
@@ -169,7 +172,7 @@ def v1_router(service: Service) -> APIRouter:
 
 
 def _add_submit(router: APIRouter, service: Service) -> None:
-    @router.post("/jobs", status_code=201, responses=_refusals(400, 404, 413, 429, 507))
+    @router.post("/jobs", status_code=201, responses=_refusals(404, 413, 429, 507))
     def submit(request: Request, new: NewJob) -> JobView:
         """Submit a study that lies below a root, in the datastore, or on a peer."""
         name = service.queue.model_name(new.model)
@@ -193,7 +196,7 @@ def _add_submit(router: APIRouter, service: Service) -> None:
     @router.post(
         "/jobs/upload",
         status_code=201,
-        responses=_refusals(400, 404, 408, 413, 429, 507),
+        responses=_refusals(404, 408, 413, 429, 507),
         openapi_extra={"requestBody": _UPLOAD_BODY},
     )
     async def upload(request: Request) -> JobView:
@@ -451,9 +454,6 @@ def _add_events(router: APIRouter, service: Service) -> None:
                     await asyncio.wait_for(changed.wait(), left)
                 except TimeoutError:
                     continue
-
-    After = Annotated[int, Query(ge=0, le=2**62, description="Number of the last event that is known")]
-    Wait = Annotated[float, Query(ge=0, le=MOST_WAIT_SECONDS, description="Seconds to wait for one")]
 
     @router.get("/events", tags=["events"])
     async def all_events(after: After = 0, wait: Wait = 0) -> EventList:

@@ -9,6 +9,7 @@ import logging.handlers
 import secrets
 import threading
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from voxmetry.service.errors import DeniedError, TooLargeError, TooSlowError, st
 from voxmetry.service.tokens import Tokens
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-OPEN = ("/", "/health", "/auth", "/auth/", "/auth/token", "/page/", "/favicon.ico", "/session/login")
+OPEN = ("/", "/health", "/auth", "/auth/", "/auth/token", "/favicon.ico")
 """What is answered without a token: the page, which holds nothing by itself, and how one gets in."""
 SAFE = ("GET", "HEAD", "OPTIONS")
 MOST_BODY_BYTES = 1_000_000
 """Of a body that is no upload."""
+LOG = logging.getLogger("voxmetry.service")
 COOKIE = "voxmetry_session"
 SESSION_SECONDS = 12 * 3600.0
 MOST_SESSIONS = 1000
@@ -178,7 +180,20 @@ class Guard:
         if scope["method"] == "OPTIONS" and self._allowed(headers.get("origin")):
             await JSONResponse(None, 200, headers=_PREFLIGHT)(scope, body, send)
             return
-        await self._app(scope, body, send)
+        started = False
+
+        async def answer_of_app(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, body, answer_of_app)
+        except Exception as error:  # noqa: BLE001  (the one place where what nobody foresaw is caught)
+            # Its words may hold a path, or what a client sent: its kind and place are enough to find it.
+            LOG.error("an error that nobody foresaw: %s", _kind_and_place(error))
+            if not started:
+                await JSONResponse(_UNFORESEEN, 500)(scope, body, send)
 
     def _most_bytes(self, headers: Headers) -> int:
         # Beside the files, a form has a few headers and fields.
@@ -237,6 +252,20 @@ class Guard:
             answer["access-control-allow-origin"] = origin or ""
             answer["access-control-expose-headers"] = "content-disposition"
             answer["cross-origin-resource-policy"] = "cross-origin"
+
+
+_UNFORESEEN = {
+    "error": "UnforeseenError",
+    "found": "an error that nobody foresaw",
+    "expected": "an answer, or a refusal in words",
+    "fix": "report it with the line that the service wrote to its log",
+}
+
+
+def _kind_and_place(error: Exception) -> str:
+    trace = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(trace[-1].filename).name}:{trace[-1].lineno}" if trace else ""
+    return f"{type(error).__name__}{where}"
 
 
 _PREFLIGHT = {

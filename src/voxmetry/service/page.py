@@ -29,12 +29,6 @@ def page_router(service: Service, sessions: Sessions) -> APIRouter:
     def page() -> Response:
         return HTMLResponse(_text("page.html"), headers={"content-security-policy": POLICY})
 
-    @router.get("/page/{name}")
-    def part(name: str) -> Response:
-        if name not in _PARTS:
-            raise not_found("part of the page", "load the page anew")
-        return Response(_text(name), media_type=_PARTS[name], headers={"cache-control": "no-cache"})
-
     @router.get("/favicon.ico")
     def icon() -> Response:
         return Response(_text("icon.svg"), media_type="image/svg+xml")
@@ -43,7 +37,11 @@ def page_router(service: Service, sessions: Sessions) -> APIRouter:
     def docs(request: Request) -> Response:
         return HTMLResponse(_docs(request.app.openapi()), headers={"content-security-policy": POLICY})
 
-    @router.post("/session/login")
+    @router.get("/page/who")
+    def who(request: Request) -> Response:
+        return JSONResponse({"asks": service.tokens is not None, "name": request.scope["state"].get("who")})
+
+    @router.post("/page/login")
     async def login(request: Request) -> Response:
         token = (await request.body()).decode("utf-8", "replace").strip()
         known = await asyncio.to_thread(service.tokens.name_of, token) if service.tokens is not None else None
@@ -60,12 +58,18 @@ def page_router(service: Service, sessions: Sessions) -> APIRouter:
         )
         return answer
 
-    @router.post("/session/logout")
+    @router.post("/page/logout")
     def logout(request: Request) -> Response:
         sessions.end(request.cookies.get(COOKIE, ""))
         answer = JSONResponse({})
         answer.delete_cookie(COOKIE)
         return answer
+
+    @router.get("/page/{name}")
+    def part(name: str) -> Response:
+        if name not in _PARTS:
+            raise not_found("part of the page", "load the page anew")
+        return Response(_text(name), media_type=_PARTS[name], headers={"cache-control": "no-cache"})
 
     return router
 

@@ -10,7 +10,7 @@ async function ask(path, options = {}) {
     throw new Error("A token is needed.");
   }
   if (answer.status === 204) return null;
-  const content = await answer.json();
+  const content = await answer.json().catch(() => ({ found: `an answer that cannot be read (status ${answer.status})` }));
   if (!answer.ok) throw new Error([content.found, content.fix].filter(Boolean).join(". To do: ") || `status ${answer.status}`);
   return content;
 }
@@ -274,24 +274,30 @@ function listen() {
   });
   byId("login-form").addEventListener("submit", async (event) => {
     event.preventDefault();
-    const answer = await fetch("/session/login", { method: "POST", body: byId("token").value, credentials: "same-origin" });
+    const answer = await fetch("/page/login", { method: "POST", body: byId("token").value, credentials: "same-origin" });
     if (!answer.ok) {
       byId("login-words").textContent = "This token is not known.";
       return;
     }
     byId("token").value = "";
     byId("login-words").textContent = "";
-    begin(true);
+    begin();
   });
   byId("logout").addEventListener("click", async () => {
-    await fetch("/session/logout", { method: "POST", credentials: "same-origin" });
+    await fetch("/page/logout", { method: "POST", credentials: "same-origin" });
     state.watching = false;
     showLogin();
   });
 }
 
-async function begin(loggedIn) {
+async function begin() {
   try {
+    const who = await ask("/page/who");
+    if (who.asks && !who.name) {
+      showLogin();
+      return;
+    }
+    byId("logout").hidden = !who.asks;
     const models = await ask("/v1/models");
     byId("model").replaceChildren(...models.map((model) => new Option(`${model.name}: ${model.summary}`, model.name)));
     await load();
@@ -299,12 +305,10 @@ async function begin(loggedIn) {
     if (byId("login").hidden) byId("summary").textContent = error.message;
     return;
   }
-  const asks = loggedIn || (await fetch("/auth/")).status === 200;
-  byId("logout").hidden = !asks;
   byId("login").hidden = true;
   byId("inside").hidden = false;
   watch();
 }
 
 listen();
-begin(false);
+begin();
