@@ -58,8 +58,8 @@ def opened(browser, served, request):
     page.get_by_label("Token").fill(token)
     page.keyboard.press("Enter")
     page.locator(".job").nth(1).wait_for()
-    page.locator(".job.look").wait_for(timeout=60_000)
-    page.locator(".job.bad").wait_for()
+    page.locator(".job.look").first.wait_for(timeout=60_000)
+    page.locator(".job.bad").first.wait_for()
     yield page, seen
     context.close()
     assert seen["errors"] == []
