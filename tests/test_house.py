@@ -14,8 +14,8 @@ import typer.main
 from voxmetry.cli.app import app
 
 SOURCE = Path(__file__).parents[1] / "src"
-OPEN_TO_VERBS = ("cli", "workflows", "demo", "config", "core", "errors", "_version")
-"""What a verb may import: the workflows, and the nouns and settings that it hands to them."""
+OPEN_TO_VERBS = ("cli", "workflows", "demo", "service", "config", "core", "errors", "_version")
+"""What a verb may import: the workflows, the service above them, and the nouns and settings that it hands to them."""
 
 
 def modules(source: Path) -> dict[str, Path]:
