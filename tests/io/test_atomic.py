@@ -108,3 +108,16 @@ def test_a_block_that_writes_nothing_is_refused(tmp_path):
 def test_text_has_the_same_line_ends_on_every_system(tmp_path):
     write_text(tmp_path / "a.csv", "ä\nb\n")
     assert (tmp_path / "a.csv").read_bytes() == b"\xc3\xa4\nb\n"
+
+
+def test_the_reason_of_the_system_is_told_where_a_writer_hides_it(tmp_path):
+    """pydicom raises an error of its own over that of a full disk."""
+
+    def write():
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise OSError("cannot write") from error
+
+    with pytest.raises(OutputError, match="the disk is full"), atomic_path(tmp_path / "a.dcm"):
+        write()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -179,3 +181,22 @@ class TestRefusals:
         monkeypatch.setattr(itk.tempfile, "mkdtemp", refuse)
         with pytest.raises(OutputError, match="read-only"):
             save(phantoms.volume(), tmp_path / "a.mhd")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text there")
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_a_name_that_is_no_text_is_written_to_all_the_same(tmp_path, suffix):
+    """ITK ends the process at such a name."""
+    folder = tmp_path / os.fsdecode(b"folder_\xff")
+    folder.mkdir()
+    path = folder / os.fsdecode(b"l\xe4sion" + suffix.encode())
+    save(phantoms.volume(), path)
+    np.testing.assert_array_equal(read_volume(path).array, phantoms.volume().array)
+    assert list(folder.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text there")
+def test_a_header_cannot_name_a_data_file_whose_name_is_no_text(tmp_path):
+    with pytest.raises(OutputError, match="that is not UTF-8"):
+        save(phantoms.volume(), tmp_path / os.fsdecode(b"l\xe4sion.mhd"))
+    assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from voxmetry.core.text import inside
 from voxmetry.io import write_series
 from voxmetry.workflows.cohort import cohort
 from voxmetry.workflows.cohort.discover import find_studies
+from voxmetry.workflows.cohort.export import export_tables
 from voxmetry.workflows.cohort.layout import folders_place
 from voxmetry.workflows.cohort.manifest import read_manifest
 from voxmetry.workflows.cohort.plan import plan_cohort
@@ -205,3 +206,35 @@ def test_a_sidecar_that_is_a_pipe_or_nested_without_end_is_the_reason_of_its_ima
 
 def test_a_model_whose_name_is_a_path_stays_inside(tmp_path):
     assert folders_place("../../x", "a") == "_x/a"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+@pytest.mark.parametrize("name", [b"a#b?c=%41", b"folder_\xff", b"file:x"])
+def test_the_results_may_lie_in_a_folder_of_any_name(studies, tiny, tmp_path, threads, name):
+    """The record is opened by a URI, and a table's path was taken for one."""
+    out = tmp_path / os.fsdecode(name)
+    outcomes = list(cohort(studies, out, tiny, settings=LIGHT))
+    assert sum(outcome.state == "done" for outcome in outcomes) == 4
+    export_tables(out)
+    assert {"cohort.sqlite", "measurements.parquet"} <= {entry.name for entry in out.iterdir()}
+
+
+def test_a_link_that_leads_nowhere_and_is_no_image_costs_no_study(studies):
+    """Beside the slices of a series, `notes.txt` that is gone made the whole series one that cannot be read."""
+    write_series(image(7), studies / "series", modality="MR")
+    (studies / "series" / "notes.txt").symlink_to("gone")
+    rows = {one.case: one.fault for one in find_studies(studies).candidates}
+    assert rows["series"] is None
+    assert not any("notes" in case for case in rows)
+
+
+def test_a_worker_that_cannot_be_started_is_told_in_words(studies, tiny, tmp_path, monkeypatch):
+    from voxmetry.errors import InferenceError
+    from voxmetry.workflows.cohort import local
+
+    def refuse(*_args, **_named):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(local.subprocess, "Popen", refuse)
+    with pytest.raises(InferenceError, match="a worker cannot be started: Permission denied"):
+        list(cohort(studies, tmp_path / "out", tiny, settings=LIGHT))
