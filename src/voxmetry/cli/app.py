@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from voxmetry.cli import models
+from voxmetry.cli.annotate import annotate_app
 from voxmetry.cli.calibrate import calibrate
 from voxmetry.cli.cohort import cohort_app
 from voxmetry.cli.compare import compare
@@ -46,6 +47,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(cohort_app, name="cohort")
 app.add_typer(data_app, name="data")
 app.add_typer(serve_app, name="serve")
+app.add_typer(annotate_app, name="annotate")
 models.add_to(models_app)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from voxmetry.core.records import (
         CohortComparison,
         Comparison,
+        Correction,
         InstanceMatching,
         Lesion,
         MeanInterval,
@@ -80,6 +81,17 @@ def uptake(name: str, measured: Sequence[Measurement], lesions: Sequence[Lesion]
             _number(glycolysis, 1),
         )
     print_table(made)
+
+
+def correction(row: Correction) -> None:
+    """Show who corrected a label map, and each structure before and after."""
+    made = table(["structure", "mL before", "mL after", "difference", "Dice", "added mL", "removed mL"])
+    for x in row.structures:
+        volumes = (x.volume_before_ml, x.volume_after_ml, x.volume_difference_ml)
+        cells = [*(f"{value:.3f}" for value in volumes), _number(x.dice, 3), f"{x.added_ml:.3f}", f"{x.removed_ml:.3f}"]
+        made.add_row(x.label, *cells)
+    print_table(made)
+    say(f"{row.format}, by {row.author}, {row.made}; a correction of {row.model} {row.model_version}.")
 
 
 def exit_code(result: StudyResult) -> int:

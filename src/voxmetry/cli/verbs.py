@@ -9,7 +9,7 @@ from voxmetry.cli.strict import StrictGroup
 GROUPS = {
     "Segment and measure": ("segment", "measure", "compare", "follow-up", "report", "demo"),
     "Look at data": ("inspect", "convert", "data"),
-    "Many studies": ("cohort", "serve"),
+    "Many studies": ("cohort", "annotate", "serve"),
     "Models": ("models", "train", "train-plan", "evaluate", "calibrate", "ensemble"),
 }
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}

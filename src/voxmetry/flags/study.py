@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from voxmetry.classical.spec import BaselineSpec
-from voxmetry.config import ModelSpec
+from voxmetry.config import ModelSpec, Range
 from voxmetry.core.axes import is_as_stored
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
@@ -137,9 +137,14 @@ def flag_measurements(
     measurements: Sequence[Measurement], spec: ModelSpec | BaselineSpec | CompositeSpec
 ) -> tuple[Flag, ...]:
     """Flag each structure that is empty, cut off at the border, or of a volume outside the model's expected range."""
+    return flag_volumes(measurements, spec.training_domain.volume_ml, spec.name)
+
+
+def flag_volumes(measurements: Sequence[Measurement], expected_ml: Mapping[str, Range], name: str) -> tuple[Flag, ...]:
+    """Flag as `flag_measurements` does, against ranges of volume in mL that the model of this name expects."""
     flags = []
     for row in measurements:
-        span = spec.training_domain.volume_ml.get(row.label)
+        span = expected_ml.get(row.label)
         if row.n_voxels == 0:
             flags.append(_review("empty", row.label, f"No {row.label} was found."))
             continue
@@ -158,7 +163,7 @@ def flag_measurements(
                 _review(
                     "volume_out_of_range",
                     row.label,
-                    f"{row.label} has {row.volume_ml:.2f} mL; {spec.name} expects {span.low:g} to {span.high:g} mL.",
+                    f"{row.label} has {row.volume_ml:.2f} mL; {name} expects {span.low:g} to {span.high:g} mL.",
                 )
             )
     return tuple(flags)

@@ -23,6 +23,7 @@ from voxmetry.report.tables import (
     Table,
     asymmetry_table,
     comparison_table,
+    correction_table,
     findings_table,
     intensity_table,
 )
@@ -79,6 +80,9 @@ class ReportDocument(Record):
     illustrations: tuple[Illustration, ...]
     not_pictured: tuple[str, ...] = ()
     intensities: Table | None
+    correction: Table | None = None
+    """What a person changed in the model's label map."""
+    correction_summary: tuple[str, ...] = ()
     comparison: Table | None
     comparison_summary: tuple[str, ...] = ()
     definitions: tuple[Fact, ...]
@@ -139,6 +143,8 @@ def spell(
         illustrations=illustrate(plan, drawn, say),
         not_pictured=_not_pictured(plan, say, apart=bool(result.instances)),
         intensities=intensity_table(result, say),
+        correction=correction_table(result, say),
+        correction_summary=_correction_summary(result, say),
         comparison=comparison_table(result, say),
         comparison_summary=_comparison_summary(result, say),
         definitions=definitions(result, say, prior=prior),
@@ -223,6 +229,26 @@ def _verdict(result: StudyResult, say: Language) -> ReportVerdict:
 NOTHING_FAILED = "No automatic check failed"
 """Promises what was checked and no more: an outline may be wrong all the same."""
 SEVERITIES = ("reject", "review", "note")
+
+
+def _correction_summary(result: StudyResult, say: Language) -> tuple[str, ...]:
+    done = result.correction
+    if done is None:
+        return ()
+    who = say(
+        "Corrected by {author}, {moment}, from the label map of {model}.",
+        author=clean(done.author),
+        moment=say.moment(done.made),
+        model=f"{clean(done.model)} {clean(done.model_version)}",
+    )
+    drawn: tuple[str, ...] = ()
+    if done.drawn_slices:
+        words = {
+            "model": "Drawn on {n} slices; the others keep what the model found.",
+            "empty": "Drawn on {n} slices; the others are empty.",
+        }
+        drawn = (say(words[done.rest or "model"], n=len(done.drawn_slices)),)
+    return (who, *drawn)
 
 
 def _summary(result: StudyResult, say: Language) -> tuple[str, ...]:

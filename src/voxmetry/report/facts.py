@@ -117,6 +117,7 @@ def examined(result: StudyResult, plan: PicturePlan, say: Language = ENGLISH) ->
     return (
         Fact(term=say("Image"), detail="; ".join(images)),
         Fact(term=say("Model"), detail=f"{clean(run.model)} {clean(run.model_version)}"),
+        *_corrected(result, say),
         Fact(term=say("Run"), detail=say.moment(run.started)),
         Fact(term=say("Matrix"), detail=say("{size} voxels", size=say.times(source.shape))),
         Fact(term=say("Voxel size"), detail=f"{say.times(source.spacing_mm, 2)} mm"),
@@ -127,6 +128,12 @@ def examined(result: StudyResult, plan: PicturePlan, say: Language = ENGLISH) ->
 def _image(source: SourceInfo, say: Language) -> str:
     modality = _MODALITIES.get(source.modality or "", source.modality or say("modality not stated"))
     return ", ".join(clean(part) for part in (modality, say(unit_name(source.unit)), source.format))
+
+
+def _corrected(result: StudyResult, say: Language) -> tuple[Fact, ...]:
+    if result.correction is None:
+        return ()
+    return (Fact(term=say("Corrected by"), detail=clean(result.correction.author)),)
 
 
 def definitions(
@@ -239,7 +246,19 @@ def command(result: StudyResult) -> str:
         words += ["--reference", "REFERENCE"]
     if "change" in result.files:
         words += ["--prior", "PRIOR"]
-    return clean(" ".join(shlex.quote(word) for word in words))
+    repeated = " ".join(shlex.quote(word) for word in words)
+    return clean(f"{repeated} && {_renewed(result)}" if result.correction is not None else repeated)
+
+
+def _renewed(result: StudyResult) -> str:
+    """Return the command that renews a run from the correction CORRECTED."""
+    words = ["voxmetry", "report", "OUT", "--segmentation", "CORRECTED"]
+    words += [word for image in _images(result) for word in ("--image", image)]
+    if result.correction is not None:
+        words += ["--author", result.correction.author]
+    if result.comparisons:
+        words += ["--reference", "REFERENCE"]
+    return " ".join(shlex.quote(word) for word in words)
 
 
 def _images(result: StudyResult) -> list[str]:

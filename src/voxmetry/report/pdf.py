@@ -98,6 +98,7 @@ def _findings(paper: Paper, document: ReportDocument) -> None:
             paper.ln(1.6)
     if document.not_found:
         paper.lines(document.not_found, SMALL_PT, MUTED)
+    _correction(paper, document)
     if document.change:
         paper.heading(say("Change since the prior study"))
         for sentence in document.change_summary:
@@ -131,6 +132,16 @@ def _pictures(paper: Paper, document: ReportDocument, material: Material, kinds:
             SMALL_PT,
             MUTED,
         )
+
+
+def _correction(paper: Paper, document: ReportDocument) -> None:
+    if document.correction is None:
+        return
+    paper.heading(document.language("Correction"), room_mm=30)
+    for sentence in document.correction_summary:
+        paper.lines(sentence)
+    paper.ln(0.8)
+    paper.tabulate(document.correction)
 
 
 def _comparison(paper: Paper, document: ReportDocument, material: Material) -> None:

@@ -41,6 +41,14 @@ STATUS: dict[str, str] = {
     "absent": "In neither",
 }
 
+CORRECTED: dict[str, str] = {
+    "unchanged": "Unchanged",
+    "changed": "Changed",
+    "added": "Added: not found by the model",
+    "removed": "Removed: found by the model alone",
+    "absent": "In neither",
+}
+
 # The word joiners keep a narrow column from breaking after the dash.
 _DASH = "\u2060–\u2060"
 SIDES = {"L": "left", "R": "right", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
@@ -250,6 +258,42 @@ def comparison_table(result: StudyResult, say: Language = ENGLISH) -> Table | No
         caption=say("Prediction compared with the reference, structure by structure"),
         head=say("Structure"),
         columns=columns,
+        rows=grouped(rows, result, say),
+        notes=tuple(notes.texts),
+    )
+
+
+def correction_table(result: StudyResult, say: Language = ENGLISH) -> Table | None:
+    """One row a structure before and after a person's correction; None where the label map is the model's own."""
+    if result.correction is None:
+        return None
+    notes = _Notes(say)
+    rows = []
+    structures = result.correction.structures
+    many_absent = sum(x.status == "absent" for x in structures) > EMPTY_ROWS
+    for x in structures:
+        if x.status == "absent" and many_absent:
+            continue
+        cells = [Cell(text=say(CORRECTED[x.status]), tone="note" if x.status in ("added", "removed") else "plain")]
+        cells += [Cell(text=say.millilitres(ml)) for ml in (x.volume_before_ml, x.volume_after_ml)]
+        cells.append(Cell(text=say.number(signed_millilitres(x.volume_difference_ml))))
+        cells.append(notes.cell(say.ratio(x.dice), x.dice, x.reason))
+        cells += [Cell(text=say.millilitres(ml)) for ml in (x.added_ml, x.removed_ml)]
+        colour = result.labels.by_value(x.value).colour
+        rows.append(Row(label=clean(x.label), colour=colour, cells=tuple(cells)))
+    return Table(
+        id="correction-table",
+        caption=say("The model's label map before and after its correction"),
+        head=say("Structure"),
+        columns=(
+            Column(head=say("Status"), numeric=False),
+            Column(head=say("Before"), unit="mL"),
+            Column(head=say("After"), unit="mL"),
+            Column(head=say("Difference"), unit="mL"),
+            Column(head="Dice"),
+            Column(head=say("Added"), unit="mL"),
+            Column(head=say("Removed"), unit="mL"),
+        ),
         rows=grouped(rows, result, say),
         notes=tuple(notes.texts),
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,10 +35,12 @@ def write_model(
     *,
     feed: Feed,
     validation: dict[str, dict[str, float]],
+    patients: Mapping[str, str],
 ) -> Path:
     """Write the model folder `out`/model, with the names of the cases and the Dice of those held out; return it.
 
-    model.yaml is written last, so a folder that has one is whole.
+    model.yaml is written last, so a folder that has one is whole. `patients` says whose case each is: a later run keeps
+    each on the side where it was.
     """
     folder = make_folder(out / "model")
     spec = settings.model
@@ -47,6 +50,8 @@ def write_model(
         "validation": list(validation),
         # By which a case is known under whatever name: see `io.digest.digest_of`.
         "training_sha256": list(feed.sources),
+        "training_patients": sorted({patient_key(patients.get(name, name)) for name in feed.names}),
+        "validation_patients": sorted({patient_key(patients.get(name, name)) for name in validation}),
     }
     write_text(folder / "split.json", json.dumps(names, indent=1))
     data = to_bytes(network)
@@ -62,6 +67,17 @@ def write_model(
     write_text(folder / "MODEL_CARD.md", card)
     write_text(folder / "model.yaml", dump_yaml(finished))
     return folder
+
+
+def patient_key(patient: str) -> str:
+    """Return what a patient is known by in a model's `split.json`, where no name is to stand.
+
+    Examples
+    --------
+    >>> patient_key("patient 7") == patient_key("patient 7"), len(patient_key("x"))
+    (True, 16)
+    """
+    return hashlib.sha256(b"voxmetry patient\0" + patient.encode()).hexdigest()[:16]
 
 
 def measure_domain(cases: Sequence[LabelledCase], spec: ModelSpec) -> TrainingDomain:

@@ -34,6 +34,7 @@ from voxmetry.nn.runtime import choose_for_training
 from voxmetry.nn.window import window_scores
 from voxmetry.train.batches import Batch, ahead
 from voxmetry.train.cache import cached_cases, default_cache
+from voxmetry.train.cases import DataSet
 from voxmetry.train.dataset import require_structures
 from voxmetry.train.devices import gather, open_fabric
 from voxmetry.train.feed import CaseFeed, Feed, open_made
@@ -68,7 +69,7 @@ def train(
     settings: TrainSettings,
     out: Path,
     *,
-    data: Path | Sequence[Path],
+    data: Path | Sequence[Path] | DataSet,
     resume: bool = False,
     device: str = "cpu",
     cache: Path | None = None,
@@ -85,7 +86,7 @@ def train(
     out
         The run folder.
     data
-        A data set, as `open_data` takes it, or several that are joined.
+        A data set, as `open_data` takes it, several that are joined, or one that was opened.
     resume
         Continue from the checkpoint in `out`; without one, start.
     device
@@ -114,7 +115,7 @@ def train(
     choice = choose_for_training(device, settings.precision, begun_in=begun_in(out) if resume else None)
     fabric = open_fabric(settings, choice)
     first = fabric.is_global_zero
-    found = open_joined(data)
+    found = data if isinstance(data, DataSet) else open_joined(data)
     names = hold_out(found, settings)
     require_unseen(settings, names[1])
     if first:
@@ -164,7 +165,7 @@ def train(
     if table is None:  # resumed after the last epoch, which validates like any that is due
         table = validate_together(state, validation, settings.model)
     if first:
-        write_model(state.averaged, settings, out, feed=feed, validation=table)
+        write_model(state.averaged, settings, out, feed=feed, validation=table, patients=found.patients)
     fabric.barrier()
     return out / "model"
 

@@ -266,14 +266,15 @@ def write_key_images_again(
 
 
 def origin_of(result: StudyResult) -> Origin:
-    """Say who made the segmentation: the model, and this version of the software."""
-    made = result.provenance
+    """Say who made the segmentation: the model, this version of the software, and the person who corrected it."""
+    made, corrected = result.provenance, result.correction
     return Origin(
-        "automatic",
+        "automatic" if corrected is None else "semiautomatic",
         made.model,
         made.model_version,
         serial=made.weights_sha256,
         software=made.voxmetry_version,
+        author="" if corrected is None else corrected.author,
     )
 
 

@@ -17,6 +17,8 @@ from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
 from voxmetry.report.pictures.key_images import MOST_SHEETS
 
 RESULT, SEGMENTATION, CHANGE = "result.json", "seg.nii.gz", "change.json"
+MODEL_SEGMENTATION, CORRECTION = "model_seg.nii.gz", "correction.csv"
+"""Of a run whose label map a person corrected: the model's own, and what changed."""
 HTML, PDF = "report.html", "report.pdf"
 OVERVIEW, OTHER_OVERVIEW = "overview.nii.gz", "other_overview.nii.gz"
 """The images, reduced: to bring two studies together, and to draw the pictures of a report again."""
@@ -40,6 +42,8 @@ INSTANCE_FILES = {
 OUTPUTS = {
     "segmentation": SEGMENTATION,
     **INSTANCE_FILES,
+    "model segmentation": MODEL_SEGMENTATION,
+    "correction": CORRECTION,
     "measurements": "measurements.csv",
     "lesions": "lesions.csv",
     "other measurements": "other_measurements.csv",

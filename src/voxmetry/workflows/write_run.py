@@ -9,6 +9,7 @@ from voxmetry import io, report
 from voxmetry.config import StudySettings
 from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.records import Comparison, Flag, InstanceMeasurement, Lesion, Measurement, StudyResult
+from voxmetry.core.records.correction import StructureCorrection
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -47,6 +48,8 @@ def output_files(result: StudyResult, settings: StudySettings, *, changed: bool)
         left_out.add("change")
     if not result.instances_by:
         left_out |= {*INSTANCE_FILES}
+    if result.correction is None:
+        left_out |= {"model segmentation", "correction"}
     if not result.others:
         left_out |= {"other measurements", "other lesions", "other overview"}
     if not any(label.kind == "lesion" for label in result.labels):
@@ -117,6 +120,9 @@ def tables(result: StudyResult, shown: ReportInputs) -> dict[str, Callable[[], s
         made["other lesions"] = lambda: named_records_csv(spots, Lesion, name="input")
     if result.comparisons:
         made["comparison"] = lambda: records_csv(result.comparisons, Comparison)
+    correction = result.correction
+    if correction is not None:
+        made["correction"] = lambda: records_csv(correction.structures, StructureCorrection)
     prior = shown.prior
     if prior is not None:
         made["change"] = lambda: prior.model_dump_json(indent=1)

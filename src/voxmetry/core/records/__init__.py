@@ -11,6 +11,7 @@ from voxmetry.core.records.comparison import (
     ComparisonSummary,
     StructureSummary,
 )
+from voxmetry.core.records.correction import Correction, StructureCorrection
 from voxmetry.core.records.follow_up import (
     FOLLOW_UP_VERSION,
     Category,
@@ -53,6 +54,7 @@ __all__ = [
     "CohortSettings",
     "Comparison",
     "ComparisonSummary",
+    "Correction",
     "Detection",
     "Distribution",
     "Flag",
@@ -83,6 +85,7 @@ __all__ = [
     "SeriesVerdict",
     "SourceInfo",
     "StructureChange",
+    "StructureCorrection",
     "StructureSummary",
     "StudyResult",
     "SuvBasis",

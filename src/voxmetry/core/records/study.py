@@ -10,6 +10,7 @@ from voxmetry.core.base import SCHEMA_VERSION, Count, Millilitres, Millimetres, 
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.notebook import table
 from voxmetry.core.records.comparison import Comparison
+from voxmetry.core.records.correction import Correction
 from voxmetry.core.records.series import SuvBasis
 
 Size: TypeAlias = Annotated[int, Field(ge=1)]
@@ -204,6 +205,8 @@ class StudyResult(Record):
     definitions: dict[str, str]
     """How each number is defined, by the name of its field."""
     provenance: Provenance
+    correction: Correction | None = None
+    """Who corrected the model's label map, and what changed; None where it is the model's own."""
     files: dict[str, str] = Field(default_factory=dict)
     """Names of the files beside this one, by what they are."""
     not_written: dict[str, str] = Field(default_factory=dict)

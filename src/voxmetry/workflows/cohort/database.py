@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from voxmetry._version import __version__
 from voxmetry.core.base import Record
-from voxmetry.core.records import Comparison, Lesion, Measurement
+from voxmetry.core.records import Comparison, Lesion, Measurement, StudyResult
 from voxmetry.errors import FormatError, OutputError
 from voxmetry.measurement.tables import columns, flat
 from voxmetry.workflows.cohort.header_cache import remember
@@ -161,17 +161,33 @@ class CohortRecord:
             self._db.execute(
                 f'UPDATE studies SET {sets}, {done} WHERE "case" = :key_case AND model = :key_model', row | named
             )
-            key = outcome.key
             colours = ((outcome.model, name, colour) for name, colour in outcome.colours.items())
             self._db.executemany("INSERT OR REPLACE INTO colours VALUES (?, ?, ?)", colours)
-            self._replace("measurements", Measurement, key, ((key, row) for row in outcome.measurements))
-            self._replace("lesions", Lesion, key, ((key, row) for row in outcome.lesions))
-            self._replace("comparisons", Comparison, key, ((key, row) for row in outcome.comparisons))
-            others = [((*key, other.name), other) for other in outcome.others]
-            measured = [(first, one) for first, other in others for one in other.measurements]
-            self._replace("other_measurements", Measurement, key, measured)
-            lesions = [(first, one) for first, other in others for one in other.lesions]
-            self._replace("other_lesions", Lesion, key, lesions)
+            self._measured(outcome.key, outcome)
+
+    def corrected(self, key: tuple[str, str], result: StudyResult, files: Mapping[str, FileMark]) -> None:
+        """Write down the numbers of a study that was done, after a person corrected it: its files are other ones."""
+        row = {
+            "needs_review": int(result.needs_review),
+            "flags": json.dumps([flag.model_dump(mode="json") for flag in result.flags]),
+            "files": json.dumps({name: mark.model_dump() for name, mark in files.items()}),
+        }
+        sets = ", ".join(f"{name} = :{name}" for name in row)
+        named = {"key_case": key[0], "key_model": key[1]}
+        with _telling(self.path), self._all_or_nothing():
+            self._db.execute(f'UPDATE studies SET {sets} WHERE "case" = :key_case AND model = :key_model', row | named)
+            self._measured(key, result)
+
+    def _measured(self, key: tuple[str, str], found: Outcome | StudyResult) -> None:
+        """Put the numbers of a study in the place of those that it had."""
+        self._replace("measurements", Measurement, key, ((key, row) for row in found.measurements))
+        self._replace("lesions", Lesion, key, ((key, row) for row in found.lesions))
+        self._replace("comparisons", Comparison, key, ((key, row) for row in found.comparisons))
+        others = [((*key, other.name), other) for other in found.others]
+        measured = [(first, one) for first, other in others for one in other.measurements]
+        self._replace("other_measurements", Measurement, key, measured)
+        lesions = [(first, one) for first, other in others for one in other.lesions]
+        self._replace("other_lesions", Lesion, key, lesions)
 
     def _replace(
         self, table: str, kind: type[Record], key: tuple[str, str], rows: Iterable[tuple[tuple[str, ...], Record]]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxmetry.workflows.cohort.records import FileMark, PlannedStudy, RunSettings, State
+from voxmetry.workflows.cohort.records import Fault, FileMark, PlannedStudy, RunSettings, State
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ def progress_of(study: PlannedStudy, before: Progress | None, out: Path, setting
     if before.recipe != study.recipe:
         if settings.only_failed and not failed:
             return study.model_copy(update={"state": "done"})
+        if is_corrected(out, before.files):
+            return study.model_copy(update={"state": "refused", "fault": _CORRECTED})
         return study.model_copy(update={"why": "its input, model, settings or the version of voxmetry changed"})
     if failed:
         if settings.only_failed:
@@ -43,9 +46,33 @@ def progress_of(study: PlannedStudy, before: Progress | None, out: Path, setting
         update = {"state": before.state, "fault": _fault(before)}
         return study.model_copy(update=update)
     if not settings.skip_done and (damaged := damaged_file(out, before.files)):
+        if is_corrected(out, before.files):
+            return study.model_copy(update={"state": "refused", "fault": _CORRECTED})
         again = {"why": f"{damaged} is not as the record says"}
         return _left_out(study) if settings.only_failed else study.model_copy(update=again)
     return study.model_copy(update={"state": "done"})
+
+
+_CORRECTED = Fault(
+    error="OutputExistsError",
+    found="its result was corrected by a person, and a run would replace it",
+    expected="a study whose result is the model's own",
+    fix="write to another folder; or, where the correction is kept elsewhere, remove this study's folder first",
+)
+
+
+def is_corrected(out: Path, files: Mapping[str, FileMark]) -> bool:
+    """Whether the result among a study's files is one that a person corrected."""
+    for name in files:
+        if not name.endswith("result.json"):
+            continue
+        try:
+            content = json.loads((out / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(content, dict) and content.get("correction"):
+            return True
+    return False
 
 
 def _left_out(study: PlannedStudy) -> PlannedStudy:
@@ -54,8 +81,6 @@ def _left_out(study: PlannedStudy) -> PlannedStudy:
 
 
 def _fault(before: Progress) -> object:
-    from voxmetry.workflows.cohort.records import Fault
-
     return Fault.model_validate_json(before.fault_json) if before.fault_json else None
 
 

@@ -35,6 +35,8 @@ class Origin:
         What tells this device from others: the SHA-256 of the weights, or the version of Voxmetry.
     software
         Version of Voxmetry.
+    author
+        The person who made or corrected it; empty where a program alone did.
     """
 
     how: How
@@ -42,6 +44,7 @@ class Origin:
     version: str = ""
     serial: str = ""
     software: str = ""
+    author: str = ""
 
     def __post_init__(self) -> None:
         if self.how != "manual" and not (self.algorithm and self.version):
@@ -50,6 +53,15 @@ class Origin:
                 expected="both, which DICOM asks for",
                 fix="name them, such as --algorithm NAME/VERSION, or say --made-by manual",
             )
+
+    @property
+    def person(self) -> str:
+        """The author as a value of the type PN; empty where there is none."""
+        if not self.author.strip():
+            return ""
+        name = fitted(self.author.replace("=", " "))
+        # A name of a single component is allowed, and highdicom warns of it.
+        return name if "^" in name else f"{name[:63]}^"
 
     @property
     def identification(self) -> Any:

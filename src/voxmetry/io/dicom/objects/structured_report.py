@@ -201,8 +201,14 @@ def _content(groups: Sequence[Any], origin: Origin) -> Any:
             model_name=fitted(origin.version or origin.software or "unknown"),
         ),
     )
+    person = None
+    if origin.person:
+        person = sr.ObserverContext(
+            observer_type=codes.DCM.Person,
+            observer_identifying_attributes=sr.PersonObserverIdentifyingAttributes(name=origin.person),
+        )
     return sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=device),
+        observation_context=sr.ObservationContext(observer_person_context=person, observer_device_context=device),
         procedure_reported=sr.CodedConcept("363679005", "SCT", "Imaging procedure"),
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,

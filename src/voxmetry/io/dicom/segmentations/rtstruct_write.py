@@ -79,7 +79,7 @@ def write_rtstruct(
     labels = [label for layer in layers for label in layer.labels]
     with lenient():
         dataset = new_object(source, origin, sop_class=RTSTRUCT_CLASS, modality="RTSTRUCT", description=description)
-        _structure_set(dataset, source, description)
+        _structure_set(dataset, source, description, origin)
         keep_encoded(dataset, implicit=True)
         names = fitted_apart([label.name for label in labels])
         for layer in layers:
@@ -118,14 +118,14 @@ def _outlines(mask: NDArray[np.bool_], source: Source) -> list[tuple[int, Float6
     return found
 
 
-def _structure_set(dataset: Any, source: Source, description: str) -> None:
+def _structure_set(dataset: Any, source: Source, description: str, origin: Origin) -> None:
     now = datetime.datetime.now().astimezone()
     dataset.StructureSetLabel = "Voxmetry"
     dataset.StructureSetName = fitted(description)
     dataset.StructureSetDate, dataset.StructureSetTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     dataset.FrameOfReferenceUID = source.first.FrameOfReferenceUID
     dataset.PositionReferenceIndicator = source.first.get("PositionReferenceIndicator", "")
-    dataset.OperatorsName = ""
+    dataset.OperatorsName = origin.person
     frame, study, series = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
     series.SeriesInstanceUID = source.first.SeriesInstanceUID
     series.ContourImageSequence = [source.reference(k) for k in range(len(source.frames))]
@@ -172,7 +172,7 @@ def _add(dataset: Any, label: Label, name: str, contours: list[Any], source: Sou
     drawn.ContourSequence = contours
     # Target volumes are a decision of the person who plans; a measured lesion is none by itself.
     observation.RTROIInterpretedType = "ORGAN" if label.kind == "organ" else ""
-    observation.ROIInterpreter = ""
+    observation.ROIInterpreter = origin.person
     if label.code:
         code = CodedConcept(label.code.value, label.code.scheme, fitted(label.code.meaning))
         observation.RTROIIdentificationCodeSequence = [code]

@@ -246,6 +246,7 @@ def _skeleton(source: Source, segments: Sequence[Any], kind: str, origin: Origin
             plane_positions=[highdicom.PlanePositionSequence("PATIENT", source.positions[0])],
             series_description=fitted(description),
             specific_character_set=UNICODE,
+            content_creator_name=origin.person or None,
             **origin.equipment(),
         )
     shared = dataset.SharedFunctionalGroupsSequence[0]
