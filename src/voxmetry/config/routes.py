@@ -188,8 +188,11 @@ class Route(Record):
     """It is complete when nothing more came for this long."""
     on_release: bool = False
     """Whether it is complete as soon as the sender releases the association; for senders that put all into one."""
+    after_abort: Literal["discard", "run"] = "discard"
+    """What becomes of what an aborted association left, if the rest does not come by another one: it is deleted, as
+    nobody knows what is missing, or it is run. 'run' is for senders that abort where they should release."""
     abandoned_seconds: Seconds = 600.0
-    """How long the rest is waited for after an association was aborted; then what came is deleted, and not run."""
+    """How long the rest is waited for after an association was aborted."""
     match: SeriesMatch = SeriesMatch()
     send: tuple[ResultKind, ...] = ("seg",)
     """What the peers are sent."""

@@ -26,6 +26,8 @@ _JPEG_LS = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (80, 81))
 _JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 92, 93))
 _HTJ2K = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (201, 202, 203))
 _ENCAPSULATED = _JPEG | _JPEG_LOSSLESS | _JPEG_LS | _JPEG_2000 | _HTJ2K | {_RLE}
+SYNTAXES = (EXPLICIT, IMPLICIT, BIG_ENDIAN, DEFLATED, *sorted(_ENCAPSULATED))
+"""Transfer syntaxes that can be decoded."""
 _END, _PADDING = b"\xff\xd9", 16
 """What JPEG, JPEG-LS and JPEG 2000 codes end with, and how many bytes of padding may follow."""
 _SMALLEST_OF_ZEROS = 64
@@ -39,7 +41,7 @@ def is_encapsulated(syntax: str | None) -> bool:
 
 def can_decode(syntax: str) -> bool:
     """Whether frames of a transfer syntax can be decoded."""
-    return syntax in _ENCAPSULATED or syntax in (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
+    return syntax in SYNTAXES
 
 
 def stored_type(header: Any) -> np.dtype[Any]:
