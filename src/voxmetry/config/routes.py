@@ -259,6 +259,8 @@ class OrthancPoll(Record):
 class Delivery(Record):
     """How results are sent again where a peer does not take them."""
 
+    ae_title: AeTitle = "VOXMETRY"
+    """What this service calls itself where it calls others."""
     first_wait_seconds: Seconds = 30
     """After the first failure; it doubles with each."""
     longest_wait_seconds: Seconds = 3600

@@ -76,9 +76,9 @@ class JobQueue:
     settings
         Of the service: data folder, models, limits, workers.
     deliver
-        Called in a thread of its own with each job that is done and has somewhere to go (`send_to`); what it raises is
-        kept, and it is called again later, a few times. It may be called twice for one job where a kill came between
-        the sending and the record of it.
+        Sends files to a named peer, for jobs that are done and have somewhere to go (`send_to`); it is called in
+        threads of its own, again later where it fails, and twice for a file where a kill came between the sending
+        and the record of it.
 
     Raises
     ------

@@ -230,14 +230,9 @@ class JobStore:
         """Return how many jobs wait."""
         return int(self._rows("SELECT count(*) FROM jobs WHERE state = 'waiting'")[0][0])
 
-    def to_deliver(self) -> Job | None:
-        """Return a job whose results are to be sent now."""
-        rows = self._rows(
-            "SELECT * FROM jobs WHERE delivery = 'waiting' AND deliver_after <= ? "
-            "ORDER BY deliver_after, finished LIMIT 1",
-            (now(),),
-        )
-        return _job(rows[0]) if rows else None
+    def waiting_for_delivery(self) -> list[Job]:
+        """Return the jobs whose results are to be sent."""
+        return [_job(row) for row in self._rows("SELECT * FROM jobs WHERE delivery = 'waiting' ORDER BY finished")]
 
     def finished_before(self, time: str) -> list[Job]:
         """Return the jobs that were over before a time, and whose results are not waiting to be sent."""

@@ -321,7 +321,7 @@ class BoundedServer(ThreadedAssociationServer):
         self._may_call, self.over, self._refused = may_call, over, refused
         self._connections: Counter[str] = Counter()
         self._counting = threading.Lock()
-        super().__init__(*arguments, **named)
+        super().__init__(*arguments, **named, request_handler=_Handler)  # type: ignore[misc]
 
     def _bind_defaults(self) -> None:
         # As of an association.

@@ -261,7 +261,7 @@ class Collector:
             )
             self._let_go(group, "aborted")
             return
-        upload = self._uploads / group.folder.name
+        upload = self._uploads / f"received-{group.folder.name}"
         if (group.folder / IMAGES).is_dir():
             self._add_earlier(group)
             if not self._keep_matching(group):

@@ -1,0 +1,98 @@
+"""One SQLite file of the service, which a kill at any moment leaves whole."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from voxmetry.errors import FormatError, OutputError
+
+
+class Database:
+    """A file, open for reading and writing by the threads of one process.
+
+    Parameters
+    ----------
+    path
+        The file; it is made where it is missing.
+    statements
+        Make its tables where they are missing.
+    version
+        Of the tables; a file of a newer one is refused.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written, here and in every method: the disk is full, or may not be written to.
+    FormatError
+        If the file is no such record, or of a newer version.
+    """
+
+    def __init__(self, path: Path, statements: Sequence[str], version: int) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        with self._telling():
+            self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._db.row_factory = sqlite3.Row
+            self._check(version)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            # What was accepted is there after a power cut as well.
+            self._db.execute("PRAGMA synchronous = FULL")
+            with self.all_or_nothing():
+                for statement in statements:
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {version}")
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    def _check(self, newest: int) -> None:
+        try:
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            if "locked" in str(error) or "full" in str(error):
+                raise
+            version = -1
+        if not 0 <= version <= newest:
+            raise FormatError(
+                found=f"{self.path.name} is no record of this version, or damaged",
+                expected="the SQLite file that voxmetry serve made",
+                fix="use the voxmetry that wrote it, or name another folder as data",
+            )
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise OutputError(
+                found=f"the record {self.path.name} cannot be written: {error}",
+                expected="a folder on a disk with room that can be written to",
+                fix="free some space, or mend the permissions of the data folder",
+            ) from error
+
+    @contextlib.contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Hold the file; what the block writes is written together, or nothing of it. Blocks may be nested."""
+        with self._lock, self._telling():
+            if self._db.in_transaction:
+                yield
+                return
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def rows(self, statement: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[sqlite3.Row]:
+        """Run one statement, and return its rows."""
+        with self._lock, self._telling():
+            return self._db.execute(statement, values).fetchall()
