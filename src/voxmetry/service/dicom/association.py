@@ -323,6 +323,12 @@ class BoundedServer(ThreadedAssociationServer):
         self._counting = threading.Lock()
         super().__init__(*arguments, **named, request_handler=_Handler)  # type: ignore[misc]
 
+    @property
+    def connections(self) -> dict[str, int]:
+        """How many connections each address holds."""
+        with self._counting:
+            return dict(self._connections)
+
     def _bind_defaults(self) -> None:
         # As of an association.
         for event in evt._INTERVENTION_EVENTS:

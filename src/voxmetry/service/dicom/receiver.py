@@ -81,6 +81,16 @@ class Receiver:
         """Where it listens."""
         return int(self._server.server_address[1]) if self._server is not None else self.settings.port
 
+    @property
+    def n_open(self) -> int:
+        """How many associations are open."""
+        return len(self._callers)
+
+    @property
+    def connections(self) -> Mapping[str, int]:
+        """How many connections each address holds."""
+        return self._server.connections if self._server is not None else {}
+
     def start(self) -> None:
         """Listen."""
         # Its messages hold UIDs, and its errors the bytes of objects.
