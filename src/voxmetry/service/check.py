@@ -142,9 +142,7 @@ def _answers(settings: ServiceSettings) -> list[Finding]:
 
     how = Delivery(ae_title=settings.delivery.ae_title, timeout_seconds=CHECK_SECONDS)
     sender = Sender(settings.peers, how)
-    asked = [
-        name for name, peer in settings.peers.items() if not (isinstance(peer, DicomPeer) and peer.host is None)
-    ]
+    asked = [name for name, peer in settings.peers.items() if not (isinstance(peer, DicomPeer) and peer.host is None)]
 
     def ask(name: str) -> Finding:
         try:

@@ -33,6 +33,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from voxmetry.config.routes import DicomReceiver
+from voxmetry.io.dicom.read.headers import PARSING_ERRORS
 
 MOST_PDU = 1 << 20
 """Bytes of a packet. Larger ones than `PDU` are not agreed on; a request for an association may have some 100 KB."""
@@ -154,10 +155,16 @@ class _Messages(DIMSEServiceProvider):
         self.last_whole = time.monotonic()
 
     def receive_primitive(self, primitive: P_DATA) -> None:
-        if self.message is None:
-            self.message = self._begin()
-        message = self.message
-        super().receive_primitive(primitive)
+        """Take the next part of a message; what cannot be one ends the association, and not the thread that reads."""
+        try:
+            if self.message is None:
+                self.message = self._begin()
+            message = self.message
+            super().receive_primitive(primitive)
+        except (*PARSING_ERRORS, OSError, Warning):
+            # Of pynetdicom's state machine: an invalid packet, which is answered by A-ABORT.
+            self.dul.event_queue.put("Evt19")
+            return
         if self.message is not message:
             self.last_whole = time.monotonic()
 
