@@ -228,6 +228,9 @@ class DicomReceiver(Record):
     """0 takes any free port."""
     tls: Tls | None = None
     """With `authority`, callers must show a certificate that it signed."""
+    other_objects: Literal["ignore", "refuse"] = "ignore"
+    """What is neither a CT, MR nor PET image, such as a report or a structure set: it is taken and let go, as archives
+    send whole studies and stop at the first object that is refused; or it is refused."""
     associations: Annotated[int, Field(ge=1, le=200)] = 10
     """At once; one address holds half of them at most, and at least one."""
     instance_mb: Megabytes = 4000

@@ -14,6 +14,7 @@ from typing import Any
 
 import pydicom
 import pytest
+from pynetdicom.sop_class import MRImageStorage
 
 from dicom_callers import ROUTE, Submitted, call, eventually, send
 from voxmetry.config.routes import DicomPeer, Route, SeriesMatch, Tls
@@ -157,12 +158,22 @@ class TestWhoMayCall:
 
 
 class TestWhatIsRefused:
-    def test_an_object_that_is_no_image_of_a_volume(self, start, series) -> None:
+    def test_what_is_no_image_is_let_go_or_refused_as_the_settings_say(self, start, series, tmp_path) -> None:
         from pynetdicom.sop_class import SecondaryCaptureImageStorage
 
-        running = start()
+        page = pydicom.dcmread(series[0])
+        page.SOPClassUID = page.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+        page.save_as(tmp_path / "page.dcm")
+        running = start(other_objects="refuse")
         caller = call(running.port, contexts=[SecondaryCaptureImageStorage])
         assert not caller.accepted_contexts
+        running = start()
+        caller = call(running.port, contexts=[SecondaryCaptureImageStorage, MRImageStorage])
+        assert send(caller, [tmp_path / "page.dcm", *series]) == [0] * (1 + len(series))
+        caller.release()
+        eventually(lambda: running.over(1))
+        assert len(names(running.submitted.jobs[0]["folder"])) == len(series)
+        assert running.receiver.counts["objects let go: no images"] == 1
 
     def test_an_object_whose_name_is_not_that_of_the_request(self, start, series) -> None:
         running = start()
@@ -380,7 +391,7 @@ def _begin_object(caller: Any, dataset: Any) -> None:
     message = C_STORE_RQ()
     message.primitive_to_message(request)
     for number, part in enumerate(message.encode_msg(context.context_id, 512)):
-        if number == 4:
+        if number == 2:
             return
         caller.dul.send_pdu(part)
 
@@ -520,6 +531,7 @@ class TestMalformed:
         assert closed
         connection.close()
 
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     def test_requests_that_wait_for_no_answer(self, running, series) -> None:
         caller = call(running.port)
         dataset = pydicom.dcmread(series[0])

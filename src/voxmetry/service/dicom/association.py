@@ -34,6 +34,7 @@ from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAsso
 
 from voxmetry.config.routes import DicomReceiver
 from voxmetry.io.dicom.read.headers import PARSING_ERRORS
+from voxmetry.io.dicom.read.kinds import VOLUME_CLASSES
 
 MOST_PDU = 1 << 20
 """Bytes of a packet. Larger ones than `PDU` are not agreed on; a request for an association may have some 100 KB."""
@@ -64,15 +65,15 @@ class IncomingObject(io.BytesIO):
     most_bytes, free_bytes
         Limits of the object, and of what must be left on the disk.
     header
-        Makes the file's first bytes, once the request is known.
+        Makes the file's first bytes, once the request is known; None for an object that is let go.
     """
 
-    def __init__(self, folder: Path, most_bytes: float, free_bytes: float, header: Callable[[], bytes]) -> None:
+    def __init__(self, folder: Path, most_bytes: float, free_bytes: float, header: Callable[[], bytes | None]) -> None:
         super().__init__()
         self.path = folder / f"{secrets.token_hex(12)}.part"
         self.n_bytes = 0
         self.problem: str | None = None
-        """'size' or 'room', where the object was not kept."""
+        """'size', 'room' or 'kind', where the object was not kept."""
         self._most, self._free, self._header = most_bytes, free_bytes, header
         self._file: io.BufferedWriter | None = None
         self._next_look = 0
@@ -102,8 +103,12 @@ class IncomingObject(io.BytesIO):
                 self.problem = "room"
                 return
         if self._file is None:
+            header = self._header()
+            if header is None:
+                self.problem = "kind"
+                return
             self._file = self.path.open("xb")
-            self._file.write(self._header())
+            self._file.write(header)
         self._file.write(data)
 
     def finish(self) -> Path | None:
@@ -187,8 +192,10 @@ class _Messages(DIMSEServiceProvider):
         self.last_whole = time.monotonic()
         return message
 
-    def _header(self, message: DIMSEMessage) -> bytes:
+    def _header(self, message: DIMSEMessage) -> bytes | None:
         command = message.command_set
+        if command.AffectedSOPClassUID not in VOLUME_CLASSES:
+            return None
         meta = create_file_meta(
             sop_class_uid=command.AffectedSOPClassUID,
             sop_instance_uid=command.AffectedSOPInstanceUID,

@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -116,6 +116,9 @@ class Collector:
         self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="voxmetry-collector", daemon=True)
+        self._latest: dict[int, _Group] = {}
+        self.is_busy: Callable[[int], bool] = lambda _association: False
+        """Whether an object of an association is on its way; the receiver sets it."""
         self.counts: Counter[str] = Counter()
         """Objects and groups by what became of them, for the metrics."""
 
@@ -175,6 +178,7 @@ class Collector:
             group.files[instance.sop_instance] = known
             group.series.setdefault(instance.series, instance)
             group.last, group.broken = time.monotonic(), False
+            self._latest[association] = group
             with contextlib.suppress(OSError):
                 (group.folder / WHOLE).unlink(missing_ok=True)
             self.counts["objects taken"] += 1
@@ -202,6 +206,7 @@ class Collector:
     def association_over(self, association: int, *, released: bool) -> None:
         """Take note that an association is over: released, or cut short in any way."""
         with self._lock:
+            self._latest.pop(association, None)
             for group in self._groups.values():
                 if association not in group.associations:
                     continue
@@ -243,7 +248,7 @@ class Collector:
             for group in self._groups.values():
                 route = self._routes[group.about.route]
                 quiet = now - group.last
-                if group.associations and group.broken:
+                if group.associations and (group.broken or self._is_coming(group)):
                     continue
                 wait = route.abandoned_seconds if group.broken else route.quiet_seconds
                 if quiet >= wait or (group.complete and quiet >= 0):
@@ -251,6 +256,10 @@ class Collector:
                     group.complete = True
                     found.append(group)
             return found
+
+    def _is_coming(self, group: _Group) -> bool:
+        """Whether an association whose last object was of this group is sending one."""
+        return any(self._latest.get(each) is group and self.is_busy(each) for each in group.associations)
 
     def _finish(self, group: _Group) -> None:
         name = group.about.route

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pynetdicom import AE, evt
+from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from voxmetry.config.routes import DicomPeer, DicomReceiver, OrthancPeer, Route, WebPeer
@@ -36,6 +36,7 @@ class Caller:
 
     peer: str
     route: str
+    association: BoundedAssociation
 
 
 class Receiver:
@@ -70,6 +71,7 @@ class Receiver:
         senders = {peer for route in routes.values() for peer in route.senders}
         self._peers = {name: peer for name, peer in peers.items() if isinstance(peer, DicomPeer) and name in senders}
         self._callers: dict[int, Caller] = {}
+        collector.is_busy = self._is_busy
         self._lock = threading.Lock()
         self._server: BoundedServer | None = None
         self._thread: threading.Thread | None = None
@@ -101,7 +103,10 @@ class Receiver:
         entity.network_timeout = entity.dimse_timeout = self.settings.idle_seconds
         entity.acse_timeout = min(30.0, self.settings.idle_seconds)
         entity.add_supported_context(Verification)
-        for uid in VOLUME_CLASSES:
+        classes = set(VOLUME_CLASSES)
+        if self.settings.other_objects == "ignore":
+            classes |= {str(context.abstract_syntax) for context in AllStoragePresentationContexts}
+        for uid in sorted(classes):
             entity.add_supported_context(uid, list(SYNTAXES))
         try:
             server = cast(
@@ -190,7 +195,7 @@ class Receiver:
         for peer in route.senders:
             if self._peers[peer].ae_title == title and self._peers[peer].calls_from(address):
                 with self._lock:
-                    self._callers[id(association)] = Caller(peer, name)
+                    self._callers[id(association)] = Caller(peer, name, association)
                 return
         self._reject(association, _REJECTED_CALLER, "calling AE title or address")
 
@@ -211,6 +216,10 @@ class Receiver:
         released = bool(association.is_released)
         self.counts["associations released" if released else "associations aborted"] += 1
         self._collector.association_over(id(association), released=released)
+
+    def _is_busy(self, association: int) -> bool:
+        caller = self._callers.get(association)
+        return caller is not None and caller.association.messages.is_busy
 
     # --- what comes
 
@@ -235,6 +244,9 @@ class Receiver:
 
     def _take(self, event: Any, incoming: IncomingObject, caller: Caller) -> tuple[int, str]:
         path = incoming.finish()
+        if incoming.problem == "kind":
+            self.counts["objects let go: no images"] += 1
+            return SUCCESS, ""
         if path is None:
             words = {"size": "larger than one object may be", "room": "the disk is full"}
             return (NO_ROOM, words[incoming.problem]) if incoming.problem else (NOT_UNDERSTOOD, "no data set")
