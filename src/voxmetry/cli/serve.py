@@ -49,6 +49,9 @@ def serve(
         str | None, typer.Option(help="Address of a Dask scheduler; local:N starts N workers.")
     ] = None,
     device: OnDevice = "auto",
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what is wrong with the settings and which peers answer; start nothing.")
+    ] = False,
 ) -> None:
     """Serve until Ctrl-C. Jobs that run then run again after the next start: nothing is lost or done twice."""
     if ctx.invoked_subcommand is not None:
@@ -66,7 +69,23 @@ def serve(
         "scheduler": scheduler,
     }
     settings = _settings(settings_file, {name: value for name, value in options.items() if value is not None}, device)
+    if check:
+        _check(settings, no_auth=no_auth)
+        return
     run_service(settings, no_auth=no_auth, ready=_ready)
+
+
+def _check(settings: ServiceSettings, *, no_auth: bool) -> None:
+    """Print what was looked at; exit code 2 where something is wrong, 3 where a person should look."""
+    from voxmetry.service.check import check_settings
+    from voxmetry.service.run import require_safe
+
+    require_safe(settings, no_auth=no_auth)
+    findings = check_settings(settings)
+    for finding in findings:
+        say(f"{finding.verdict:<6} {finding.where}: {finding.words}" + (f" ({finding.fix})" if finding.fix else ""))
+    verdicts = {finding.verdict for finding in findings}
+    raise typer.Exit(2 if "wrong" in verdicts else 3 if "look" in verdicts else 0)
 
 
 def _ready(address: str) -> None:

@@ -78,6 +78,9 @@ def prometheus(service: Service, audit: Audit) -> str:
         "Jobs in the record by delivery.",
         [({"state": k}, v) for k, v in numbers.deliveries.items()],
     )
+    if service.hooks.network is not None:
+        came = [({"what": words}, n) for words, n in sorted(service.hooks.network().items())]
+        add("dicom", "gauge", "Associations, objects and series since the start, by what became of them.", came)
     add("workers_lost_total", "counter", "Workers that died since the start.", [({}, queue.health().n_lost)])
     add("disk_free_bytes", "gauge", "Room on the disk of the data folder.", [({}, free)])
     add("resident_bytes", "gauge", "Memory of this process, without its workers.", [({}, resident_bytes() or 0)])

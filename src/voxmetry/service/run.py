@@ -8,10 +8,13 @@ import ipaddress
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from voxmetry.config.service import ServiceSettings
 from voxmetry.errors import ConfigError, MissingExtraError, OutputError
+
+if TYPE_CHECKING:
+    from voxmetry.service.delivery import Deliver
 
 HEADER_SECONDS = 20.0
 """How long a connection may take until its first request's headers are whole."""
@@ -81,15 +84,21 @@ def serve(
     uvicorn = _require_extra()
     from voxmetry.service.app import create_app
     from voxmetry.service.jobs import JobQueue
-    from voxmetry.service.service import Service
+    from voxmetry.service.service import Hooks, Service
     from voxmetry.service.tokens import Tokens
 
     tokens = Tokens(Path(settings.tokens)) if settings.tokens is not None else None
-    queue = JobQueue(settings)
+    queue = JobQueue(settings, deliver=_sender(settings))
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listener(settings))
         stack.enter_context(queue)
-        app = create_app(Service(settings, queue, tokens=tokens))
+        hooks = Hooks()
+        if settings.peers or settings.dicom is not None:
+            from voxmetry.service.dicom.gateway import Gateway
+
+            gateway = stack.enter_context(Gateway(settings, queue))
+            hooks.fetch, hooks.network = gateway.fetch, gateway.metrics
+        app = create_app(Service(settings, queue, tokens=tokens, hooks=hooks))
         config = uvicorn.Config(
             app,
             http=_protocol(),
@@ -111,6 +120,20 @@ def serve(
             ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(server.serve(sockets=[listener]))
+
+
+def _sender(settings: ServiceSettings) -> Deliver | None:
+    if not settings.peers:
+        return None
+    try:
+        from voxmetry.service.dicom.send import Sender
+    except ImportError as error:
+        raise MissingExtraError(
+            found=f"peers in the settings, and the package {error.name} is not installed",
+            expected="pynetdicom and dicomweb-client, for DICOM in and out",
+            fix="pip install 'voxmetry[serve]'",
+        ) from error
+    return Sender(settings.peers, settings.delivery)
 
 
 def _listener(settings: ServiceSettings) -> socket.socket:

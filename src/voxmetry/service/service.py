@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +59,8 @@ class Hooks:
         Trains on what was corrected.
     fetch
         Fetches DICOM studies from a peer.
+    network
+        Counts what came by DICOM, by words.
     close
         Called when the service ends, the last one first.
     """
@@ -66,6 +68,7 @@ class Hooks:
     strategies: dict[str, Strategy] = field(default_factory=lambda: dict(STRATEGIES))
     trainer: Trainer | None = None
     fetch: Fetch | None = None
+    network: Callable[[], Mapping[str, int]] | None = None
     close: list[Callable[[], None]] = field(default_factory=list)
 
 

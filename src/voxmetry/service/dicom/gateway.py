@@ -12,10 +12,10 @@ from pathlib import Path
 from voxmetry.config.routes import DicomPeer, DicomReceiver, OrthancPeer, SeriesMatch
 from voxmetry.config.service import ServiceSettings
 from voxmetry.errors import ConfigError
+from voxmetry.service.datastore import Image
 from voxmetry.service.dicom.collector import Collector
 from voxmetry.service.dicom.fetch import Archive, DicomwebArchive, Found, OrthancArchive, fetch_series, nothing_found
 from voxmetry.service.dicom.network_store import NetworkStore
-from voxmetry.service.dicom.objects import Instance
 from voxmetry.service.dicom.poller import OrthancPoller
 from voxmetry.service.dicom.receiver import Receiver
 from voxmetry.service.jobs import UPLOADS, JobQueue
@@ -77,6 +77,13 @@ class Gateway:
         if self._record is not None:
             self._record.close()
 
+    def __enter__(self) -> Gateway:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def submit(self, folder: Path, route: str, *, sender: str | None, origin: str, once: str) -> str:
         """Make a job of a folder of images below the queue's uploads, once; return its id."""
         how = self._settings.routes[route]
@@ -112,8 +119,8 @@ class Gateway:
         # The same name after a kill: what was fetched before is replaced.
         return self._queue.root / UPLOADS / f"received-{hashlib.sha256(once.encode()).hexdigest()[:24]}"
 
-    def fetch(self, peer: str, uid: str, *, match: SeriesMatch | None = None) -> list[tuple[Path, Instance]]:
-        """Fetch a study, or one series, from a DICOMweb peer by its UID.
+    def fetch(self, peer: str, uid: str) -> list[Image]:
+        """Fetch a study, or one series, from a DICOMweb peer by its UID, into one folder below the queue's uploads.
 
         Parameters
         ----------
@@ -121,13 +128,11 @@ class Gateway:
             Name of a peer of kind dicomweb or orthanc.
         uid
             Study or Series Instance UID.
-        match
-            Which series; None: all of CT, MR and PET.
 
         Returns
         -------
-        list of tuple
-            Folder below the queue's uploads, and what one image of it is, for each series.
+        list of Image
+            One for each series of CT, MR or PET images.
 
         Raises
         ------
@@ -136,15 +141,16 @@ class Gateway:
         DownloadError, InputError, OutputError
             If it does not answer, has no such images, or the disk is full.
         """
-        wanted, archive = match or SeriesMatch(), self._archive(peer)
-        found = [series for series in archive.series_of(uid) if series.fits(wanted)]
+        archive = self._archive(peer)
+        found = [series for series in archive.series_of(uid) if series.fits(SeriesMatch())]
         if not found:
             raise nothing_found(peer)
-        fetched = []
-        for series in found:
-            folder = self._folder(f"dicomweb {peer} {series.series}")
-            fetched.append((folder, fetch_series(archive, [series], folder, self._limits, wanted)[0]))
-        return fetched
+        folder = self._folder(f"fetched {secrets.token_hex(12)}")
+        instances = fetch_series(archive, found, folder, self._limits, SeriesMatch())
+        series = {instance.series: instance for instance in instances}
+        return [
+            Image(id=uid, path=folder, series=uid, kind="received", study_uid=one.study) for uid, one in series.items()
+        ]
 
     def request(self, peer: str, uid: str, route: str) -> list[str]:
         """Fetch a study by DICOMweb and submit it by a route; return the ids of its jobs. Raises as `fetch`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def session_for(peer: WebPeer | OrthancPeer, *, most_bytes: float, timeout: floa
     ConfigError
         If a file with a secret cannot be read.
     """
+    # At the level of information it logs addresses with UIDs.
+    logging.getLogger("dicomweb_client").setLevel(logging.ERROR)
     session = requests.Session()
     session.max_redirects = 0
     for scheme in ("http://", "https://"):
