@@ -188,6 +188,8 @@ def _add_submit(router: APIRouter, service: Service) -> None:
             origin="uid" if new.uid else "datastore" if new.image else "path",
             label=clean(new.label),
             image=new.image,
+            # Fetched for this job, it goes with it.
+            owned=new.peer is not None,
             once=new.once,
         )
         request.scope["state"]["job"] = job.id
