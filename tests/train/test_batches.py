@@ -105,9 +105,9 @@ class TestBatches:
     def test_batches_have_the_patch_size_and_fill_the_last(self, cases):
         found = self.run(cases, 0)
         assert len(found) == 3
-        assert {tuple(image.shape) for image, _, _ in found} == {(2, 1, 16, 24, 8)}
-        assert {tuple(label.shape) for _, label, _ in found} == {(2, 1, 16, 24, 8)}
-        assert all(set(np.unique(label)) <= {0, 1, 2} for _, label, _ in found)
+        assert {tuple(image.shape) for image, *_ in found} == {(2, 1, 16, 24, 8)}
+        assert {tuple(label.shape) for _, label, *_ in found} == {(2, 1, 16, 24, 8)}
+        assert all(set(np.unique(label)) <= {0, 1, 2} for _, label, *_ in found)
 
     def test_image_and_label_move_together(self, cases):
         still = {
@@ -120,7 +120,7 @@ class TestBatches:
             "affine_probability": 1,
             "flip_axes": (0, 1, 2),
         }
-        for image, label, _ in batches(cases, settings(augment=still, batch_size=2), epoch=0):
+        for image, label, *_ in batches(cases, settings(augment=still, batch_size=2), epoch=0):
             for index in (1, 2):
                 inside = image[label == index]
                 if len(inside) > 50:

@@ -41,7 +41,7 @@ def plain_training(chosen, data):
     criterion = build_loss(chosen.loss)
     steps, step = math.ceil(len(cases) / chosen.batch_size), 0
     for epoch in range(chosen.epochs):
-        for image, label, _ in batches(cases, chosen, epoch=epoch):
+        for image, label, *_ in batches(cases, chosen, epoch=epoch):
             optimiser.param_groups[0]["lr"] = learning_rate(step, chosen.epochs * steps, chosen.learning_rate)
             with torch.autocast("cpu", torch.bfloat16, enabled=chosen.precision == "bf16"):
                 output = network(image)

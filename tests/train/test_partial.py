@@ -17,7 +17,7 @@ from voxmetry.config import TrainingDomain, TrainSettings, load_yaml
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError, GeometryError, VoxmetryError
 from voxmetry.train.augmentation import FlipAndSwap, without_history
-from voxmetry.train.batches import batches, collate, epoch_order, holders_of
+from voxmetry.train.batches import Sample, batches, collate, epoch_order, holders_of
 from voxmetry.train.cache import content_key, labelling_text
 from voxmetry.train.cases import Case
 from voxmetry.train.data_check import check_data
@@ -402,10 +402,10 @@ class TestSamples:
 
     def test_collate_joins_a_case_with_zones_and_one_without(self):
         image = torch.zeros(1, 2, 2, 2)
-        plain = (image, torch.zeros(1, 2, 2, 2, dtype=torch.uint8), None)
+        plain = Sample(image, torch.zeros(1, 2, 2, 2, dtype=torch.uint8))
         zones = torch.zeros(2, 2, 2, 2, dtype=torch.uint8)
         zones[1, 1] = 1
-        batch = collate([plain, (image, zones, torch.tensor([[False, False], [False, True]]))])
+        batch = collate([plain, Sample(image, zones, torch.tensor([[False, False], [False, True]]))])
         assert not batch.absent[0].any()
         assert batch.absent[1, 1, 1].all()
         assert not batch.absent[1, 1, 0].any()

@@ -1,8 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 
+import balls
 from cases import write_cases
+from voxmetry import Geometry, Segmentation, Volume, save
 from voxmetry.config import TrainSettings, load_yaml
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError, InputError
@@ -158,3 +161,67 @@ class TestPlan:
             place = next(i for i, line in enumerate(lines) if line.strip().startswith(key))
             assert lines[place - 1].strip().startswith("# "), key
         assert max(map(len, lines)) <= 120
+
+
+class TestInstances:
+    def vertebrae(self, boxes, **change) -> Fingerprint:
+        row = StructureFacts(
+            name="vertebra",
+            n_cases=40,
+            n_known=40,
+            volume_ml=(1, 2, 3),
+            share=0.02,
+            n_instances=(5, 5, 7),
+            boxes_mm=boxes,
+        )
+        return fingerprint(structures=(row,), **change)
+
+    def test_a_data_set_of_instances_is_planned_as_mask_rcnn(self, tmp_path):
+        _, facts, found = scan(open_data(balls.write_cases(tmp_path)))
+        assert found.structures[0].n_instances == (2, 2, 2)
+        assert len(facts[0].boxes_mm["ball"]) == 2
+        made = make_plan(found, open_data(tmp_path / "balls.yaml"), data="set")
+        network = made.settings.model.network
+        assert (network.kind, network.things) == ("maskrcnn", ("ball",))
+        assert all(11 <= mm <= 14 for shape in network.anchors_mm for mm in shape)
+        assert "2 instances" not in made.reasons["model.network.anchors_mm"]
+        (tmp_path / "plan.yaml").write_text(made.to_yaml())
+        assert load_yaml(tmp_path / "plan.yaml", TrainSettings) == made.settings
+
+    def test_boxes_are_measured_along_the_patients_axes(self, tmp_path):
+        array = np.zeros((6, 8, 10), np.uint16)
+        array[1:3, 2:7, 4:5] = 2
+        affine = np.array([[0.0, 2.0, 0, 0], [0, 0, 3.0, 0], [5.0, 0, 0, 0], [0, 0, 0, 1]])
+        grid = Geometry(affine, array.shape)
+        for part, thing in (
+            ("images", Volume(np.random.default_rng(0).normal(0, 1, array.shape).astype(np.float32), grid)),
+            ("labels", Segmentation(array, grid, LabelTable.from_names({2: "2"}))),
+        ):
+            (tmp_path / part).mkdir()
+            save(thing, tmp_path / part / "case_0.nii.gz")
+        balls_manifest = (
+            'name: a\nchannels: [{name: t1, modality: MR, path: "images/{case}.nii.gz"}]\n'
+            'label: "labels/{case}.nii.gz"\ninstances_of: ball\ncases: [case_0]\n'
+        )
+        (tmp_path / "a.yaml").write_text(balls_manifest)
+        _, (facts,), _ = scan(open_data(tmp_path / "a.yaml"))
+        assert facts.boxes_mm == {"ball": ((10.0, 3.0, 10.0),)}
+
+    def test_things_of_many_sizes_are_proposed_on_several_levels(self):
+        even = plan(self.vertebrae(((40.0, 40.0, 40.0),) * 30), names=("vertebra",)).settings.model.network
+        spread = tuple((s, s, s) for s in (8.0, 10.0, 12.0, 20.0, 30.0, 45.0, 60.0) for _ in range(5))
+        wide = plan(self.vertebrae(spread), names=("vertebra",)).settings.model.network
+        assert len(even.proposal_levels) == 1
+        assert len(wide.proposal_levels) == 3
+        assert wide.proposal_levels[0] < even.proposal_levels[0]
+        assert max(max(shape) for shape in wide.anchors_mm) <= 2 * 8.0 * 1.1
+        assert even.pyramid_level == even.proposal_levels[0] - 1
+
+    @pytest.mark.parametrize("kind", ["dynunet", "fcn"])
+    def test_another_network_can_be_asked_for(self, kind):
+        made = plan(self.vertebrae(((40.0, 40.0, 40.0),) * 30), names=("vertebra",), network=kind)
+        assert made.settings.model.network.kind == kind
+
+    def test_mask_rcnn_for_label_maps_without_instances_is_refused(self):
+        with pytest.raises(ConfigError, match="instances_of"):
+            plan(network="maskrcnn")

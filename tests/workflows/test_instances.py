@@ -15,8 +15,6 @@ import phantoms
 from voxmetry import Segmentation, StudySettings, Volume, read_segmentation, read_volume, save, segment_study
 from voxmetry.cli import run
 from voxmetry.config import DicomOutput
-from voxmetry.core.instances import InstanceSegmentation
-from voxmetry.core.records import Detection
 from voxmetry.errors import ConfigError, FormatError, LabelError
 from voxmetry.io import write_series
 from voxmetry.io.instances import read_instances, save_instances
@@ -229,16 +227,7 @@ def instance_map(array: np.ndarray) -> Segmentation:
     return Segmentation(array.astype(np.uint16), GRID, LabelTable.from_names(values))
 
 
-class TestNetwork:
-    def test_instances_of_a_network_are_kept_with_their_scores_and_cut_to_the_clean_up(self):
-        from voxmetry.workflows.models import in_two
-
-        seg = Segmentation((TRUTH > 0).astype(np.uint8), GRID, phantoms.LabelTable.from_names({1: "body"}))
-        rows = [Detection(value=n, label="body", score=n / 4, box_ras_mm=((0, 0, 0), (1, 1, 1))) for n in (1, 2, 3)]
-        made = InstanceSegmentation(seg, TRUTH, rows)
-        assert in_two(made) == (seg, made)
-        assert in_two(seg) == (seg, None)
-
+class TestNames:
     def test_saved_names_count_within_a_structure(self, tmp_path):
         save_instances(tell_apart(phantoms.segmentation()), tmp_path / "a.nii.gz")
         assert read_segmentation(tmp_path / "a.nii.gz").labels.names == ("a-1", "b-1")

@@ -56,6 +56,7 @@ def train(
         precision=precision,
         memory_gb=planning.memory_gb,
         modality=tuple(planning.modality or ()),
+        network=planning.network,
         device=planning.device,
         resume=resume,
         cache=cache,

@@ -25,4 +25,8 @@ class Planning:
         list[str] | None,
         typer.Option(help="CT, MR or PT: what a channel is, where the data set does not say; repeat in its order."),
     ] = None
+    network: Annotated[
+        Literal["auto", "dynunet", "fcn", "maskrcnn"],
+        typer.Option(help="Network to plan; auto: maskrcnn where label maps tell instances apart, else dynunet."),
+    ] = "auto"
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto"

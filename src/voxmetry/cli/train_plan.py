@@ -33,6 +33,7 @@ def train_plan(
         epochs=planning.epochs,
         memory_gb=planning.memory_gb,
         modality=tuple(planning.modality or ()),
+        network=planning.network,
         device=planning.device,
     )
     with bar("measuring the data set", quiet=as_json) as progress:

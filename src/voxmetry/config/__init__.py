@@ -23,7 +23,15 @@ from voxmetry.config.model import (
     WindowSpec,
     predicted_dice,
 )
-from voxmetry.config.networks import Count, Counts, MonaiName, MonaiNetwork, NnunetNetwork
+from voxmetry.config.networks import (
+    Count,
+    Counts,
+    FcnNetwork,
+    MaskRcnnNetwork,
+    MonaiName,
+    MonaiNetwork,
+    NnunetNetwork,
+)
 from voxmetry.config.study import DicomOutput, StudySettings
 from voxmetry.config.train import Augment, TrainSettings
 from voxmetry.config.yaml import dump_yaml, load_yaml, parse_record
@@ -35,11 +43,13 @@ __all__ = [
     "Count",
     "Counts",
     "DicomOutput",
+    "FcnNetwork",
     "InputSpec",
     "InstanceRule",
     "IntTriple",
     "Landmarks",
     "MapName",
+    "MaskRcnnNetwork",
     "ModelSpec",
     "MonaiName",
     "MonaiNetwork",

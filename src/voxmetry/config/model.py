@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from voxmetry.config.networks import Channels, Counts, MonaiNetwork, NnunetNetwork
+from voxmetry.config.networks import Channels, Counts, FcnNetwork, MaskRcnnNetwork, MonaiNetwork, NnunetNetwork
 from voxmetry.core.base import Record
 from voxmetry.core.labels import LabelTable
 
@@ -318,7 +318,9 @@ def _network_kind(value: object) -> object:
 Network: TypeAlias = Annotated[
     Annotated[NetworkSpec, Tag("dynunet")]
     | Annotated[NnunetNetwork, Tag("nnunet")]
-    | Annotated[MonaiNetwork, Tag("monai")],
+    | Annotated[MonaiNetwork, Tag("monai")]
+    | Annotated[FcnNetwork, Tag("fcn")]
+    | Annotated[MaskRcnnNetwork, Tag("maskrcnn")],
     Discriminator(_network_kind),
 ]
 
@@ -396,6 +398,23 @@ class ModelSpec(Record):
         named |= set(self.quality) | set(self.instances.labels if self.instances else ())
         if named - known:
             raise ValueError(f"labels {sorted(named - known)} are not in the label table {sorted(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _instances(self) -> Self:
+        if not isinstance(self.network, MaskRcnnNetwork):
+            return self
+        odd = sorted(set(self.network.things) - set(self.labels.names))
+        if odd:
+            raise ValueError(f"network.things: {', '.join(odd)}: no labels of the model")
+        unfit = {
+            "members above 1": self.members > 1,
+            "regions": self.regions is not None,
+            "window.mirror_axes": bool(self.window.mirror_axes),
+            "an activation": self.activation != "none",
+        }
+        if any(unfit.values()):
+            raise ValueError(f"a network of kind 'maskrcnn' takes no {', no '.join(k for k, v in unfit.items() if v)}")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""Networks that other frameworks trained, described as data; `nn.networks` builds them."""
+"""Networks other than the DynUNet, described as data; `nn.networks` builds them."""
 
 from __future__ import annotations
 
@@ -58,8 +58,7 @@ class NnunetNetwork(Record):
     @property
     def divisor(self) -> tuple[int, int, int]:
         """What the patch must be divisible by along each axis."""
-        i, j, k = (math.prod(stride[axis] for stride in self.strides) for axis in range(3))
-        return (i, j, k)
+        return _product(self.strides)
 
     @property
     def deep_supervision(self) -> int:
@@ -67,7 +66,7 @@ class NnunetNetwork(Record):
         return 0
 
 
-MonaiName: TypeAlias = Literal["SegResNet", "SegResNetDS", "UNet", "SwinUNETR", "DynUNet", "BasicUNet"]
+MonaiName: TypeAlias = Literal["SegResNet", "SegResNetDS", "UNet", "SwinUNETR", "DynUNet", "BasicUNet", "MedNeXt"]
 """MONAI's networks that a model may name: 3-D, one tensor in, logits on the same grid out in evaluation mode."""
 
 
@@ -98,8 +97,143 @@ class MonaiNetwork(Record):
 
     @property
     def deep_supervision(self) -> int:
-        """Number of coarser outputs; none, as it is not trained here."""
+        """Number of coarser outputs that take part in the loss; none."""
         return 0
+
+
+class FcnNetwork(Record):
+    """A fully convolutional network with skips from its last three levels: with strides to 32, FCN-8s in 3-D.
+
+    One entry a level, full resolution first. Long, Shelhamer and Darrell 2015, arXiv 1411.4038.
+    """
+
+    kind: Literal["fcn"]
+    channels: Annotated[tuple[Channels, ...], Field(min_length=4)]
+    strides: tuple[Counts, ...]
+    convolutions: Count = 2
+    """At each level."""
+    space_to_depth: Counts = (1, 1, 1)
+    """Blocks of so many voxels become channels before the first level, and the scores' channels become voxels again
+    after the last, as for a DynUNet: all levels run on a grid that is coarser by this."""
+
+    @model_validator(mode="after")
+    def _levels(self) -> Self:
+        if len(self.channels) != len(self.strides):
+            raise ValueError(
+                f"{len(self.channels)} channels, {len(self.strides)} strides: each level needs one of each"
+            )
+        return self
+
+    @property
+    def kernels(self) -> tuple[Counts, ...]:
+        """Sizes of the convolutions of each level."""
+        return ((3, 3, 3),) * len(self.channels)
+
+    @property
+    def divisor(self) -> tuple[int, int, int]:
+        """What the patch must be divisible by along each axis."""
+        return _product((self.space_to_depth, *self.strides))
+
+    @property
+    def deep_supervision(self) -> int:
+        """Number of coarser outputs that take part in the loss; none."""
+        return 0
+
+
+Length: TypeAlias = Annotated[float, Field(gt=0, le=2000)]
+Lengths: TypeAlias = tuple[Length, Length, Length]
+
+
+class MaskRcnnNetwork(Record):
+    """Mask R-CNN in 3-D on a feature pyramid, with a head for the semantic map beside it.
+
+    One entry a level, full resolution first. He et al. 2017, arXiv 1703.06870; Lin et al. 2017, arXiv 1612.03144; the
+    semantic head beside detection: Jaeger et al. 2018, arXiv 1811.08661.
+    """
+
+    kind: Literal["maskrcnn"]
+    encoder: Literal["plain", "residual"] = "residual"
+    """Of each level: two convolutions as in DynUNet, or residual blocks as in nnU-Net's residual encoder."""
+    channels: Annotated[tuple[Channels, ...], Field(min_length=3)]
+    strides: tuple[Counts, ...]
+    kernels: tuple[Counts, ...]
+    encoder_blocks: Count = 1
+    """Residual blocks at each level; a plain encoder has two convolutions a block."""
+    things: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Structures whose instances are told apart; none named means all. The others are stuff."""
+    anchors_mm: Annotated[tuple[Lengths, ...], Field(min_length=1)]
+    """Sizes of the boxes that proposals start from, along the model's axes, at the first of `proposal_levels`; at each
+    further one they are twice as large."""
+    proposal_levels: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (2,)
+    """Levels on which proposals are made, counted from 0, rising."""
+    pyramid_level: Annotated[int, Field(ge=0)] = 1
+    """The finest level of the pyramid, which masks and the semantic map are made from."""
+    pyramid_channels: Channels = 32
+    head_channels: Channels = 128
+    """Of the layers that classify and refine a box."""
+    box_size: Annotated[int, Field(ge=2, le=32)] = 6
+    """Samples along each axis of a box that is classified."""
+    mask_size: Annotated[int, Field(ge=4, le=64)] = 14
+    """Samples along each axis of a box whose mask is drawn; the mask has twice as many."""
+    proposals: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Boxes of a window that go on to the second stage."""
+    samples: Annotated[int, Field(ge=2, le=4096)] = 32
+    """Boxes of an image that a training step classifies."""
+    mask_samples: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Boxes of an image that a training step draws a mask in."""
+    min_score: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Instances with a lower score are left out."""
+    max_iou: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Of two boxes of a structure in one window with a larger IoU, the one with the lower score is left out."""
+    merge_iou: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    """Boxes of two windows with a larger IoU, where both windows see, are one instance."""
+    most: Annotated[int, Field(ge=1, le=4096)] = 100
+    """Instances of a window."""
+    space_to_depth: Counts = (1, 1, 1)
+    """Blocks of so many voxels become channels before the first level, and the scores' channels become voxels again
+    after the last, as for a DynUNet: all levels run on a grid that is coarser by this."""
+    mask: Literal["fused", "head"] = "fused"
+    """Whether an instance's mask is that of the mask head alone, or fused with the semantic map (Mohan and Valada 2021,
+    doi 10.1007/s11263-021-01445-z)."""
+
+    @model_validator(mode="after")
+    def _levels(self) -> Self:
+        levels = len(self.channels)
+        if not levels == len(self.strides) == len(self.kernels):
+            raise ValueError(
+                f"{levels} channels, {len(self.strides)} strides and {len(self.kernels)} kernels: each level needs one "
+                "of each"
+            )
+        if list(self.proposal_levels) != sorted(set(self.proposal_levels)) or self.proposal_levels[-1] >= levels:
+            raise ValueError(f"proposal_levels {list(self.proposal_levels)}: to rise, and stay below {levels}")
+        if self.pyramid_level > self.proposal_levels[0]:
+            raise ValueError(
+                f"pyramid_level {self.pyramid_level} is above the first of proposal_levels, {self.proposal_levels[0]}"
+            )
+        if any(size % 2 == 0 for kernel in self.kernels for size in kernel):
+            raise ValueError("kernels must be odd, so that a convolution keeps the size")
+        if len(set(self.things)) < len(self.things):
+            raise ValueError("things: each structure is to be named once")
+        return self
+
+    @property
+    def divisor(self) -> tuple[int, int, int]:
+        """What the patch must be divisible by along each axis."""
+        return _product((self.space_to_depth, *self.strides))
+
+    @property
+    def deep_supervision(self) -> int:
+        """Number of coarser outputs that take part in the loss; none."""
+        return 0
+
+    def stride(self, level: int) -> tuple[int, int, int]:
+        """Return the voxels of the model's grid that one of a level is long, along each axis."""
+        return _product((self.space_to_depth, *self.strides[: level + 1]))
+
+
+def _product(strides: tuple[Counts, ...]) -> tuple[int, int, int]:
+    i, j, k = (math.prod(stride[axis] for stride in strides) for axis in range(3))
+    return (i, j, k)
 
 
 def _numbers(value: JsonValue) -> Iterator[float]:

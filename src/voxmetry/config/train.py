@@ -141,9 +141,13 @@ class TrainSettings(Record):
     @model_validator(mode="after")
     def _trainable(self) -> Self:
         model = self.model
-        if model.network.kind != "dynunet" or model.members > 1 or model.regions or model.resampling.rule != "centred":
+        if model.network.kind == "nnunet" or model.members > 1 or model.regions or model.resampling.rule != "centred":
             raise ValueError(
-                "model: training takes a network of kind 'dynunet', one member, no regions and the centred grid; "
-                "what was imported from another framework is trained there"
+                "model: training takes a network of kind 'dynunet', 'maskrcnn', 'fcn' or 'monai', one member, no "
+                "regions and the centred grid; what was imported from another framework is trained there"
             )
+        if self.initial_bias == "frequency" and model.network.kind != "dynunet":
+            raise ValueError("initial_bias 'frequency' is for a network of kind 'dynunet'")
+        if model.network.kind == "maskrcnn" and self.synthesis is not None:
+            raise ValueError("a network of kind 'maskrcnn' is trained on real images, without synthesis")
         return self

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from voxmetry.config import ModelSpec, Weights
-from voxmetry.errors import ModelError
+from voxmetry.config import MaskRcnnNetwork, ModelSpec, Weights
+from voxmetry.errors import ConfigError, ModelError
 from voxmetry.models import find_model, read_spec
 from voxmetry.nn.memory import NetworkCost, known_cost
 from voxmetry.nn.networks.build import Ensemble, build_network, require_size
@@ -22,7 +22,7 @@ from voxmetry.nn.weights import fill, read_checked, sha256_of
 if TYPE_CHECKING:
     from voxmetry.nn.monai_parts import MonaiParts
 
-BUILDERS = ("build.py", "dynunet.py", "nnunet.py")
+BUILDERS = ("build.py", "dynunet.py", "fcn.py", "mask_rcnn.py", "nnunet.py", "roi_align.py")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +99,12 @@ class Model:
                 expected="a model that takes images alone",
                 fix="run the cascade with Composite or voxmetry segment, without --engine monai",
             )
+        if isinstance(self.spec.network, MaskRcnnNetwork):
+            raise ModelError(
+                found=f"{self.spec.name}, a network of kind 'maskrcnn'",
+                expected="a network that returns scores and nothing else, as MONAI's sliding window takes",
+                fix="run it by voxmetry.Predictor, which returns its instances",
+            )
         members = [self.torch_member(place) for place in range(self.spec.members)]
         return monai_parts(self.spec, members, wide=wide)
 
@@ -138,12 +144,26 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
         )
     networks = _Networks(spec, spec.weights, folder)
     cost = known_cost(partial(networks.member, 0), spec)
-    choice = choose_runtime(device, precision, gflop=cost.gflop, execution=execution)
+    if isinstance(spec.network, MaskRcnnNetwork):
+        require_for_instances(spec, device, execution)
+    # Proposals and masks run in torch alone, however large the network is.
+    gflop = 0.0 if isinstance(spec.network, MaskRcnnNetwork) else cost.gflop
+    choice = choose_runtime(device, precision, gflop=gflop, execution=execution)
     members = tuple(
         build_runtime(partial(networks.member, place), f"{networks.key} {place}", spec, choice)
         for place in range(spec.members)
     )
     return Model(spec, spec.weights, members, choice, cost, networks.member, folder)
+
+
+def require_for_instances(spec: ModelSpec, device: str, execution: str) -> None:
+    """Raise `ConfigError` where a network that tells instances apart cannot run as asked for."""
+    if device in ("openvino", "mps") or execution != "eager":
+        raise ConfigError(
+            found=f"{spec.name} on {device}, {execution}",
+            expected="cpu or cuda, eager: how many boxes a network of kind 'maskrcnn' has follows from the image",
+            fix="use --device cpu or cuda, and --execution eager",
+        )
 
 
 class _Networks:

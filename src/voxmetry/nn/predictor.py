@@ -13,19 +13,21 @@ import numpy as np
 import torch
 
 from voxmetry.config import MapName, ModelSpec, Weights
+from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.errors import InferenceError
+from voxmetry.errors import ConfigError, InferenceError
 from voxmetry.nn.confidence import Confidence, MemberAgreement
 from voxmetry.nn.constant_windows import ConstantWindows
 from voxmetry.nn.device_memory import OutOfMemory, out_of_memory, release_device
+from voxmetry.nn.instances import InstanceCollector, paint, tells_instances
 from voxmetry.nn.memory import MemoryPlan, fallback, plan_memory
 from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.preprocess import Prepared, normalise, preprocess, require_channels
 from voxmetry.nn.progress import followed
 from voxmetry.nn.restore import Restorer
 from voxmetry.nn.ring_buffer import RingOverflow
-from voxmetry.nn.runtime import first_layer_not_finite
+from voxmetry.nn.runtime import TorchRuntime, first_layer_not_finite
 from voxmetry.nn.slabs import Streaming
 from voxmetry.nn.uncertainty_maps import MapWriter, require_maps, with_disagreement
 from voxmetry.nn.window import averaged, stream_scores
@@ -187,6 +189,56 @@ class Predictor:
         `confidence` is fed with each slab, `agreement` with the scores of each member of an ensemble.
         Where memory runs out all the same, a smaller plan is tried, once.
         """
+        if self.tells_instances:
+            return self.run_instances(prepared, maps=maps, maps_to=maps_to, confidence=confidence).segmentation
+        return self._run(prepared, maps, maps_to, confidence, agreement, None)
+
+    def run_instances(
+        self,
+        prepared: Prepared,
+        *,
+        maps: Sequence[MapName] = (),
+        maps_to: Path | str | None = None,
+        confidence: Confidence | None = None,
+    ) -> InstanceSegmentation:
+        """Run a network that tells instances apart; see `run`, and `nn.instances`.
+
+        Raises
+        ------
+        ConfigError
+            If the network tells none apart.
+        """
+        i, j, k = prepared.tensor.shape[2:]
+        member = self.model.members[0]
+        if not isinstance(member, TorchRuntime):
+            raise ConfigError(
+                found=f"{self.spec.name} on {self.device}",
+                expected="torch: proposals and masks run there only",
+                fix="use device cpu or cuda",
+            )
+        collector = InstanceCollector(member, self.spec, (i, j, k))
+        semantic = self._run(prepared, maps, maps_to, confidence, None, collector)
+        found = collector.merged()
+        return paint(found, semantic, grid=prepared.grid, spec=self.spec)
+
+    def instances(self, volumes: Study) -> InstanceSegmentation:
+        """Tell the instances of one study apart, on the first volume's own grid, before any post-processing."""
+        return self.run_instances(self.prepare(volumes))
+
+    @property
+    def tells_instances(self) -> bool:
+        """Whether the network tells instances apart."""
+        return tells_instances(self.spec)
+
+    def _run(
+        self,
+        prepared: Prepared,
+        maps: Sequence[MapName],
+        maps_to: Path | str | None,
+        confidence: Confidence | None,
+        agreement: MemberAgreement | None,
+        collector: InstanceCollector | None,
+    ) -> Segmentation:
         require_maps(maps, self.spec)
         folder = Path(maps_to) if maps_to is not None else Path()
         plan = self.last_plan = prepared.plan
@@ -195,17 +247,17 @@ class Predictor:
             self._tell(str(plan))
         try:
             with contextlib.suppress(OutOfMemory):
-                return self._stream(prepared, how, maps, folder, confidence, agreement)
+                return self._stream(prepared, how, maps, folder, confidence, agreement, collector)
         except RingOverflow:
             how = replace(how, dtype=torch.float32)
             self._tell(f"scores too large for float16; once more with {how}")
             with contextlib.suppress(OutOfMemory):
-                return self._stream(prepared, how, maps, folder, confidence, agreement)
+                return self._stream(prepared, how, maps, folder, confidence, agreement, collector)
         smaller = fallback(how, self.device)
         release_device(self.device)
         self._tell(f"out of memory; once more with {smaller}")
         try:
-            return self._stream(prepared, smaller, maps, folder, confidence, agreement)
+            return self._stream(prepared, smaller, maps, folder, confidence, agreement, collector)
         except (OutOfMemory, RingOverflow) as error:
             # The smaller plan's ring may not hold the scores: then there is none that does both.
             raise InferenceError(
@@ -224,9 +276,11 @@ class Predictor:
         folder: Path,
         confidence: Confidence | None,
         agreement: MemberAgreement | None,
+        collector: InstanceCollector | None,
     ) -> Segmentation:
-        spec, members = self.spec, self.model.members
-        for counts in (confidence, agreement):
+        spec = self.spec
+        members = self.model.members if collector is None else (collector,)
+        for counts in (confidence, agreement, collector):
             # What a plan that ran out of memory had counted is forgotten.
             if counts is not None:
                 counts.reset()
@@ -237,7 +291,8 @@ class Predictor:
         with torch.inference_mode(), out_of_memory(), ExitStack() as stack:
             writer = MapWriter(folder, maps, prepared.grid, prepared.native, spec) if maps else None
             regions = spec.regions is not None
-            constant = ConstantWindows(spec.n_classes, regions=regions, kind=how.dtype) if how.reuse else None
+            reuse = how.reuse and collector is None
+            constant = ConstantWindows(spec.n_classes, regions=regions, kind=how.dtype) if reuse else None
             if writer:
                 stack.enter_context(writer)
             slabs = stream_scores(
@@ -252,6 +307,7 @@ class Predictor:
                 explain=lambda patch: first_layer_not_finite(members, patch),
                 device=self.model.tensor_device,
                 constant=constant,
+                begin=collector.begin if collector is not None else None,
             )
             for slab in followed(slabs, tuple(prepared.tensor.shape[2:]), self._tell):
                 outputs = slab.outputs(spec.n_classes)

@@ -202,10 +202,10 @@ def preprocess_labels(segmentation: Segmentation, spec: ModelSpec) -> np.ndarray
 
 
 def on_model_grid(array: np.ndarray, source: Geometry, spec: ModelSpec) -> np.ndarray:
-    """Bring whole numbers (I, J, K) uint8 onto the model's grid by nearest neighbour; 0 where it leaves the source."""
+    """Bring uint8 or uint16 (I, J, K) onto the model's grid by nearest neighbour; 0 where it leaves the source."""
     grid = model_grid(source, spec)
     if is_turned(source, spec):
-        return sample(array, source, grid, outside=0, mode="nearest").astype(np.uint8)
+        return sample(array, source, grid, outside=0, mode="nearest").astype(array.dtype)
     moved, oriented = reorientation(source, spec.orientation)
     i, j, k = (np.floor(at + 0.5).astype(np.intp) for at in positions(oriented, grid))
     return np.ascontiguousarray(moved.forward(array)[np.ix_(i, j, k)])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, get_args
+from typing import TYPE_CHECKING, Protocol, get_args
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ from voxmetry.errors import ConfigError, InferenceError
 from voxmetry.nn.execution import Compiled, Graph, Run, require_execution
 from voxmetry.nn.layers import exact_float32, last_layer_in_float32, normalise_channels_last
 from voxmetry.nn.openvino import OpenVinoRuntime, openvino_has_bf16
+
+if TYPE_CHECKING:
+    from voxmetry.nn.networks.mask_rcnn import Found
 
 DEVICES = get_args(Device)
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
@@ -244,6 +247,18 @@ class TorchRuntime:
         if self._choice.device == "cuda":
             patches = patches.contiguous(memory_format=torch.channels_last_3d)
         return self._run(patches)
+
+    def detect(self, patches: torch.Tensor) -> tuple[torch.Tensor, list[Found]]:
+        """Run one batch through a network that tells instances apart: scores, and the instances of each patch."""
+        from voxmetry.nn.networks.mask_rcnn import MaskRcnn
+
+        if not isinstance(self.network, MaskRcnn):
+            raise TypeError(f"{type(self.network).__name__} tells no instances apart")
+        if self._choice.precision == "float32":
+            with exact_float32():
+                return self.network.detect(patches)
+        with torch.autocast(self._choice.device, dtype=DTYPES[self._choice.precision]):
+            return self.network.detect(patches)
 
     def by_layers(self, patches: torch.Tensor) -> torch.Tensor:
         """Run one batch operation by operation, whatever the choice, so that hooks on layers see it."""

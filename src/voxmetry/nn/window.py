@@ -25,6 +25,8 @@ SMALLER_RING = 1.25
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 """Patches (B, C, *patch) float32 to scores (B, n_outputs, *patch)."""
+RunAt = Callable[[torch.Tensor, list[tuple[int, ...]]], torch.Tensor]
+"""The same, told where the patches lie."""
 
 
 def window_starts(size: int, patch: int, window: WindowSpec) -> list[int]:
@@ -56,6 +58,7 @@ def stream_scores(
     explain: Callable[[torch.Tensor], str] | None = None,
     device: str | None = None,
     constant: ConstantWindows | None = None,
+    begin: Callable[[list[tuple[int, ...]]], None] | None = None,
 ) -> Iterator[Slab]:
     """Run the network over overlapping patches, blend them with a Gaussian, and hand out slabs as they are finished.
 
@@ -79,6 +82,8 @@ def stream_scores(
         Where the network runs; None: where the tensor is. Windows of an image that lies elsewhere are sent there.
     constant
         Keeps the scores of windows that hold one value, so that they are run once; None runs all.
+    begin
+        Called with the corners, on the padded grid, of the windows that are run next.
 
     Yields
     ------
@@ -101,7 +106,7 @@ def stream_scores(
     for row, start in enumerate(rows):
         columns = [*starts[:axis], [start], *starts[axis + 1 :]]
         corners = _worth_running(list(itertools.product(*columns)), tensor, window.patch, skip_up_to)
-        _run_row(run, tensor, corners, ring, how, explain, constant)
+        _run_row(_told(run, begin), tensor, corners, ring, how, explain, constant)
         stop = rows[row + 1] if row + 1 < len(rows) else padded[axis]
         yield _unpad(ring.finished(stop), before, shape)
         ring.advance(stop)
@@ -258,7 +263,7 @@ def _worth_running(
 
 
 def _run_row(
-    run: Run,
+    run: RunAt,
     tensor: torch.Tensor,
     corners: list[tuple[int, ...]],
     ring: RingBuffer,
@@ -295,6 +300,17 @@ def _run_row(
     run_waiting()
 
 
+def _told(run: Run, begin: Callable[[list[tuple[int, ...]]], None] | None) -> RunAt:
+    """Return a function of patches and their corners."""
+
+    def run_at(patches: torch.Tensor, corners: list[tuple[int, ...]]) -> torch.Tensor:
+        if begin is not None:
+            begin(corners)
+        return run(patches)
+
+    return run_at
+
+
 def _cut_group(
     tensor: torch.Tensor, corners: list[tuple[int, ...]], how: Streaming, patch: tuple[int, int, int]
 ) -> torch.Tensor:
@@ -304,14 +320,14 @@ def _cut_group(
 
 
 def _run_group(
-    run: Run,
+    run: RunAt,
     patches: torch.Tensor,
     corners: list[tuple[int, ...]],
     ring: RingBuffer,
     explain: Callable[[torch.Tensor], str] | None,
 ) -> torch.Tensor:
     """Run a group of windows and add their scores; return them (B, n_outputs, *patch), which hold until the next."""
-    scores = run(patches)[: len(corners)]
+    scores = run(patches, list(corners))[: len(corners)]
     # Largest and smallest find any NaN or infinity at a fraction of the cost of looking at each value.
     largest = float(torch.maximum(*(end.abs() for end in torch.aminmax(scores))))
     if not math.isfinite(largest):

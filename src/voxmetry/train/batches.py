@@ -27,11 +27,23 @@ class Batch(NamedTuple):
     absent
         (B, classes, *patch) bool, or (B, classes, 1, 1, 1): True where a structure was not looked for; None where all
         were looked for everywhere.
+    instances
+        (B, 1, *patch) int64, the instance that a voxel belongs to, 0 for none; None where the model tells none apart.
     """
 
     image: torch.Tensor
     label: torch.Tensor
     absent: torch.Tensor | None = None
+    instances: torch.Tensor | None = None
+
+
+class Sample(NamedTuple):
+    """One patch: image (C, *patch), label (1 or 2, *patch), and what `Batch` says of the rest."""
+
+    image: torch.Tensor
+    label: torch.Tensor
+    absent: torch.Tensor | None = None
+    instances: torch.Tensor | None = None
 
 
 def cut_out(
@@ -51,7 +63,7 @@ def cut_out(
     Parameters
     ----------
     case
-        Image (C, I, J, K) and label (1, I, J, K).
+        Image (C, I, J, K) and label (1, I, J, K); instances, where it has them, become the label's last channel.
     patch
         Voxels along each axis; along an axis that is shorter the image lies in its middle, between zeros.
     fraction
@@ -82,7 +94,16 @@ def cut_out(
     before, after = around - (start - low), around - (high - start - np.minimum(size, shape))
     edges = [(0, 0), *zip(before.tolist(), after.tolist(), strict=True)]
     i, j, k = (slice(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True))
-    image, label = (np.pad(np.pad(array[:, i, j, k], zeros), edges, mode="edge") for array in (case.image, case.label))
+    image, label = (np.pad(np.pad(array, zeros), edges, mode="edge") for array in arrays_of(case, (i, j, k)))
+    return image, label
+
+
+def arrays_of(case: LabelledCase, box: tuple[slice, slice, slice] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return image and label of a case, or of a box of it; instances become the label's last channel."""
+    at = (slice(None), *(box or (slice(None),) * 3))
+    image, label = case.image[at], case.label[at]
+    if len(case.instances):
+        label = np.concatenate([label.astype(np.int32), case.instances[at].astype(np.int32)])
     return image, label
 
 
@@ -150,10 +171,8 @@ class SampleMaker:
         )
         self.holders = holders_of(cases) if settings.sampling == "structures" else {}
 
-    def __call__(
-        self, index: int, seeds: np.random.SeedSequence
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Return image (C, *patch), label (1 or 2, *patch) and the rows of what was not looked for, or None."""
+    def __call__(self, index: int, seeds: np.random.SeedSequence) -> Sample:
+        """Return a patch of the case, changed at random as the seeds say."""
         patch, fraction = self.settings.model.window.patch, self.settings.foreground_fraction
         case, rng = self.cases[index], np.random.default_rng(seeds.spawn(1)[0])
         structure = None
@@ -162,9 +181,7 @@ class SampleMaker:
             case = self.cases[int(rng.choice(self.holders[structure]))]
         fits = not fraction and all(n <= m for n, m in zip(case.label.shape[1:], self.most, strict=True))
         around = 0.0 if self.holders else fraction
-        parts = (
-            (case.image, case.label) if fits else cut_out(case, patch, fraction=around, rng=rng, structure=structure)
-        )
+        parts = arrays_of(case) if fits else cut_out(case, patch, fraction=around, rng=rng, structure=structure)
         image, label = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
         change = (self.whole if fits else self.region).set_random_state(seed=int(seeds.generate_state(1)[0]))
         content: dict[Hashable, Any] = {"image": image, "label": label}
@@ -172,7 +189,10 @@ class SampleMaker:
             content["absent"] = torch.from_numpy(case.absent)
         with without_history():
             changed = change(content)
-        return changed["image"].float(), changed["label"], changed.get("absent")
+        drawn, instances = changed["label"], None
+        if len(case.instances):
+            drawn, instances = drawn[:-1], drawn[-1:]
+        return Sample(changed["image"].float(), drawn, changed.get("absent"), instances)
 
 
 def holders_of(cases: Sequence[LabelledCase]) -> dict[int, list[int]]:
@@ -184,24 +204,26 @@ def holders_of(cases: Sequence[LabelledCase]) -> dict[int, list[int]]:
     return holders
 
 
-def collate(samples: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]) -> Batch:
+def collate(samples: Sequence[Sample]) -> Batch:
     """Bring samples together, and say voxel by voxel what was not looked for."""
-    images = torch.stack([image for image, _, _ in samples])
-    labels = torch.stack([label[:1].long() for _, label, _ in samples])
-    classes = next((absent.shape[1] for _, _, absent in samples if absent is not None), None)
+    images = torch.stack([sample.image for sample in samples])
+    labels = torch.stack([sample.label[:1].long() for sample in samples])
+    maps = [sample.instances.long() for sample in samples if sample.instances is not None]
+    instances = torch.stack(maps) if maps else None
+    classes = next((sample.absent.shape[1] for sample in samples if sample.absent is not None), None)
     if classes is None:
-        return Batch(images, labels)
-    everywhere = all(absent is None or len(absent) == 1 for _, _, absent in samples)
+        return Batch(images, labels, instances=instances)
+    everywhere = all(sample.absent is None or len(sample.absent) == 1 for sample in samples)
     shape = (1, 1, 1) if everywhere else tuple(labels.shape[2:])
     rows = []
-    for _, label, absent in samples:
+    for _, label, absent, _ in samples:
         if absent is None:
             rows.append(torch.zeros((classes, *shape), dtype=torch.bool))
         elif len(absent) == 1:
             rows.append(absent[0].reshape(-1, 1, 1, 1).expand(classes, *shape))
         else:
             rows.append(absent[label[1].long()].movedim(-1, 0))
-    return Batch(images, labels, torch.stack(rows))
+    return Batch(images, labels, torch.stack(rows), instances)
 
 
 T = TypeVar("T")

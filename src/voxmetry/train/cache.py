@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voxmetry import io
-from voxmetry.config import ModelSpec, TrainSettings
+from voxmetry.config import MaskRcnnNetwork, ModelSpec, TrainSettings
 from voxmetry.core.geometry import Geometry
 from voxmetry.errors import LockedError
 from voxmetry.io.atomic import write_text
@@ -28,14 +28,14 @@ from voxmetry.io.digest import digest_of, files_of
 from voxmetry.io.output_folder import output_folder
 from voxmetry.nn import grids
 from voxmetry.nn import preprocess as preparation
-from voxmetry.train import partial
+from voxmetry.train import instance_labels, partial
 from voxmetry.train.cases import Case, DataSet
 from voxmetry.train.labelled_cases import LabelledCase, load_case
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-ARRAYS = ("image.npy", "label.npy", "places.npy")
+ARRAYS = ("image.npy", "label.npy", "places.npy", "instances.npy")
 ENTRY = "entry.json"
 """Written last: an entry that has it is whole."""
 
@@ -86,26 +86,30 @@ def labelling_text(case: Case, data: DataSet) -> str:
     how = case.labelling
     table = how.labels or data.labels
     values = None if table is None else [(label.value, label.name) for label in table]
-    return json.dumps([values, how.known, how.absent, how.unknown_below, how.ignore, dict(how.merge), how.unlisted])
+    meant = [values, how.known, how.absent, how.unknown_below, how.ignore, dict(how.merge), how.unlisted]
+    return json.dumps([*meant, how.instances_of])
 
 
 def content_key(source: str, spec: ModelSpec, labelling: str = "") -> str:
     """Return the name of an entry, from the digest of a case's files and all that is done to them."""
     wanted = spec.model_dump_json(include={"inputs", "orientation", "spacing_mm", "resampling", "labels"})
+    things = isinstance(spec.network, MaskRcnnNetwork) and (spec.network.things or spec.labels.names)
+    wanted += f"instances of {', '.join(things)}" if things else ""
     return hashlib.sha256(source.encode() + code_digest() + wanted.encode() + labelling.encode()).hexdigest()
 
 
 def source_digest(case: Case) -> str:
     """Return the SHA-256 of a case's images and label: of their contents, whatever the files are called."""
     unknown = (case.labelling.unknown,) if case.labelling.unknown is not None else ()
-    return digest_of((*case.images, case.label, *unknown))
+    beside = (case.instances,) if case.instances is not None else ()
+    return digest_of((*case.images, case.label, *unknown, *beside))
 
 
 @functools.cache
 def code_digest() -> bytes:
     """Return the SHA-256 of the code that reads and prepares cases: what an older one made is not served to a newer."""
     digest = hashlib.sha256()
-    code = (grids.__file__, preparation.__file__, partial.__file__)
+    code = (grids.__file__, preparation.__file__, partial.__file__, instance_labels.__file__)
     for file in (*(Path(str(name)) for name in code), *files_of(Path(io.__file__).parent)):
         if file.suffix == ".py":
             digest.update(file.read_bytes())
@@ -119,7 +123,7 @@ def read_entry(entry: Path, name: str) -> LabelledCase | None:
         if any(_sha256(entry / file) != content["sha256"][file] for file in ARRAYS):
             return None
         # Copy on write: torch takes no array that cannot be written to, and nothing reaches the file.
-        image, label, places = (np.load(entry / file, mmap_mode="c") for file in ARRAYS)
+        image, label, places, instances = (np.load(entry / file, mmap_mode="c") for file in ARRAYS)
         return LabelledCase(
             name=name,
             image=image,
@@ -128,6 +132,7 @@ def read_entry(entry: Path, name: str) -> LabelledCase | None:
             volume_ml=content["volume_ml"],
             places=places,
             absent=np.array(content["absent"], bool).reshape(content["absent_shape"]),
+            instances=instances,
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
@@ -143,7 +148,7 @@ def write_entry(case: LabelledCase, entry: Path) -> None:
     """
     with suppress(LockedError), output_folder(entry, (*ARRAYS, ENTRY), overwrite=True) as stage:
         # Another run that writes the same entry is as good.
-        for file, array in zip(ARRAYS, (case.image, case.label, case.places), strict=True):
+        for file, array in zip(ARRAYS, (case.image, case.label, case.places, case.instances), strict=True):
             np.save(stage / file, array)
         content = {
             "sha256": {file: _sha256(stage / file) for file in ARRAYS},

@@ -41,6 +41,8 @@ class Case:
         The same structures drawn by others, for the agreement between raters.
     labelling
         What was looked for in it, where that is not all of the label table everywhere.
+    instances
+        A map beside the label map that tells the instances of its structures apart; None: there is none.
     held_out
         Whether a run that is no fold of a cross-validation holds it out, as the data set's own split says.
     """
@@ -52,6 +54,7 @@ class Case:
     other_labels: tuple[Path, ...] = ()
     labelling: Labelling = field(default_factory=Labelling)
     held_out: bool = False
+    instances: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io import read_segmentation, read_volume
 from voxmetry.train.cases import Case, DataSet, listed
+from voxmetry.train.instance_labels import require_within, split_values
 from voxmetry.train.partial import Unlabelled, find_unlabelled, translate
 
 
@@ -36,11 +37,14 @@ class Labelled:
         The label map on the first image's grid, with the data set's table.
     unlabelled
         What the label map says nothing about.
+    instances
+        (I, J, K) uint16, which instance a voxel belongs to; None where the case does not say it.
     """
 
     volumes: list[Volume]
     label: Segmentation
     unlabelled: Unlabelled
+    instances: NDArray[np.uint16] | None = None
 
 
 def open_data(path: Path | str, *, root: Path | None = None) -> DataSet:
@@ -112,10 +116,13 @@ def read_labelled(case: Case, data: DataSet) -> Labelled:
     with naming(case.name):
         own = how.labels or data.labels
         is_translated = how.is_translated and own is not None
-        label = read_segmentation(case.label, labels=None if is_translated else own, image=volumes[0])
+        raw = is_translated or how.instances_of is not None
+        label = read_segmentation(case.label, labels=None if raw else own, image=volumes[0])
         volumes[0].geometry.require_same(label.geometry, what=f"image and label of case {case.name}")
-        unknown = None
-        if own is not None and is_translated:
+        unknown, instances = None, None
+        if how.instances_of is not None and own is not None:
+            label, instances = split_values(label, how.instances_of, own)
+        elif own is not None and is_translated:
             label, unknown = how.translate_values(label, own)
         elif how.ignore:
             kept = tuple(item for item in label.labels if item.value not in how.ignore)
@@ -126,7 +133,9 @@ def read_labelled(case: Case, data: DataSet) -> Labelled:
         if how.unknown is not None:
             mask = _read_mask(how.unknown, volumes[0])
             unknown = mask if unknown is None else unknown | mask
-    return Labelled(volumes, label, find_unlabelled(label, how, unknown))
+        if case.instances is not None:
+            instances = require_within(read_segmentation(case.instances, image=volumes[0]), label)
+    return Labelled(volumes, label, find_unlabelled(label, how, unknown), instances)
 
 
 def _read_mask(path: Path, image: Volume) -> NDArray[np.bool_]:
@@ -255,6 +264,7 @@ def _require_files(data: DataSet) -> None:
         parts = [*zip([channel.name for channel in data.channels], case.images, strict=True), ("label", case.label)]
         parts += [("other label", path) for path in case.other_labels]
         parts += [("unknown", case.labelling.unknown)] if case.labelling.unknown is not None else []
+        parts += [("instances", case.instances)] if case.instances is not None else []
         missing += [f"{case.name} ({what}: {path.name})" for what, path in parts if not path.exists()]
     if missing or not data.cases:
         raise InputError(

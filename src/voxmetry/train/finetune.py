@@ -89,6 +89,13 @@ def carry_over(network: nn.Module, spec: ModelSpec, name: str | Path) -> Carried
             expected="a model of one network with one output a structure",
             fix="start from one of its members, or from another model",
         )
+    if spec.network.kind != "dynunet" and source.labels.names != spec.labels.names:
+        raise ModelError(
+            found=f"structures {', '.join(source.labels.names)} in {source.name}",
+            expected=f"those of {spec.name}, in this order: {', '.join(spec.labels.names)}; only a network of kind "
+            "'dynunet' starts from a model of other structures",
+            fix="start from another model, or from random weights",
+        )
     old = build_network(source)
     load_into(old, folder / source.weights.file, sha256=source.weights.sha256)
     have, want = distinct_tensors(old), distinct_tensors(network)
@@ -184,10 +191,10 @@ def settings_from(planned: TrainSettings, name: str | Path) -> TrainSettings:
         If there is no such model.
     """
     source = read_spec(name)
-    if source.network.kind != "dynunet":
+    if source.network.kind == "nnunet":
         raise ConfigError(
             found=f"{source.name}, a network of kind {source.network.kind}",
-            expected="a model of kind dynunet, which is what training makes",
+            expected="a model of a kind that is trained here: dynunet, maskrcnn, fcn or monai",
             fix="start from another model",
         )
     places = _match_inputs(source, planned.model)

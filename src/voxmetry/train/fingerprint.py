@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import GeometryError, InputError
 from voxmetry.io import read_segmentation
+from voxmetry.ops.boxes import label_boxes
 from voxmetry.ops.resample import resample
 from voxmetry.train.cases import Case, DataSet
 from voxmetry.train.dataset import Labelled, naming, read_labelled
@@ -26,6 +28,8 @@ SAMPLED = 4000
 """Foreground voxels of a case and channel that the intensity percentiles are taken from."""
 FEWEST = 20
 """Sampled voxels of a structure from which its median is taken."""
+BOXES = 500
+"""Instances of a structure whose boxes are kept."""
 PERCENTILES = (0.5, 50.0, 99.5)
 
 
@@ -56,6 +60,9 @@ class CaseFacts(Record):
     channels: tuple[Intensities, ...]
     volume_ml: dict[str, Number]
     """By structure; nan where it was not looked for."""
+    boxes_mm: dict[str, tuple[tuple[float, float, float], ...]] = Field(default_factory=dict)
+    """Lengths of the box of each instance along the patient's x, y and z axes, by structure; empty where the label map
+    tells none apart."""
     digest: str
     """SHA-256 of the first image's voxels: equal images have equal digests whatever their files are called."""
 
@@ -72,6 +79,10 @@ class StructureFacts(Record):
     """Smallest, median and largest volume of the cases that have it; 0 where none has."""
     share: float
     """Share of all voxels of these cases."""
+    n_instances: tuple[int, int, int] | None = None
+    """Fewest, median and most instances of a case; None where the label maps tell none apart."""
+    boxes_mm: tuple[tuple[float, float, float], ...] = ()
+    """Lengths of the boxes of at most `BOXES` instances along the patient's x, y and z axes, evenly picked by size."""
 
 
 class ChannelFacts(Record):
@@ -181,8 +192,24 @@ def case_facts(case: Case, found: Labelled) -> CaseFacts:
             label.name: float(counts[label.value]) * grid.voxel_ml if label.name in known else math.nan
             for label in segmentation.labels
         },
+        boxes_mm=_boxes_mm(found),
         digest=digest(volumes[0].array),
     )
+
+
+def _boxes_mm(found: Labelled) -> dict[str, tuple[tuple[float, float, float], ...]]:
+    """Measure the box of each instance along the patient's axes."""
+    if found.instances is None:
+        return {}
+    grid, rows = found.label.geometry, dict[str, list[tuple[float, float, float]]]()
+    for value, box in label_boxes(found.instances).items():
+        kind = int(np.bincount(found.label.array[box][found.instances[box] == value]).argmax())
+        if kind == 0:
+            continue
+        lengths = [(part.stop - part.start) * mm for part, mm in zip(box, grid.spacing_mm, strict=True)]
+        x, y, z = _along_patient(grid.axcodes, lengths)
+        rows.setdefault(found.label.labels.by_value(kind).name, []).append((round(x, 2), round(y, 2), round(z, 2)))
+    return {name: tuple(boxes) for name, boxes in rows.items()}
 
 
 def digest(array: NDArray[np.generic]) -> str:
@@ -279,7 +306,20 @@ def _structure(name: str, facts: Sequence[CaseFacts]) -> StructureFacts:
         n_known=sum(not math.isnan(row.volume_ml[name]) for row in facts),
         volume_ml=(min(volumes), float(np.median(volumes)), max(volumes)),
         share=sum(volumes) / whole if whole else 0.0,
+        **_instances(name, facts),
     )
+
+
+def _instances(name: str, facts: Sequence[CaseFacts]) -> dict[str, Any]:
+    """Count the instances of a structure, and keep some of their boxes, small and large."""
+    counts = [len(row.boxes_mm.get(name, ())) for row in facts if row.boxes_mm]
+    boxes = sorted((box for row in facts for box in row.boxes_mm.get(name, ())), key=math.prod)
+    if not boxes:
+        return {}
+    return {
+        "n_instances": (min(counts), int(np.median(counts)), max(counts)),
+        "boxes_mm": tuple(boxes[:: max(1, -(-len(boxes) // BOXES))]),
+    }
 
 
 def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from voxmetry.config import ModelSpec, TrainingDomain
+from voxmetry.config import MaskRcnnNetwork, ModelSpec, TrainingDomain
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
+from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError
 from voxmetry.nn.preprocess import on_model_grid, preprocess, preprocess_labels
 from voxmetry.train.cases import Case, Channel, DataSet
-from voxmetry.train.dataset import naming, read_labelled
+from voxmetry.train.dataset import Labelled, naming, read_labelled
+from voxmetry.train.instance_labels import components_of
 from voxmetry.train.partial import Labelling
 
 PLACES = 10_000
@@ -44,6 +46,8 @@ class LabelledCase:
     absent
         (Z, 1 + structures) bool, True where a structure was not looked for; one row where that is so of the whole
         image. Empty: everything was looked for.
+    instances
+        (1, I, J, K) uint16, the instance that a voxel belongs to; empty where the model tells none apart.
     """
 
     name: str
@@ -54,6 +58,7 @@ class LabelledCase:
     places: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
     source: str = ""
     absent: np.ndarray = field(default_factory=lambda: np.empty((0, 0), bool))
+    instances: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0, 0), np.uint16))
 
     @property
     def known(self) -> np.ndarray:
@@ -93,7 +98,21 @@ def load_case(case: Case, data: DataSet, spec: ModelSpec) -> LabelledCase:
         },
         places=structure_places(label[:1]),
         absent=absent if absent.any() else np.empty((0, 0), bool),
+        instances=_instances(found, segmentation, spec),
     )
+
+
+def _instances(found: Labelled, segmentation: Segmentation, spec: ModelSpec) -> np.ndarray:
+    """Return the instances of a case on the model's grid, for a model that tells them apart.
+
+    Where the case does not say them they are the connected components.
+    """
+    if not isinstance(spec.network, MaskRcnnNetwork):
+        return np.empty((0, 0, 0, 0), np.uint16)
+    array = found.instances
+    if array is None:
+        array = components_of(segmentation, spec.network.things or spec.labels.names)
+    return on_model_grid(array, segmentation.geometry, spec)[None]
 
 
 def structure_places(label: np.ndarray) -> np.ndarray:

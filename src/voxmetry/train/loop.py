@@ -26,9 +26,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from voxmetry.config import ModelSpec, TrainSettings
-from voxmetry.errors import InferenceError
+from voxmetry.errors import ConfigError, InferenceError
 from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.measurement.overlap import Overlap
+from voxmetry.nn.networks.build import thing_classes
 from voxmetry.nn.networks.dynunet import split_outputs
 from voxmetry.nn.runtime import choose_for_training
 from voxmetry.nn.window import window_scores
@@ -263,15 +264,10 @@ def train_step(
     step: int,
 ) -> float:
     """Move the weights and their average by one step; return the loss."""
-    image, label = state.fabric.to_device((batch.image, batch.label))
-    absent = state.fabric.to_device(batch.absent) if batch.absent is not None else None
     state.network.train()
-    outputs = state.network(image)  # in the precision that the settings ask for
-    weighted = split_outputs(outputs, levels=settings.model.network.deep_supervision)
-    parts = []
-    for weight, output in reversed(weighted):  # the finest last, whose overlap the log is to have
-        parts.append(weight * criterion(output.float(), *on_grid_of(output, label, absent)))
-    loss = torch.stack(parts).sum()
+    loss = instance_loss(state, settings, criterion, batch, step) if batch.instances is not None else None
+    if loss is None:
+        loss = semantic_loss(state, settings, criterion, batch)
     value = loss.item()
     if not math.isfinite(value):
         raise InferenceError(
@@ -287,6 +283,38 @@ def train_step(
     keep = min(settings.ema_decay, (1 + step) / (10 + step)) if settings.ema_decay else 0.0
     follow(state.averaged, state.network, keep)
     return value
+
+
+def semantic_loss(state: RunState, settings: TrainSettings, criterion: nn.Module, batch: Batch) -> torch.Tensor:
+    """Return the loss of a network that returns scores, one output or several on coarser grids."""
+    image, label = state.fabric.to_device((batch.image, batch.label))
+    absent = state.fabric.to_device(batch.absent) if batch.absent is not None else None
+    outputs = state.network(image)  # in the precision that the settings ask for
+    weighted = split_outputs(outputs, levels=settings.model.network.deep_supervision)
+    parts = []
+    for weight, output in reversed(weighted):  # the finest last, whose overlap the log is to have
+        parts.append(weight * criterion(output.float(), *on_grid_of(output, label, absent)))
+    return torch.stack(parts).sum()
+
+
+def instance_loss(
+    state: RunState, settings: TrainSettings, criterion: nn.Module, batch: Batch, step: int
+) -> torch.Tensor:
+    """Return the loss of a network that tells instances apart; see `instance_losses`."""
+    from voxmetry.train.instance_losses import InstanceLoss, targets_of
+
+    image, label, instances = state.fabric.to_device((batch.image, batch.label, batch.instances))
+    if batch.absent is not None:
+        raise ConfigError(
+            found="cases in which some structures were not looked for, and a network of kind 'maskrcnn'",
+            expected="label maps that say everything: what was not drawn would be learnt as not there",
+            fix="take these cases out of the data set, or train a network of kind 'dynunet'",
+        )
+    targets = targets_of(instances, label, thing_classes(settings.model))
+    seed = int(np.random.SeedSequence([settings.seed, step, state.fabric.global_rank]).generate_state(1)[0])
+    learn = InstanceLoss(targets, criterion, label, seed=seed)
+    loss: torch.Tensor = state.network(image, learn)
+    return loss
 
 
 @torch.no_grad()

@@ -44,6 +44,8 @@ class CaseEntry(Record):
     """Structures that are known not to be in this image."""
     unknown: str | None = None
     """A mask on the label's grid: where it is not 0, nothing is known."""
+    instances: str | None = None
+    """A map on the label's grid whose values tell the instances of the structures apart."""
     held_out: bool = False
     """Held out by each run that is no fold of a cross-validation."""
 
@@ -70,6 +72,11 @@ class Manifest(Record):
     """Values that are part of a structure, by the value that it has in `labels`."""
     unlisted: Literal["refuse", "background"] = "refuse"
     """What a value of a label map is that nothing names."""
+    instances_of: str | None = None
+    """The structure that each value of the label maps is an instance of, as where each vertebra has a number of its
+    own; `labels` is then {1: that structure}, if it is left out."""
+    instances: str | None = None
+    """Maps beside the label maps that tell the instances of their structures apart; `{case}` stands for the name."""
     cases: tuple[str | CaseEntry, ...] = Field(min_length=1)
 
 
@@ -86,8 +93,35 @@ def read_yaml(path: Path, *, root: Path | None) -> DataSet:
     entries = [CaseEntry(case=entry) if isinstance(entry, str) else entry for entry in manifest.cases]
     cases = [_case(entry, manifest, start) for entry in sorted(entries, key=lambda entry: entry.case)]
     labels = table_of(manifest.labels) if isinstance(manifest.labels, dict) else manifest.labels
+    if manifest.instances_of is not None:
+        labels = _instance_table(manifest, manifest.instances_of, labels)
     channels = tuple(Channel(item.name, item.modality or modality_of(item.name)) for item in manifest.channels)
     return DataSet(manifest.name, channels, labels, tuple(cases))
+
+
+def _instance_table(manifest: Manifest, structure: str, labels: LabelTable | None) -> LabelTable:
+    """Return the label table of a data set whose values are instances; refuse what would give them two meanings."""
+    other = {
+        "merge": bool(manifest.merge),
+        "ignore": manifest.ignore != (),
+        "unlisted": manifest.unlisted != "refuse",
+        "instances": manifest.instances is not None
+        or any(not isinstance(x, str) and x.instances for x in manifest.cases),
+    }
+    if any(other.values()):
+        raise ConfigError(
+            found=f"instances_of and {', '.join(name for name, there in other.items() if there)} in {manifest.name}",
+            expected="values of the label maps that are instances and nothing else",
+            fix="leave one of them out",
+        )
+    found = labels or table_of({1: structure})
+    if structure not in found.names:
+        raise ConfigError(
+            found=f"instances_of: {structure}",
+            expected=f"a name of the label table: {', '.join(found.names)}",
+            fix="correct it, or leave labels out",
+        )
+    return found
 
 
 def _case(entry: CaseEntry, manifest: Manifest, root: Path) -> Case:
@@ -107,6 +141,7 @@ def _case(entry: CaseEntry, manifest: Manifest, root: Path) -> Case:
             expected=f"those of the manifest: {', '.join(channel.name for channel in manifest.channels)}",
             fix="correct the names",
         )
+    beside = entry.instances or manifest.instances
     return Case(
         name=entry.case,
         patient=entry.patient or entry.case,
@@ -117,6 +152,7 @@ def _case(entry: CaseEntry, manifest: Manifest, root: Path) -> Case:
         other_labels=tuple(place(pattern, "label") for pattern in entry.other_labels or manifest.other_labels),
         labelling=_labelling(entry, manifest, root),
         held_out=entry.held_out,
+        instances=root / beside.replace("{case}", entry.case) if beside else None,
     )
 
 
@@ -130,6 +166,7 @@ def _labelling(entry: CaseEntry, manifest: Manifest, root: Path) -> Labelling:
         merge=manifest.merge,
         unlisted=manifest.unlisted,
         unknown=root / unknown.replace("{case}", entry.case) if unknown else None,
+        instances_of=manifest.instances_of,
     )
 
 

@@ -44,6 +44,8 @@ class Labelling:
         A mask on the label's grid; where it is not 0, nothing is known.
     labels
         The label map's own table, where its structures are matched by name to those of the data set or model.
+    instances_of
+        The structure that each value of the label map is an instance of; None: values mean structures.
     """
 
     known: tuple[str, ...] | None = None
@@ -54,6 +56,7 @@ class Labelling:
     unlisted: Literal["refuse", "background"] = "refuse"
     unknown: Path | None = None
     labels: LabelTable | None = None
+    instances_of: str | None = None
 
     @property
     def is_partial(self) -> bool:

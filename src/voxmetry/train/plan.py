@@ -10,7 +10,7 @@ import math
 import re
 import textwrap
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError
 from voxmetry.train.cases import DataSet
 from voxmetry.train.fingerprint import ChannelFacts, Fingerprint, with_labels
+from voxmetry.train.plan_instances import plan_mask_rcnn
+
+NetworkChoice: TypeAlias = Literal["auto", "dynunet", "fcn", "maskrcnn"]
 
 VALUES_PER_VOXEL = 20
 """Values of four bytes that a step keeps for each voxel and channel of a level: 11 to 14 were
@@ -53,6 +56,8 @@ class Budget:
         Modality of each channel, where neither files nor names say it.
     processes
         Processes that share a batch, each with this memory.
+    network
+        "dynunet", "fcn" or "maskrcnn"; "auto": the last where the label maps tell instances apart, else the first.
     """
 
     memory_gb: float = 4.0
@@ -60,6 +65,7 @@ class Budget:
     epochs: int | None = None
     modalities: tuple[str, ...] | None = None
     processes: int = 1
+    network: NetworkChoice = "auto"
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,8 @@ def make_plan(
     Raises
     ------
     ConfigError
-        If no patch fits into the memory, or a channel's modality neither is known nor follows from its values.
+        If no patch fits into the memory, a channel's modality neither is known nor follows from its values, or the
+        network does not fit the data set.
 
     Notes
     -----
@@ -137,12 +144,7 @@ def make_plan(
             "inputs": inputs,
             "spacing_mm": [round(value, 4) for value in spacing],
             "window": {"patch": patch, "overlap": 0.5},
-            "network": {
-                "channels": channels,
-                "strides": [stride for stride, _ in levels],
-                "kernels": [kernel for _, kernel in levels],
-                "deep_supervision": min(2, max(0, len(levels) - 3)),
-            },
+            "network": _network(fingerprint, spacing, levels, channels, budget, reasons),
             "labels": labels.model_dump(mode="json"),
             "training_domain": {
                 "spacing_mm": [{"low": low, "high": high} for low, high in fingerprint.spacing_range_mm],
@@ -152,11 +154,43 @@ def make_plan(
     }
     content |= _sampling(fingerprint, patch, shape, reasons)
     reasons["precision"] = "bf16 where the processor multiplies it, else float32; the memory is planned for float32"
-    reasons["model.network.deep_supervision"] = (
-        "two coarser outputs take part in the loss where there are levels for it"
-    )
     reasons["model.training_domain"] = "measured; measured again on the training cases when the run ends"
     return TrainingPlan(parse_record(content, TrainSettings, where="the plan"), reasons)
+
+
+def _network(
+    fingerprint: Fingerprint,
+    spacing: list[float],
+    levels: list[tuple[list[int], list[int]]],
+    channels: list[int],
+    budget: Budget,
+    reasons: dict[str, str],
+) -> dict[str, object]:
+    """Describe the network: levels as they were chosen, and what else its kind asks for."""
+    things = [row for row in fingerprint.structures if row.boxes_mm]
+    kind = budget.network if budget.network != "auto" else ("maskrcnn" if things else "dynunet")
+    strides = [stride for stride, _ in levels]
+    if kind == "dynunet":
+        reasons["model.network.deep_supervision"] = (
+            "two coarser outputs take part in the loss where there are levels for it"
+        )
+        deep = min(2, max(0, len(levels) - 3))
+        return {
+            "channels": channels,
+            "strides": strides,
+            "kernels": [kernel for _, kernel in levels],
+            "deep_supervision": deep,
+        }
+    if kind == "fcn":
+        if len(levels) < 4:
+            raise ConfigError(
+                found=f"a patch with {len(levels)} levels for a network of kind 'fcn'",
+                expected="four levels or more, of which the last three make the scores",
+                fix="raise --memory-gb, or take --network dynunet",
+            )
+        reasons["model.network.kind"] = "as it was asked for; its last three levels make the scores"
+        return {"kind": "fcn", "channels": channels, "strides": strides}
+    return plan_mask_rcnn(things, spacing, levels, channels, reasons)
 
 
 def memory_gb(patch: list[int], strides: list[list[int]], channels: list[int], batch: int) -> float:

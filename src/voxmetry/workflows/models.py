@@ -157,8 +157,12 @@ def run_model(
     confidence = nn.Confidence(ready.spec) if ready.spec.quality else None
     agreement = nn.MemberAgreement(ready.spec)
     with gate or nullcontext(), clock.step("network"):
-        made = ready.run(prepared, maps=maps, maps_to=maps_to, confidence=confidence, agreement=agreement)
-    segmentation, apart = in_two(made)
+        if ready.tells_instances:
+            apart = ready.run_instances(prepared, maps=maps, maps_to=maps_to, confidence=confidence)
+            segmentation = apart.segmentation
+        else:
+            apart = None
+            segmentation = ready.run(prepared, maps=maps, maps_to=maps_to, confidence=confidence, agreement=agreement)
     with clock.step("clean up"):
         cleaned = only(clean(segmentation, ready.spec.clean), wanted)
     predicted = predict_dice(confidence.expected_dice(), ready.spec) if confidence else ()
@@ -171,8 +175,3 @@ def run_model(
     if apart is None:
         return Answer(cleaned, predicted, agreed)
     return Answer(cleaned, predicted, agreed, instances=cut_to(apart, cleaned), instances_by="network")
-
-
-def in_two(made: Segmentation | InstanceSegmentation) -> tuple[Segmentation, InstanceSegmentation | None]:
-    """Return what a network made as its label map and its instances; None where it has none."""
-    return (made.segmentation, made) if isinstance(made, InstanceSegmentation) else (made, None)

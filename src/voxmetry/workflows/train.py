@@ -20,6 +20,7 @@ from voxmetry.train.devices import is_first as is_first
 
 if TYPE_CHECKING:
     from voxmetry.train.loop import Watcher
+    from voxmetry.train.plan import NetworkChoice
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class TrainingOptions:
         Instead of what the plan or configuration says.
     precision
         "auto", "bf16" or "float32", instead of what the plan or configuration says.
-    memory_gb, modality
+    memory_gb, modality, network
         As for a plan.
     device
         "auto", "cpu" or "cuda".
@@ -62,6 +63,7 @@ class TrainingOptions:
     precision: Literal["auto", "bf16", "float32"] | None = None
     memory_gb: float = 4.0
     modality: tuple[str, ...] = ()
+    network: NetworkChoice = "auto"
     device: str = "auto"
     resume: bool = False
     cache: Path | None = None
@@ -160,7 +162,12 @@ def _planned(data: list[Path], options: TrainingOptions, progress: Progress | No
     from voxmetry.workflows.train_plan import PlanInputs, plan_training
 
     inputs = PlanInputs(
-        data, epochs=options.epochs, memory_gb=options.memory_gb, modality=options.modality, device=options.device
+        data,
+        epochs=options.epochs,
+        memory_gb=options.memory_gb,
+        modality=options.modality,
+        network=options.network,
+        device=options.device,
     )
     plan = plan_training(inputs, progress=progress)
     run = options.out or Path("runs") / plan.settings.model.name

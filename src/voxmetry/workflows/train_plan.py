@@ -15,7 +15,7 @@ from voxmetry.train.devices import n_processes
 from voxmetry.train.finetune import settings_from
 from voxmetry.train.fingerprint import scan
 from voxmetry.train.join import open_joined
-from voxmetry.train.plan import Budget, TrainingPlan, make_plan
+from voxmetry.train.plan import Budget, NetworkChoice, TrainingPlan, make_plan
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class PlanInputs:
         Memory that training may take, in 10^9 bytes.
     modality
         CT, MR or PT: what each channel is, where the data set does not say.
+    network
+        "dynunet", "fcn" or "maskrcnn"; "auto": the last where label maps tell instances apart, else the first.
     device
         "auto", "cpu" or "cuda".
     """
@@ -43,6 +45,7 @@ class PlanInputs:
     epochs: int | None = None
     memory_gb: float = 4.0
     modality: Sequence[str] = ()
+    network: NetworkChoice = "auto"
     device: str = "auto"
 
 
@@ -61,6 +64,7 @@ def plan_training(inputs: PlanInputs, *, progress: Progress | None = None) -> Tr
         inputs.epochs,
         tuple(inputs.modality) or None,
         n_processes(),
+        inputs.network,
     )
     paths = [str(path) for path in inputs.data]
     return make_plan(fingerprint, named, data=paths[0] if len(paths) == 1 else tuple(paths), budget=budget)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from voxmetry.config import ModelSpec, dump_yaml
+from voxmetry.config import MaskRcnnNetwork, ModelSpec, dump_yaml
 from voxmetry.errors import MissingExtraError, ModelError, OutputExistsError
 from voxmetry.io.atomic import atomic_path, make_folder, write_bytes, write_text
 from voxmetry.models import find_model, read_spec
@@ -72,6 +72,13 @@ def export_model(name: str | Path, out: Path | str, *, form: Form, overwrite: bo
             found=f"{target.name} is there already",
             expected="a new name",
             fix="name another one, or add --overwrite (overwrite=True) to replace it",
+        )
+    if isinstance(spec.network, MaskRcnnNetwork):
+        raise ModelError(
+            found=f"{spec.name}, a network of kind 'maskrcnn', to write as {form}",
+            expected="a network of a fixed graph: here the number of boxes follows from the image, and boxes are "
+            "suppressed and sampled one by one",
+            fix="run it by voxmetry segment or voxmetry.Predictor; export a U-Net or an FCN of the same data instead",
         )
     network = build_network(spec)
     load_into(network, folder / spec.weights.file, sha256=spec.weights.sha256)

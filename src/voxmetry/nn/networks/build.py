@@ -1,16 +1,18 @@
-"""Networks by what model.yaml says: a DynUNet of this package, or one that another framework trained."""
+"""Networks by what model.yaml says: this package's own, or one that another framework trained."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from voxmetry.config import ModelSpec, NetworkSpec
-from voxmetry.config.networks import MonaiNetwork, NnunetNetwork
+from voxmetry.config.networks import FcnNetwork, MaskRcnnNetwork, MonaiNetwork, NnunetNetwork
 from voxmetry.errors import ConfigError, MissingExtraError, ModelError
+from voxmetry.nn.networks.fcn import Fcn
 from voxmetry.nn.networks.nnunet import NnunetUNet
 
 HARMLESS = 20_000_000
@@ -69,7 +71,27 @@ def _build_one(spec: ModelSpec) -> nn.Module:
         return build_unet(network, n_inputs=n_inputs, n_classes=spec.n_classes)
     if isinstance(network, NnunetNetwork):
         return NnunetUNet(network, n_inputs=n_inputs, n_outputs=spec.n_classes)
+    if isinstance(network, FcnNetwork):
+        from voxmetry.nn.networks.dynunet import SpaceToDepth
+
+        voxels = math.prod(network.space_to_depth)
+        fcn = Fcn(network, n_inputs=n_inputs * voxels, n_outputs=spec.n_classes * voxels)
+        return fcn if voxels == 1 else SpaceToDepth(fcn, network.space_to_depth)
+    if isinstance(network, MaskRcnnNetwork):
+        from voxmetry.nn.networks.mask_rcnn import MaskRcnn
+
+        return MaskRcnn(
+            network, n_inputs=n_inputs, n_classes=spec.n_classes, things=thing_classes(spec), spacing_mm=spec.spacing_mm
+        )
     return _build_monai(network, n_inputs, spec.n_classes)
+
+
+def thing_classes(spec: ModelSpec) -> tuple[int, ...]:
+    """Return the class indices of the structures whose instances a model tells apart; none but for 'maskrcnn'."""
+    if not isinstance(spec.network, MaskRcnnNetwork):
+        return ()
+    wanted = spec.network.things or spec.labels.names
+    return tuple(1 + spec.labels.names.index(name) for name in wanted)
 
 
 def _build_monai(network: MonaiNetwork, n_inputs: int, n_outputs: int) -> nn.Module:

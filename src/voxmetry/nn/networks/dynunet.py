@@ -63,21 +63,31 @@ class SpaceToDepth(nn.Module):
         In training mode with deep supervision a tuple: the coarser outputs follow, each on its own grid, as nothing is
         gained from interpolating them before the loss.
         """
-        a, b, c = self.block
-        n, channels, i, j, k = x.shape
-        x = x.reshape(n, channels, i // a, a, j // b, b, k // c, c).permute(0, 1, 3, 5, 7, 2, 4, 6)
-        x = x.reshape(n, channels * a * b * c, i // a, j // b, k // c)
+        x = to_depth(x, self.block)
         if not (self.training and isinstance(self.unet, DynUNet) and self.unet.deep_supervision):
             return self._apart(self.unet(x))
         finest = self.unet.output_block(self.unet.skip_layers(x))
         return (self._apart(finest), *(self._apart(coarse) for coarse in self.unet.heads))
 
     def _apart(self, x: torch.Tensor) -> torch.Tensor:
-        a, b, c = self.block
-        n, channels, i, j, k = x.shape
-        classes = channels // (a * b * c)
-        x = x.reshape(n, classes, a, b, c, i, j, k).permute(0, 1, 5, 2, 6, 3, 7, 4)
-        return x.reshape(n, classes, i * a, j * b, k * c)
+        return to_space(x, self.block)
+
+
+def to_depth(x: torch.Tensor, block: tuple[int, int, int]) -> torch.Tensor:
+    """Return (B, C, I, J, K) with each block of voxels as one voxel of C x a x b x c channels."""
+    a, b, c = block
+    n, channels, i, j, k = x.shape
+    x = x.reshape(n, channels, i // a, a, j // b, b, k // c, c).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    return x.reshape(n, channels * a * b * c, i // a, j // b, k // c)
+
+
+def to_space(x: torch.Tensor, block: tuple[int, int, int]) -> torch.Tensor:
+    """Undo `to_depth`."""
+    a, b, c = block
+    n, channels, i, j, k = x.shape
+    classes = channels // (a * b * c)
+    x = x.reshape(n, classes, a, b, c, i, j, k).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(n, classes, i * a, j * b, k * c)
 
 
 def dynunet_arguments(spec: NetworkSpec) -> dict[str, Any]:

@@ -88,7 +88,9 @@ class _Blocks(nn.Module):
         return self.blocks(x)
 
 
-class _Encoder(nn.Module):
+class NnunetEncoder(nn.Module):
+    """The encoder alone: (B, n_inputs, I, J, K) to the features of each level, full resolution first."""
+
     def __init__(self, spec: NnunetNetwork, n_inputs: int) -> None:
         super().__init__()
         self.stem: nn.Module = nn.Identity()
@@ -107,6 +109,7 @@ class _Encoder(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return one tensor a level."""
         x = self.stem(x)
         levels = []
         for stage in self.stages:
@@ -157,7 +160,7 @@ class NnunetUNet(nn.Module):
 
     def __init__(self, spec: NnunetNetwork, *, n_inputs: int, n_outputs: int) -> None:
         super().__init__()
-        self.encoder = _Encoder(spec, n_inputs)
+        self.encoder = NnunetEncoder(spec, n_inputs)
         self.decoder = _Decoder(spec, n_outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
