@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 OUT ?= demo-out
 
 .PHONY: demo test mutations check lint docs bench-cohort bench-inference bench-gpu bench-surface reproduce-hippocampus \
-  reproduce-sarcoma reproduce-head-neck reproduce-brain clean help
+  reproduce-sarcoma reproduce-head-neck reproduce-brain serve-demo clean help
 
 help:
 	@echo "make demo    segment a brain region from DICOM to report, into $(OUT)"
+	@echo "make serve-demo   Orthanc, the service and OHIF on this machine, with a study that goes round; into serve-demo-out"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, import contracts and tests"
 	@echo "make mutations   prove that changes of one line which would move a number make a test fail"
@@ -34,6 +35,10 @@ demo: $(VENV)/ready
 	@echo "== Segmenting a region of the ICBM 152 brain template: DICOM in, report out"
 	$(BIN)/voxmetry demo --out $(OUT) --overwrite
 	@echo "== Open $(OUT)/report.html in a browser"
+
+# ONCE=--once ends it when the results are in Orthanc.
+serve-demo: $(VENV)/ready
+	$(BIN)/python deploy/demo.py $(ONCE)
 
 test: $(VENV)/ready
 	@echo "== Running the tests and the examples in the documentation of the code"

@@ -113,10 +113,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Say nothing: paths hold UIDs."""
 
 
-def serve(folder: Path, archive: str, port: int) -> http.server.ThreadingHTTPServer:
-    """Return a server on loopback; `serve_forever` runs it."""
+def serve(folder: Path, archive: str, port: int, *, host: str = "127.0.0.1") -> http.server.ThreadingHTTPServer:
+    """Return a server; `serve_forever` runs it."""
     handler = type("Viewer", (Handler,), {"folder": folder.resolve(), "archive": archive})
-    return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    return http.server.ThreadingHTTPServer((host, port), handler)
 
 
 if __name__ == "__main__":
@@ -124,5 +124,6 @@ if __name__ == "__main__":
     options.add_argument("--ohif", type=Path, required=True)
     options.add_argument("--orthanc", default="http://127.0.0.1:8042")
     options.add_argument("--port", type=int, default=3000)
+    options.add_argument("--host", default="127.0.0.1", help="another address only where nobody else reaches it")
     given = options.parse_args()
-    serve(given.ohif, given.orthanc, given.port).serve_forever()
+    serve(given.ohif, given.orthanc, given.port, host=given.host).serve_forever()
