@@ -1,0 +1,60 @@
+"""The files of deploy/: settings that are read, and a viewer that serves only what it should."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import requests
+
+from voxmetry.config import load_yaml
+from voxmetry.config.service import ServiceSettings
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+
+
+@pytest.mark.parametrize("name", ["serve.yaml", "compose-serve.yaml"])
+def test_settings_are_those_that_the_service_reads(name: str) -> None:
+    settings = load_yaml(DEPLOY / name, ServiceSettings)
+    assert settings.routes
+    assert settings.peers
+
+
+def test_files_name_each_other_as_they_are() -> None:
+    image = (DEPLOY / "Dockerfile").read_text()
+    compose = (DEPLOY / "compose.yaml").read_text()
+    unit = (DEPLOY / "voxmetry.service").read_text()
+    for command in ("/etc/voxmetry/serve.yaml",):
+        assert command in image
+        assert command in compose
+        assert command in unit
+    for name in ("compose-serve.yaml", "viewer.py", "deploy/Dockerfile"):
+        assert name in compose
+        assert (DEPLOY / Path(name).name).is_file()
+    assert "USER 10001" in image
+
+
+def test_the_viewer_serves_its_folder_alone(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(DEPLOY))
+    import viewer
+
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "index.html").write_text("the page")
+    (tmp_path / "dist" / "app-config.js").write_text("theirs")
+    (tmp_path / "secret").write_text("secret")
+    server = viewer.serve(tmp_path / "dist", "http://127.0.0.1:9", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        assert requests.get(f"{base}/viewer?StudyInstanceUIDs=1", timeout=10).text == "the page"
+        ours = requests.get(f"{base}/app-config.js", timeout=10)
+        assert f"{base}/dicom-web" in ours.text
+        assert requests.get(f"{base}/dicom-web/studies", timeout=10).status_code == 502
+        for path in ("/../secret", "/%2e%2e/secret", "//secret"):
+            request = requests.Request("GET", base).prepare()
+            request.url = base + path
+            assert "secret" not in requests.Session().send(request, timeout=10).text
+    finally:
+        server.shutdown()
+        server.server_close()
