@@ -27,3 +27,20 @@ def test_measure_is_a_function_in_any_order_of_import(first):
 def test_a_function_of_the_front_door_pickles_as_itself(name):
     function = getattr(voxmetry, name)
     assert pickle.loads(pickle.dumps(function)) is function
+
+
+def test_settings_of_another_function_are_refused_in_words(tmp_path):
+    """They are records with other fields: `cohort(settings=CohortSettings())` was an AttributeError."""
+    from voxmetry.core.records import CohortSettings
+    from voxmetry.errors import ConfigError
+
+    wrong = CohortSettings()
+    calls = {
+        "RunSettings": lambda: list(voxmetry.cohort(tmp_path, tmp_path / "out", "hippocampus-mr", settings=wrong)),
+        "StudySettings": lambda: voxmetry.segment_study(tmp_path, tmp_path / "out", "hippocampus-mr", settings=wrong),
+        "FollowUpSettings": lambda: voxmetry.follow_up(baseline=None, current=None, settings=wrong),
+    }
+    for kind, call in calls.items():
+        with pytest.raises(ConfigError, match=f"settings of type CohortSettings(?s:.*){kind}"):
+            call()
+    assert not (tmp_path / "out").exists()

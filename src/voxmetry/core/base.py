@@ -7,11 +7,28 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
+from voxmetry.errors import ConfigError
+
 
 class Record(BaseModel):
     """A frozen record. An unknown key is an error that names it, so that a typo cannot pass as a setting."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+
+
+def require_settings(settings: object, kind: type[Record]) -> None:
+    """Raise `ConfigError` where settings are those of another function: several have a parameter of that name.
+
+    Examples
+    --------
+    >>> require_settings(Record(), Record)
+    """
+    if not isinstance(settings, kind):
+        raise ConfigError(
+            found=f"settings of type {type(settings).__name__}",
+            expected=f"{kind.__module__}.{kind.__name__}",
+            fix=f"pass {kind.__name__}(...), or leave settings out",
+        )
 
 
 def _null_to_nan(x: object) -> object:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from voxmetry.core.base import require_settings
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Flag, Lesion
@@ -109,6 +110,7 @@ def follow_up(
     >>> found.changes[1].status, found.response.category
     ('new', 'SD')
     """
+    require_settings(settings, FollowUpSettings)
     for point in (baseline, current):
         if point.image is not None:
             point.segmentation.geometry.require_same(point.image.geometry, what="segmentation and image")

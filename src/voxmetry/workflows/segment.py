@@ -11,6 +11,7 @@ from typing import Literal
 from voxmetry.classical import BaselineSpec
 from voxmetry.config import ModelSpec, StudySettings, TrainingDomain
 from voxmetry.core.axes import reorientation
+from voxmetry.core.base import require_settings
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import (
@@ -114,6 +115,7 @@ def segment_study(
     VoxmetryError
         If the input, the model or the output cannot be used; nothing half-written is left.
     """
+    require_settings(settings, StudySettings)
     clock, privacy = Clock(tell), Privacy.of(settings)
     with output_folder(out, OUTPUTS.values(), overwrite=settings.overwrite) as stage:
         if prior is not None:

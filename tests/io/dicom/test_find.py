@@ -15,6 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.fileset import FileSet
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from voxmetry import list_series, read_volume
 from voxmetry.errors import InputError, SeriesError
@@ -255,3 +256,30 @@ def _directory(path, records):
         record.SeriesInstanceUID = "1.2.3"
         dataset.DirectoryRecordSequence.append(record)
     dataset.save_as(path, enforce_file_format=True)
+
+
+class TestDeflated:
+    """Two megabytes of deflated DICOM took 4.3 GB to look at."""
+
+    @pytest.fixture
+    def bomb(self, files):
+        dataset = pydicom.dcmread(files[3])
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        dataset.add_new(0x00091010, "LO", "X")
+        dataset.add_new(0x00091011, "OB", bytes(120_000_000))
+        dataset.save_as(files[3], enforce_file_format=True)
+        assert files[3].stat().st_size < 200_000
+        return files
+
+    def test_far_more_than_images_pack_to_is_not_inflated(self, bomb):
+        series, stray = list_series(bomb[0].parent)
+        assert series.n_slices == len(bomb) - 1
+        assert (stray.verdict, stray.n_files) == ("unreadable", 1)
+
+    def test_the_limit_that_is_set_holds(self, files, monkeypatch):
+        dataset = pydicom.dcmread(files[3])
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        dataset.save_as(files[3], enforce_file_format=True)
+        assert [info.verdict for info in list_series(files[0].parent)] == ["regular"]
+        monkeypatch.setenv("VOXMETRY_IMAGE_GB", "0.000001")
+        assert list_series(files[0].parent)[-1].verdict == "unreadable"

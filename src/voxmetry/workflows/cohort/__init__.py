@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from voxmetry.core.base import require_settings
 from voxmetry.workflows.cohort.records import CohortPlan, Outcome, RunSettings
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def cohort(
     from voxmetry.workflows.cohort.plan import out_folder, plan_cohort
     from voxmetry.workflows.cohort.run import run_plan
 
+    require_settings(settings, RunSettings)
     root = Path(source)
     named = [models] if isinstance(models, str | Path) else list(models)
     bids = root.is_dir() and is_bids(root)

@@ -7,10 +7,15 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
+from voxmetry.core.memory import free_bytes
+from voxmetry.io.memory import SHARE, image_limit_bytes
+
 UNDEFINED: Final = 0xFFFFFFFF
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 _MOST_INFLATED = 1 << 31
+_SMALL, _MOST_RATIO = 1 << 26, 250
+"""What deflated content may always take, in bytes, and how many times its size beyond that."""
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _SHORT = frozenset(
     (
@@ -83,13 +88,24 @@ def _meta(data: bytes, whole: bool) -> tuple[int, str | None, str | None]:
 
 def _inflate(data: bytes) -> bytes:
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    most = _most_inflated(len(data))
     try:
-        inflated = stream.decompress(data, _MOST_INFLATED)
+        inflated = stream.decompress(data, most)
     except zlib.error as error:
         raise DamagedError("its deflated content cannot be inflated") from error
     if not stream.eof:
-        raise DamagedError("its deflated content is cut off, or larger than 2 GiB")
+        raise DamagedError(f"its deflated content is cut off, or larger than {most / 1e9:.2f} GB")
     return inflated
+
+
+def _most_inflated(packed: int) -> int:
+    """Return how many deflated bytes are taken: what images pack to, what is free, and any limit that is set.
+
+    Deflate packs up to 1032 zeros into a byte; masks of whole bodies come near a quarter of that.
+    """
+    free, limit = free_bytes(), image_limit_bytes()
+    room = [] if free is None else [int(SHARE * free)]
+    return min(_MOST_INFLATED, _SMALL + _MOST_RATIO * packed, *room, *([] if limit is None else [limit]))
 
 
 def _encoding(data: bytes, start: int, syntax: str | None) -> _Encoding:
