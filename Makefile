@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo test mutations check lint docs bench-cohort bench-inference bench-gpu bench-surface reproduce-hippocampus \
+.PHONY: demo test mutations check lint docs bench-cohort bench-inference bench-gpu gpu-day bench-surface reproduce-hippocampus \
   reproduce-sarcoma reproduce-head-neck reproduce-brain serve-demo clean help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, import contracts and tests"
 	@echo "make mutations   prove that changes of one line which would move a number make a test fail"
+	@echo "make gpu-day   tests, benchmarks and a training on a GPU within nine minutes; GPU_OUT=FOLDER, DEVICE=cpu TINY=1 to try"
 	@echo "make docs    the documentation site, into build/docs"
 	@echo "make bench-cohort   many studies: throughput, memory, Dask workers, 100,000 simulated; DATA=FOLDER"
 	@echo "make bench-surface   surface distances against surface-distance and MONAI"
@@ -117,6 +118,14 @@ BENCH = $(BIN)/python benchmarks/bench_inference.py $(if $(DATA),--data $(DATA))
 bench-gpu: $(VENV)/ready
 	@echo "== The network against the roofline of its convolutions, and a study of 105 classes. Needs CUDA, and no data"
 	$(BIN)/python benchmarks/bench_gpu.py
+
+# By the Python that is there (PYTHON), whose torch fits the machine's driver. WHEELS is a folder of wheels where there is no
+# network connection; SETTINGS and DATA name what to train, MINUTES when all has ended, DEVICE=cpu TINY=1 tries it.
+gpu-day:
+	@echo "== Tests, benchmarks and a training on a GPU, stopped by the clock"
+	$(PYTHON) benchmarks/gpu_day.py --out $(GPU_OUT) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(DEVICE),--device $(DEVICE)) \
+	  $(if $(WHEELS),--wheels $(WHEELS)) $(if $(SETTINGS),--settings $(SETTINGS) --data $(DATA)) $(if $(TINY),--tiny)
+GPU_OUT ?= out/gpu-day
 
 check: lint test
 

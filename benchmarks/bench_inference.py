@@ -33,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     import torch
 
 PATCH, SPACING_MM = 96, 1.5
+CHANNELS = (32, 64, 128, 256, 320, 320)
 FULL = (512, 512, 300)
 PEERS = ("monai", "nnunet")
 QUICK_S = 60
@@ -408,7 +410,14 @@ def labelled_patch(data: Path, n_classes: int) -> tuple[torch.Tensor, torch.Tens
     return patch, truth.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
 
 
-def write_fitted(folder: Path, patch: torch.Tensor, truth: torch.Tensor, n_classes: int) -> None:
+def write_fitted(
+    folder: Path,
+    patch: torch.Tensor,
+    truth: torch.Tensor,
+    n_classes: int,
+    *,
+    channels: Sequence[int] = CHANNELS,
+) -> None:
     """Write a model with seeded weights and a last layer that is fitted by ridge regression.
 
     Parameters
@@ -416,11 +425,13 @@ def write_fitted(folder: Path, patch: torch.Tensor, truth: torch.Tensor, n_class
     folder
         A new folder.
     patch
-        (1, 1, 96, 96, 96) network input.
+        (1, 1, I, J, K) network input, of the size of the model's patch.
     truth
-        (96, 96, n) classes of its first n slices along k.
+        (I, J, n) classes of its first n slices along k.
     n_classes
         With the background.
+    channels
+        Of each level.
     """
     import torch
 
@@ -440,11 +451,11 @@ def write_fitted(folder: Path, patch: torch.Tensor, truth: torch.Tensor, n_class
         "spacing_mm": [SPACING_MM] * 3,
         # The grid that MONAI's Spacing makes, so that both ways see the same voxels.
         "resampling": {"rule": "monai"},
-        "window": {"patch": [PATCH] * 3, "overlap": 0.5},
+        "window": {"patch": list(patch.shape[2:]), "overlap": 0.5},
         "network": {
-            "channels": [32, 64, 128, 256, 320, 320],
-            "strides": [[1, 1, 1], *[[2, 2, 2]] * 5],
-            "kernels": [[3, 3, 3]] * 6,
+            "channels": list(channels),
+            "strides": [[1, 1, 1], *[[2, 2, 2]] * (len(channels) - 1)],
+            "kernels": [[3, 3, 3]] * len(channels),
         },
         "labels": {"labels": [{"value": n, "name": f"s{n}", "colour": "#E69F00"} for n in range(1, n_classes)]},
         "training_domain": {},

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import platform
 import statistics
 import sys
@@ -62,7 +63,7 @@ from voxmetry.train.fingerprint import scan
 from voxmetry.train.labelled_cases import LabelledCase
 from voxmetry.train.loop import train_step
 from voxmetry.train.losses import build_loss
-from voxmetry.train.plan import Budget, make_plan, memory_gb
+from voxmetry.train.plan import Budget, Outputs, make_plan, memory_gb
 from voxmetry.train.state import begin
 from voxmetry.workflows.provenance import peak_memory_mb
 
@@ -80,6 +81,10 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("bf16", "float32"), default="bf16")
     parser.add_argument(
+        "--shape", type=int, nargs=3, default=[160, 144, 112], help="voxels of the phantoms along each axis"
+    )
+    parser.add_argument("--json", type=Path, help="file that the figures are written to as well")
+    parser.add_argument(
         "--by", choices=("clock", "processor"), default="clock", help="How training is timed; busy machines: processor."
     )
     parser.add_argument("--no-training", action="store_true", help="The data pipeline alone.")
@@ -87,7 +92,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as work:
-        folder = _phantoms(Path(work) / "phantoms-mr", options.cases) if options.data == "phantoms" else options.data
+        folder = options.data
+        if folder == "phantoms":
+            folder = phantoms(Path(work) / "phantoms-mr", options.cases, tuple(options.shape))
         _run(open_data(folder), Path(work), options)
 
 
@@ -115,15 +122,16 @@ def _run(data: DataSet, work: Path, options: argparse.Namespace) -> None:
     _report(rows, settings, options)
 
 
-def _phantoms(folder: Path, count: int) -> Path:
-    """Write smooth noise with a large and a small ellipsoid, 160 x 144 x 112 voxels of 1.5 mm."""
-    shape = (160, 144, 112)
+def phantoms(folder: Path, count: int, shape: tuple[int, int, int] = (160, 144, 112)) -> Path:
+    """Write smooth noise with a large and a small ellipsoid, in voxels of 1.5 mm; 160 of them are a radius of 40."""
+    large = tuple(round(size * share) for size, share in zip(shape, (0.25, 0.21, 0.22), strict=True))
+    small = tuple(max(2, round(size * share)) for size, share in zip(shape, (0.056, 0.049, 0.054), strict=True))
     grid, table = Geometry(np.diag([1.5, 1.5, 1.5, 1.0]), shape), LabelTable.from_names({1: "large", 2: "small"})
     for number in range(count):
         rng = np.random.default_rng(number)
         image = gaussian_filter(rng.normal(size=shape).astype(np.float32), 2) * 300 + 200
         label = np.zeros(shape, np.uint8)
-        for value, radii in ((1, (40, 30, 25)), (2, (9, 7, 6))):
+        for value, radii in ((1, large), (2, small)):
             centre = [rng.integers(radius, size - radius) for radius, size in zip(radii, shape, strict=True)]
             axes = np.ogrid[tuple(slice(0, size) for size in shape)]
             inside = sum(((x - c) / r) ** 2 for x, c, r in zip(axes, centre, radii, strict=True)) < 1
@@ -261,6 +269,9 @@ def _report(rows: dict[str, list[tuple[float, float]]], settings: TrainSettings,
         f"{torch.cuda.get_device_name() if options.device == 'cuda' else platform.machine()}; "
         f"Python {sys.version.split()[0]}, torch {torch.__version__}, MONAI {monai.__version__}\n"
     )
+    if options.json:
+        figures = {"patch": patch, "batch": settings.batch_size, "per_second": rows}
+        options.json.write_text(json.dumps(figures, indent=1))
     print("| batches a second | voxmetry | MONAI recipe | ratio (median, lowest to highest) |")
     print("| --- | --- | --- | --- |")
     for name, pairs in rows.items():
@@ -274,6 +285,7 @@ def _report(rows: dict[str, list[tuple[float, float]]], settings: TrainSettings,
         [list(stride) for stride in network.strides],
         list(network.channels),
         settings.batch_size,
+        Outputs(settings.model.n_classes),
     )
     peak = torch.cuda.max_memory_allocated() / 1e9 if options.device == "cuda" else peak_memory_mb() / 1e3
     print(f"\nPeak memory of the process {peak:.2f} GB, both sides; the plan's estimate of a step {estimate:.2f}.")

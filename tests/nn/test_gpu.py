@@ -44,7 +44,7 @@ CUDA = pytest.param(
 def device(request, monkeypatch):
     """Where the network runs; on the CPU by the ways of a GPU."""
     if request.param == "cpu":
-        for room in ("ring_buffer", "restore", "confidence"):
+        for room in ("ring_buffer", "restore", "confidence", "corner_scores"):
             monkeypatch.setattr(f"voxmetry.nn.{room}.on_device", lambda _: True)
     return request.param
 

@@ -27,7 +27,7 @@ from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.networks.dynunet import SpaceToDepth, build_unet
 from voxmetry.nn.runtime import choose_for_training
 from voxmetry.nn.weights import load_into
-from voxmetry.train import train
+from voxmetry.train import loop, train
 from voxmetry.train.dataset import open_data
 from voxmetry.train.devices import open_fabric
 from voxmetry.train.finetune import carry_over
@@ -311,6 +311,19 @@ class TestMaxMinutes:
         before = weights(tmp_path / "model")
         shutil.rmtree(tmp_path / "model")
         assert weights(train(settings(epochs=2), tmp_path, data=data, resume=True, max_minutes=0)) == before
+
+    def test_minutes_count_the_validation(self, data, tmp_path, monkeypatch):
+        now = [0.0]
+        monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+        real = loop.validate_together
+
+        def slow(*parts):
+            now[0] += 100
+            return real(*parts)
+
+        monkeypatch.setattr(loop, "validate_together", slow)
+        train(settings(epochs=6, validate_every=1), tmp_path, data=data, max_minutes=2.5)
+        assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 2
 
     def test_the_learning_rate_falls_to_its_end_by_then(self):
         state = SimpleNamespace(seconds=90.0)

@@ -97,9 +97,9 @@ def train(
     watchers
         Called after each epoch, in the first process.
     max_minutes
-        End after the epoch in which so many minutes of training have passed, those before a resumption counted in, and
-        write the model. The learning rate falls to its end by then. A later call with more minutes, or none, goes on
-        from there; such a run is not repeated bit for bit, as the clock decides its learning rate.
+        End after the epoch in which so many minutes have passed, validation and those before a resumption counted in,
+        and write the model. The learning rate falls to its end by then. A later call with more minutes, or none, goes
+        on from there; such a run is not repeated bit for bit, as the clock decides its learning rate.
     locate
         Finds the paths of the block `synthesis`.
 
@@ -156,6 +156,7 @@ def train(
             if validation and (state.epoch % settings.validate_every == 0 or last):
                 table = validate_together(state, validation, settings.model)
                 row |= {f"dice_{name}": round(mean_dice(table, name), 4) for name in settings.model.labels.names}
+            clock.note()
             if first:
                 shown = {key: value for key, value in row.items() if not key.startswith("overlap_")}
                 progress.console.print("  ".join(f"{key} {value:g}" for key, value in shown.items()))
@@ -177,7 +178,7 @@ class Clock:
     Parameters
     ----------
     state
-        The run; `state.seconds` are those of its epochs that are done.
+        The run; `state.seconds` are those of its epochs that are done, validation included.
     max_minutes
         None: the steps alone decide.
     """
@@ -186,13 +187,15 @@ class Clock:
         self.state, self.limit = state, None if max_minutes is None else 60 * max_minutes
         self.began = time.perf_counter()
 
-    def restart(self) -> None:
-        """Begin an epoch."""
-        self.began = time.perf_counter()
+    def note(self) -> None:
+        """Count what has passed since the last time into the run's seconds."""
+        now = time.perf_counter()
+        self.state.seconds += now - self.began
+        self.began = now
 
     @property
     def is_over(self) -> bool:
-        """Whether the epochs that are done took all the time that there was."""
+        """Whether what was counted took all the time that there was."""
         return self.limit is not None and self.state.seconds >= self.limit
 
     def share(self, step: int, total: int) -> float:
@@ -216,7 +219,6 @@ def run_epoch(
         in the training batches (soft Dice, or Tversky's index).
     """
     fabric, began, waited, losses, overlaps = state.fabric, time.perf_counter(), 0.0, [], []
-    clock.restart()
     steps = feed.steps
     criterion = build_loss(settings.loss)
     waiting = ahead(feed.batches(state.epoch, (fabric.global_rank, fabric.world_size)))
@@ -235,7 +237,7 @@ def run_epoch(
         tick()
     state.epoch += 1
     seconds = time.perf_counter() - began
-    state.seconds += seconds
+    clock.note()
     return {
         "epoch": state.epoch,
         "loss": round(float(fabric.all_reduce(torch.tensor(np.mean(losses)), reduce_op="mean")), 5),
