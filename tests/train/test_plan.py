@@ -2,17 +2,23 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import balls
+import models
 from cases import write_cases
 from voxmetry import Geometry, Segmentation, Volume, save
-from voxmetry.config import TrainSettings, load_yaml
+from voxmetry.config import ModelSpec, TrainSettings, load_yaml, parse_record
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError, InputError
+from voxmetry.nn.memory import _Live
+from voxmetry.nn.networks.build import build_network
+from voxmetry.nn.networks.dynunet import split_outputs
 from voxmetry.train.cases import DataSet
 from voxmetry.train.dataset import open_data
 from voxmetry.train.fingerprint import ChannelFacts, Fingerprint, StructureFacts, scan
-from voxmetry.train.plan import Budget, make_plan, memory_gb
+from voxmetry.train.losses import build_loss, on_grid_of
+from voxmetry.train.plan import BASE_GB, Budget, Outputs, make_plan, memory_gb
 
 
 def fingerprint(**change) -> Fingerprint:
@@ -95,13 +101,20 @@ class TestPlan:
         network, patch = settings.model.network, settings.model.window.patch
         assert all(size % divisor == 0 for size, divisor in zip(patch, network.divisor, strict=True))
         strides, channels = [list(s) for s in network.strides], list(network.channels)
-        assert memory_gb(list(patch), strides, channels, settings.batch_size) <= memory
+        assert memory_gb(list(patch), strides, channels, settings.batch_size, Outputs(2)) <= memory
 
     def test_more_memory_gives_a_larger_patch(self):
         small, large = (
             math.prod(plan(memory_gb=memory, device="cuda").settings.model.window.patch) for memory in (1.0, 6.0)
         )
         assert large > 2 * small
+
+    def test_more_classes_leave_less_room_for_the_patch(self):
+        few, many = (
+            plan(names=[f"s{n}" for n in range(classes)], memory_gb=2.0, device="cuda") for classes in (1, 104)
+        )
+        assert math.prod(many.settings.model.window.patch) < 0.6 * math.prod(few.settings.model.window.patch)
+        assert many.settings.batch_size <= few.settings.batch_size
 
     def test_a_processor_gets_a_small_patch(self):
         assert math.prod(plan(memory_gb=16).settings.model.window.patch) <= 64**3
@@ -225,3 +238,40 @@ class TestInstances:
     def test_mask_rcnn_for_label_maps_without_instances_is_refused(self):
         with pytest.raises(ConfigError, match="instances_of"):
             plan(network="maskrcnn")
+
+
+PATCH = 16
+
+
+def live_gb(classes: int, *, partial: bool) -> tuple[float, list[list[int]], list[int]]:
+    """The most that the tensors of one step of a network hold at once, its levels' strides and channels."""
+    content = models.spec().model_dump(mode="json")
+    labels = [{"value": n, "name": f"s{n}", "colour": "#E69F00"} for n in range(1, classes)]
+    strides, channels = [[1] * 3, [2] * 3, [2] * 3, [2] * 3], [16, 32, 64, 128]
+    network = {"channels": channels, "strides": strides, "kernels": [[3] * 3] * 4, "deep_supervision": 1}
+    change = {"labels": {"labels": labels}, "training_domain": {}, "window": {"patch": [PATCH] * 3}, "network": network}
+    spec = parse_record(content | change, ModelSpec, where="test")
+    made, criterion = build_network(spec).train(), build_loss("dice_ce")
+    image, label = torch.randn(1, 1, *[PATCH] * 3), torch.randint(0, classes, (1, 1, *[PATCH] * 3))
+    absent = (torch.rand(1, classes, *[PATCH] * 3) < 0.3) if partial else None
+    if absent is not None:
+        absent[:, 0] = False
+    with _Live() as live:
+        weighted = split_outputs(made(image), levels=1)
+        parts = [weight * criterion(output, *on_grid_of(output, label, absent)) for weight, output in weighted]
+        loss = torch.stack(parts).sum()
+        del weighted, parts
+        loss.backward()
+    return live.peak / 1e9, strides, channels
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_the_estimate_covers_the_tensors_of_a_step_whatever_the_classes(partial):
+    found = []
+    for classes in (3, 105):
+        counted, strides, channels = live_gb(classes, partial=partial)
+        # At this size the gradients of the weights count, which the estimate's base is for.
+        estimate = memory_gb([PATCH] * 3, strides, channels, 1, Outputs(classes, partial=partial)) - BASE_GB
+        found.append((counted, estimate))
+    grown, expected = (found[1][which] - found[0][which] for which in (0, 1))
+    assert grown < expected < 2 * grown

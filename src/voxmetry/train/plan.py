@@ -27,6 +27,11 @@ VALUES_PER_VOXEL = 20
 """Values of four bytes that a step keeps for each voxel and channel of a level: 11 to 14 were
 measured for five networks in bf16, and 17 to 24 for three in float32; with `BASE_GB`, 20 gave an estimate above the
 measured peak for all eight."""
+CLASS_VALUES, CLASS_VALUES_A_LEVEL = 6, 3
+"""Values of four bytes that the loss keeps for each voxel and class, and for each coarser output beside: 5.0 and 2.1
+were counted among the tensors of a step that live at once, and the process held up to 1.35 times as much."""
+PARTIAL_CLASS_VALUES, PARTIAL_CLASS_VALUES_A_LEVEL = 8, 5
+"""The same where label maps leave structures open: 6.5 and 3.8 were counted."""
 BASE_GB = 0.6
 """What the process takes before the first step."""
 ANISOTROPIC = 3.0
@@ -66,6 +71,34 @@ class Budget:
     modalities: tuple[str, ...] | None = None
     processes: int = 1
     network: NetworkChoice = "auto"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the loss is taken of.
+
+    Parameters
+    ----------
+    classes
+        With the background.
+    partial
+        Whether label maps leave structures open.
+    """
+
+    classes: int
+    partial: bool = False
+
+    def values(self, levels: int) -> int:
+        """Return the values that a voxel takes in the loss of a network of so many levels."""
+        first, beside = CLASS_VALUES, CLASS_VALUES_A_LEVEL
+        if self.partial:
+            first, beside = PARTIAL_CLASS_VALUES, PARTIAL_CLASS_VALUES_A_LEVEL
+        return self.classes * (first + beside * coarser_outputs(levels))
+
+
+def coarser_outputs(levels: int) -> int:
+    """Return how many coarser outputs take part in the loss of a network of so many levels."""
+    return min(2, max(0, levels - 3))
 
 
 @dataclass(frozen=True)
@@ -124,9 +157,10 @@ def make_plan(
     inputs = [_input(channel, place, budget, reasons) for place, channel in enumerate(fingerprint.channels)]
     spacing = _spacing(fingerprint, reasons)
     width = 32 if budget.memory_gb >= 8 else 16
-    spacing, patch, levels = _fit(fingerprint, spacing, width, len(labels) + 1, budget, reasons)
+    outputs = Outputs(len(labels) + 1, partial=any(case.labelling.is_partial for case in named.cases))
+    spacing, patch, levels = _fit(fingerprint, spacing, width, outputs, budget, reasons)
     channels = [min(MOST_CHANNELS, width * 2**level) for level in range(len(levels))]
-    batch = _batch(patch, levels, channels, budget, reasons)
+    batch = _batch(patch, levels, channels, outputs, budget, reasons)
     shape = [max(1, round(e / s)) for e, s in zip(fingerprint.extent_mm, spacing, strict=True)]
     content: dict[str, object] = {
         "data": data,
@@ -174,7 +208,7 @@ def _network(
         reasons["model.network.deep_supervision"] = (
             "two coarser outputs take part in the loss where there are levels for it"
         )
-        deep = min(2, max(0, len(levels) - 3))
+        deep = coarser_outputs(len(levels))
         return {
             "channels": channels,
             "strides": strides,
@@ -193,15 +227,19 @@ def _network(
     return plan_mask_rcnn(things, spacing, levels, channels, reasons)
 
 
-def memory_gb(patch: list[int], strides: list[list[int]], channels: list[int], batch: int) -> float:
-    """Estimate what one training step takes in 10^9 bytes: activations of each level in float32, and the base.
+def memory_gb(patch: list[int], strides: list[list[int]], channels: list[int], batch: int, outputs: Outputs) -> float:
+    """Estimate what one training step takes in 10^9 bytes.
+
+    Activations of each level and the loss of each class, in float32, and the base.
 
     Examples
     --------
-    >>> round(memory_gb([48, 48, 48], [[1] * 3, [2] * 3, [2] * 3, [2] * 3], [16, 32, 64, 128], 2), 2)
-    0.98
+    >>> levels = [[1] * 3, [2] * 3, [2] * 3, [2] * 3], [16, 32, 64, 128]
+    >>> [round(memory_gb([48, 48, 48], *levels, 2, Outputs(classes)), 2) for classes in (3, 105)]
+    [1.0, 1.81]
     """
-    voxels, values = math.prod(patch), 0.0
+    voxels = math.prod(patch)
+    values = voxels * outputs.values(len(strides)) / VALUES_PER_VOXEL
     for stride, channel in zip(strides, channels, strict=True):
         voxels //= math.prod(stride)
         values += voxels * channel
@@ -273,13 +311,18 @@ def _spacing(fingerprint: Fingerprint, reasons: dict[str, str]) -> list[float]:
 
 
 def _fit(
-    fingerprint: Fingerprint, spacing: list[float], width: int, classes: int, budget: Budget, reasons: dict[str, str]
+    fingerprint: Fingerprint,
+    spacing: list[float],
+    width: int,
+    outputs: Outputs,
+    budget: Budget,
+    reasons: dict[str, str],
 ) -> tuple[list[float], list[int], list[tuple[list[int], list[int]]]]:
     """Find the largest patch that fits; where it sees too little of an image, coarsen the finest axes."""
     native = list(spacing)
     while True:
         shape = [max(SMALLEST_LEVEL, round(e / s)) for e, s in zip(fingerprint.extent_mm, spacing, strict=True)]
-        patch, levels = _patch(shape, spacing, width, budget)
+        patch, levels = _patch(shape, spacing, width, outputs, budget)
         seen = math.prod(min(p, n) for p, n in zip(patch, shape, strict=True)) / math.prod(shape)
         if seen >= LEAST_VIEW:
             break
@@ -291,7 +334,7 @@ def _fit(
             f"{LEAST_VIEW:.0%} of a median image; more --memory-gb keeps it finer"
         )
     channels = [min(MOST_CHANNELS, width * 2**level) for level in range(len(levels))]
-    estimate = memory_gb(patch, [stride for stride, _ in levels], channels, 2)
+    estimate = memory_gb(patch, [stride for stride, _ in levels], channels, 2, outputs)
     reasons["model.window"] = (
         f"the largest patch, at most the median image ({' x '.join(map(str, shape))} voxels), whose step of two takes "
         f"no more than {budget.memory_gb:g} GB (estimated {estimate:.2g}), with at most {MOST_VOXELS[budget.device]} "
@@ -303,13 +346,13 @@ def _fit(
         f"twice the finest; kernels are 1 across slices that are thicker; {width} channels at the top "
         f"{'because' if width > 16 else 'below'} 8 GB"
         + (" are there" if width > 16 else "")
-        + f", doubled with each level; {classes} classes with the background"
+        + f", doubled with each level; {outputs.classes} classes with the background"
     )
     return spacing, patch, levels
 
 
 def _patch(
-    shape: list[int], spacing: list[float], width: int, budget: Budget
+    shape: list[int], spacing: list[float], width: int, outputs: Outputs, budget: Budget
 ) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
     wanted = [float(size) for size in shape]
     while True:
@@ -317,7 +360,7 @@ def _patch(
         divisor = [math.prod(stride[axis] for stride, _ in levels) for axis in range(3)]
         patch = [max(1, math.ceil(size / d - 1e-9)) * d for size, d in zip(wanted, divisor, strict=True)]
         channels = [min(MOST_CHANNELS, width * 2**level) for level in range(len(levels))]
-        needed = memory_gb(patch, [stride for stride, _ in levels], channels, 2)
+        needed = memory_gb(patch, [stride for stride, _ in levels], channels, 2, outputs)
         if needed <= budget.memory_gb and math.prod(patch) <= MOST_VOXELS[budget.device]:
             return patch, levels
         longest = int(np.argmax([size * step for size, step in zip(wanted, spacing, strict=True)]))
@@ -351,12 +394,13 @@ def _batch(
     patch: list[int],
     levels: list[tuple[list[int], list[int]]],
     channels: list[int],
+    outputs: Outputs,
     budget: Budget,
     reasons: dict[str, str],
 ) -> int:
     strides = [stride for stride, _ in levels]
     batch = 2
-    while batch < 4 and memory_gb(patch, strides, channels, batch + 1) <= budget.memory_gb:
+    while batch < 4 and memory_gb(patch, strides, channels, batch + 1, outputs) <= budget.memory_gb:
         batch += 1
     each = f" for each of {budget.processes} processes" if budget.processes > 1 else ""
     reasons["batch_size"] = f"2 to 4{each}, as many as fit into {budget.memory_gb:g} GB"
