@@ -5,8 +5,8 @@
 
 Studies are the two regions of the brain template of `voxmetry demo`, each with noise of its own; the model is
 hippocampus-mr. Parts: load (jobs are uploaded by several clients at once; a cohort does the same studies, in turns with
-it; studies a second from the first start to the last end in both records; resident memory of the server and of its
-worker; the time of GET /info/ every 100 ms meanwhile), kill (kill -9 of workers and server in turns while jobs run;
+it; studies a second from the first end to the last in both records; resident memory of the server and of its worker;
+the time of GET /info/ every 100 ms meanwhile), kill (kill -9 of workers and server in turns while jobs run;
 each job must be done once). It prints what docs/reference/performance.md says, with how busy the machine was. It needs
 Linux.
 """
@@ -168,11 +168,13 @@ class Watch:
                 self.memory.append((resident_mb(self._server.process.pid), workers))
 
 
-def span(database: Path, table: str) -> float:
-    """Seconds from the first start to the last end in a record."""
+def rate(database: Path, table: str) -> float:
+    """Studies a second between the first end and the last one in a record: the start of workers does not count."""
     with contextlib.closing(sqlite3.connect(database)) as record:
-        first, last = record.execute(f"SELECT min(started), max(finished) FROM {table} WHERE state = 'done'").fetchone()
-    return (datetime.datetime.fromisoformat(last) - datetime.datetime.fromisoformat(first)).total_seconds()
+        ends = record.execute(f"SELECT min(finished), max(finished), count(*) FROM {table} WHERE state = 'done'")
+        first, last, n = ends.fetchone()
+    seconds = datetime.datetime.fromisoformat(last) - datetime.datetime.fromisoformat(first)
+    return (n - 1) / seconds.total_seconds()
 
 
 def serve_all(studies: Sequence[Path], clients: int) -> tuple[float, Watch]:
@@ -194,7 +196,7 @@ def serve_all(studies: Sequence[Path], clients: int) -> tuple[float, Watch]:
             require_once(server, len(studies))
         finally:
             server.end()
-        return len(studies) / span(server.data / "service.sqlite", "jobs"), watch
+        return rate(server.data / "service.sqlite", "jobs"), watch
 
 
 def cohort_all(studies: Sequence[Path]) -> float:
@@ -203,7 +205,7 @@ def cohort_all(studies: Sequence[Path]) -> float:
         command = [sys.executable, "-m", "voxmetry", "cohort", "run", str(studies[0].parent), "-m", MODEL]
         command += ["-o", folder, "--device", "cpu", "--json"]
         subprocess.run(command, env=ENVIRONMENT, check=False, capture_output=True)
-        return len(studies) / span(Path(folder) / "cohort.sqlite", "studies")
+        return rate(Path(folder) / "cohort.sqlite", "studies")
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 3600) -> None:

@@ -13,6 +13,7 @@ import SimpleITK as sitk  # noqa: N813
 import phantoms
 from service_clients import SHAPE, Slicer, call, call_json, parts_of, send_form
 from voxmetry import LabelTable, Segmentation, read_segmentation, read_volume, save
+from voxmetry.io.annotations.monai_label import read_monai_label
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ class TestSlicer:
         assert set(found) >= {"trainers", "strategies", "scoring", "train_stats", "datastore"}
         assert set(found["datastore"]) >= {"total", "completed", "label_tags"}
 
-    def test_upload_segment_correct_save_and_next(self, slicer, image, tmp_path):
+    def test_upload_segment_correct_save_and_next(self, slicer, image, live, tmp_path):
         name = "5: T1 axial, 2.5 mm/é"
         assert slicer.upload(name, image) == {"image": name}
         answer, params = slicer.infer("tiny-mr", name)
@@ -76,6 +77,10 @@ class TestSlicer:
         assert kept.labels.names == ("front", "back")
         assert (kept.array == array).all()
         wanted.geometry.require_same(kept.geometry)
+        # `voxmetry annotate` reads the folder as it reads one of MONAI Label.
+        (saved,) = [each for each in read_monai_label(live.data / "datastore") if each.image.startswith("5_")]
+        assert saved.labels.names == ("front", "back")
+        assert (saved.author, saved.path.is_file(), saved.made[:2]) == ("user-1", True, "20")
         # It is done, and is not offered again.
         status, store = call_json(slicer.host, "GET", "/datastore/?output=all")
         assert store["objects"][name]["labels"]["final"]["info"]["client_id"] == "user-1"
@@ -100,6 +105,16 @@ class TestSlicer:
         assert "content-disposition" in headers
         (tmp_path / found["name"]).write_bytes(body)
         read_volume(live.root / "b.nii.gz").geometry.require_same(read_volume(tmp_path / found["name"]).geometry)
+
+    def test_the_next_sample_by_quality_is_one_that_was_segmented(self, slicer, live):
+        assert set(slicer.info()["strategies"]) == {"quality", "disagreement", "random", "first"}
+        content = {"model": "tiny-mr", "path": "research/group/a.nii.gz"}
+        _, job = call_json(live.host, "POST", "/v1/jobs", content)
+        assert job["image"] == "research/group/a"
+        while call_json(live.host, "GET", f"/v1/jobs/{job['id']}")[1]["state"] in ("waiting", "running"):
+            call(live.host, "GET", f"/v1/jobs/{job['id']}/events?wait=5")
+        assert slicer.next_sample("quality")["id"] in ("research/group/a", "research/b")
+        assert slicer.next_sample("disagreement")["id"]
 
     def test_segments_come_by_name_where_the_client_asks_for_its_own_format(self, slicer, image):
         slicer.upload("seg", image)

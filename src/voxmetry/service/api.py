@@ -187,7 +187,7 @@ def _add_submit(router: APIRouter, service: Service) -> None:
             priority=new.priority,
             origin="uid" if new.uid else "datastore" if new.image else "path",
             label=clean(new.label),
-            image=new.image,
+            image=new.image or (service.images.id_of(source[0].path) if len(source) == 1 else None),
             # Fetched for this job, it goes with it.
             owned=new.peer is not None,
             once=new.once,

@@ -26,7 +26,6 @@ from voxmetry.io.atomic import make_folder, output_error, write_text
 from voxmetry.io.seg_nrrd import write_seg_nrrd
 from voxmetry.service.errors import not_found
 from voxmetry.service.multipart import ReceivedFile
-from voxmetry.service.store import now
 from voxmetry.workflows.cohort.discover import find_studies
 
 INDEX, LABELS, CONVERTED = "datastore_v2.json", "labels", "converted"
@@ -146,6 +145,12 @@ class Datastore:
         with self._lock:
             return [image for image in self._below.values() if uid in (image.series, image.study_uid)]
 
+    def id_of(self, path: Path) -> str | None:
+        """Return the id of an image below a root by its path; None where none is known, or several are."""
+        with self._lock:
+            found = [image.id for image in self._below.values() if image.path == path]
+        return found[0] if len(found) == 1 else None
+
     def add(self, name: str, file: ReceivedFile) -> Image:
         """Take an uploaded file as an image; one of the same name is replaced, and its labels are kept.
 
@@ -168,7 +173,7 @@ class Datastore:
             old = before.get("image", {}).get("ext", "")
             target = self._folder / f"{key}{file.suffix}"
             _move(file.path, target)
-            info = {"id": name, "ts": now(), "name": target.name}
+            info = {"id": name, "ts": int(time.time()), "name": target.name}
             entry = {"image": {"ext": file.suffix, "info": info}, "labels": before.get("labels", {})}
             self._write({**self._index, key: entry})
             if old and old != file.suffix:
@@ -245,7 +250,7 @@ class Datastore:
                 write_seg_nrrd(layers, target)
             entry = self._index.get(key) or {"image": {"ext": "", "info": {"id": image.id}}, "labels": {}}
             old = entry["labels"].get(tag, {}).get("ext", suffix)
-            label = {"ext": suffix, "info": {"ts": now(), "name": target.name, **info}}
+            label = {"ext": suffix, "info": {"ts": int(time.time()), "name": target.name, **info}}
             self._write({**self._index, key: {**entry, "labels": {**entry["labels"], tag: label}}})
             if old != suffix:
                 (folder / f"{key}{old}").unlink(missing_ok=True)

@@ -274,6 +274,10 @@ class JobQueue:
         """Return the folder of a job's results; `job` is the id of a job that there is."""
         return self.root / RESULTS / self.get(job).id
 
+    def result(self, job: str) -> StudyResult | None:
+        """Return what was found by a job; None where its result is not there."""
+        return self._read_result(self.get(job))
+
     def wait(self, job: str, seconds: float) -> Job:
         """Wait until a job is over, at most this long, and return it as it is then."""
         with self._changed:

@@ -118,7 +118,7 @@ def _add_info(router: APIRouter, service: Service) -> None:
         if how is None:
             raise not_found("strategy", f"name one of {', '.join(service.hooks.strategies)}")
         waiting = [image for image in service.images.images() if not image.is_done]
-        chosen = how.choose(waiting, service.queue.store.listed(states=("done",), most=10_000))
+        chosen = how.choose(waiting, service.results([image.id for image in waiting]))
         if chosen is None:
             return {}
         return {"id": chosen.id, "name": _file_name(chosen), "ts": int(time.time()), "strategy": strategy}
@@ -188,11 +188,12 @@ def _add_labels(router: APIRouter, service: Service) -> None:
                 found = service.images.find(image)
                 layers = read_label(file, service.images.grid(found), sent_labels(params))
                 names = {label.name: label.value for layer in layers for label in layer.labels}
+                listed = [{"name": name, "idx": value} for name, value in names.items()]
                 said = {
-                    "params": {"label_names": names},
+                    "params": {"label_names": names, "label_info": listed},
                     "model": clean(str(params.get("model", "")))[:200],
-                    "client_id": clean(str(params.get("client_id", "")))[:200],
-                    "user": who or "",
+                    # Whose token it is is known; what a client calls itself is only said.
+                    "client_id": who or clean(str(params.get("client_id", "")))[:200],
                 }
                 service.queue.require_room()
                 return service.images.save_label(found, tag or FINAL, layers, said)

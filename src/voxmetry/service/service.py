@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from voxmetry.config.service import ServiceSettings
+from voxmetry.core.records import StudyResult
 from voxmetry.service.datastore import Datastore, Image
 from voxmetry.service.jobs import UPLOADS, JobQueue
 from voxmetry.service.multipart import FormLimits
@@ -98,6 +99,8 @@ class Service:
         self._uploads: asyncio.Semaphore | None = None
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._lock = threading.Lock()
+        # A result never changes once it is there.
+        self._read: dict[str, StudyResult] = {}
         queue.listen(self._tell)
 
     @property
@@ -105,6 +108,22 @@ class Service:
         """What a form may hold."""
         limits = self.settings.limits
         return FormLimits(int(limits.upload_mb * 1e6), limits.upload_files, int(limits.free_mb * 1e6))
+
+    def results(self, images: Sequence[str]) -> dict[str, StudyResult]:
+        """Return the newest result of each of some images that was segmented, by its id."""
+        wanted, found = set(images), dict[str, StudyResult]()
+        for job in self.queue.store.listed(states=("done",), most=100_000):
+            if job.image in wanted and job.image not in found and (result := self._result(job.id)) is not None:
+                found[job.image] = result
+        return found
+
+    def _result(self, job: str) -> StudyResult | None:
+        if job not in self._read:
+            result = self.queue.result(job)
+            if result is None:
+                return None
+            self._read[job] = result
+        return self._read[job]
 
     @property
     def uploads(self) -> Path:

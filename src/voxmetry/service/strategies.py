@@ -1,16 +1,18 @@
-"""Which image is annotated next."""
+"""Which image is annotated next: the order of a work list, over what the service has segmented so far."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from voxmetry.core.records import StudyResult
+from voxmetry.errors import InputError
 from voxmetry.service.datastore import Image
-from voxmetry.service.records import Job
+from voxmetry.workflows.annotate import worklist
 
-Choose = Callable[[Sequence[Image], Sequence[Job]], Image | None]
-"""Chooses one of the images that have no final label; the jobs that are done say what is known about them."""
+Choose = Callable[[Sequence[Image], Mapping[str, StudyResult]], Image | None]
+"""Chooses one of the images that have no final label; the results of those that were segmented come by their ids."""
 
 
 @dataclass(frozen=True)
@@ -29,26 +31,18 @@ class Strategy:
     choose: Choose
 
 
-def _first(images: Sequence[Image], _: Sequence[Job]) -> Image | None:
-    return images[0] if images else None
+def _next(images: Sequence[Image], results: Mapping[str, StudyResult], *, strategy: worklist.Strategy) -> Image | None:
+    """Return the first image of the work list; of images that were not segmented yet, the first by name."""
+    known = {image.id: image for image in images if image.id in results}
+    if strategy == "first" or not known:
+        return images[0] if images else None
+    try:
+        return known[worklist.rank({name: results[name] for name in known}, strategy)[0].case]
+    except InputError:
+        # Nothing tells how far models agree.
+        return images[0]
 
 
-def _random(images: Sequence[Image], _: Sequence[Job]) -> Image | None:
-    return secrets.choice(images) if images else None
-
-
-def _flagged(images: Sequence[Image], jobs: Sequence[Job]) -> Image | None:
-    """Choose what has most flags for review; of equals, the first."""
-    flags: dict[str, int] = {}
-    for job in jobs:
-        if job.image is not None and job.image not in flags:
-            # The newest job of an image comes first.
-            flags[job.image] = sum(flag.severity == "review" for flag in job.flags)
-    return max(images, key=lambda image: flags.get(image.id, -1), default=None)
-
-
-STRATEGIES = {
-    "first": Strategy("The first image without a final label, by its name", _first),
-    "random": Strategy("Any image without a final label", _random),
-    "flagged": Strategy("The image whose segmentation has most flags for review", _flagged),
+STRATEGIES: dict[str, Strategy] = {
+    name: Strategy(words, functools.partial(_next, strategy=name)) for name, words in worklist.STRATEGIES.items()
 }
