@@ -4,8 +4,8 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo test mutations check lint docs bench-cohort bench-inference bench-gpu gpu-day bench-surface reproduce-hippocampus \
-  reproduce-sarcoma reproduce-head-neck reproduce-brain serve-demo clean help
+.PHONY: demo test mutations check lint docs bench-cohort bench-service bench-inference bench-gpu gpu-day bench-surface \
+  reproduce-hippocampus reproduce-sarcoma reproduce-head-neck reproduce-brain serve-demo clean help
 
 help:
 	@echo "make demo    segment a brain region from DICOM to report, into $(OUT)"
@@ -16,6 +16,7 @@ help:
 	@echo "make gpu-day   tests, benchmarks and a training on a GPU within nine minutes; GPU_OUT=FOLDER, DEVICE=cpu TINY=1 to try"
 	@echo "make docs    the documentation site, into build/docs"
 	@echo "make bench-cohort   many studies: throughput, memory, Dask workers, 100,000 simulated; DATA=FOLDER"
+	@echo "make bench-service   the service: 200 jobs from 8 clients beside a cohort, then ten kills"
 	@echo "make bench-surface   surface distances against surface-distance and MONAI"
 	@echo "make bench-inference   speed and memory of inference beside MONAI: minutes to an hour"
 	@echo "make bench-gpu   the network and a whole study on a GPU: one minute"
@@ -101,6 +102,11 @@ docs: $(VENV)/ready
 bench-cohort: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[distributed]"
 	$(BIN)/python benchmarks/bench_cohort.py $(DATA)/hippocampus-mr --plots docs/pictures $(COHORT)
+
+bench-service: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[serve]"
+	$(BIN)/python benchmarks/bench_service.py
+	$(BIN)/python benchmarks/bench_service.py --part kill --jobs 40
 
 # NNUNET_PYTHON is a Python with nnunetv2, for the rows of its own predictor. Results are kept until the code changes.
 bench-inference: $(VENV)/ready

@@ -423,6 +423,20 @@ class TestRetention:
                 assert (queue.root / "results" / job.id).exists() == result_is_there
 
 
+def test_jobs_run_where_cohorts_do(settings, monkeypatch):
+    asked = []
+
+    def make(how, tasks):
+        asked.append((how.scheduler, how.workers, how.in_flight, [task.model for task in tasks]))
+        return Played()
+
+    monkeypatch.setattr(room, "make_executor", make)
+    how = {"scheduler": "tcp://127.0.0.1:8786", "workers": 2, "in_flight": 1}
+    with JobQueue(settings.model_copy(update=how)):
+        until(lambda: asked)
+    assert asked[0] == ("tcp://127.0.0.1:8786", 2, 1, ["tiny-mr"])
+
+
 def test_settings_of_a_job_are_its_own(queue, played, source):
     job = queue.submit(source, "tiny-mr", settings=StudySettings(report="none"))
     in_state(queue, job, "running")

@@ -27,12 +27,16 @@ from voxmetry.io.seg_nrrd import write_seg_nrrd
 from voxmetry.service.errors import not_found
 from voxmetry.service.multipart import ReceivedFile
 from voxmetry.workflows.cohort.discover import find_studies
+from voxmetry.workflows.cohort.discover import key_of as key_of_header
+from voxmetry.workflows.cohort.records import Candidate
 
 INDEX, LABELS, CONVERTED = "datastore_v2.json", "labels", "converted"
 FINAL, ORIGINAL = "final", "original"
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha", ".zip")
 """Of one file that is an image."""
 RESCAN_SECONDS = 60.0
+FIRST_SCAN_SECONDS = 10.0
+"""How long the first look at the roots is waited for; a large archive takes longer, and is listed when it is read."""
 _TAG = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
@@ -92,8 +96,10 @@ class Datastore:
         make_folder(folder)
         self._index = self._load()
         self._below: dict[str, Image] = {}
-        self._scanning = threading.Lock()
-        self._scanned = float("-inf")
+        self._headers: dict[str, tuple[Candidate, ...]] = {}
+        self._is_scanning, self._scanned = False, float("-inf")
+        self._first = threading.Event()
+        self._scan(wait=0)
 
     # --- images
 
@@ -321,36 +327,43 @@ class Datastore:
         write_text(self._folder / INDEX, json.dumps(content, indent=1))
         self._index = index
 
-    def _scan(self) -> None:
-        """List what lies below the roots, now and then: while one thread looks, others take what was known."""
-        if not self._roots or time.monotonic() - self._scanned < RESCAN_SECONDS:
+    def _scan(self, *, wait: float = FIRST_SCAN_SECONDS) -> None:
+        """Have the roots looked at where that was a while ago; only the first time is waited for, and not for ever."""
+        if not self._roots:
             return
-        # The first one is waited for.
-        if not self._scanning.acquire(blocking=self._scanned == float("-inf")):
-            return
+        with self._lock:
+            if not self._is_scanning and time.monotonic() - self._scanned > RESCAN_SECONDS:
+                self._is_scanning = True
+                threading.Thread(target=self._look, name="voxmetry-roots", daemon=True).start()
+        self._first.wait(wait)
+
+    def _look(self) -> None:
+        below: dict[str, Image] = {}
+        headers: dict[str, tuple[Candidate, ...]] = {}
         try:
-            if time.monotonic() - self._scanned < RESCAN_SECONDS:
-                return
-            below: dict[str, Image] = {}
             for name, root in self._roots.items():
-                below |= {image.id: image for image in _images_below(name, root)}
-            self._below = below
-            self._scanned = time.monotonic()
+                found = _below(root, self._headers)
+                below |= {image.id: image for image in (_image_of(name, each) for each in found if each.fault is None)}
+                for each in found:
+                    key = key_of_header(each.path, each.fingerprint)
+                    headers[key] = (*headers.get(key, ()), each)
         finally:
-            self._scanning.release()
+            with self._lock:
+                self._below, self._headers = below, headers
+                self._scanned, self._is_scanning = time.monotonic(), False
+            self._first.set()
 
 
-def _images_below(name: str, root: Path) -> list[Image]:
+def _below(root: Path, headers: Mapping[str, tuple[Candidate, ...]]) -> tuple[Candidate, ...]:
     try:
-        found = find_studies(root).candidates
+        return find_studies(root, known=headers).candidates
     except InputError:
         # An empty root, or one that is not mounted now.
-        return []
-    return [
-        Image(each.series or f"{name}/{each.case}", Path(each.path), each.series, "root", each.study_uid)
-        for each in found
-        if each.fault is None
-    ]
+        return ()
+
+
+def _image_of(root: str, found: Candidate) -> Image:
+    return Image(found.series or f"{root}/{found.case}", Path(found.path), found.series, "root", found.study_uid)
 
 
 def _infos(entry: Mapping[str, Any]) -> dict[str, Any]:
