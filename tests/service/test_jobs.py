@@ -454,3 +454,36 @@ def test_two_models_of_one_name_are_refused(settings, tmp_path):
     other = models.write(tmp_path / "other", seed=1)
     with pytest.raises(ConfigError, match="two models are called"):
         JobQueue(settings.model_copy(update={"models": (*settings.models, str(other))}))
+
+
+def test_a_series_that_only_a_peer_has_is_fetched_by_its_uid_and_not_kept(settings, played):
+    from voxmetry.service.datastore import Image
+    from voxmetry.service.service import Hooks, Service
+
+    peers = {
+        "scanner": {"kind": "dicom", "ae_title": "CT", "addresses": ["127.0.0.1"]},
+        "away": {"kind": "dicomweb", "url": "http://127.0.0.1:9/x"},
+        "archive": {"kind": "orthanc", "url": "http://127.0.0.1:9"},
+    }
+    settings = ServiceSettings.model_validate(settings.model_dump() | {"peers": peers})
+    asked = []
+    with JobQueue(settings) as queue:
+        folder = queue.root / "uploads" / "received-1"
+        folder.mkdir()
+
+        def fetch(peer, uid):
+            asked.append(peer)
+            if peer == "away":
+                raise OutputError(found="it does not answer", expected="an answer", fix="wait")
+            return [Image("x", folder, uid, "received")] if uid == "1.2.3" else []
+
+        service = Service(settings, queue, hooks=Hooks(fetch=fetch))
+        found = service.images.find("1.2.3")
+        assert (found.id, found.series, asked) == ("1.2.3", "1.2.3", ["away", "archive"])
+        service.release(found)
+        assert not folder.exists()
+        for name in ("1.2.4", "not-a-uid"):
+            with pytest.raises(NotFoundError):
+                service.images.find(name)
+        service.release(Image("y", queue.root / "results", None, "root"))
+        assert (queue.root / "results").exists()

@@ -35,7 +35,7 @@ from voxmetry.service.errors import DeniedError, TooSlowError, not_found
 from voxmetry.service.forms import received
 from voxmetry.service.infer import options_of_params
 from voxmetry.service.records import Job
-from voxmetry.service.service import Service
+from voxmetry.service.service import RECEIVED, Service
 
 SESSIONS = "sessions"
 """Folder inside the data folder of images that a client keeps for a while without a name."""
@@ -165,7 +165,10 @@ def _add_datastore(router: APIRouter, service: Service) -> None:
     @router.get("/datastore/image")
     def get_image(image: ImageId) -> FileResponse:
         found = service.images.find(image)
-        path = service.images.image_file(found)
+        try:
+            path = service.images.image_file(found)
+        finally:
+            service.release(found)
         return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
     @router.get("/datastore/image/info")
@@ -186,7 +189,10 @@ def _add_labels(router: APIRouter, service: Service) -> None:
 
             def save() -> str:
                 found = service.images.find(image)
-                layers = read_label(file, service.images.grid(found), sent_labels(params))
+                try:
+                    layers = read_label(file, service.images.grid(found), sent_labels(params))
+                finally:
+                    service.release(found)
                 names = {label.name: label.value for layer in layers for label in layer.labels}
                 listed = [{"name": name, "idx": value} for name, value in names.items()]
                 said = {
@@ -278,6 +284,7 @@ def _add_infer(router: APIRouter, service: Service) -> None:
                 priority=PRIORITY,
                 origin="monai",
                 image=None if session_id or sent else source.id,
+                owned=source.kind == RECEIVED,
             )
             request.scope["state"]["job"] = job.id
             done = await service.over(job.id, service.settings.limits.wait_seconds)

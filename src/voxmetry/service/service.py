@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import logging
+import re
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -13,6 +17,7 @@ from typing import Any, Protocol
 
 from voxmetry.config.service import ServiceSettings
 from voxmetry.core.records import StudyResult
+from voxmetry.errors import VoxmetryError
 from voxmetry.service.datastore import Datastore, Image
 from voxmetry.service.jobs import UPLOADS, JobQueue
 from voxmetry.service.multipart import FormLimits
@@ -20,6 +25,10 @@ from voxmetry.service.records import Job
 from voxmetry.service.strategies import STRATEGIES, Strategy
 from voxmetry.service.tokens import Tokens
 
+LOG = logging.getLogger("voxmetry.service")
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+RECEIVED = "received"
+"""What the kind of an image is that was fetched for one request."""
 DATASTORE = "datastore"
 """Folder of images and labels inside the data folder."""
 
@@ -102,12 +111,37 @@ class Service:
         # A result never changes once it is there.
         self._read: dict[str, StudyResult] = {}
         queue.listen(self._tell)
+        if self.hooks.fetch is not None:
+            self.images.resolvers.append(self._fetched)
 
     @property
     def form_limits(self) -> FormLimits:
         """What a form may hold."""
         limits = self.settings.limits
         return FormLimits(int(limits.upload_mb * 1e6), limits.upload_files, int(limits.free_mb * 1e6))
+
+    def _fetched(self, name: str) -> Image | None:
+        """Fetch a series that nobody here has from the first peer that has it: OHIF names what lies in its archive."""
+        if self.hooks.fetch is None or not _UID.fullmatch(name):
+            return None
+        for peer, how in self.settings.peers.items():
+            if how.kind == "dicom":
+                continue
+            try:
+                found = self.hooks.fetch(peer, name)
+            except VoxmetryError as error:
+                LOG.info("a series was not fetched from %s: %s", peer, error.found)
+                continue
+            if len(found) == 1 and found[0].series == name:
+                return dataclasses.replace(found[0], id=name)
+            for image in found:
+                self.release(image)
+        return None
+
+    def release(self, image: Image) -> None:
+        """Delete what was fetched for one request alone."""
+        if image.kind == RECEIVED and self.uploads in image.path.parents:
+            shutil.rmtree(image.path, ignore_errors=True)
 
     def results(self, images: Sequence[str]) -> dict[str, StudyResult]:
         """Return the newest result of each of some images that was segmented, by its id."""
