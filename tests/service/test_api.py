@@ -16,9 +16,9 @@ from service_clients import SHAPE, call, call_json, send_form
 from voxmetry.config import StudySettings
 from voxmetry.errors import ConfigError, FormatError
 from voxmetry.io import write_series
-from voxmetry.service.api import progress_of
 from voxmetry.service.infer import JobOptions, source_of_upload
 from voxmetry.service.records import Job
+from voxmetry.service.views import progress_of
 
 
 @pytest.fixture(scope="module")
