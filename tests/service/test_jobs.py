@@ -17,7 +17,7 @@ from voxmetry.config.service import ServiceSettings
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Flag, Provenance, SourceInfo, StudyResult
 from voxmetry.errors import ConfigError, InferenceError, LockedError, OutputError
-from voxmetry.service import jobs as room
+from voxmetry.service import runner as room
 from voxmetry.service.errors import BusyError, NoRoomError, NotFoundError, QueueFullError
 from voxmetry.service.jobs import JobQueue
 from voxmetry.service.retention import UPLOAD
@@ -418,7 +418,7 @@ class TestRetention:
             in_state(queue, job, "done")
             for days, upload_is_there, result_is_there in ((1, True, True), (3, False, True), (31, False, False)):
                 then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
-                queue._retention.apply(now=then)
+                queue.retention.apply(now=then)
                 assert upload.exists() == upload_is_there
                 assert (queue.root / "results" / job.id).exists() == result_is_there
 
