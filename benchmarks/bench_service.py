@@ -6,7 +6,7 @@
 Studies are the two regions of the brain template of `voxmetry demo`, each with noise of its own; the model is
 hippocampus-mr. Parts: load (jobs are uploaded by several clients at once; a cohort does the same studies, in turns with
 it; studies a second from the first end to the last in both records; resident memory of the server and of its worker;
-the time of GET /info/ every 100 ms meanwhile), kill (kill -9 of workers and server in turns while jobs run;
+the time of GET /info/ every half second meanwhile), kill (kill -9 of workers and server in turns while jobs run;
 each job must be done once). It prints what docs/reference/performance.md says, with how busy the machine was. It needs
 Linux.
 """
@@ -42,7 +42,7 @@ from voxmetry.demo import FOLDER
 MODEL = "hippocampus-mr"
 SRC = Path(voxmetry.__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SRC), "PYTHONWARNINGS": "ignore"}
-EVERY_SECONDS = 0.1
+EVERY_SECONDS = 0.5
 
 
 def make_studies(folder: Path, n: int) -> list[Path]:
@@ -163,7 +163,7 @@ class Watch:
             begin = time.perf_counter()
             call(self._server.host, "GET", "/info/")
             self.seconds.append(time.perf_counter() - begin)
-            if len(self.seconds) % 10 == 0:
+            if len(self.seconds) % 2 == 0:
                 workers = max((resident_mb(each) for each in self._server.workers()), default=float("nan"))
                 self.memory.append((resident_mb(self._server.process.pid), workers))
 

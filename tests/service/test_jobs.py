@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import queue as queues
 import shutil
-import threading
 import time
 from collections import namedtuple
 
@@ -365,43 +364,6 @@ def result_folder(tmp_path):
     )
     (folder / "result.json").write_text(result.model_dump_json())
     return folder
-
-
-class TestDelivery:
-    def test_tried_again_until_it_is_taken(self, settings, played, source):
-        sent, lock = [], threading.Lock()
-
-        def deliver(job):
-            with lock:
-                sent.append(job.id)
-                if len(sent) < 3:
-                    raise OutputError(found="the archive does not answer", expected="it", fix="wait")
-
-        how = settings.delivery.model_copy(update={"first_wait_seconds": 0.05})
-        with JobQueue(settings.model_copy(update={"delivery": how}), deliver=deliver) as queue:
-            until(lambda: played)
-            job, silent = queue.submit(source, "tiny-mr", send_to=("archive",)), queue.submit(source, "tiny-mr")
-            for each in (job, silent):
-                in_state(queue, each, "running")
-                played[0].finish(each)
-                in_state(queue, each, "done")
-            until(lambda: queue.get(job.id).delivery == "delivered")
-            assert queue.get(job.id).n_deliveries == 3
-            assert queue.get(silent.id).delivery == "none"
-            assert sent == [job.id] * 3
-
-    def test_given_up_after_its_tries_and_told(self, settings, played, source):
-        def deliver(_):
-            raise OutputError(found="refused", expected="x", fix="y")
-
-        how = settings.delivery.model_copy(update={"first_wait_seconds": 0.01, "tries": 2})
-        with JobQueue(settings.model_copy(update={"delivery": how}), deliver=deliver) as queue:
-            until(lambda: played)
-            job = queue.submit(source, "tiny-mr", send_to=("archive",))
-            in_state(queue, job, "running")
-            played[0].finish(job)
-            until(lambda: queue.get(job.id).delivery == "failed")
-            assert queue.get(job.id).delivery_fault == "refused"
 
 
 class TestRetention:
