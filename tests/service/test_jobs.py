@@ -366,6 +366,51 @@ def result_folder(tmp_path):
     return folder
 
 
+class TestDelivery:
+    @pytest.fixture
+    def sending(self, settings, played, source):
+        """Make a queue that sends by a function, and one job that is done with a segmentation to send."""
+        started = []
+
+        def make(deliver, **how):
+            content = settings.model_dump() | {"delivery": {"first_wait_seconds": 0.05, **how}}
+            content["peers"] = {"archive": {"kind": "dicomweb", "url": "http://127.0.0.1:9/x"}}
+            queue = JobQueue(ServiceSettings.model_validate(content), deliver=deliver)
+            queue.start()
+            started.append(queue)
+            until(lambda: played)
+            job = queue.submit(source, "tiny-mr", send_to=("archive",))
+            in_state(queue, job, "running")
+            queue.folder(job.id).mkdir()
+            (queue.folder(job.id) / "seg.dcm").write_bytes(b"x")
+            files = {f"results/{job.id}/seg.dcm": FileMark(sha256="0", n_bytes=1)}
+            done = Outcome(case=job.id, model=job.model, state="done", place=f"results/{job.id}", files=files)
+            played[0].events.put(Finished(done))
+            return queue, job
+
+        yield make
+        for queue in started:
+            queue.stop()
+
+    def test_tried_again_until_it_is_taken(self, sending):
+        sent = []
+
+        def deliver(peer, files):
+            sent.append((peer, [path.name for path in files]))
+            if len(sent) < 3:
+                raise OutputError(found="the archive does not answer", expected="it", fix="wait")
+            return {}
+
+        queue, job = sending(deliver)
+        until(lambda: queue.get(job.id).delivery == "delivered")
+        assert sent == [("archive", ["seg.dcm"])] * 3
+
+    def test_given_up_after_its_tries_and_told(self, sending):
+        queue, job = sending(lambda peer, files: {"seg.dcm": "refused"}, tries=2)
+        until(lambda: queue.get(job.id).delivery == "failed")
+        assert "refused" in queue.get(job.id).delivery_fault
+
+
 class TestRetention:
     def test_results_and_uploads_go_after_their_days(self, settings, played, tmp_path):
         keep = {"results_days": 30, "uploads_days": 2}

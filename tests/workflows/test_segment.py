@@ -42,8 +42,9 @@ from voxmetry.flags.study import flag_input
 from voxmetry.io import write_series
 from voxmetry.measurement import lesions
 from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
+from voxmetry.workflows.dicom_names import KEY_IMAGES
 from voxmetry.workflows.provenance import peak_memory_mb
-from voxmetry.workflows.run_folder import KEY_IMAGES, OUTPUTS
+from voxmetry.workflows.run_folder import OUTPUTS
 
 FILES = {
     *("seg.nii.gz", "measurements.csv", "lesions.csv", "overview.nii.gz"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from voxmetry.errors import InputError, OutputError, VoxmetryError
 from voxmetry.service.dicom.network_store import NetworkStore, Sending
 from voxmetry.service.records import Job
-from voxmetry.workflows.run_folder import DICOM_FILES, KEY_IMAGES
+from voxmetry.workflows.dicom_names import DICOM_FILES, KEY_IMAGES
 
 if TYPE_CHECKING:
     from voxmetry.service.jobs import JobQueue

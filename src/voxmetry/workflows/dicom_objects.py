@@ -40,10 +40,11 @@ from voxmetry.ops.boxes import boxes_of
 from voxmetry.ops.instances import each_its_own
 from voxmetry.report import write_report
 from voxmetry.report.pictures.key_images import render_key_images
+from voxmetry.workflows.dicom_names import DICOM_FILES, KEY_IMAGES
 from voxmetry.workflows.instances import read_instances_again
 from voxmetry.workflows.reference import read_truth
 from voxmetry.workflows.report import read_image_again
-from voxmetry.workflows.run_folder import DICOM_FILES, KEY_IMAGES, PDF, Outputs, read_result
+from voxmetry.workflows.run_folder import PDF, Outputs, read_result
 
 
 def require_dicom(volume: Volume, wanted: DicomOutput) -> None:

@@ -14,7 +14,7 @@ from voxmetry.core.records import StudyResult
 from voxmetry.core.volume import Volume
 from voxmetry.errors import FormatError, InputError, OutputError, VoxmetryError
 from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
-from voxmetry.report.pictures.key_images import MOST_SHEETS
+from voxmetry.workflows.dicom_names import DICOM_FILES
 
 RESULT, SEGMENTATION, CHANGE = "result.json", "seg.nii.gz", "change.json"
 MODEL_SEGMENTATION, CORRECTION = "model_seg.nii.gz", "correction.csv"
@@ -22,17 +22,6 @@ MODEL_SEGMENTATION, CORRECTION = "model_seg.nii.gz", "correction.csv"
 HTML, PDF = "report.html", "report.pdf"
 OVERVIEW, OTHER_OVERVIEW = "overview.nii.gz", "other_overview.nii.gz"
 """The images, reduced: to bring two studies together, and to draw the pictures of a report again."""
-KEY_IMAGES = {f"key_image_{n:02}": f"key_image_{n:02}.dcm" for n in range(1, MOST_SHEETS + 1)}
-"""Names of the key images, as many as there can be."""
-DICOM_FILES = {
-    "dicom_seg": "seg.dcm",
-    "rtstruct": "rtstruct.dcm",
-    "sr": "sr.dcm",
-    "pdf": "report.dcm",
-    **KEY_IMAGES,
-    "images": "images.zip",
-}
-"""Names of the DICOM objects; the last is the de-identified copy of the series that they refer to."""
 INSTANCE_FILES = {
     "instances": "instances.nii.gz",
     "panoptic": "panoptic.nii.gz",

@@ -20,9 +20,10 @@ from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
 from voxmetry.report.instances import drawn_segmentation
 from voxmetry.report.pictures.thumbnail import render_preview, render_thumbnail
 from voxmetry.report.viewer import MOST_OVERLAY_VOXELS, overview
+from voxmetry.workflows.dicom_names import DICOM_FILES
 from voxmetry.workflows.dicom_objects import write_objects
 from voxmetry.workflows.privacy import Privacy
-from voxmetry.workflows.run_folder import DICOM_FILES, INSTANCE_FILES, OUTPUTS, Outputs
+from voxmetry.workflows.run_folder import INSTANCE_FILES, OUTPUTS, Outputs
 
 
 class ReportInputs(NamedTuple):
