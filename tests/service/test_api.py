@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -183,7 +184,8 @@ def test_the_page_of_the_interface_lists_every_operation(live):
 
 def test_the_server_itself_loads_no_torch():
     code = "import sys, voxmetry.service.app, voxmetry.cli.serve; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2] / "src"))
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
 
 
 class TestParts:
