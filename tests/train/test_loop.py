@@ -325,8 +325,23 @@ class TestMaxMinutes:
         train(settings(epochs=6, validate_every=1), tmp_path, data=data, max_minutes=2.5)
         assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 2
 
+    def test_all_processes_go_by_the_clock_of_the_first(self, monkeypatch):
+        said = []
+
+        def process(broadcast, seconds):
+            now = iter([0.0, seconds, seconds])
+            monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+            state = SimpleNamespace(seconds=0.0, fabric=SimpleNamespace(world_size=2, broadcast=broadcast))
+            clock = Clock(state, 2)
+            share = clock.share(0, 100)
+            clock.note()
+            return share, state.seconds, clock.is_over
+
+        first = process(lambda value: (said.append(value), value)[1], 121.0)
+        assert process(lambda _: said.pop(0), 119.0) == first == (1.0, 121.0, True)
+
     def test_the_learning_rate_falls_to_its_end_by_then(self):
-        state = SimpleNamespace(seconds=90.0)
+        state = SimpleNamespace(seconds=90.0, fabric=SimpleNamespace(world_size=1))
         assert Clock(state, 2).share(1, 100) == pytest.approx(0.75, abs=0.01)
         assert Clock(state, None).share(1, 100) == 0.01
         assert Clock(state, 1000).share(50, 100) == 0.5

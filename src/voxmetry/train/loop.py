@@ -175,6 +175,8 @@ def train(
 class Clock:
     """How far a run is: by its steps, or by the minutes that it may take, whichever is further.
 
+    Of several processes the first one's clock counts for all: they end together, and learn at one rate.
+
     Parameters
     ----------
     state
@@ -190,7 +192,7 @@ class Clock:
     def note(self) -> None:
         """Count what has passed since the last time into the run's seconds."""
         now = time.perf_counter()
-        self.state.seconds += now - self.began
+        self.state.seconds = self._of_the_first(self.state.seconds + now - self.began)
         self.began = now
 
     @property
@@ -204,7 +206,11 @@ class Clock:
         if self.limit is None:
             return by_steps
         spent = self.state.seconds + time.perf_counter() - self.began
-        return min(1.0, max(by_steps, spent / self.limit if self.limit else 1.0))
+        return self._of_the_first(min(1.0, max(by_steps, spent / self.limit if self.limit else 1.0)))
+
+    def _of_the_first(self, value: float) -> float:
+        fabric = self.state.fabric
+        return float(fabric.broadcast(value)) if fabric.world_size > 1 else value
 
 
 def run_epoch(
