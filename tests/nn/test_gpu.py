@@ -454,6 +454,23 @@ def test_a_card_that_is_not_there_is_said_so(monkeypatch):
 
 
 class TestTraining:
+    def test_the_optimiser_of_a_gpu_moves_weights_as_that_of_the_cpu(self):
+        """The fused kernel has a twin on the CPU: what is asked of it is tried there."""
+        from voxmetry.train.state import optimiser_of
+
+        settings, moved = cases.train_settings(), []
+        for name in ("cpu", "cuda"):
+            torch.manual_seed(0)
+            layer = torch.nn.Conv3d(2, 4, 3)
+            optimiser = optimiser_of(layer, settings, torch.device(name))
+            assert bool(optimiser.param_groups[0]["fused"]) == (name == "cuda")
+            for _ in range(3):
+                optimiser.zero_grad(set_to_none=True)
+                layer(torch.ones(1, 2, 5, 5, 5)).square().mean().backward()
+                optimiser.step()
+            moved.append(layer.weight.detach().clone())
+        assert torch.allclose(*moved, atol=1e-6)
+
     @pytest.mark.parametrize("place", ["cpu", CUDA])
     def test_a_run_that_was_stopped_goes_on(self, place, tmp_path, monkeypatch):
         from voxmetry.train import loop, train
