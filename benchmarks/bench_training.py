@@ -54,7 +54,7 @@ from torch import nn
 from voxmetry import Geometry, LabelTable, Segmentation, Volume, save
 from voxmetry.config import TrainSettings
 from voxmetry.nn.runtime import choose_for_training
-from voxmetry.train.batches import ahead, batches
+from voxmetry.train.batches import Batch, ahead, batches
 from voxmetry.train.cache import cached_case
 from voxmetry.train.cases import DataSet
 from voxmetry.train.dataset import open_data
@@ -103,6 +103,9 @@ def _run(data: DataSet, work: Path, options: argparse.Namespace) -> None:
     named, _, fingerprint = scan(data)
     planned = make_plan(fingerprint, named, data=options.data, budget=Budget(device=options.device)).settings
     settings = planned.model_copy(update={"precision": options.precision})
+    if len(data.cases) < settings.batch_size:
+        # The recipe drops incomplete batches, and would look for a whole one for ever.
+        raise SystemExit(f"{len(data.cases)} cases for a batch of {settings.batch_size}: name more with --cases")
     sides = (_ours(settings, named, options.device, work), _theirs(settings, named, options.device))
     rows: dict[str, list[tuple[float, float]]] = {PIPELINE: []}
     for repeat in range(options.repeats + 1):
@@ -157,8 +160,8 @@ def _ours(settings: TrainSettings, data: DataSet, device: str, work: Path) -> tu
     def feed(one_ahead: int) -> Feed:
         return ahead(endless()) if one_ahead else endless()
 
-    def step(image: torch.Tensor, label: torch.Tensor) -> None:
-        train_step(state, settings, criterion, image, label, 100)
+    def step(*batch: torch.Tensor) -> None:
+        train_step(state, settings, criterion, Batch(*batch), 100)
 
     return feed, step
 

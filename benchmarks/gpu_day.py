@@ -41,7 +41,7 @@ LEAST_S = 5
 """A step that has less is not begun."""
 TELL_S = 1
 TINY_STUDY = "--size 48 48 32 --classes 3 --patch 32 --channels 8 16 16 --repeats 1 --batch 1 --precision float32"
-TINY_TRAINING = "--shape 32 28 24 --cases 3 --steps 1 --repeats 1 --precision float32"
+TINY_TRAINING = "--shape 32 28 24 --cases 4 --steps 1 --repeats 1 --precision float32"
 TRAINING = "--cases 6 --steps 20 --repeats 2 --threads 8"
 TAIL = 40
 
