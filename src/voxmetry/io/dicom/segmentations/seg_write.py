@@ -282,15 +282,15 @@ def _one_slice(source: Source) -> Any:
 
 
 def _state_sizes(measures: Any, source: Source) -> None:
-    """Write thickness and spacing as the series has them, and leave out what is not known.
+    """Write thickness and spacing as the series has them; of an unknown thickness the step, as one must be there.
 
     highdicom sees one slice, and would write a spacing of 1 mm.
     """
-    for keyword, value_mm in (("SliceThickness", source.thickness_mm), ("SpacingBetweenSlices", source.step_mm)):
-        if value_mm is not None:
-            setattr(measures, keyword, format_number_as_ds(value_mm))
-        elif keyword in measures:
-            delattr(measures, keyword)
+    measures.SliceThickness = format_number_as_ds(source.thickness_mm or source.geometry.spacing_mm[2])
+    if source.step_mm is not None:
+        measures.SpacingBetweenSlices = format_number_as_ds(source.step_mm)
+    elif "SpacingBetweenSlices" in measures:
+        del measures.SpacingBetweenSlices
 
 
 def _whole(source: Source, index: int) -> Any:
