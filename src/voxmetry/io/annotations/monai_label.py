@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
@@ -90,8 +91,10 @@ def _label(folder: Path, image: str, entry: dict[str, Any], tag: str) -> SavedLa
     info = label.get("info") or {}
     params = info.get("params")
     given: dict[str, Any] = {**(params if isinstance(params, dict) else {}), **info}
+    own = (entry.get("image") or {}).get("info") or {}
     return SavedLabel(
-        image=image,
+        # The service keeps an image's identity there where its name is none for a file.
+        image=str(own.get("id") or image),
         path=folder / "labels" / tag / name,
         labels=_table(given.get("label_info")),
         author=str(given.get("client_id") or ""),
@@ -112,6 +115,10 @@ def _table(rows: Any) -> LabelTable | None:
 
 
 def _time(seconds: Any) -> str:
+    """Read a time: seconds since 1970, as MONAI Label writes it, or ISO 8601, as `voxmetry serve` does."""
+    if isinstance(seconds, str):
+        with contextlib.suppress(ValueError):
+            return datetime.datetime.fromisoformat(seconds).astimezone(datetime.UTC).isoformat(timespec="seconds")
     if not isinstance(seconds, (int, float)) or not 0 < seconds < 4e9:
         return ""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 from pydantic import Field, ValidationError
 
 from voxmetry.core.base import Number, Record
-from voxmetry.core.records import StudyResult
+from voxmetry.core.records import Flag, StudyResult
 from voxmetry.errors import ConfigError, FormatError, InputError
 
 Strategy: TypeAlias = Literal["quality", "disagreement", "random", "first"]
@@ -141,6 +141,20 @@ def rank(
     return tuple(Ranked(case, keys[case].dice, keys[case].why) for case in order)
 
 
+def gate_key(flags: Sequence[Flag], predicted_dice: float = math.nan) -> tuple[int, float, int]:
+    """Return what studies are sorted by for review: rejected, flagged, neither; predicted Dice; number of flags.
+
+    Examples
+    --------
+    >>> rejected = Flag(code="x", severity="reject", message="m")
+    >>> gate_key([rejected]) < gate_key([], 0.5) < gate_key([], 0.9) < gate_key([])
+    True
+    """
+    severities = [flag.severity for flag in flags if flag.severity != "note"]
+    level = 0 if "reject" in severities else 1 if severities else 2
+    return (level, 2.0 if math.isnan(predicted_dice) else predicted_dice, -len(severities))
+
+
 class _Quality(NamedTuple):
     key: tuple[int, float, int]
     dice: float
@@ -149,8 +163,6 @@ class _Quality(NamedTuple):
 
 def _quality(result: StudyResult) -> _Quality:
     """Rank by the gate: rejected, flagged for review, neither; then by lowest predicted Dice, then by the flags."""
-    severities = [flag.severity for flag in result.flags if flag.severity != "note"]
-    level = 0 if "reject" in severities else 1 if severities else 2
     lowest = min(result.predicted_dice, key=lambda row: row.predicted_dice, default=None)
     dice = lowest.predicted_dice if lowest is not None else math.nan
     words = [
@@ -159,7 +171,7 @@ def _quality(result: StudyResult) -> _Quality:
     said = "; ".join(dict.fromkeys(words[:4])) + (f" and {len(words) - 4} more" if len(words) > 4 else "")
     least = f"lowest predicted Dice {dice:.2f} ({lowest.label})" if lowest is not None else ""
     why = "; ".join(filter(None, (said, least))) or "no check failed, and its Dice is not predicted"
-    return _Quality((level, 2.0 if math.isnan(dice) else dice, -len(severities)), dice, why)
+    return _Quality(gate_key(result.flags, dice), dice, why)
 
 
 def _agreement(result: StudyResult, between: Mapping[str, float]) -> tuple[float, str]:
