@@ -21,6 +21,9 @@ from voxmetry.report import write_report
 from voxmetry.report.pictures import material as material_module
 from voxmetry.workflows import correct_run as correct_module
 from voxmetry.workflows import correction as correction_module
+from voxmetry.workflows.cohort.database import CohortRecord, read_progress, reading
+from voxmetry.workflows.cohort.progress import mark_of, progress_of
+from voxmetry.workflows.cohort.records import Candidate, Outcome, PlannedStudy, RunSettings
 from voxmetry.workflows.correct_run import correct_run
 from voxmetry.workflows.correction import CorrectionOptions
 
@@ -254,6 +257,45 @@ def test_lesions_that_came_back_one_by_one_are_one_structure_again(study, tmp_pa
     (out / "result.json").write_text(json.dumps(content))
     result = correct_run(out, tmp_path / "x.nii.gz", [study[0]], BY)
     assert [x.status for x in result.correction.structures] == ["removed", "unchanged"]
+
+
+def test_the_record_of_a_cohort_follows_and_no_run_replaces_a_correction(study, tmp_path):
+    series, out, found = study
+    root = tmp_path / "cohort"
+    (root / "tiny").mkdir(parents=True)
+    place = root / "tiny" / "case"
+    out.rename(place)
+    planned = PlannedStudy(
+        case="case", model="tiny", state="waiting", recipe="r", candidate=Candidate(case="case", path=str(series))
+    )
+    before = StudyResult.model_validate_json((place / "result.json").read_text(encoding="utf-8"))
+    marks = {
+        "tiny/case/result.json": mark_of(place / "result.json"),
+        "tiny/case/seg.nii.gz": mark_of(place / "seg.nii.gz"),
+    }
+    outcome = Outcome(
+        case="case", model="tiny", state="done", place="tiny/case", files=marks, measurements=before.measurements
+    )
+    with CohortRecord(root) as record:
+        record.begin("run", settings="", host="h", pid=1, studies=[planned])
+        record.finished(outcome, run="run")
+    correct_run(place, corrected(tmp_path, found), [series], BY)
+    with reading(root) as db:
+        rows = db.execute("SELECT label, volume_ml FROM measurements ORDER BY value").fetchall()
+    ml = found.geometry.voxel_ml
+    assert [(row["label"], row["volume_ml"]) for row in rows] == [
+        ("a", pytest.approx(32 * ml)),
+        ("b", pytest.approx(16 * ml)),
+    ]
+    done = read_progress(root)[("case", "tiny")]
+    # The same recipe: it is done, and its files are as the record says.
+    assert progress_of(planned, done, root, RunSettings()).state == "done"
+    # Another model or a damaged file: it would run, and replace what a person did.
+    again = progress_of(planned.model_copy(update={"recipe": "r2"}), done, root, RunSettings())
+    assert again.state == "refused"
+    assert "corrected by a person" in again.fault.found
+    (place / "seg.nii.gz").write_bytes(b"x")
+    assert progress_of(planned, done, root, RunSettings()).state == "refused"
 
 
 def test_instances_are_told_apart_anew(study, tmp_path):

@@ -54,7 +54,7 @@ class TestSplit:
         ever_trained: set[str] = set()
         for size in (40, 70, 120):
             many = [Case(f"case {n}", f"patient {n // 2}", (), Path()) for n in range(size)]
-            split = permanent_split(many, known, held_out_share=0.1 * (size // 40))
+            split = permanent_split(many, known, held_out_share=size / 200)
             ever_held_out |= set(split.held_out)
             ever_trained |= set(split.training)
             known = {"training": list(split.training), "validation": list(split.held_out)}
