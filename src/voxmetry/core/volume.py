@@ -14,6 +14,9 @@ from voxmetry.core.notebook import grid_facts, slices, table
 from voxmetry.core.records import SeriesInfo
 from voxmetry.errors import InputError
 
+ONLY_CT_BELOW_HU = -500.0
+"""An image whose darkest voxel is below this holds Hounsfield units: MR magnitude and PET are never negative."""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:

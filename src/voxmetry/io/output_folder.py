@@ -84,9 +84,14 @@ def output_folder(path: str | os.PathLike[str], names: Iterable[str], *, overwri
             shutil.rmtree(stage, ignore_errors=True)
 
 
+def results_in(path: str | os.PathLike[str], names: Iterable[str]) -> list[str]:
+    """Return which of the files are in a folder."""
+    return [name for name in names if os.path.lexists(Path(path) / name)]
+
+
 def require_no_results(path: str | os.PathLike[str], names: Iterable[str], *, overwrite: bool) -> None:
     """Raise `OutputExistsError` where one of the files is there already and may not be replaced."""
-    there = [name for name in names if os.path.lexists(Path(path) / name)]
+    there = results_in(path, names)
     if there and not overwrite:
         raise OutputExistsError(
             found=f"{', '.join(there)} in the folder already",

@@ -99,12 +99,10 @@ def compare_pair(
         reference=reference,
         tolerance_mm=settings.tolerance_mm,
         more_tolerances_mm=settings.more_tolerances_mm,
-        labels=settings.labels,
-        match=settings.match,
-        names=settings.names,
         surface=settings.surface,
         percentile=settings.percentile,
         empty=settings.empty,
+        **settings.pairing,
     )
     matchings: tuple[InstanceMatching, ...] = ()
     if settings.instances is not None:
@@ -115,14 +113,12 @@ def compare_pair(
             rule=settings.instances,
             min_iou=settings.min_iou,
             connectivity=settings.connectivity,
-            labels=settings.labels,
-            match=settings.match,
-            names=settings.names,
+            **settings.pairing,
         )
     lonely: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     if settings.labels is None:
         tables = (prediction.labels, reference.labels)
-        lonely = left_out(*tables, pair_labels(*tables, match=settings.match, names=settings.names), settings.names)
+        lonely = left_out(*tables, pair_labels(*tables, **settings.pairing), settings.names)
     return CaseComparison(
         case=case,
         patient=patient,

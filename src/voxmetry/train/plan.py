@@ -16,6 +16,7 @@ import numpy as np
 
 from voxmetry.config import TrainSettings, dump_yaml, parse_record
 from voxmetry.core.labels import LabelTable
+from voxmetry.core.volume import ONLY_CT_BELOW_HU
 from voxmetry.errors import ConfigError
 from voxmetry.train.cases import DataSet
 from voxmetry.train.fingerprint import ChannelFacts, Fingerprint, with_labels
@@ -42,7 +43,6 @@ LEAST_VIEW = 0.03
 STEPS = {"cpu": 3000, "cuda": 25_000}
 MOST_VOXELS = {"cpu": 64**3, "cuda": 192**3}
 """Voxels of a patch, so that a step takes seconds on a processor."""
-AIR_HU = -500.0
 
 
 @dataclass(frozen=True)
@@ -289,11 +289,11 @@ def _modality(channel: ChannelFacts, place: int, budget: Budget) -> tuple[str, s
         return budget.modalities[place], f"{budget.modalities[place]}, as it was given"
     if channel.modality:
         return channel.modality, f"{channel.modality}, as the data set says"
-    if channel.minimum < AIR_HU:
+    if channel.minimum < ONLY_CT_BELOW_HU:
         return "CT", f"CT, because values go down to {channel.minimum:g}"
     if channel.unit in ("SUVbw", "Bq/mL"):
         return "PT", f"PT, because the unit is {channel.unit}"
-    return "MR", f"MR, because nothing says what it is and no value is below {AIR_HU:g} (--modality sets it)"
+    return "MR", f"MR, because nothing says what it is and no value is below {ONLY_CT_BELOW_HU:g} (--modality sets it)"
 
 
 def _spacing(fingerprint: Fingerprint, reasons: dict[str, str]) -> list[float]:

@@ -291,9 +291,7 @@ def _in_common(
 
 
 def _not_compared(settings: CohortSettings, found: Segmentation, reference: Segmentation) -> tuple[str, ...]:
-    pairs = pair_labels(
-        found.labels, reference.labels, labels=settings.labels, match=settings.match, names=settings.names
-    )
+    pairs = pair_labels(found.labels, reference.labels, **settings.pairing)
     return left_out_words(
         left_out(found.labels, reference.labels, pairs, settings.names), ("the model", "the data set")
     )

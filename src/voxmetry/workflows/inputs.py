@@ -12,16 +12,13 @@ from voxmetry.classical import BaselineSpec
 from voxmetry.classical.spec import BaselineInput
 from voxmetry.config import InputSpec, ModelSpec, StudySettings
 from voxmetry.core.records import SourceInfo
-from voxmetry.core.volume import Volume
+from voxmetry.core.volume import ONLY_CT_BELOW_HU, Volume
 from voxmetry.errors import ConfigError, InputError, SeriesError
 from voxmetry.models import list_models
 from voxmetry.models.composite import CompositeInput, CompositeSpec
 
 AnySpec: TypeAlias = ModelSpec | CompositeSpec | BaselineSpec
 Input: TypeAlias = InputSpec | CompositeInput | BaselineInput
-
-AIR_HU = -500
-"""An image whose darkest voxel is below this holds Hounsfield units: MR magnitude and PET are never negative."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def read_input(path: Path, item: Input, spec: AnySpec, settings: StudySettings) 
         require_modality(path, item, spec)
         raise
     darkest = float(volume.array.min())
-    if volume.source is None and settings.modality is None and item.modality != "CT" and darkest < AIR_HU:
+    if volume.source is None and settings.modality is None and item.modality != "CT" and darkest < ONLY_CT_BELOW_HU:
         raise InputError(
             found=f"values down to {darkest:g}, as Hounsfield units of a CT have",
             expected=f"{item.modality} intensities, which {spec.name} was trained on",

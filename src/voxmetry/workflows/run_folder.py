@@ -119,11 +119,6 @@ class Outputs:
                 path.unlink(missing_ok=True)
 
 
-def has_results(folder: Path | str) -> bool:
-    """Whether a folder holds files of a run."""
-    return any((Path(folder) / name).exists() for name in OUTPUTS.values())
-
-
 def read_result(folder: Path | str) -> StudyResult:
     """Read the result of a run.
 

@@ -38,7 +38,7 @@ from voxmetry.flags.study import (
     flag_source,
     flag_units,
 )
-from voxmetry.io.output_folder import output_folder
+from voxmetry.io.output_folder import output_folder, results_in
 from voxmetry.io.overlapping import flatten
 from voxmetry.measurement import DEFINITIONS, compare, lesions, measure
 from voxmetry.measurement.instance_rows import measure_instances
@@ -54,7 +54,7 @@ from voxmetry.workflows.prior import compare_with_prior
 from voxmetry.workflows.privacy import Privacy
 from voxmetry.workflows.provenance import Clock, provenance
 from voxmetry.workflows.reference import read_reference
-from voxmetry.workflows.run_folder import OUTPUTS, Outputs, has_results, read_result
+from voxmetry.workflows.run_folder import OUTPUTS, Outputs, read_result
 from voxmetry.workflows.training_cases import flag_training_case
 from voxmetry.workflows.write_run import ReportInputs, write_outputs
 
@@ -161,7 +161,7 @@ def segment_study(
         with clock.step("write"):
             drawn = flatten(truth, "first", "the reference") if truth else None
             shown = ReportInputs(inputs.first, answer.segmentation, drawn, inputs.volumes[1:], change, answer.instances)
-            outputs = Outputs(stage, keep_earlier=whole or has_results(out))
+            outputs = Outputs(stage, keep_earlier=whole or bool(results_in(out, OUTPUTS.values())))
             return write_outputs(outputs, privacy.result(result), shown, settings, privacy)
 
 

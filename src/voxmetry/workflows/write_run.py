@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from voxmetry import io, report
@@ -59,9 +61,14 @@ def output_files(result: StudyResult, settings: StudySettings, *, changed: bool)
         left_out.add("thumbnail")
     if settings.report == "none":
         left_out |= {"overview", "other overview"}
-    if settings.report == "none" or (settings.report == "brief" and not result.needs_review):
+    if not wants_report(result, settings):
         left_out.add("report")
     return {what: name for what, name in OUTPUTS.items() if what not in left_out}
+
+
+def wants_report(result: StudyResult, settings: StudySettings) -> bool:
+    """Whether there is a report: always, or only of a study that is flagged for review, or never."""
+    return settings.report == "full" or (settings.report == "brief" and result.needs_review)
 
 
 def write_outputs(
@@ -72,33 +79,18 @@ def write_outputs(
     One that cannot be written costs none of the others: `not_written` of the result and a flag name it. Without the
     label map, the table or the result there is no run, and the error is raised.
     """
+    out = outputs.folder
     files = output_files(result, settings, changed=shown.prior is not None)
-    out, result = outputs.folder, result.model_copy(update={"files": files})
+    result = result.model_copy(update={"files": files})
     io.save(shown.segmentation, out / OUTPUTS["segmentation"])
     write_text(out / OUTPUTS["measurements"], records_csv(result.measurements, Measurement))
-    for what, text in tables(result, shown).items():
-        with outputs.each(what, OUTPUTS[what]) as path:
-            write_text(path, text())
-    if shown.instances is not None:
-        with outputs.each("instances", OUTPUTS["instances"]) as path:
-            save_instances(shown.instances, path)
-        with outputs.each("panoptic", OUTPUTS["panoptic"]) as path:
-            io.save(Volume(shown.instances.panoptic(), shown.instances.geometry), path)
+    for what, write in further_files(result, shown).items():
+        if what in files:
+            with outputs.each(what, OUTPUTS[what]) as path:
+                write(path)
     write_objects(outputs, settings.dicom, result, **shown.of_image(), uids=privacy.uids)
-    if "overview" in files:
-        with outputs.each("overview", OUTPUTS["overview"]) as path:
-            io.save(overview(shown.volume), path)
-    if "other overview" in files:
-        with outputs.each("other overview", OUTPUTS["other overview"]) as path:
-            io.save(overview(shown.others[0], MOST_OVERLAY_VOXELS), path)
-    drawn = drawn_segmentation(result, shown.segmentation, shown.instances)
-    with outputs.each("preview", OUTPUTS["preview"]) as path:
-        write_bytes(path, render_preview(shown.volume, drawn, shown.others))
-    if "thumbnail" in files:
-        with outputs.each("thumbnail", OUTPUTS["thumbnail"]) as path:
-            write_bytes(path, render_thumbnail(shown.volume, drawn))
     result = with_failures(result, outputs)
-    if "report" in output_files(result, settings, changed=shown.prior is not None):
+    if wants_report(result, settings):
         with outputs.each("report", OUTPUTS["report"]) as path:
             report.write_report(result, path, **shown._asdict())
         result = with_failures(result, outputs)
@@ -106,28 +98,36 @@ def write_outputs(
     return result
 
 
-def tables(result: StudyResult, shown: ReportInputs) -> dict[str, Callable[[], str]]:
-    """Return what makes the text of each further table that the run has."""
-    made: dict[str, Callable[[], str]] = {}
-    if "lesions" in result.files:
-        made["lesions"] = lambda: records_csv(result.lesions, Lesion)
-    if "instance table" in result.files:
-        made["instance table"] = lambda: records_csv(result.instances, InstanceMeasurement)
-    if "other measurements" in result.files:
-        rows = {other.name: other.measurements for other in result.others}
-        made["other measurements"] = lambda: named_records_csv(rows, Measurement, name="input")
-    if "other lesions" in result.files:
-        spots = {other.name: other.lesions for other in result.others}
-        made["other lesions"] = lambda: named_records_csv(spots, Lesion, name="input")
-    if result.comparisons:
-        made["comparison"] = lambda: records_csv(result.comparisons, Comparison)
-    correction = result.correction
-    if correction is not None:
-        made["correction"] = lambda: records_csv(correction.structures, StructureCorrection)
-    prior = shown.prior
-    if prior is not None:
-        made["change"] = lambda: prior.model_dump_json(indent=1)
-    return made
+def further_files(result: StudyResult, shown: ReportInputs) -> dict[str, Callable[[Path], object]]:
+    """Return what writes each table and picture that a run may have, beside the label map, its table and the report."""
+    rows = {other.name: other.measurements for other in result.others}
+    spots = {other.name: other.lesions for other in result.others}
+    drawn = drawn_segmentation(result, shown.segmentation, shown.instances)
+    tables: dict[str, Callable[[], str]] = {
+        "lesions": lambda: records_csv(result.lesions, Lesion),
+        "instance table": lambda: records_csv(result.instances, InstanceMeasurement),
+        "other measurements": lambda: named_records_csv(rows, Measurement, name="input"),
+        "other lesions": lambda: named_records_csv(spots, Lesion, name="input"),
+        "comparison": lambda: records_csv(result.comparisons, Comparison),
+    }
+    if (correction := result.correction) is not None:
+        tables["correction"] = lambda: records_csv(correction.structures, StructureCorrection)
+    if (prior := shown.prior) is not None:
+        tables["change"] = lambda: prior.model_dump_json(indent=1)
+    made: dict[str, Callable[[Path], object]] = {what: partial(_write_made, text) for what, text in tables.items()}
+    if (apart := shown.instances) is not None:
+        made["instances"] = lambda path: save_instances(apart, path)
+        made["panoptic"] = lambda path: io.save(Volume(apart.panoptic(), apart.geometry), path)
+    return made | {
+        "overview": lambda path: io.save(overview(shown.volume), path),
+        "other overview": lambda path: io.save(overview(shown.others[0], MOST_OVERLAY_VOXELS), path),
+        "preview": lambda path: write_bytes(path, render_preview(shown.volume, drawn, shown.others)),
+        "thumbnail": lambda path: write_bytes(path, render_thumbnail(shown.volume, drawn)),
+    }
+
+
+def _write_made(text: Callable[[], str], path: Path) -> None:
+    write_text(path, text())
 
 
 def with_failures(result: StudyResult, outputs: Outputs) -> StudyResult:

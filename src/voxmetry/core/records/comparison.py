@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field
 
@@ -100,6 +100,14 @@ class StructureSummary(Record):
     """Of the two volumes, over the same cases."""
 
 
+class Pairing(TypedDict):
+    """How the structures of two label maps are paired: keyword arguments of `pair_labels` and of what calls it."""
+
+    labels: tuple[str, ...] | None
+    match: Literal["auto", "name", "value"]
+    names: dict[str, str]
+
+
 class CohortSettings(Record):
     """How the cases of a cohort are compared."""
 
@@ -122,6 +130,11 @@ class CohortSettings(Record):
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     resamples: Annotated[int, Field(ge=100)] = 9999
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def pairing(self) -> Pairing:
+        """How structures are paired."""
+        return {"labels": self.labels, "match": self.match, "names": self.names}
 
 
 class CohortComparison(Record):
