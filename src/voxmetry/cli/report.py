@@ -58,11 +58,7 @@ def report(
     from voxmetry.workflows.report import Wishes, rewrite_report
     from voxmetry.workflows.run_folder import CHANGE
 
-    if len(image or ()) > 1:
-        raise ConfigError(
-            found=f"{len(image or ())} images", expected="the first image of the run", fix="pass --image once"
-        )
-    first = image[0] if image else None
+    first = _one_image(image or [])
     if key_images:
         if first is None:
             raise InputError(
@@ -84,6 +80,12 @@ def report(
         return
     for file in files.values():
         say(f"  {file}")
+
+
+def _one_image(images: list[Path]) -> Path | None:
+    if len(images) > 1:
+        raise ConfigError(found=f"{len(images)} images", expected="the first image of the run", fix="pass --image once")
+    return images[0] if images else None
 
 
 def _renew(

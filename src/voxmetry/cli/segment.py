@@ -144,6 +144,25 @@ class Writing:
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in OUT.")] = False
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What the result is compared with."""
+
+    reference: Annotated[Path | None, typer.Option(help="A segmentation to compare with.")] = None
+    reference_structures: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME...",
+            help="Structures of the reference to compare with; * and ? stand for any.",
+            hidden=True,
+        ),
+    ] = None
+    prior: Annotated[
+        Path | None, typer.Option(help="The folder of an earlier study's run: says what changed, with RECIST.")
+    ] = None
+    names_map: SeldomNamesMap = None
+
+
 @grouped
 def segment(
     study: Annotated[
@@ -167,19 +186,7 @@ def segment(
     running: Running,
     objects: Objects,
     writing: Writing,
-    reference: Annotated[Path | None, typer.Option(help="A segmentation to compare with.")] = None,
-    reference_structures: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME...",
-            help="Structures of the reference to compare with; * and ? stand for any.",
-            hidden=True,
-        ),
-    ] = None,
-    prior: Annotated[
-        Path | None, typer.Option(help="The folder of an earlier study's run: says what changed, with RECIST.")
-    ] = None,
-    names_map: SeldomNamesMap = None,
+    beside: Beside,
     settings_file: Annotated[
         Path | None, typer.Option("--settings", help="Study settings as YAML; options given here win over it.")
     ] = None,
@@ -202,17 +209,17 @@ def segment(
     settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()
     settings = with_settings(settings, also_set or ())
     options = given(reading) | given(running) | given(writing) | {"dicom": settings.dicom.model_dump() | given(objects)}
-    if names_map:
-        options["names"] = names_of(names_map)
+    if beside.names_map:
+        options["names"] = names_of(beside.names_map)
     settings = parse_record(settings.model_dump() | options, StudySettings, where="options")
     with steps() as tell:
         result = segment_study(
             study,
             out,
             model,
-            reference=reference,
-            structures=reference_structures or settings.structures,
-            prior=prior,
+            reference=beside.reference,
+            structures=beside.reference_structures or settings.structures,
+            prior=beside.prior,
             settings=settings,
             tell=tell,
         )

@@ -267,33 +267,58 @@ def _plan(
     kept = spec.n_classes * n_patch * dtype.itemsize if reuse else 0
     room = Room(1, "cpu", "cpu")
     if not on_host:
-        wide = min(SLAB_VALUES * DEVICE_FACTOR, spec.n_classes * section * spec.window.patch[axis])
-        beside = 4 * wide + min(8 * CHUNK_VALUES * DEVICE_FACTOR, 16 * wide) + 4 * labels
-        room = fit_device(
-            cost.gflop,
-            window=int(cost.live_bytes * DEVICE_WINDOW + images * output),
-            ring=ring + beside + kept,
-            image=n_grid * spec.n_channels * 4,
-            device=device,
+        wide, scores = section * spec.window.patch[axis], images * output
+        room = _device_room(
+            spec, cost, device, section=wide, labels=labels, ring=ring + kept, images=scores, n_grid=n_grid
         )
-    batch, ring_device = room.batch, room.ring
-    network = cost.live_bytes * NETWORK_FACTOR.get((device, choice.precision), 1.0) + images * output
-    if (device, choice.precision) == ("openvino", "bf16"):
-        # What the network returns is in float32, of which the factor counts half.
-        network += output / 2
-    thin_native = n_native * min(1.0, thin / (spec.n_classes * n_grid))
-    restoring = 3 * thin + 8 * CHUNK_VALUES + 8 * thin_native
+    network = _network_bytes(cost, choice, output=output, images=images)
     tensor = 4 * spec.n_channels * n_grid
     running = {
         "so far": base,
         "network input": tensor,
-        "ring": ring + kept if ring_device == "cpu" else 0,
-        "network": int(network) if on_host else 0,
+        "ring": ring + kept if room.ring == "cpu" else 0,
+        "network": network if on_host else 0,
         "labels": labels,
-        "interpolation": int(restoring),
+        "interpolation": int(3 * thin + 8 * CHUNK_VALUES + 8 * n_native * min(1.0, thin / (spec.n_classes * n_grid))),
         "maps": _maps_bytes(native.shape, spec) if maps else 0,
     }
     preparing = {"so far": base, "network input": tensor, "preprocessing": _preparing_bytes(volumes, spec, n_grid)}
+    # OpenVINO keeps the room of its tensors for the next study; torch gives it back.
+    staying = network if device == "openvino" else 0
+    after = _after_bytes(volumes, spec, base=base, tensor=tensor, labels=labels, staying=staying, measured=measured)
+    parts = max((running, preparing, *after), key=lambda parts: sum(parts.values()))
+    how = Streaming(
+        axis,
+        room.batch,
+        dtype,
+        device=None if on_host or room.ring == device else room.ring,
+        image_device=None if on_host or room.image == device else room.image,
+        full_groups=choice.execution in ("graph", "compile"),
+        reuse=reuse,
+    )
+    return MemoryPlan(how, parts, limit)
+
+
+def _network_bytes(cost: NetworkCost, choice: RuntimeChoice, *, output: int, images: int) -> int:
+    """Return what one window takes on the host, with the images of its scores that are averaged."""
+    kind = (choice.device, choice.precision)
+    # What OpenVINO's network returns is in float32, of which the factor of bf16 counts half.
+    more = output / 2 if kind == ("openvino", "bf16") else 0
+    return int(cost.live_bytes * NETWORK_FACTOR.get(kind, 1.0) + images * output + more)
+
+
+def _after_bytes(
+    volumes: Sequence[Volume],
+    spec: ModelSpec,
+    *,
+    base: int,
+    tensor: int,
+    labels: int,
+    staying: int,
+    measured: bool,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return what post-processing and what measuring take, when the network is done."""
+    n_native = int(np.prod(volumes[0].geometry.shape))
     cleaning = {
         "so far": base,
         "network input": tensor,
@@ -302,22 +327,26 @@ def _plan(
     }
     measuring = {
         "so far": base,
-        # OpenVINO keeps the room of its tensors for the next study; torch gives it back.
-        "network": int(network) if device == "openvino" else 0,
+        "network": staying,
         "labels": labels,
         "measurements": max(MEASURING_BYTES, 2 + volumes[0].array.itemsize) * n_native if measured else 0,
     }
-    parts = max((running, preparing, cleaning, measuring), key=lambda parts: sum(parts.values()))
-    how = Streaming(
-        axis,
-        batch,
-        dtype,
-        device=None if on_host or ring_device == device else ring_device,
-        image_device=None if on_host or room.image == device else room.image,
-        full_groups=choice.execution in ("graph", "compile"),
-        reuse=reuse,
+    return cleaning, measuring
+
+
+def _device_room(
+    spec: ModelSpec, cost: NetworkCost, device: str, *, section: int, labels: int, ring: int, images: int, n_grid: int
+) -> Room:
+    """Return how many windows run at once on a device, and where ring and image lie."""
+    wide = min(SLAB_VALUES * DEVICE_FACTOR, spec.n_classes * section)
+    beside = 4 * wide + min(8 * CHUNK_VALUES * DEVICE_FACTOR, 16 * wide) + 4 * labels
+    return fit_device(
+        cost.gflop,
+        window=int(cost.live_bytes * DEVICE_WINDOW + images),
+        ring=ring + beside,
+        image=n_grid * spec.n_channels * 4,
+        device=device,
     )
-    return MemoryPlan(how, parts, limit)
 
 
 def _maps_bytes(shape: tuple[int, int, int], spec: ModelSpec) -> int:

@@ -115,23 +115,23 @@ def train(
     """
     choice = choose_for_training(device, settings.precision, begun_in=begun_in(out) if resume else None)
     fabric = open_fabric(settings, choice)
-    first = fabric.is_global_zero
+    first, console = fabric.is_global_zero, Console(stderr=True, markup=False, emoji=False)
     found = data if isinstance(data, DataSet) else open_joined(data)
     names = hold_out(found, settings)
     require_unseen(settings, names[1])
     if first:
         start_folder(settings, out, resume=resume)
         note_start(choice, fabric.world_size, out)
-        Console(stderr=True, markup=False, emoji=False).print(f"training on {choice}", highlight=False)
-    state = begin(settings, fabric, tell=Console(stderr=True, markup=False, emoji=False).print if first else None)
+        console.print(f"training on {choice}", highlight=False)
+    state = begin(settings, fabric, tell=console.print if first else None)
     started = resume and load_checkpoint(state, out / "checkpoint.pt")
     table: dict[str, dict[str, float]] | None = None
-    store = make_folder(cache or default_cache(settings, out))
     with progress_bars(shown=first) as progress:
         track = partial(progress.track, description="read and prepare")
         made = settings.synthesis is not None
+        read = found.select(names[1]) if made else found
         cases = cached_cases(
-            found.select(names[1]) if made else found, settings.model, store, fabric=fabric, track=track
+            read, settings.model, make_folder(cache or default_cache(settings, out)), fabric=fabric, track=track
         )
         if not made:
             require_structures(all_folds(found, settings), {name: case.volume_ml for name, case in cases.items()})
@@ -139,16 +139,15 @@ def train(
             require_same_cases({name: case.source for name, case in cases.items()}, out)
             write_text(out / "split.json", json.dumps({"training": names[0], "validation": names[1]}, indent=1))
         validation = [cases[name] for name in names[1]]
-        feed: Feed
-        if made:
-            feed = open_made(settings, found, names[0], locate=locate, device=fabric.device)
-        else:
-            feed = CaseFeed([cases[name] for name in names[0]], settings)
+        feed: Feed = (
+            open_made(settings, found, names[0], locate=locate, device=fabric.device)
+            if made
+            else CaseFeed([cases[name] for name in names[0]], settings)
+        )
         if not started and settings.initial_bias == "frequency":
             set_initial_bias(state, feed.shares())
         clock = Clock(state, max_minutes)
-        total = settings.epochs * feed.steps
-        bar = progress.add_task("train", total=total, completed=state.epoch * feed.steps)
+        bar = progress.add_task("train", total=settings.epochs * feed.steps, completed=state.epoch * feed.steps)
         while state.epoch < settings.epochs and not clock.is_over:
             table = None
             row = run_epoch(state, settings, feed, lambda: progress.advance(bar), clock=clock)
@@ -158,18 +157,25 @@ def train(
                 row |= {f"dice_{name}": round(mean_dice(table, name), 4) for name in settings.model.labels.names}
             clock.note()
             if first:
-                shown = {key: value for key, value in row.items() if not key.startswith("overlap_")}
-                progress.console.print("  ".join(f"{key} {value:g}" for key, value in shown.items()))
-                log_row(row, out / "log.csv")
-                save_checkpoint(state, out / "checkpoint.pt")
-                for watch in watchers:
-                    watch(out, row)
+                note_epoch(state, row, out, watchers, say=progress.console.print)
     if table is None:  # resumed after the last epoch, which validates like any that is due
         table = validate_together(state, validation, settings.model)
     if first:
         write_model(state.averaged, settings, out, feed=feed, validation=table, patients=found.patients)
     fabric.barrier()
     return out / "model"
+
+
+def note_epoch(
+    state: RunState, row: dict[str, float], out: Path, watchers: Sequence[Watcher], *, say: Callable[[str], None]
+) -> None:
+    """Say an epoch's row of the log, write it and the checkpoint, and call those who watch."""
+    shown = {key: value for key, value in row.items() if not key.startswith("overlap_")}
+    say("  ".join(f"{key} {value:g}" for key, value in shown.items()))
+    log_row(row, out / "log.csv")
+    save_checkpoint(state, out / "checkpoint.pt")
+    for watch in watchers:
+        watch(out, row)
 
 
 class Clock:
