@@ -49,7 +49,7 @@ NETWORK_FACTOR = {
     ("openvino", "float32"): 0.85,
     ("openvino", "bf16"): 0.5,
 }
-"""Measured resident memory of a window over the bytes of its tensors; see docs/reference/performance.md."""
+"""Measured resident memory of a window over the bytes of its tensors; see benchmarks/RESULTS.md."""
 
 MAP_COPIES = 6
 """Of a block of interpolated scores while maps are made of it, as measured."""

@@ -87,7 +87,7 @@ def synthesise(
         raise ConfigError(
             found="a training configuration without the block synthesis",
             expected="one that makes images from label maps",
-            fix="add it; docs/training.md shows how",
+            fix="add it; docs/how-to/training.md shows how",
         )
     if (out / SHEET).exists() and not overwrite:
         raise OutputExistsError(
