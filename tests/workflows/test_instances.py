@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 import phantoms
-from voxmetry import Segmentation, StudySettings, Volume, read_segmentation, read_volume, save, segment_study
+from voxmetry import Geometry, Segmentation, StudySettings, Volume, read_segmentation, read_volume, save, segment_study
 from voxmetry.cli import run
 from voxmetry.config import DicomOutput
 from voxmetry.errors import ConfigError, FormatError, LabelError
@@ -225,6 +225,33 @@ def instance_map(array: np.ndarray) -> Segmentation:
 
     values = {int(value): f"instance-{value}" for value in np.unique(array) if value}
     return Segmentation(array.astype(np.uint16), GRID, LabelTable.from_names(values))
+
+
+class TestNetwork:
+    def test_instances_of_a_network_are_written_with_their_scores(self, tmp_path, monkeypatch):
+        import balls
+        import models
+        from voxmetry import Predictor
+        from voxmetry.nn.instance_merging import MergedInstance
+        from voxmetry.nn.instances import InstanceCollector
+
+        def merged(_):
+            whole = np.ones((6, 8, 8), np.float32)
+            rows = [(0.9, (slice(2, 8), slice(4, 12), slice(4, 12))), (0.7, (slice(9, 15), slice(4, 12), slice(4, 12)))]
+            return [MergedInstance(score, 0, place, whole) for score, place in rows]
+
+        monkeypatch.setattr(InstanceCollector, "merged", merged)
+        folder = models.write(tmp_path / "model", **balls.specification())
+        image = Volume(balls.image(balls.pair()), Geometry(np.eye(4), (24, 24, 24)))
+        save(image, tmp_path / "image.nii.gz")
+        result = segment_study(tmp_path / "image.nii.gz", tmp_path / "out", Predictor(folder, device="cpu"))
+        assert result.instances_by == "network"
+        assert [(row.label, row.score) for row in result.instances] == [("ball", 0.9), ("ball", 0.7)]
+        found = read_segmentation(tmp_path / "out" / "instances.nii.gz").array
+        assert [int((found == value).sum()) for value in (1, 2)] == [6 * 8 * 8] * 2
+        # The semantic map has a ball where an instance is, and nowhere else.
+        seg = read_segmentation(tmp_path / "out" / "seg.nii.gz").array
+        np.testing.assert_array_equal(seg == 3, found > 0)
 
 
 class TestNames:

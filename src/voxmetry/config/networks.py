@@ -193,8 +193,8 @@ class MaskRcnnNetwork(Record):
     """Blocks of so many voxels become channels before the first level, and the scores' channels become voxels again
     after the last, as for a DynUNet: all levels run on a grid that is coarser by this."""
     mask: Literal["fused", "head"] = "fused"
-    """Whether an instance's mask is that of the mask head alone, or fused with the semantic map (Mohan and Valada 2021,
-    doi 10.1007/s11263-021-01445-z)."""
+    """Whether an instance's mask is that of the mask head alone, or of it and the semantic map together: their log odds
+    added."""
 
     @model_validator(mode="after")
     def _levels(self) -> Self:

@@ -1,0 +1,149 @@
+"""Instances of networks, of connected components and of watershed on cases with known instances.
+
+    python benchmarks/bench_instances.py configs/data/spine-mr.yaml --mask-rcnn RUN/model --semantic unet=RUN/model \
+        --semantic fcn=RUN/model --json OUT.json
+
+Held-out cases alone. One row a method: average precision at IoU 0.5 and 0.75 of all detections, panoptic quality and
+count error of those with a score of 0.5 or more (all, where there are no scores), mean Dice of pairs with IoU above
+0.5, share of the exams in which every instance has a partner; 95 % intervals by bootstrap over the patients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from voxmetry import Predictor, Volume
+from voxmetry.core.instances import InstanceSegmentation
+from voxmetry.ops.instances import tell_apart
+from voxmetry.train.dataset import open_data, read_labelled
+
+RESAMPLES, SEED = 2000, 20261130
+LEAST_ML = 1.0
+"""Parts of a label map that are smaller are no vertebra."""
+LEAST_SCORE = 0.5
+
+Method = Callable[[Volume], InstanceSegmentation]
+
+
+def pair_up(found: InstanceSegmentation, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the IoU (predictions, references) of all pairs, scores, and Dice from it; predictions by falling score."""
+    rows = sorted(found.detections, key=lambda row: -row.score if np.isfinite(row.score) else -1.0)
+    values = [row.value for row in rows]
+    n_truth, n_found = int(truth.max()), int(found.array.max())
+    both = np.bincount(
+        found.array.ravel().astype(np.int64) * (n_truth + 1) + truth.ravel(), minlength=(n_found + 1) * (n_truth + 1)
+    )
+    both = both.reshape(n_found + 1, n_truth + 1).astype(float)
+    present = np.flatnonzero(both.sum(0)[1:]) + 1
+    sizes = both.sum(1)[values], both.sum(0)[present]
+    shared = both[np.ix_(values, present)]
+    iou = shared / (sizes[0][:, None] + sizes[1][None] - shared)
+    scores = np.array([row.score if np.isfinite(row.score) else 1.0 for row in rows])
+    return {"iou": iou.reshape(len(values), len(present)), "score": scores}
+
+
+def average_precision(cases: list[dict[str, np.ndarray]], least: float) -> float:
+    """Area under the interpolated curve of precision over recall, of all cases' detections together."""
+    hits, scores, n_truth = [], [], 0
+    for case in cases:
+        iou, free = case["iou"], np.ones(case["iou"].shape[1], bool)
+        n_truth += len(free)
+        for row, score in zip(iou, case["score"], strict=True):
+            best = int(np.where(free, row, -1).argmax()) if free.any() else -1
+            hit = best >= 0 and bool(free[best]) and row[best] >= least
+            if hit:
+                free[best] = False
+            hits.append(hit)
+            scores.append(score)
+    order = np.argsort(-np.array(scores), kind="stable")
+    hit = np.array(hits, float)[order]
+    if not len(hit) or not n_truth:
+        return 0.0
+    recall, precision = np.cumsum(hit) / n_truth, np.cumsum(hit) / np.arange(1, len(hit) + 1)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((np.diff(recall, prepend=0) * precision).sum())
+
+
+def summary(cases: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """Return all figures of some cases."""
+    tp = fp = fn = 0
+    ious, counts, whole = [], [], []
+    for case in cases:
+        kept = case["iou"][case["score"] >= LEAST_SCORE]
+        matched = kept[kept > 0.5]  # with an IoU above one half at most one partner is possible
+        tp, fp, fn = tp + len(matched), fp + len(kept) - len(matched), fn + kept.shape[1] - len(matched)
+        ious += matched.tolist()
+        counts.append(abs(len(kept) - kept.shape[1]))
+        whole.append(len(matched) == kept.shape[1])
+    dice = [2 * x / (1 + x) for x in ious]
+    return {
+        "AP50": average_precision(cases, 0.5),
+        "AP75": average_precision(cases, 0.75),
+        "PQ": sum(ious) / max(1e-9, tp + fp / 2 + fn / 2),
+        "count_error": float(np.mean(counts)),
+        "dice": float(np.mean(dice)) if dice else float("nan"),
+        "all_found": float(np.mean(whole)),
+    }
+
+
+def with_interval(cases: list[dict[str, np.ndarray]]) -> dict[str, tuple[float, float, float]]:
+    """Return each figure with its 95 % interval; cases are of one patient each."""
+    rng = np.random.default_rng(SEED)
+    draws = [summary([cases[i] for i in rng.integers(0, len(cases), len(cases))]) for _ in range(RESAMPLES)]
+    found = summary(cases)
+    ends = {name: np.nanpercentile([draw[name] for draw in draws], (2.5, 97.5)) for name in found}
+    return {name: (value, float(ends[name][0]), float(ends[name][1])) for name, value in found.items()}
+
+
+def main() -> None:
+    """Run and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--root", type=Path, help="folder that the manifest's paths start from")
+    parser.add_argument("--mask-rcnn", type=Path)
+    parser.add_argument("--semantic", action="append", default=[], help="NAME=MODEL")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    data = open_data(arguments.data, root=arguments.root)
+    held_out = [case for case in data.cases if case.held_out]
+    methods: dict[str, Method] = {}
+    if arguments.mask_rcnn:
+        methods["Mask R-CNN"] = Predictor(arguments.mask_rcnn, device="cpu").instances
+    for item in arguments.semantic:
+        name, _, path = item.partition("=")
+        predictor = Predictor(Path(path), device="cpu")
+        for kind in ("components", "watershed"):
+            methods[f"{name} + {kind}"] = lambda volume, kind=kind, run=predictor: tell_apart(
+                run(volume), kind, min_volume_ml=LEAST_ML
+            )
+    rows: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in methods}
+    seconds = dict.fromkeys(methods, 0.0)
+    for case in held_out:
+        read = read_labelled(case, data)
+        if read.instances is None:
+            raise SystemExit("the data set does not say its instances")
+        for name, run in methods.items():
+            began = time.process_time()
+            found = run(read.volumes[0])
+            seconds[name] += time.process_time() - began
+            rows[name].append(pair_up(found, read.instances))
+    table = {name: with_interval(cases) for name, cases in rows.items()}
+    print(f"{len(held_out)} held-out cases, {sum(c['iou'].shape[1] for c in rows[next(iter(rows))])} instances")
+    print("| method | " + " | ".join(next(iter(table.values()))) + " | processor s a case |")
+    for name, figures in table.items():
+        cells = [f"{value:.3f} ({low:.3f} to {high:.3f})" for value, low, high in figures.values()]
+        print(f"| {name} | " + " | ".join(cells) + f" | {seconds[name] / len(held_out):.1f} |")
+    print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB, all models together")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(table, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
