@@ -102,7 +102,7 @@ def anchor_shapes(boxes: NDArray[np.float64], smallest: float) -> list[list[floa
 
     Examples
     --------
-    >>> anchor_shapes(np.array([[10.0, 20.0, 10.0]] * 4 + [[40.0, 80.0, 40.0]] * 4), 12.6)
+    >>> anchor_shapes(np.array([[10.0, 20.0, 10.0]] * 4 + [[40.0, 80.0, 40.0]] * 4), 12.5)
     [[10.0, 20.0, 10.0]]
     """
     sizes = np.cbrt(boxes.prod(axis=1))
