@@ -7,6 +7,7 @@ import pytest
 
 from voxmetry import Flag, Geometry, Label, LabelTable, Segmentation, Volume, write_report
 from voxmetry.measurement import lesions
+from voxmetry.report import pdf
 from voxmetry.report.lesions import MOST_ROWS
 from voxmetry.report.pictures import material as material_module
 
@@ -138,3 +139,27 @@ def test_asymmetry_of_pairs_by_name_and_its_sign(make_result):
     assert row.label == "kidney"
     # 4 x 6 x 6 and 8 x 6 x 6 voxels: (8 - 4) / 6.
     assert row.cells[2].text == "+66.7"
+
+
+def test_a_pdf_leaves_no_font_open_whatever_layouts_were_tried(make_result, tmp_path, monkeypatch):
+    pytest.importorskip("fpdf")
+    volume, segmentation = CASES["truncated"]()
+    result = make_result(volume, segmentation)
+    monkeypatch.setattr(pdf, "MOSTLY_EMPTY", 1.0)  # a smaller layout is tried
+    monkeypatch.setattr(pdf, "_spelled", noted := Noted(pdf._spelled))
+    write_report(result, tmp_path / "report.pdf", volume=volume, segmentation=segmentation)
+    assert len(noted.papers) > 1, "the case would prove nothing"
+    fonts = [font for paper in noted.papers for font in paper.fonts.values() if hasattr(font, "ttfont")]
+    assert fonts
+    assert all(font.ttfont.reader is None or font.ttfont.reader.file.closed for font in fonts)
+
+
+class Noted:
+    """A function that keeps what it returned."""
+
+    def __init__(self, function):
+        self.function, self.papers = function, []
+
+    def __call__(self, *arguments):
+        self.papers.append(self.function(*arguments))
+        return self.papers[-1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fpdf import FPDF
 from fpdf.enums import MethodReturnValue, XPos, YPos
-from fpdf.fonts import FontFace
+from fpdf.fonts import FontFace, TTFFont
 
 from voxmetry.report.document import ReportDocument
 from voxmetry.report.fonts import FAMILY, Fonts
@@ -64,6 +64,12 @@ class Paper(FPDF):  # type: ignore[misc]
     def room_mm(self) -> float:
         """Width between the margins."""
         return float(self.w - 2 * MARGIN_MM)
+
+    def close_fonts(self) -> None:
+        """Close the files of all fonts: writing the document closes those that it embeds, and no others."""
+        for font in self.fonts.values():
+            if isinstance(font, TTFFont):
+                font.close()
 
     def fit(self, text: str) -> str:
         """Leave of a text what the fonts can write."""

@@ -40,11 +40,19 @@ def render_pdf(document: ReportDocument, material: Material, *, page: str = "a4"
         The file: the same bytes for the same report.
     """
     fonts = load_fonts(_texts(document))
-    paper = _spelled(document, material, fonts, page, 1.0)
-    if paper.page > 1 and paper.get_y() < MOSTLY_EMPTY * paper.h:
-        shares = (_spelled(document, material, fonts, page, share) for share in SMALLER)
-        paper = next((smaller for smaller in shares if smaller.page < paper.page), paper)
-    return bytes(paper.output())
+    papers = [_spelled(document, material, fonts, page, 1.0)]
+    try:
+        chosen = papers[0]
+        if chosen.page > 1 and chosen.get_y() < MOSTLY_EMPTY * chosen.h:
+            for share in SMALLER:
+                papers.append(_spelled(document, material, fonts, page, share))
+                if papers[-1].page < chosen.page:
+                    chosen = papers[-1]
+                    break
+        return bytes(chosen.output())
+    finally:
+        for paper in papers:
+            paper.close_fonts()
 
 
 def _spelled(document: ReportDocument, material: Material, fonts: Fonts, page: str, share: float) -> Paper:
