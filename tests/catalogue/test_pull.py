@@ -348,7 +348,7 @@ class TestImport:
         totalsegmentator_folders.write_part(tmp_path / "mine", part.folder, ["liver"], (3.0, 3.0, 3.0), seed=1)
         folder = (tmp_path / "mine" / part.folder).parent
         code = run(["models", "import", str(folder), "--name", name, "--orientation", "RAS"])
-        assert code == (0 if name == "" else 2)
+        assert code == 2
         assert not list(tmp_path.rglob("evil"))
         assert not Path("/tmp/evil").exists()
 

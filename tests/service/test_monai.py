@@ -78,7 +78,7 @@ class TestSlicer:
         assert (kept.array == array).all()
         wanted.geometry.require_same(kept.geometry)
         # `voxmetry annotate` reads the folder as it reads one of MONAI Label.
-        (saved,) = [each for each in read_monai_label(live.data / "datastore") if each.image.startswith("5_")]
+        (saved,) = [each for each in read_monai_label(live.data / "datastore") if each.image == name]
         assert saved.labels.names == ("front", "back")
         assert (saved.author, saved.path.is_file(), saved.made[:2]) == ("user-1", True, "20")
         # It is done, and is not offered again.

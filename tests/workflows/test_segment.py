@@ -401,7 +401,9 @@ def test_outputs_are_named_once():
     objects = {"seg.dcm", "rtstruct.dcm", "sr.dcm", "report.dcm", "images.zip", "report.pdf", *KEY_IMAGES.values()}
     others = {"other_measurements.csv", "other_lesions.csv", "other_overview.nii.gz"}
     chosen = {"comparison.csv", "change.json", "thumbnail.png", *MAP_FILES.values()}
-    assert set(OUTPUTS.values()) == FILES | chosen | others | objects
+    apart = {"instances.csv", "instances.nii.gz", "panoptic.nii.gz"}
+    corrected = {"correction.csv", "model_seg.nii.gz"}
+    assert set(OUTPUTS.values()) == FILES | chosen | others | objects | apart | corrected
 
 
 def test_reading_back_what_was_written(study, model, tmp_path):
