@@ -136,6 +136,13 @@ def test_the_change_since_a_prior_study(folder, make_result, tmp_path):
     assert f"+{share:.1f}" in table
     assert "not in the prior" in table
     assert "The prior was measured with hippocampus-mr 0.0.9" in html
+    # Once compared, it stays so in each further face and language.
+    rewrite_report(folder, Wishes(language="de"), overwrite=True)
+    german = (folder / "report.de.html").read_text(encoding="utf-8")
+    assert f"+{share:.1f}".replace(".", ",") in german[german.index('id="change-table"') :].partition("</table>")[0]
+    (folder / "change.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(FormatError, match=r"change\.json"):
+        rewrite_report(folder, Wishes(language="es"))
 
 
 def test_identity_is_shown_only_when_asked_for(tmp_path, make_result):

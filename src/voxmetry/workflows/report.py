@@ -32,6 +32,7 @@ from voxmetry.workflows.run_folder import (
     OVERVIEW,
     PDF,
     SEGMENTATION,
+    read_change,
     read_overview,
     read_result,
 )
@@ -66,6 +67,7 @@ def rewrite_report(
         Face, language, page, identity.
     prior
         The folder of a run on an earlier study of the same patient: the change is in the report, and in `change.json`.
+        None takes what the run's `change.json` holds, if there is one.
     image
         The study, for pictures at full size. Without it they are drawn from the run's `overview.nii.gz`, in which a
         large image is reduced.
@@ -105,7 +107,7 @@ def rewrite_report(
         shown, volume, segmentation, truth, apart = _shown(result, out, image, reference)
         identity = read_identity(volume, say) if wishes.with_identity else ()
         material = draw(shown, volume, segmentation, truth, _others(result, out), apart=apart)
-        change = None
+        change = read_change(out) if prior is None else None
         if prior is not None:
             own = io.read_segmentation(out / SEGMENTATION, labels=result.labels)
             change = compare_with_prior(result, prior, segmentation=own, image=volume, names=names_in(result))
