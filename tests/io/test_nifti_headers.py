@@ -171,6 +171,11 @@ class TestFoundByDamage:
         with pytest.raises(FormatError, match="its voxels begin at byte nan"):
             read_volume(tmp_path / "a.hdr")
 
+    def test_an_sform_of_numbers_that_signal(self, tmp_path):
+        # Widening such a NaN raises a warning, which the user would see.
+        with pytest.raises(GeometryError, match="an sform that is not finite"):
+            read_volume(write(tmp_path / "a.nii", at=280, value=struct.pack("<I", 0x7FA00000)))
+
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     def test_an_sform_that_is_not_finite(self, tmp_path, value):
         with pytest.raises(GeometryError, match="an sform that is not finite"):

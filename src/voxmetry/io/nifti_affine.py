@@ -41,7 +41,8 @@ def affine_of(header: Any, shape: tuple[int, int, int], name: str) -> Float64:
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
     qform = _qform(header) if qform_code > 0 else None
     if sform_code > 0:
-        sform: Float64 = header.get_sform()
+        with np.errstate(invalid="ignore"):  # NaNs that signal, as in `_qform`
+            sform: Float64 = header.get_sform()
         if not np.isfinite(sform).all():
             raise GeometryError(
                 found=f"{name} has an sform that is not finite",
