@@ -39,8 +39,12 @@ DEFINITIONS = {
     "probability less the mean of their entropies, in each window, blended and interpolated as scores are",
 }
 
-BLOCK_VALUES = 8_000_000
-"""Interpolated scores held at once, 32 MB of float32; those of one slice where that is more."""
+BLOCK_VALUES = 2_000_000
+"""Interpolated scores held at once, 8 MB of float32; those of one slice where that is more.
+
+Copies of this size fit a cache. Those of just under 32 MiB come from glibc's heap, which they tear: the peak then
+differs from run to run by a fifth.
+"""
 
 
 class MapWriter:
