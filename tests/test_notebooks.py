@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import nbformat
@@ -47,12 +48,13 @@ def test_a_notebook_was_saved_with_its_outputs_and_without_traces_of_a_machine(p
 
 
 def kinds(notebook: nbformat.NotebookNode) -> list[list[object]]:
-    """What each code cell shows, without its content."""
-    return [
-        [output.get("name") or sorted(output.get("data", {})) for output in cell.outputs]
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-    ]
+    """What each code cell shows, without its content.
+
+    A stream arrives in as many pieces as the kernel's timing makes of it: pieces that follow each other are one.
+    """
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    shown = [[output.get("name") or sorted(output.get("data", {})) for output in cell.outputs] for cell in cells]
+    return [[kind for kind, _ in itertools.groupby(kinds)] for kinds in shown]
 
 
 def strings(output: nbformat.NotebookNode) -> list[str]:
