@@ -7,8 +7,10 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from voxmetry.errors import FormatError, OutputError
+from voxmetry.workflows.cohort.database import written_together
 
 
 class Database:
@@ -30,6 +32,9 @@ class Database:
     FormatError
         If the file is no such record, or of a newer version.
     """
+
+    what: ClassVar[str] = "record"
+    """What the file is called in errors."""
 
     def __init__(self, path: Path, statements: Sequence[str], version: int) -> None:
         self.path = path
@@ -60,7 +65,7 @@ class Database:
             version = -1
         if not 0 <= version <= newest:
             raise FormatError(
-                found=f"{self.path.name} is no record of this version, or damaged",
+                found=f"{self.path.name} is no {self.what} of this version, or damaged",
                 expected="the SQLite file that voxmetry serve made",
                 fix="use the voxmetry that wrote it, or name another folder as data",
             )
@@ -83,14 +88,8 @@ class Database:
             if self._db.in_transaction:
                 yield
                 return
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with written_together(self._db):
                 yield
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
 
     def rows(self, statement: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[sqlite3.Row]:
         """Run one statement, and return its rows."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from voxmetry.errors import InputError, OutputError, VoxmetryError
+from voxmetry.errors import OutputError, VoxmetryError
 from voxmetry.service.dicom.network_store import NetworkStore, Sending
 from voxmetry.service.records import Job
 from voxmetry.workflows.dicom_names import DICOM_FILES, KEY_IMAGES
@@ -66,22 +66,6 @@ class Deliveries:
         deadline = time.monotonic() + STOP_SECONDS
         for thread in self._peers.values():
             thread.join(max(0.0, deadline - time.monotonic()))
-
-    def again(self, job: str) -> None:
-        """Send once more what a peer did not take in all its tries.
-
-        Raises
-        ------
-        InputError
-            If nothing of this job failed.
-        """
-        if not any(each.state == "failed" for each in self.record.of_job(job)):
-            raise InputError(
-                found="a job of which no delivery failed", expected="one that a peer did not take", fix="list the jobs"
-            )
-        self.record.again(job)
-        self._queue.store.change(job, tell=("delivery", "again"), delivery="waiting")
-        self.wake()
 
     # --- what is to be sent
 

@@ -299,10 +299,6 @@ class JobQueue:
             if uploads in path.parents and not self.store.uses(str(path)):
                 shutil.rmtree(uploads / path.relative_to(uploads).parts[0], ignore_errors=True)
 
-    def remove_results(self, job: Job) -> None:
-        """Delete the results of a job that is over; its row stays until `remove`."""
-        shutil.rmtree(self.root / RESULTS / job.id, ignore_errors=True)
-
     def counts(self) -> Counts:
         """Return how many jobs are in each state."""
         return self.store.counts()

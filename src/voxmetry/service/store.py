@@ -13,7 +13,7 @@ from typing import Any
 
 from voxmetry.config import StudySettings
 from voxmetry.core.records import Flag
-from voxmetry.errors import FormatError, OutputError
+from voxmetry.service.database import Database
 from voxmetry.service.records import Counts, Job, JobEvent, Numbers
 from voxmetry.workflows.cohort.records import Fault
 
@@ -28,7 +28,7 @@ _TABLES = (
     "n_starts INTEGER NOT NULL DEFAULT 0, n_losses INTEGER NOT NULL DEFAULT 0, fault TEXT, "
     "needs_review INTEGER NOT NULL DEFAULT 0, flags TEXT NOT NULL DEFAULT '[]', seconds REAL, "
     "files TEXT NOT NULL DEFAULT '[]', delivery TEXT NOT NULL DEFAULT 'none', n_deliveries INTEGER NOT NULL DEFAULT 0, "
-    "delivery_fault TEXT NOT NULL DEFAULT '', deliver_after TEXT NOT NULL DEFAULT '', "
+    "delivery_fault TEXT NOT NULL DEFAULT '', "
     "cancel INTEGER NOT NULL DEFAULT 0)",
     "CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, priority, created)",
     "CREATE INDEX IF NOT EXISTS jobs_by_delivery ON jobs (delivery)",
@@ -44,8 +44,8 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-class JobStore:
-    """The record, open for reading and writing by the threads of one process.
+class JobStore(Database):
+    """The record of jobs, open for reading and writing by the threads of one process.
 
     Parameters
     ----------
@@ -54,75 +54,26 @@ class JobStore:
 
     Raises
     ------
-    OutputError
-        If it cannot be written, here and in every method: the disk is full, or may not be written to.
-    FormatError
-        If the file is no record of jobs, or of a newer version.
+    OutputError, FormatError
+        As `Database`.
     """
 
+    what = "record of jobs"
+
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock, self._reading = threading.RLock(), threading.Lock()
+        super().__init__(path, _TABLES, VERSION)
+        self._reading = threading.Lock()
         with self._telling():
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._check()
-            self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
-            with self.all_or_nothing():
-                for statement in _TABLES:
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
             # A connection of its own: whoever reads does not wait for a write to reach the disk.
             self._reader = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            for connection in (self._db, self._reader):
-                connection.row_factory = sqlite3.Row
+            self._reader.row_factory = sqlite3.Row
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock, self._reading:
-            self._db.close()
+        with self._reading:
             self._reader.close()
-
-    def _check(self) -> None:
-        try:
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        except sqlite3.DatabaseError as error:
-            if "locked" in str(error) or "full" in str(error):
-                raise
-            version = -1
-        if not 0 <= version <= VERSION:
-            raise FormatError(
-                found=f"{self.path.name} is no record of jobs of this version, or damaged",
-                expected="the SQLite file that voxmetry serve made",
-                fix="use the voxmetry that wrote it, or name another folder as data",
-            )
-
-    @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise OutputError(
-                found=f"the record {NAME} cannot be written: {error}",
-                expected="a folder on a disk with room that can be written to",
-                fix="free some space, or mend the permissions of the data folder",
-            ) from error
-
-    @contextlib.contextmanager
-    def all_or_nothing(self) -> Iterator[None]:
-        """Hold the record; what the block writes is written together, or nothing of it. Blocks may be nested."""
-        with self._lock, self._telling():
-            if self._db.in_transaction:
-                yield
-                return
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        super().close()
 
     def _rows(self, statement: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[sqlite3.Row]:
         with self._reading, self._telling():

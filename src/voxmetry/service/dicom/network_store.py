@@ -95,12 +95,6 @@ class NetworkStore(Database):
             "UPDATE deliveries SET after = ? WHERE peer = ? AND state = 'waiting' AND after < ?", (until, peer, until)
         )
 
-    def again(self, job: str) -> None:
-        """Let everything of a job that failed be sent again."""
-        self.rows(
-            "UPDATE deliveries SET state = 'waiting', n_tries = 0, after = 0 WHERE job = ? AND state = 'failed'", (job,)
-        )
-
     def forget(self, job: str) -> None:
         """Remove a job."""
         self.rows("DELETE FROM deliveries WHERE job = ?", (job,))
