@@ -6,12 +6,9 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import ValidationError
 
 from voxmetry import io
-from voxmetry.core.base import Record
+from voxmetry.core.json_files import R, read_record
 from voxmetry.core.records import StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.volume import Volume
@@ -19,7 +16,6 @@ from voxmetry.errors import FormatError, InputError, OutputError, VoxmetryError
 from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
 from voxmetry.workflows.dicom_names import DICOM_FILES
 
-R = TypeVar("R", bound=Record)
 RESULT, SEGMENTATION, CHANGE = "result.json", "seg.nii.gz", "change.json"
 MODEL_SEGMENTATION, CORRECTION = "model_seg.nii.gz", "correction.csv"
 """Of a run whose label map a person corrected: the model's own, and what changed."""
@@ -149,23 +145,20 @@ def read_change(folder: Path | str) -> PriorComparison | None:
 
 
 def _read_record(path: Path, kind: type[R]) -> R:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
+    return read_record(
+        path,
+        kind,
+        missing=InputError(
             found=f"no readable {path.name} in the folder",
             expected="the folder of a run of voxmetry segment",
             fix="name the folder that was given with -o / --out",
-        ) from error
-    try:
-        return kind.model_validate_json(text)
-    except ValidationError as error:
-        wrong = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the whole file"
-        raise FormatError(
-            found=f"a {path.name} that is not as this version writes it, at {wrong}",
+        ),
+        damaged=lambda where: FormatError(
+            found=f"a {path.name} that is not as this version writes it, at {where}",
             expected="a result of this version of voxmetry",
             fix="run voxmetry segment again",
-        ) from error
+        ),
+    )
 
 
 def read_overview(folder: Path | str, result: StudyResult, name: str = OVERVIEW) -> Volume | None:

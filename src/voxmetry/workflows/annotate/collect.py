@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from voxmetry import io
 from voxmetry.config import dump_yaml
 from voxmetry.core.base import Record
+from voxmetry.core.json_files import read_record
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.progress import Progress
 from voxmetry.core.records.correction import Correction, StructureCorrection
@@ -170,21 +171,20 @@ def read_corrections(folder: Path | str) -> CollectedCorrections:
     FormatError
         If the list of them is damaged.
     """
-    path = Path(folder) / FOLDER / NAME
-    try:
-        return CollectedCorrections.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
+    return read_record(
+        Path(folder) / FOLDER / NAME,
+        CollectedCorrections,
+        missing=InputError(
             found=f"no corrections in {Path(folder).name}",
             expected="the folder of a work list whose corrections were collected",
             fix="voxmetry annotate collect FOLDER",
-        ) from error
-    except ValidationError as error:
-        raise FormatError(
+        ),
+        damaged=lambda _: FormatError(
             found=f"{NAME} is not as this version writes it",
             expected="corrections that this version of voxmetry collected",
             fix="move it away, and collect them again",
-        ) from error
+        ),
+    )
 
 
 def find_returned(sources: Iterable[Path], worklist: WorkList) -> tuple[list[Returned], list[Refused]]:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import ValidationError
-
 from voxmetry.core.base import Number, Record
+from voxmetry.core.json_files import read_record
 from voxmetry.core.progress import Progress
 from voxmetry.core.records import CohortSettings, PairedComparison
 from voxmetry.errors import ConfigError, FormatError, InputError
@@ -217,20 +216,20 @@ def read_comparison(folder: Path) -> ModelComparison:
     FormatError
         If it is damaged.
     """
-    try:
-        return ModelComparison.model_validate_json((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
+    return read_record(
+        folder / NAME,
+        ModelComparison,
+        missing=InputError(
             found=f"no {NAME} of two models in {folder.name}",
             expected="the folder that voxmetry annotate compare wrote",
             fix="compare the two models first",
-        ) from error
-    except ValidationError as error:
-        raise FormatError(
+        ),
+        damaged=lambda _: FormatError(
             found=f"a {NAME} that is not one of two models",
             expected="the folder that voxmetry annotate compare wrote",
             fix="compare the two models again",
-        ) from error
+        ),
+    )
 
 
 def accept(folder: Path, to: Path, *, author: str, why: str = "", anyway: bool = False) -> Decision:

@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from voxmetry.core.base import Number, Record
+from voxmetry.core.json_files import read_record
 from voxmetry.core.records import Flag, StudyResult
 from voxmetry.errors import ConfigError, FormatError, InputError
 
@@ -213,22 +214,20 @@ def read_worklist(folder: Path | str) -> WorkList:
     FormatError
         If it is damaged.
     """
-    path = Path(folder) / NAME
-    try:
-        return WorkList.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
+    return read_record(
+        Path(folder) / NAME,
+        WorkList,
+        missing=InputError(
             found=f"no readable {NAME} in {Path(folder).name}",
             expected="the folder that voxmetry annotate plan wrote",
             fix="name the folder that was given with -o / --out",
-        ) from error
-    except ValidationError as error:
-        wrong = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the whole file"
-        raise FormatError(
-            found=f"{NAME} is not as this version writes it, at {wrong}",
+        ),
+        damaged=lambda where: FormatError(
+            found=f"{NAME} is not as this version writes it, at {where}",
             expected="a work list of this version of voxmetry",
             fix="make it again: voxmetry annotate plan",
-        ) from error
+        ),
+    )
 
 
 def next_sample(

@@ -55,6 +55,20 @@ def _table(name: str, kind: type[Record], *, of_input: bool = False) -> str:
     return f"CREATE TABLE IF NOT EXISTS {name} ({first}, {spelled}, PRIMARY KEY ({known_by}, {key}))"
 
 
+@contextlib.contextmanager
+def written_together(db: sqlite3.Connection) -> Iterator[None]:
+    """Write what the block writes together, or nothing of it."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        # The disk may be full: SQLite has then rolled back already.
+        with contextlib.suppress(sqlite3.Error):
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
 class CohortRecord:
     """The record, open for writing. Use it as a context."""
 
@@ -67,7 +81,7 @@ class CohortRecord:
             # is none, SQLite stays with its older journal, and readers wait for a moment.
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
-            with self._all_or_nothing():
+            with written_together(self._db):
                 self._db.execute(_STUDIES)
                 self._db.execute(_table("measurements", Measurement))
                 self._db.execute(_table("lesions", Lesion))
@@ -84,21 +98,9 @@ class CohortRecord:
     def __exit__(self, *_: object) -> None:
         self._db.close()
 
-    @contextlib.contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            # The disk may be full: SQLite has then rolled back already.
-            with contextlib.suppress(sqlite3.Error):
-                self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
-
     def begin(self, run: str, *, settings: str, host: str, pid: int, studies: Sequence[PlannedStudy]) -> None:
         """Write down a run and all of its studies, before the first one starts."""
-        with _telling(self.path), self._all_or_nothing():
+        with _telling(self.path), written_together(self._db):
             # A run that is not there any more has nothing under way.
             self._db.execute("UPDATE studies SET state = 'waiting' WHERE state = 'running'")
             self._db.execute("UPDATE runs SET end = 'died' WHERE ended IS NULL AND end IS NULL")
@@ -157,7 +159,7 @@ class CohortRecord:
         sets = ", ".join(f"{name} = :{name}" for name in row)
         done = "n_done = n_done + 1" if outcome.state == "done" else "n_done = n_done"
         named = {"key_case": outcome.case, "key_model": outcome.model}
-        with _telling(self.path), self._all_or_nothing():
+        with _telling(self.path), written_together(self._db):
             self._db.execute(
                 f'UPDATE studies SET {sets}, {done} WHERE "case" = :key_case AND model = :key_model', row | named
             )
@@ -174,7 +176,7 @@ class CohortRecord:
         }
         sets = ", ".join(f"{name} = :{name}" for name in row)
         named = {"key_case": key[0], "key_model": key[1]}
-        with _telling(self.path), self._all_or_nothing():
+        with _telling(self.path), written_together(self._db):
             self._db.execute(f'UPDATE studies SET {sets} WHERE "case" = :key_case AND model = :key_model', row | named)
             self._measured(key, result)
 
