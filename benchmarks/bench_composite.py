@@ -96,11 +96,12 @@ def run_nnunet(_row: str, out: str, options: argparse.Namespace) -> None:
     import nibabel
     import torch
 
+    import nnunet_oracle
     import totalsegmentator_cases
     import totalsegmentator_oracle
 
     torch.set_num_threads(options.threads)
-    totalsegmentator_oracle.add_in_float32()
+    nnunet_oracle.add_in_float32()
     labels = totalsegmentator_oracle.run(totalsegmentator_cases.CASES[WHOLE], options.work)
     image = nibabel.load(options.work / "image.nii.gz")
     nibabel.save(nibabel.Nifti1Image(labels, image.affine), out)

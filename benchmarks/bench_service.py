@@ -39,6 +39,9 @@ from voxmetry.config import dump_yaml
 from voxmetry.config.service import ServiceSettings
 from voxmetry.demo import FOLDER
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from service_clients import ServerProcess
+
 MODEL = "hippocampus-mr"
 SRC = Path(voxmetry.__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SRC), "PYTHONWARNINGS": "ignore"}
@@ -59,7 +62,7 @@ def make_studies(folder: Path, n: int) -> list[Path]:
     return made
 
 
-class Server:
+class Server(ServerProcess):
     """`voxmetry serve` in a process of its own."""
 
     def __init__(self, folder: Path) -> None:
@@ -73,39 +76,15 @@ class Server:
         self.data = folder / "data"
         file = folder / "serve.yaml"
         file.write_text(dump_yaml(settings))
-        command = [sys.executable, "-m", "voxmetry", "serve", "--settings", str(file)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-        line = ""
-        while "http://" not in line:
-            line = self.process.stderr.readline() if self.process.stderr else ""
-            if not line:
-                raise SystemExit("the service did not start")
-        self.host = line.split("http://")[1].split()[0]
+        super().__init__(file, **ENVIRONMENT)
 
     def get(self, path: str) -> dict:
         """Return the JSON at an address."""
         return json.loads(call(self.host, "GET", path))
 
-    def workers(self) -> list[int]:
-        """Ids of its worker processes."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                fields = entry.read_text().rsplit(")", 1)[1].split()
-                if int(fields[1]) == self.process.pid:
-                    found.append(int(entry.parent.name))
-        return found
-
     def n_done(self) -> int:
         """How many jobs are done."""
         return self.get("/v1/jobs?limit=1")["counts"].get("done", 0)
-
-    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Send the process a signal, and wait for its end."""
-        self.process.send_signal(how)
-        self.process.wait()
-        if self.process.stderr:
-            self.process.stderr.close()
 
 
 def call(host: str, method: str, path: str, body: bytes | None = None, kind: str = "") -> bytes:

@@ -1,10 +1,15 @@
-"""Clients of the service: one that sends what 3D Slicer's MONAILabel module sends, byte for byte, and a plain one."""
+"""The service in a process, and clients of it: a plain one, and one that sends what 3D Slicer's module sends."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import mimetypes
+import os
+import signal
+import subprocess
+import sys
 import threading
 from email.parser import BytesParser
 from email.policy import HTTP
@@ -126,6 +131,35 @@ class Slicer:
 
     def training_runs(self) -> bool:
         return call(self.host, "GET", "/train/?check_if_running=true")[0] == 200
+
+
+class ServerProcess:
+    """`voxmetry serve` in a process of its own, from a file of settings whose port is 0."""
+
+    def __init__(self, settings: Path, **environment: str) -> None:
+        command = [sys.executable, "-m", "voxmetry", "serve", "--settings", str(settings)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+        line = ""
+        while "http://" not in line:
+            line = self.process.stderr.readline()
+            assert line, "the service did not start"
+        self.host = line.split("http://")[1].split()[0]
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """Send the process a signal, and wait for its end."""
+        self.process.send_signal(how)
+        self.process.wait()
+        self.process.stderr.close()
+
+    def workers(self) -> list[int]:
+        """Ids of its worker processes."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = entry.read_text().rsplit(")", 1)[1].split()
+                if int(fields[1]) == self.process.pid:
+                    found.append(int(entry.parent.name))
+        return found
 
 
 def start(settings, **more):

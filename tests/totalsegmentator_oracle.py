@@ -10,7 +10,6 @@ maps in their order, nearest `ndimage.zoom` back, axes and crop undone.
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from scipy.ndimage import zoom
 
 import totalsegmentator_cases
+from nnunet_oracle import add_in_float32
 
 
 def canonical(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -90,17 +90,6 @@ def predict(model: Path, file: Path, out: Path, step: float) -> np.ndarray:
     predictor.initialize_from_trained_model_folder(str(model), ("0",))
     predictor.predict_from_files_sequential([[str(file)]], [str(out)])
     return np.asarray(nibabel.load(f"{out}.nii.gz").dataobj)
-
-
-def add_in_float32() -> None:
-    """Let nnU-Net's predictor make its sums and its weights in float32; it names `torch.half` for both."""
-    from nnunetv2.inference import predict_from_raw_data
-
-    original = predict_from_raw_data.compute_gaussian
-    wide = functools.partial(original, dtype=torch.float32)
-    wide.cache_clear = original.cache_clear
-    predict_from_raw_data.compute_gaussian = wide
-    torch.half = torch.float32
 
 
 def main(target: Path, names: list[str]) -> None:

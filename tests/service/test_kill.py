@@ -7,49 +7,18 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 import phantoms
-from service_clients import SHAPE, call_json
+from service_clients import SHAPE, ServerProcess, call_json
 from voxmetry import save
 from voxmetry.config import dump_yaml
 from voxmetry.config.service import ServiceSettings
 
-ROOT = Path(__file__).parents[2]
-
-
-class Server:
-    """`voxmetry serve` in a process of its own."""
-
-    def __init__(self, settings: Path) -> None:
-        environment = dict(os.environ, PYTHONPATH=str(ROOT / "src"), OMP_NUM_THREADS="1")
-        command = [sys.executable, "-m", "voxmetry", "serve", "--settings", str(settings)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-        line = ""
-        while "http://" not in line:
-            line = self.process.stderr.readline()
-            assert line, "the service did not start"
-        self.host = line.split("http://")[1].split()[0]
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        self.process.stderr.close()
-
-    def workers(self) -> list[int]:
-        """Ids of its worker processes."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                fields = entry.read_text().rsplit(")", 1)[1].split()
-                if int(fields[1]) == self.process.pid:
-                    found.append(int(entry.parent.name))
-        return found
+ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parents[2] / "src"), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.slow  # each start of a worker loads torch
@@ -67,7 +36,7 @@ def test_nothing_is_lost_and_nothing_done_twice(tmp_path, tiny_model):
     )
     (tmp_path / "serve.yaml").write_text(dump_yaml(settings))
     chance = random.Random(4)
-    server = Server(tmp_path / "serve.yaml")
+    server = ServerProcess(tmp_path / "serve.yaml", **ENVIRONMENT)
     jobs, n = [], 0
     try:
         for kill in ("worker", "server", "server"):
@@ -84,8 +53,8 @@ def test_nothing_is_lost_and_nothing_done_twice(tmp_path, tiny_model):
                 for worker in server.workers():
                     os.kill(worker, signal.SIGKILL)
             else:
-                server.kill()
-                server = Server(tmp_path / "serve.yaml")
+                server.end(signal.SIGKILL)
+                server = ServerProcess(tmp_path / "serve.yaml", **ENVIRONMENT)
                 # A client that heard no answer asks again.
                 status, job = call_json(
                     server.host, "POST", "/v1/jobs", {"model": "tiny-mr", "path": "in/a.nii.gz", "once": f"{n - 1}"}
@@ -96,7 +65,7 @@ def test_nothing_is_lost_and_nothing_done_twice(tmp_path, tiny_model):
         for job in jobs:
             assert "result.json" in [each["name"] for each in call_json(server.host, "GET", f"/v1/jobs/{job}/files")[1]]
     finally:
-        server.kill()
+        server.end(signal.SIGKILL)
     with contextlib.closing(sqlite3.connect(tmp_path / "data" / "service.sqlite")) as record:
         ends = record.execute("SELECT job, count(*) FROM events WHERE what = 'done' GROUP BY job").fetchall()
     assert sorted(ends) == sorted((job, 1) for job in jobs)
