@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -104,7 +105,7 @@ class Composite:
         self.device: str = first.device
         self.precision: str = first.precision
 
-    @property
+    @functools.cached_property
     def networks(self) -> tuple[tuple[ModelSpec, Path], ...]:
         """Specification and folder of each network that gives some of the labels, those of nested composites too."""
         return tuple(found for member in self._needed for found in _networks(self._find(member.model)))
