@@ -31,7 +31,7 @@ from voxmetry.train import loop, train
 from voxmetry.train.dataset import open_data
 from voxmetry.train.devices import open_fabric
 from voxmetry.train.finetune import carry_over
-from voxmetry.train.folds import hold_out
+from voxmetry.train.folds import chosen_on, hold_out
 from voxmetry.train.initial_bias import output_layers, set_initial_bias
 from voxmetry.train.loop import Clock, learning_rate
 from voxmetry.train.losses import on_grid_of
@@ -76,6 +76,33 @@ class TestRun:
         split = json.loads((run / "split.json").read_text())
         held_out = [row["case"] for row in csv.DictReader((finished / "validation.csv").read_text().splitlines())]
         assert held_out == split["validation"]
+        assert "recipe_chosen_on" not in json.loads((finished / "split.json").read_text())
+
+    @pytest.mark.parametrize(
+        ("said", "fold", "named"),
+        [
+            ("not said", 0, None),
+            ("other", 0, 0),
+            ("held-out", None, 2),
+            ("held-out", 0, 5),
+            ([1], 0, 1),
+            ([1, 2], 2, 2),
+            ([1], None, 0),
+        ],
+    )
+    def test_knows_the_cases_that_a_recipe_was_chosen_on(self, said, fold, named, tmp_path):
+        cases = open_data(write_cases(tmp_path / "data", 5))
+        content = settings().model_dump() | {"recipe_chosen_on": said, "fold": fold, "folds": 5}
+        chosen = parse_record(content, TrainSettings, where="a test")
+        found = chosen_on(cases, chosen)
+        assert (found if found is None else len(found)) == named
+        if isinstance(said, list) and fold is not None:
+            parts = [hold_out(cases, chosen.model_copy(update={"fold": one}))[1] for one in said]
+            assert set(found) == {name for part in parts for name in part}
+
+    def test_refuses_a_fold_that_is_not_there(self):
+        with pytest.raises(ConfigError, match="fold 5 of 5"):
+            parse_record(settings().model_dump() | {"recipe_chosen_on": [5]}, TrainSettings, where="a test")
 
     def test_keeps_and_prints_what_it_computed_on(self, data, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("voxmetry.nn.runtime.multiplies_bf16", lambda _: False)

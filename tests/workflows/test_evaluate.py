@@ -72,6 +72,28 @@ class TestEvaluate:
         assert {"#112233", "#445566"} <= set(re.findall(r"--c:(#\w+)", own))
         assert "#E69F00" not in own
 
+    @pytest.mark.parametrize(
+        ("split", "words"),
+        [
+            ({"validation": []}, ""),
+            ({"validation": ["case_1"]}, "does not say whether its recipe was chosen on them"),
+            ({"validation": ["case_1"], "recipe_chosen_on": []}, ""),
+            ({"validation": ["case_1"], "recipe_chosen_on": ["case_1", "gone"]}, "chosen on 1 of these 3 cases"),
+        ],
+    )
+    def test_says_which_cases_the_recipe_was_chosen_on(self, split, words, folder, model, tmp_path):
+        (model / "split.json").write_text(json.dumps({"training": ["case_0"]} | split), encoding="utf-8")
+        found, _ = evaluate(open_data(folder), [model], tmp_path / "out", device="cpu")
+        assert words in found.models[0].recipe
+        assert bool(found.models[0].recipe) == bool(words)
+        page = (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
+        assert ("recipe" in page) == bool(words)
+        if "1 of these" in words:
+            others = [row for row in found.models[0].cohort.cases if row.case != "case_1"]
+            for name in ("front", "back"):
+                dice = np.mean([c.dice for row in others for c in row.comparisons if c.label == name])
+                assert f"{name} {dice:.3f} (" in found.models[0].recipe.partition("Dice of the other 2 alone: ")[2]
+
     def test_a_case_that_fails_is_a_row_with_its_reason(self, folder, baseline, tmp_path):
         import shutil
 

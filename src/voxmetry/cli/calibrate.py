@@ -34,4 +34,6 @@ def calibrate(
         return
     for row in result.structures:
         say(str(row))
+    if result.recipe:
+        say(result.recipe)
     show.files(files)

@@ -46,6 +46,8 @@ def evaluate(
             left_out = f", {result.n_seen} cases it was trained on left out" if result.n_seen else ""
             say(f"{result.name}{left_out}")
             show.cohort(result.cohort, (), as_json=False)
+            if result.recipe:
+                say(result.recipe)
         for line in found.verdicts:
             say(line)
         show.files(files)

@@ -39,6 +39,9 @@ REMOVED = {"teacher": None, "teacher_share": 0.5, "border_smoothing": 0.0}
 """Settings of version 0.1.0 that brought nothing, with the values at which they did nothing: runs have them on file."""
 
 
+FoldNumber = Annotated[int, Field(ge=0)]
+
+
 class TrainSettings(Record):
     """One training run. The content of a file in `configs/train`."""
 
@@ -57,6 +60,12 @@ class TrainSettings(Record):
     """Parts that a cross-validation deals the patients into."""
     fold: Annotated[int, Field(ge=0)] | None = None
     """The part that this run holds out, counted from 0; None is no run of a cross-validation."""
+    recipe_chosen_on: (
+        Literal["not said", "held-out", "other"] | Annotated[tuple[FoldNumber, ...], Field(min_length=1)]
+    ) = "not said"
+    """The cases by which network, augmentation and post-processing were chosen. 'held-out': those that this run holds
+    out, or any fold of its cross-validation; numbers of folds: what these hold out of this data set; 'other': none of
+    it. `evaluate` and `calibrate` say so: a new patient can expect less than cases that took part in the choice."""
     seed: int = 0
     epochs: Annotated[int, Field(ge=1)] = 45
     batch_size: Annotated[int, Field(ge=1)] = 4
@@ -101,6 +110,10 @@ class TrainSettings(Record):
     def _fold_exists(self) -> Self:
         if self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} of {self.folds}: the folds are counted from 0")
+        if not isinstance(self.recipe_chosen_on, str) and max(self.recipe_chosen_on) >= self.folds:
+            raise ValueError(
+                f"recipe_chosen_on: fold {max(self.recipe_chosen_on)} of {self.folds}: the folds are counted from 0"
+            )
         return self
 
     @model_validator(mode="after")

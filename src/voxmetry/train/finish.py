@@ -36,11 +36,13 @@ def write_model(
     feed: Feed,
     validation: dict[str, dict[str, float]],
     patients: Mapping[str, str],
+    chosen_on: Sequence[str] | None = None,
 ) -> Path:
     """Write the model folder `out`/model, with the names of the cases and the Dice of those held out; return it.
 
     model.yaml is written last, so a folder that has one is whole. `patients` says whose case each is: a later run keeps
-    each on the side where it was.
+    each on the side where it was. `chosen_on` names the cases by which the recipe was chosen, None where it is not
+    said.
     """
     folder = make_folder(out / "model")
     spec = settings.model
@@ -53,6 +55,8 @@ def write_model(
         "training_patients": sorted({patient_key(patients.get(name, name)) for name in feed.names}),
         "validation_patients": sorted({patient_key(patients.get(name, name)) for name in validation}),
     }
+    if chosen_on is not None:
+        names["recipe_chosen_on"] = list(chosen_on)
     write_text(folder / "split.json", json.dumps(names, indent=1))
     data = to_bytes(network)
     write_bytes(folder / "weights.safetensors", data)

@@ -44,6 +44,19 @@ def hold_out(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], t
     return tuple(n for n in names if n not in held_out), tuple(n for n in names if n in held_out)
 
 
+def chosen_on(data: DataSet, settings: TrainSettings) -> tuple[str, ...] | None:
+    """Return the cases by which the recipe was chosen, see `TrainSettings.recipe_chosen_on`; None: it is not said."""
+    said = settings.recipe_chosen_on
+    if said == "not said":
+        return None
+    if said == "other":
+        return ()
+    if said == "held-out":
+        return tuple(sorted(name for part in all_folds(data, settings) for name in part))
+    parts = all_folds(data, settings) if settings.fold is not None else ((),) * settings.folds
+    return tuple(sorted(name for fold in said for name in parts[fold]))
+
+
 def all_folds(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], ...]:
     """Return what each fold of a cross-validation holds out, or what a single run does."""
     if settings.fold is None:

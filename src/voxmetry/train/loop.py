@@ -40,7 +40,7 @@ from voxmetry.train.dataset import require_structures
 from voxmetry.train.devices import gather, open_fabric
 from voxmetry.train.feed import CaseFeed, Feed, open_made
 from voxmetry.train.finish import write_model
-from voxmetry.train.folds import all_folds, hold_out
+from voxmetry.train.folds import all_folds, chosen_on, hold_out
 from voxmetry.train.initial_bias import set_initial_bias
 from voxmetry.train.join import open_joined
 from voxmetry.train.labelled_cases import LabelledCase
@@ -161,7 +161,15 @@ def train(
     if table is None:  # resumed after the last epoch, which validates like any that is due
         table = validate_together(state, validation, settings.model)
     if first:
-        write_model(state.averaged, settings, out, feed=feed, validation=table, patients=found.patients)
+        write_model(
+            state.averaged,
+            settings,
+            out,
+            feed=feed,
+            validation=table,
+            patients=found.patients,
+            chosen_on=chosen_on(found, settings),
+        )
     fabric.barrier()
     return out / "model"
 

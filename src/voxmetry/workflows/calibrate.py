@@ -31,7 +31,7 @@ from voxmetry.plot.curves import calibration
 from voxmetry.train.cases import DataSet
 from voxmetry.train.dataset import open_data, read_labelled
 from voxmetry.train.labelled_cases import for_model
-from voxmetry.workflows.evaluate import ModelFolds, open_entry
+from voxmetry.workflows.evaluate import ModelFolds, open_entry, recipe_words
 
 WORST = 0.1
 """The share of cases that a quality gate is to catch."""
@@ -101,6 +101,8 @@ class CalibrationReport(Record):
     """The content of `calibration.json`."""
 
     data: str
+    recipe: str = ""
+    """What the choice of the model's recipe means for these figures; empty where it was chosen on other cases."""
     structures: tuple[Calibration, ...]
     intensity: dict[str, Landmarks] = Field(default_factory=dict)
     """Values of the images by input, against which a new image is held."""
@@ -162,6 +164,7 @@ def calibrate(entry: ModelFolds, data: DataSet, *, progress: Progress | None = N
     ]
     return CalibrationReport(
         data=data.name,
+        recipe=recipe_words(entry),
         structures=tuple(part for part, _ in parts),
         intensity=landmarks_seen(seen),
         rows=tuple(row for _, told in parts for row in told),
@@ -341,6 +344,7 @@ def card_section(result: CalibrationReport) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
         *rows,
         "",
+        *([result.recipe, ""] if result.recipe else []),
         *(weak if any(row.quality and not row.skilled for row in result.structures) else []),
         f"![True Dice of each case over the predicted one]({PLOT})",
         _END,

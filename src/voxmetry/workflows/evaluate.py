@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,11 +49,15 @@ class ModelFolds:
         fold that held it out.
     n_seen
         Cases of the data set that are left out because it was trained on them.
+    chosen_on
+        Cases of the data set by which its recipe was chosen; None where it held some of these cases out, and does not
+        say whether they took part in the choice.
     """
 
     name: str
     folds: tuple[tuple[Ready, tuple[str, ...]], ...]
     n_seen: int
+    chosen_on: tuple[str, ...] | None = ()
 
     @property
     def is_baseline(self) -> bool:
@@ -68,6 +72,8 @@ class ModelEvaluation(Record):
     is_baseline: bool
     n_seen: int
     """Cases left out because it was trained on them."""
+    recipe: str = ""
+    """What the choice of its recipe means for these figures; empty where it was chosen on other cases."""
     cohort: CohortComparison
     failures: Failures
 
@@ -187,12 +193,14 @@ def open_entry(model: str | Path, data: DataSet, *, device: str) -> ModelFolds:
     folds = sorted(Path(model).glob("fold-*/model")) if Path(model).is_dir() else []
     names = [case.name for case in data.cases]
     parts: list[tuple[Ready, tuple[str, ...]]] = []
-    for folder in folds:
-        held_out = set(read_split(folder).get("validation", ()))
+    splits = [read_split(folder) for folder in folds]
+    for folder, split in zip(folds, splits, strict=True):
+        held_out = set(split.get("validation", ()))
         parts.append((load_any(folder, settings), tuple(name for name in names if name in held_out)))
     if not folds:
         loaded = load_any(model, settings)
-        seen = set() if isinstance(loaded, Baseline) else set(read_split(_folder_of(model)).get("training", ()))
+        splits = [{} if isinstance(loaded, Baseline) else read_split(_folder_of(model))]
+        seen = set(splits[0].get("training", ()))
         parts.append((loaded, tuple(name for name in names if name not in seen)))
     left = {name for _, part in parts for name in part}
     name = Path(model).name if folds or Path(model).is_dir() else parts[0][0].spec.name
@@ -202,7 +210,41 @@ def open_entry(model: str | Path, data: DataSet, *, device: str) -> ModelFolds:
             expected="cases that it has not seen",
             fix="evaluate it on other data, or train with held-out cases or folds and evaluate that run",
         )
-    return ModelFolds(name, tuple(parts), len(names) - len(left))
+    return ModelFolds(name, tuple(parts), len(names) - len(left), _chosen_on(splits, left))
+
+
+def _chosen_on(splits: Sequence[Mapping[str, Sequence[str]]], cases: set[str]) -> tuple[str, ...] | None:
+    """Return which of these cases a recipe was chosen on; None where that is not said of cases that a run held out."""
+    held_out = {name for split in splits for name in split.get("validation", ())}
+    if cases & held_out and not all("recipe_chosen_on" in split for split in splits):
+        return None
+    return tuple(sorted(cases & {name for split in splits for name in split.get("recipe_chosen_on", ())}))
+
+
+def recipe_words(entry: ModelFolds) -> str:
+    """Say what the choice of a model's recipe means for figures of the cases that it is judged on; mostly nothing."""
+    n = sum(len(names) for _, names in entry.folds)
+    if entry.chosen_on is None:
+        return (
+            f"{entry.name}: its run held these cases out, and does not say whether its recipe was chosen on them "
+            "(recipe_chosen_on in the training configuration). If it was, a new patient can expect less."
+        )
+    if not entry.chosen_on:
+        return ""
+    chosen = f"its recipe was chosen on {len(entry.chosen_on)} of these {n} cases"
+    return f"{entry.name}: {chosen}; a new patient can expect less."
+
+
+def _recipe(entry: ModelFolds, rows: Sequence[CaseComparison], settings: CohortSettings) -> str:
+    """Return `recipe_words`, and the Dice of the cases that took no part in the choice."""
+    words = recipe_words(entry)
+    others = [row for row in rows if row.case not in set(entry.chosen_on or ())]
+    if not entry.chosen_on or not any(row.comparisons for row in others):
+        return words
+    found = summarise_cohort(others, settings)
+    dice = [(s.label, s.present["dice"].mean) for s in found.structures]
+    told = ", ".join(f"{name} {d.mean:.3f} ({d.low:.3f} to {d.high:.3f})" for name, d in dice if d.n)
+    return f"{words} Dice of the other {len(others)} alone: {told}."
 
 
 def _folder_of(model: str | Path) -> Path:
@@ -229,6 +271,7 @@ def _evaluate_one(
         name=entry.name,
         is_baseline=entry.is_baseline,
         n_seen=entry.n_seen,
+        recipe=_recipe(entry, rows, settings),
         cohort=cohort,
         failures=counter.result(),
     )
@@ -364,6 +407,7 @@ def _write(evaluation: Evaluation, data: DataSet, out: Path) -> tuple[str, ...]:
             name=model.name,
             is_baseline=model.is_baseline,
             n_seen=model.n_seen,
+            recipe=model.recipe,
             structures=model.cohort.structures,
             failures=model.failures,
             colours=model.cohort.colours,

@@ -33,6 +33,8 @@ class EvaluatedModel(Record):
     name: str
     is_baseline: bool
     n_seen: int
+    recipe: str = ""
+    """What the choice of its recipe means for the figures."""
     structures: tuple[StructureSummary, ...]
     failures: Failures
     colours: dict[str, str] = Field(default_factory=dict)
@@ -56,6 +58,7 @@ class EvaluationDocument(Record):
 
     title: str
     notice: str = NOTICE
+    cautions: tuple[str, ...]
     verdicts: tuple[str, ...]
     overlaps: Table
     boundaries: Table
@@ -81,6 +84,7 @@ def build_evaluation_document(
     colours = _colours(models)
     return EvaluationDocument(
         title=f"Evaluation on {clean(data)}",
+        cautions=tuple(clean(model.recipe) for model in models if model.recipe),
         verdicts=tuple(clean(line) for line in verdicts),
         overlaps=_overlaps(models, colours),
         boundaries=_boundaries(models, colours),
