@@ -30,8 +30,8 @@ from voxmetry.nn.runtime import RuntimeChoice, TorchRuntime
 from voxmetry.nn.window import stream_scores
 from voxmetry.ops.instances import tell_apart
 from voxmetry.train.instance_losses import InstanceLoss, targets_of
-from voxmetry.train.loop import learning_rate
 from voxmetry.train.losses import build_loss
+from voxmetry.train.schedule import learning_rate
 
 PEAK_RATE = 2e-3
 SPEC = {

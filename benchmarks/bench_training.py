@@ -61,10 +61,11 @@ from voxmetry.train.dataset import open_data
 from voxmetry.train.devices import open_fabric
 from voxmetry.train.fingerprint import scan
 from voxmetry.train.labelled_cases import LabelledCase
-from voxmetry.train.loop import train_step
 from voxmetry.train.losses import build_loss
-from voxmetry.train.plan import Budget, Outputs, make_plan, memory_gb
+from voxmetry.train.plan import make_plan
+from voxmetry.train.plan_memory import Budget, Outputs, memory_gb
 from voxmetry.train.state import begin
+from voxmetry.train.step import train_step
 from voxmetry.workflows.provenance import peak_memory_mb
 
 PIPELINE = "data pipeline, by CPU time"

@@ -207,7 +207,8 @@ def train_for(options: argparse.Namespace) -> None:
     from voxmetry.train.dataset import open_data
     from voxmetry.train.fingerprint import scan
     from voxmetry.train.loop import train
-    from voxmetry.train.plan import Budget, make_plan
+    from voxmetry.train.plan import make_plan
+    from voxmetry.train.plan_memory import Budget
 
     out = options.out / "training"
     if options.settings:

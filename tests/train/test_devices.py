@@ -23,8 +23,9 @@ from voxmetry.train.dataset import open_data
 from voxmetry.train.devices import open_fabric
 from voxmetry.train.folds import hold_out
 from voxmetry.train.labelled_cases import load_case
-from voxmetry.train.loop import GRADIENT_CLIP, learning_rate
 from voxmetry.train.losses import build_loss
+from voxmetry.train.schedule import learning_rate
+from voxmetry.train.step import GRADIENT_CLIP
 
 SRC, TESTS = Path(__file__).parents[2] / "src", Path(__file__).parents[1]
 

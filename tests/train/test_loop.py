@@ -27,14 +27,14 @@ from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.networks.dynunet import SpaceToDepth, build_unet
 from voxmetry.nn.runtime import choose_for_training
 from voxmetry.nn.weights import load_into
-from voxmetry.train import loop, train
+from voxmetry.train import loop, schedule, train
 from voxmetry.train.dataset import open_data
 from voxmetry.train.devices import open_fabric
 from voxmetry.train.finetune import carry_over
 from voxmetry.train.folds import chosen_on, hold_out
 from voxmetry.train.initial_bias import output_layers, set_initial_bias
-from voxmetry.train.loop import Clock, learning_rate
 from voxmetry.train.losses import on_grid_of
+from voxmetry.train.schedule import Clock, learning_rate
 from voxmetry.train.state import begin
 
 SRC = Path(__file__).parents[2] / "src"
@@ -286,7 +286,7 @@ class TestStartFrom:
 
 
 def test_stops_with_words_where_the_loss_is_not_finite(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("voxmetry.train.loop.split_outputs", lambda outputs, **_: [(torch.nan, outputs)])
+    monkeypatch.setattr("voxmetry.train.step.split_outputs", lambda outputs, **_: [(torch.nan, outputs)])
     with pytest.raises(InferenceError, match="a loss of nan in step 0"):
         train(settings(), tmp_path, data=data)
 
@@ -341,7 +341,7 @@ class TestMaxMinutes:
 
     def test_minutes_count_the_validation(self, data, tmp_path, monkeypatch):
         now = [0.0]
-        monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+        monkeypatch.setattr(schedule, "time", SimpleNamespace(perf_counter=lambda: now[0]))
         real = loop.validate_together
 
         def slow(*parts):
@@ -357,7 +357,7 @@ class TestMaxMinutes:
 
         def process(broadcast, seconds):
             now = iter([0.0, seconds, seconds])
-            monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+            monkeypatch.setattr(schedule, "time", SimpleNamespace(perf_counter=lambda: next(now)))
             state = SimpleNamespace(seconds=0.0, fabric=SimpleNamespace(world_size=2, broadcast=broadcast))
             clock = Clock(state, 2)
             share = clock.share(0, 100)

@@ -23,8 +23,8 @@ from voxmetry.nn.runtime import RuntimeChoice, TorchRuntime
 from voxmetry.nn.window import stream_scores
 from voxmetry.train import train
 from voxmetry.train.instance_losses import InstanceLoss, targets_of
-from voxmetry.train.loop import learning_rate
 from voxmetry.train.losses import build_loss
+from voxmetry.train.schedule import learning_rate
 
 
 def model(**change) -> ModelSpec:

@@ -28,9 +28,9 @@ from voxmetry.train.initial_bias import class_shares
 from voxmetry.train.join import open_joined
 from voxmetry.train.label_maps import find_label_maps, read_label_maps
 from voxmetry.train.labelled_cases import for_model, load_case
-from voxmetry.train.loop import validate
 from voxmetry.train.losses import StructureLoss, build_loss
 from voxmetry.train.partial import Labelling, find_unlabelled
+from voxmetry.train.validation import validate
 from voxmetry.workflows.evaluate import evaluate
 
 CONFIGS = Path(__file__).parents[2] / "configs"

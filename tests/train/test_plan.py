@@ -18,7 +18,8 @@ from voxmetry.train.cases import DataSet
 from voxmetry.train.dataset import open_data
 from voxmetry.train.fingerprint import ChannelFacts, Fingerprint, StructureFacts, scan
 from voxmetry.train.losses import build_loss, on_grid_of
-from voxmetry.train.plan import BASE_GB, Budget, Outputs, make_plan, memory_gb
+from voxmetry.train.plan import make_plan
+from voxmetry.train.plan_memory import BASE_GB, Budget, Outputs, memory_gb
 
 
 def fingerprint(**change) -> Fingerprint:

@@ -20,7 +20,7 @@ from voxmetry.train.devices import is_first as is_first
 
 if TYPE_CHECKING:
     from voxmetry.train.loop import Watcher
-    from voxmetry.train.plan import NetworkChoice
+    from voxmetry.train.plan_memory import NetworkChoice
 
 
 @dataclass(frozen=True)

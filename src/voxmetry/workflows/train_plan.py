@@ -15,7 +15,8 @@ from voxmetry.train.devices import n_processes
 from voxmetry.train.finetune import settings_from
 from voxmetry.train.fingerprint import scan
 from voxmetry.train.join import open_joined
-from voxmetry.train.plan import Budget, NetworkChoice, TrainingPlan, make_plan
+from voxmetry.train.plan import TrainingPlan, make_plan
+from voxmetry.train.plan_memory import Budget, NetworkChoice
 
 
 @dataclass(frozen=True)
