@@ -59,7 +59,7 @@ class Running:
         return not self.receiver.n_open and len(self.submitted.jobs) >= n
 
 
-def eventually(true: Callable[[], object], seconds: float = 20.0) -> None:
+def eventually(true: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until something holds; fail where it does not in time."""
     end = time.monotonic() + seconds
     while not true():

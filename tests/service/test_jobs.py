@@ -101,7 +101,7 @@ def queue(settings, played):
         yield made
 
 
-def until(true, seconds=10):
+def until(true, seconds=60):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not come"
@@ -144,7 +144,7 @@ class TestEnds:
         played[0].events.put(Step((job.id, "tiny-mr"), "network"))
         until(lambda: queue.get(job.id).step == "network")
         played[0].finish(job, flags=(FLAG,), seconds={"study": 2.5})
-        found = queue.wait(job.id, 10)
+        found = queue.wait(job.id, 60)
         assert (found.state, found.needs_review, found.seconds) == ("done", True, 2.5)
         assert found.files == ("result.json",)
         assert [event.what for event in queue.events(job=job.id)] == ["waiting", "running", "step", "done"]
@@ -171,7 +171,7 @@ class TestEnds:
             until(lambda: not played[0].busy)
         until(lambda: played[0].busy)
         played[0].finish(job)
-        assert queue.wait(job.id, 10).n_starts == room.MOST_REFUSALS
+        assert queue.wait(job.id, 60).n_starts == room.MOST_REFUSALS
 
     def test_a_job_that_takes_its_worker_down_twice_is_set_aside_and_runs_alone_before(self, queue, played, source):
         bad = queue.submit(source, "tiny-mr")
@@ -183,7 +183,7 @@ class TestEnds:
         played[0].finish(good)
         until(lambda: (bad.id, "tiny-mr") in played[0].alone)
         played[0].events.put(Lost((bad.id, "tiny-mr"), True, "signal SIGKILL"))
-        found = queue.wait(bad.id, 10)
+        found = queue.wait(bad.id, 60)
         assert (found.state, found.n_losses) == ("set aside", 2)
         assert queue.health().n_lost == 2
 
@@ -230,7 +230,7 @@ class TestCancelAndRemove:
             played[0].finish(job)
         else:
             played[0].events.put(Again((job.id, "tiny-mr")))
-        assert queue.wait(job.id, 10).state == "cancelled"
+        assert queue.wait(job.id, 60).state == "cancelled"
         assert not folder.exists()
 
     def test_only_what_is_over_is_deleted_and_its_upload_goes_with_it(self, queue, played, tmp_path):
@@ -307,7 +307,7 @@ class TestAfterAKill:
         with JobQueue(settings) as queue:
             until(lambda: len(played) == 2 and played[1].busy)
             played[1].finish(job)
-            assert queue.wait(job.id, 10).n_starts == 2
+            assert queue.wait(job.id, 60).n_starts == 2
 
     def test_what_was_finished_and_not_written_down_is_taken_and_not_done_twice(
         self, settings, played, source, tmp_path
