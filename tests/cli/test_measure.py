@@ -50,7 +50,7 @@ def test_json_holds_what_python_returns(capsys, files):
     # What is said about a number is beside it.
     assert set(content["lesions"][0]) - set(content["definitions"]) <= {
         *("id", "label", "value", "reason", "intensity_unit", "slice_axis", "slice_index"),
-        *("long_axis_ends_ras_mm", "short_axis_ends_ras_mm"),
+        *("long_axis_ends_ras_mm", "short_axis_ends_ras_mm", "max_diameter_ends_ras_mm"),
     }
 
 

@@ -66,6 +66,10 @@ def test_the_same_patient_in_other_axes_and_memory_orders():
         found = measure(Segmentation(turn(array), turned, table), Volume(turn(volume.array), turned))
         for a, b in zip(expected, found, strict=True):
             for name, value in a:
+                if name == "max_diameter_ends_ras_mm":
+                    # Of two ends, or equally long lines, the axes say which comes first.
+                    assert np.linalg.norm(np.subtract(*getattr(b, name))) == pytest.approx(a.max_diameter_mm)
+                    continue
                 assert getattr(b, name) == (pytest.approx(value) if isinstance(value, (float, tuple)) else value)
 
 

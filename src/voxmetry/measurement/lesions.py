@@ -11,11 +11,17 @@ from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import Label
-from voxmetry.core.records import Lesion, Point
+from voxmetry.core.records import Lesion
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, LabelError
-from voxmetry.measurement.volumetry import border_sides, centroid_ras_mm, intensities, max_diameter_mm
+from voxmetry.measurement.volumetry import (
+    border_sides,
+    centroid_ras_mm,
+    intensities,
+    max_diameter_mm,
+    two_points,
+)
 from voxmetry.ops.boxes import Box, boxes_of, label_boxes
 from voxmetry.ops.components import components
 from voxmetry.ops.layout import values_in
@@ -196,6 +202,7 @@ def part_fields(
     axis, plane = measurement_plane(geometry)
     axes = _recist(x.mask, geometry, axis)
     sides = border_sides(x.box, geometry)
+    diameter_mm, diameter_ends = max_diameter_mm(x.mask, geometry)
     location, distance_mm = locate(np.argwhere(x.mask) + corner) if locate else (None, math.nan)
     return {
         "label": x.label.name,
@@ -203,11 +210,12 @@ def part_fields(
         "n_voxels": n,
         "volume_ml": n * geometry.voxel_ml,
         "centroid_ras_mm": centroid_ras_mm(x.mask, x.box, geometry),
-        "max_diameter_mm": max_diameter_mm(x.mask, geometry)[0],
+        "max_diameter_mm": diameter_mm,
+        "max_diameter_ends_ras_mm": two_points(geometry.to_mm(diameter_ends + corner)),
         "long_axis_mm": axes.long_mm,
-        "long_axis_ends_ras_mm": _ends(geometry.to_mm(axes.long_ends + corner)),
+        "long_axis_ends_ras_mm": two_points(geometry.to_mm(axes.long_ends + corner)),
         "short_axis_mm": axes.short_mm,
-        "short_axis_ends_ras_mm": _ends(geometry.to_mm(axes.short_ends + corner)),
+        "short_axis_ends_ras_mm": two_points(geometry.to_mm(axes.short_ends + corner)),
         "slice_axis": axis,
         "plane": plane,
         "slice_index": int(axes.slice_index + corner[axis]),
@@ -217,11 +225,6 @@ def part_fields(
         "location_distance_mm": distance_mm,
         **({} if volume is None else _intensities(x, volume, n * geometry.voxel_ml)),
     }
-
-
-def _ends(mm: NDArray[np.float64]) -> tuple[Point, Point]:
-    a, b = ((float(x), float(y), float(z)) for x, y, z in mm)
-    return (a, b)
 
 
 def _intensities(x: Component, volume: Volume, volume_ml: float) -> dict[str, Any]:

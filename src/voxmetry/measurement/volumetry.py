@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import Label
-from voxmetry.core.records import Measurement
+from voxmetry.core.records import Measurement, Point
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.ops.boxes import Box, boxes_of
@@ -114,6 +114,7 @@ def _row(segmentation: Segmentation, volume: Volume | None, label: Label, box: B
     ends = line_ends(mask)
     rl, ap, si = extents_mm(ends, geometry)
     sides = border_sides(box, geometry)
+    diameter_mm, diameter_ends = _diameter(ends, geometry)
     return Measurement(
         label=label.name,
         value=label.value,
@@ -124,7 +125,8 @@ def _row(segmentation: Segmentation, volume: Volume | None, label: Label, box: B
         extent_ap_mm=ap,
         extent_si_mm=si,
         centroid_ras_mm=centroid_ras_mm(mask, box, geometry),
-        max_diameter_mm=_diameter(ends, geometry)[0],
+        max_diameter_mm=diameter_mm,
+        max_diameter_ends_ras_mm=two_points(geometry.to_mm(diameter_ends + [part.start for part in box])),
         touches_border=bool(sides),
         border_sides=sides,
         intensity_unit=unit,
@@ -183,6 +185,12 @@ def _diameter(voxels: NDArray[np.intp], geometry: Geometry) -> tuple[float, NDAr
         if squares[other] > best * (1 + 1e-9):
             best, ends = float(squares[other]), (number, other)
     return float(np.linalg.norm(mm[ends[0]] - mm[ends[1]])), hull[list(ends)]
+
+
+def two_points(mm: NDArray[np.float64]) -> tuple[Point, Point]:
+    """Return positions (2, 3) in RAS+ mm as records hold them."""
+    a, b = ((float(x), float(y), float(z)) for x, y, z in mm)
+    return (a, b)
 
 
 def centroid_ras_mm(mask: NDArray[np.bool_], box: Box, geometry: Geometry) -> tuple[float, float, float]:

@@ -188,8 +188,9 @@ class TestAllObjects:
         write_report_sr(rows, TABLE, seg, source, written / "suv.dcm", origin=ORIGIN)
         for name in (*OBJECTS, "suv.dcm"):
             for scheme, value, meaning in codes_in(pydicom.dcmread(written / name)):
-                # Not in pydicom's table: languages, millilitre and millimetre in words, a name that TID 1411 shortens.
-                if scheme != "RFC5646" and value not in ("ml", "mm", "276214006"):
+                # Not in pydicom's table: languages, millilitre and millimetre in words, a name that TID 1411 shortens,
+                # "Source" as TID 320 calls coordinates.
+                if scheme != "RFC5646" and value not in ("ml", "mm", "276214006", "260753009"):
                     known = [words.lower() for _, (words, _) in _of_scheme(_concepts_dict, scheme, value)]
                     assert meaning.lower() in known, (name, scheme, value, meaning)
 
@@ -367,6 +368,8 @@ class TestRtstruct:
         volume, _ = study
         truth = blobs(volume.geometry)
         back = read_segmentation(written / "rtstruct.dcm", TABLE, image=volume)
+        # ROI numbers are 1 and 2, the values 2 and 7: what is read goes by the names.
+        assert back.labels.names == TABLE.names
         # The bar is a Dice of 0.99; with centres on the right side of each outline not a voxel moves.
         assert np.array_equal(back.array, truth.array)
 
@@ -374,8 +377,11 @@ class TestRtstruct:
         _, source = study
         dataset = pydicom.dcmread(written / "rtstruct.dcm")
         by_uid = {h.SOPInstanceUID: h for h in source.headers}
-        names = [roi.ROIName for roi in dataset.StructureSetROISequence]
-        assert names == ["left kidney", "tumour"]
+        rois = [(roi.ROINumber, roi.ROIName) for roi in dataset.StructureSetROISequence]
+        assert rois == [(1, "left kidney"), (2, "tumour")]
+        for found in (dataset.ROIContourSequence, dataset.RTROIObservationsSequence):
+            assert [item.ReferencedROINumber for item in found] == [1, 2]
+        assert [list(item.ROIDisplayColor) for item in dataset.ROIContourSequence] == [[230, 159, 0], [86, 180, 233]]
         for roi in dataset.ROIContourSequence:
             for contour in roi.ContourSequence:
                 points = np.array(contour.ContourData, float).reshape(-1, 3)
@@ -390,7 +396,7 @@ class TestReport:
     def test_one_group_a_structure_with_units_and_the_segment(self, study, written):
         volume, _ = study
         rows = {row.label: row for row in measure(blobs(volume.geometry), volume)}
-        groups = groups_of(pydicom.dcmread(written / "sr.dcm"))
+        groups = [group for group in groups_of(pydicom.dcmread(written / "sr.dcm")) if "segment" in group]
         assert [group["Tracking Identifier"] for group in groups] == ["left kidney", "tumour"]
         for number, group in enumerate(groups, start=1):
             row = rows[group["Tracking Identifier"]]
@@ -412,7 +418,7 @@ class TestReport:
         apart = Segmentation(array, volume.geometry, one)
         seg = write_seg(apart, source, tmp_path / "seg.dcm", origin=ORIGIN, tracking=uids)
         write_report_sr([row], TABLE, seg, source, tmp_path / "sr.dcm", origin=ORIGIN, tracking=uids)
-        group, drawn = groups_of(pydicom.dcmread(tmp_path / "sr.dcm"))
+        drawn, group = groups_of(pydicom.dcmread(tmp_path / "sr.dcm"))
         assert {group["Tracking Unique Identifier"], drawn["Tracking Unique Identifier"]} == {"2.25.123456"}
         assert pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence[0].TrackingUID == "2.25.123456"
         assert group["long axis"] == (pytest.approx(row.long_axis_mm), "mm")
@@ -428,7 +434,7 @@ class TestReport:
         apart = lesions_apart(node, rows)
         seg = write_seg(apart, source, tmp_path / "seg.dcm", origin=ORIGIN)
         write_report_sr(rows, TABLE, seg, source, tmp_path / "sr.dcm", origin=ORIGIN)
-        # As a viewer looks for them: planar groups of TID 1501, numbers inferred from SCOORD3D.
+        # As a viewer looks for them: groups of TID 1501, numbers inferred from coordinates, those of a slice first.
         found = highdicom.sr.srread(tmp_path / "sr.dcm").content.get_image_measurement_groups()
         by_id = {group.tracking_identifier: group for group in found}
         assert set(by_id) == {"tumour-1", "tumour-2"}
@@ -439,13 +445,31 @@ class TestReport:
                 (row.long_axis_ends_ras_mm, row.short_axis_ends_ras_mm),
                 strict=True,
             ):
-                (line,) = measurement.referenced_coordinates
-                assert line.value == pytest.approx(swap_lps_ras(ends), abs=1e-4)
-                assert np.linalg.norm(np.diff(line.value, axis=0)) == pytest.approx(length, abs=1e-4)
-                assert line.GraphicType == "POLYLINE"
-                assert line.ReferencedFrameOfReferenceUID == source.first.FrameOfReferenceUID
+                *drawn, line = measurement.referenced_coordinates
+                assert_line(line, length, ends, source)
+                # RECIST measures in the axial plane: of a sagittal series, across its slices, but for a line along one.
+                places = volume.geometry.to_ijk(np.array(ends))[:, 2]
+                in_one = bool(np.abs(places - np.rint(places[0])).max() < 1e-6)
+                assert len(drawn) == in_one
+                assert in_one or row.slice_axis != 2
+                for image in drawn:
+                    assert in_patient(image, source) == pytest.approx(line.value, abs=1e-3)
                 assert measurement.value == pytest.approx(length)
         assert_valid(tmp_path / "sr.dcm", volume.source.files)
+
+    def test_each_structure_has_coordinates_without_which_a_viewer_shows_none(self, study, written):
+        volume, source = study
+        content = highdicom.sr.srread(written / "sr.dcm").content
+        drawn = {group.tracking_uid: group for group in content.get_image_measurement_groups()}
+        whole = {group.tracking_uid: group for group in content.get_volumetric_roi_measurement_groups()}
+        assert list(drawn) == list(whole)
+        for row, group in zip(measure(blobs(volume.geometry), volume), drawn.values(), strict=False):
+            (diameter,) = group.get_measurements()
+            (line,) = diameter.referenced_coordinates
+            assert_line(line, row.max_diameter_mm, row.max_diameter_ends_ras_mm, source)
+            assert diameter.value == pytest.approx(row.max_diameter_mm)
+            abnormal = group.finding_category.meaning == "Morphologically Abnormal Structure"
+            assert abnormal == (row.kind == "lesion")
 
     @pytest.mark.parametrize(
         ("unit", "header", "concept", "ucum"),
@@ -469,7 +493,7 @@ class TestReport:
         rows = measure(blobs(volume.geometry), dataclasses.replace(volume, unit=unit))
         seg = pydicom.dcmread(written / "seg.dcm")
         write_report_sr(rows, TABLE, seg, source, tmp_path / "unit.dcm", origin=ORIGIN)
-        group = groups_of(pydicom.dcmread(tmp_path / "unit.dcm"))[0]
+        group = next(group for group in groups_of(pydicom.dcmread(tmp_path / "unit.dcm")) if "segment" in group)
         names = {meaning.lower() for _, (meaning, _) in _of_scheme(_concepts_dict, "DCM", concept)}
         (mean,) = [value for key, value in group.items() if key.endswith(", mean")]
         assert mean == (pytest.approx(rows[0].intensity_mean, rel=1e-8), ucum)
@@ -499,6 +523,26 @@ class TestReport:
                 tmp_path / "x.dcm",
                 origin=ORIGIN,
             )
+
+
+def assert_line(line, length, ends, source):
+    """A line in the patient joins two ends."""
+    assert line.value == pytest.approx(swap_lps_ras(ends), abs=1e-4)
+    assert np.linalg.norm(np.diff(line.value, axis=0)) == pytest.approx(length, abs=1e-4)
+    assert line.GraphicType == "POLYLINE"
+    assert line.ReferencedFrameOfReferenceUID == source.first.FrameOfReferenceUID
+
+
+def in_patient(line, source):
+    """A line of one image in LPS+ mm, by that image's own header (PS3.3 C.7.6.2.1.1, C.18.6.1.1)."""
+    (image,) = line.ContentSequence
+    uid = image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+    (header,) = (h for h in source.headers if h.SOPInstanceUID == uid)
+    right, down = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
+    step_down, step_right = map(float, header.PixelSpacing)
+    columns, rows = (line.value - 0.5).T
+    origin = np.array(header.ImagePositionPatient, float)
+    return origin + np.outer(columns * step_right, right) + np.outer(rows * step_down, down)
 
 
 def codes_in(dataset):
@@ -574,7 +618,8 @@ def test_names_that_an_element_cannot_hold_come_back_whole(study, tmp_path):
     # Each keeps its measurements: rows are found by the name in full.
     rows = measure(truth, volume)
     write_report_sr(rows, truth.labels, seg, source, tmp_path / "sr.dcm", origin=ORIGIN)
-    assert len(groups_of(pydicom.dcmread(tmp_path / "sr.dcm"))) == 3
+    groups = [group for group in groups_of(pydicom.dcmread(tmp_path / "sr.dcm")) if "segment" in group]
+    assert len(groups) == 3
 
 
 class TestRefusals:

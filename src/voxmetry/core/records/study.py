@@ -19,6 +19,9 @@ Size: TypeAlias = Annotated[int, Field(ge=1)]
 Point: TypeAlias = tuple[Number, Number, Number]
 """A position in RAS+ mm."""
 
+NOWHERE: Point = (float("nan"), float("nan"), float("nan"))
+"""The position of what has no voxel."""
+
 
 class Region(Record):
     """What is measured of a structure and of a lesion alike, on the segmentation's own grid."""
@@ -29,6 +32,7 @@ class Region(Record):
     volume_ml: Millilitres
     centroid_ras_mm: Point
     max_diameter_mm: Number = float("nan")
+    max_diameter_ends_ras_mm: tuple[Point, Point] = (NOWHERE, NOWHERE)
     touches_border: bool
     border_sides: tuple[str, ...] = ()
     """Faces of the grid that it touches, by the nearest patient direction: L, R, P, A, I, S."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Geometry, swap_lps_ras
 from voxmetry.core.records import SeriesInfo
@@ -38,6 +39,8 @@ _MAY_BE_EMPTY = (
 )
 _REGULAR_MM = 1e-4
 """Readers take steps for equal that differ by less than a thousandth of a millimetre."""
+_IN_PLANE = 1e-3
+"""How far from its plane, in steps between slices, a point still lies in a slice."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,30 @@ class Source:
         if "NumberOfFrames" in header:
             item.ReferencedFrameNumber = frame.index + 1
         return item
+
+    def slice_of(self, points_ras_mm: NDArray[np.float64]) -> tuple[int, NDArray[np.float64]] | None:
+        """Return the slice in whose plane all points lie, and where in it; None where there is none.
+
+        Parameters
+        ----------
+        points_ras_mm
+            (N, 3), in RAS+ mm.
+
+        Returns
+        -------
+        k, places
+            Index of the slice, and (N, 2): column and row in pixels from the outer corner of the first pixel, whose
+            centre is (0.5, 0.5) (PS3.3 C.18.6.1.1). A tile of a mosaic is no image that could be referred to.
+        """
+        ijk = self.geometry.to_ijk(points_ras_mm)
+        k = int(np.rint(ijk[0, 2]))
+        inside = 0 <= k < len(self.frames) and bool(np.abs(ijk[:, 2] - k).max() <= _IN_PLANE)
+        if not inside:
+            return None
+        header = self.headers[self.frames[k].file]
+        if (int(header.Columns), int(header.Rows)) != self.geometry.shape[:2]:
+            return None
+        return k, ijk[:, :2] + 0.5
 
 
 def read_source(series: SeriesInfo | Volume) -> Source:

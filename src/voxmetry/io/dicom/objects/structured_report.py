@@ -1,7 +1,7 @@
 """Measurements as a DICOM structured report, TID 1500, by highdicom.
 
-One measurement group a structure and a lesion; a further one has the diameters of a lesion and the lines that they were
-measured along.
+One measurement group a structure and a lesion; a further one of each, before them, has its diameters and the lines that
+they were measured along.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from voxmetry.core.geometry import swap_lps_ras
-from voxmetry.core.labels import Code, LabelTable
-from voxmetry.core.records import Measurement, Part
+from voxmetry.core.labels import Code, Label, LabelTable
+from voxmetry.core.records import Lesion, Measurement, Part
 from voxmetry.errors import InputError, LabelError
 from voxmetry.io.atomic import atomic_path
 from voxmetry.io.dicom.objects.characters import UNICODE, fitted
@@ -39,11 +39,15 @@ _SIZES = (
     ("long_axis_mm", ("SCT", "LongAxis"), ("mm", "millimeter")),
     ("short_axis_mm", ("SCT", "ShortAxis"), ("mm", "millimeter")),
 )
-_AXES = (
-    ("long_axis_mm", "long_axis_ends_ras_mm", "LongAxis"),
-    ("short_axis_mm", "short_axis_ends_ras_mm", "ShortAxis"),
-)
-"""Fields of a lesion: length and ends of a diameter, and its name in CID 218."""
+_LINES = {
+    Part: (("long_axis_mm", "LongAxis"), ("short_axis_mm", "ShortAxis")),
+    Measurement: (("max_diameter_mm", "Maximum3DDiameterOfAMesh"),),
+}
+"""Diameters that are drawn: the field, and the name in CID 218.
+
+OHIF 3.13 shows nothing of a report in which a structure has no coordinates. A lesion has those of its axes, and would
+be drawn with a third line beside the two that its response is judged by.
+"""
 _INTENSITY = {
     "HU": (Code(value="112031", scheme="DCM", meaning="Attenuation Coefficient"), ("[hnsf'U]", "Hounsfield unit")),
     "SUVbw": (
@@ -142,17 +146,14 @@ def write_report_sr(
         _name(row): (tracking or {}).get(row.id if isinstance(row, Part) else row.label) or new_uid() for row in rows
     }
     with lenient():
-        groups: list[Any] = [
-            _group(row, labels, numbers[_name(row)], seg, source, uids[_name(row)])
-            for row in rows
-            if _name(row) in numbers
+        measured = [row for row in rows if _name(row) in numbers]
+        # Viewers open a report at its first group, and take groups of one tracking UID for one measurement.
+        drawn = [
+            _diameters(row, labels, source, uids[_name(row)])
+            for row in sorted(measured, key=lambda row: not isinstance(row, Part))
         ]
-        groups += [
-            group
-            for row in rows
-            if isinstance(row, Part) and _name(row) in numbers
-            if (group := _diameters(row, labels, source, uids[_name(row)])) is not None
-        ]
+        groups: list[Any] = [group for group in drawn if group is not None]
+        groups += [_group(row, labels, numbers[_name(row)], seg, source, uids[_name(row)]) for row in measured]
         if not groups:
             raise LabelError(
                 found="no measurement of a segment of this segmentation",
@@ -215,11 +216,16 @@ def _content(groups: Sequence[Any], origin: Origin) -> Any:
     )
 
 
+def _is_lesion(row: Measurement | Part, label: Label) -> bool:
+    """Tell whether a row is of something abnormal: an instance of an organ, such as a vertebra, is not."""
+    return isinstance(row, Lesion) or label.kind == "lesion"
+
+
 def _group(row: Measurement | Part, labels: LabelTable, number: int, seg: Any, source: Source, uid: str) -> Any:
     from highdicom import sr
 
     label = labels[row.label]
-    is_lesion = isinstance(row, Part) or label.kind == "lesion"
+    is_lesion = _is_lesion(row, label)
     modifiers = [code for code in (LATERALITY.get(label.laterality or ""), label.modifier) if code]
     sites = []
     place = label.region or (None if is_lesion else label.code)
@@ -245,42 +251,73 @@ def _group(row: Measurement | Part, labels: LabelTable, number: int, seg: Any, s
     )
 
 
-def _diameters(row: Part, labels: LabelTable, source: Source, uid: str) -> Any:
-    """Return the diameters of a lesion with the lines that they were measured along; None where there is none.
+def _diameters(row: Measurement | Part, labels: LabelTable, source: Source, uid: str) -> Any:
+    """Return the diameters of a structure or lesion with the lines that they were measured along; None without any.
 
-    A group of TID 1501, whose measurements (TID 300) are inferred from coordinates in the patient (TID 320, SCOORD3D):
-    viewers draw these, and show nothing of a segment's volume. The group is of the same lesion, by its tracking UID.
+    A group of TID 1501, whose measurements (TID 300) are inferred from coordinates (TID 320): viewers draw these, and
+    show nothing of a segment's volume. The group is of the same structure, by its tracking UID.
     """
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
     found = []
-    for length, ends, name in _AXES:
-        value = float(getattr(row, length))
-        points = swap_lps_ras(getattr(row, ends))
-        if not math.isfinite(value) or not np.isfinite(points).all():
-            continue
-        line = sr.CoordinatesForMeasurement3D(
-            graphic_type=sr.GraphicTypeValues3D.POLYLINE,
-            graphic_data=points,
-            frame_of_reference_uid=source.first.FrameOfReferenceUID,
-        )
-        found.append(
-            sr.Measurement(
-                getattr(codes.cid218, name),
-                _rounded(value),
-                _unit("mm", "millimeter"),
-                referenced_coordinates=[line],
+    for field, name in _LINES[Part if isinstance(row, Part) else Measurement]:
+        value = float(getattr(row, field))
+        lines = _lines(row, field, source)
+        if math.isfinite(value) and lines:
+            found.append(
+                sr.Measurement(
+                    getattr(codes.cid218, name),
+                    _rounded(value),
+                    _unit("mm", "millimeter"),
+                    referenced_coordinates=lines,
+                )
             )
-        )
     if not found:
         return None
+    label = labels[row.label]
+    kind = (_LESION, ABNORMAL) if _is_lesion(row, label) else (ANATOMY, ANATOMY)
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=uid, identifier=_name(row)),
-        finding_type=_coded(labels[row.label].code or _LESION),
-        finding_category=_coded(labels[row.label].category or ABNORMAL),
+        finding_type=_coded(label.code or kind[0]),
+        finding_category=_coded(label.category or kind[1]),
         measurements=found,
     )
+
+
+def _lines(row: Measurement | Part, field: str, source: Source) -> list[Any]:
+    """Return the line that a diameter was measured along, in the image that it lies in and in the patient.
+
+    The image comes first: viewers that show one slice at a time draw what refers to it (SCOORD), and pass over what
+    lies in the patient alone (SCOORD3D).
+    """
+    from highdicom import sr
+
+    ends = np.array(getattr(row, f"{field.removesuffix('_mm')}_ends_ras_mm"))
+    if not np.isfinite(ends).all():
+        return []
+    lines: list[Any] = []
+    if (place := source.slice_of(ends)) is not None:
+        image = source.reference(place[0])
+        lines.append(
+            sr.CoordinatesForMeasurement(
+                graphic_type=sr.GraphicTypeValues.POLYLINE,
+                graphic_data=place[1],
+                source_image=sr.SourceImageForRegion(
+                    image.ReferencedSOPClassUID,
+                    image.ReferencedSOPInstanceUID,
+                    [image.ReferencedFrameNumber] if "ReferencedFrameNumber" in image else None,
+                ),
+            )
+        )
+    lines.append(
+        sr.CoordinatesForMeasurement3D(
+            graphic_type=sr.GraphicTypeValues3D.POLYLINE,
+            graphic_data=swap_lps_ras(ends),
+            frame_of_reference_uid=source.first.FrameOfReferenceUID,
+        )
+    )
+    return lines
 
 
 def _measurements(row: Measurement | Part, source: Source) -> list[Any]:

@@ -58,7 +58,8 @@ def write_rtstruct(
     Returns
     -------
     Dataset
-        What was written. ROI numbers are the label values.
+        What was written. ROI numbers are 1 to N in the order of the labels: OHIF 3.13 takes colours by them, and gives
+        numbers with gaps others than the file has.
 
     Raises
     ------
@@ -158,8 +159,9 @@ def _add(dataset: Any, label: Label, name: str, contours: list[Any], source: Sou
     from highdicom.sr import CodedConcept
 
     roi, drawn, observation = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
-    roi.ROINumber = drawn.ReferencedROINumber = observation.ReferencedROINumber = label.value
-    observation.ObservationNumber = label.value
+    number = len(dataset.StructureSetROISequence) + 1
+    roi.ROINumber = drawn.ReferencedROINumber = observation.ReferencedROINumber = number
+    observation.ObservationNumber = number
     roi.ReferencedFrameOfReferenceUID = source.first.FrameOfReferenceUID
     roi.ROIName = name
     if name != label.name:
