@@ -9,7 +9,8 @@ import pytest
 from voxmetry.core.labels import Code, Label, LabelTable
 from voxmetry.errors import LabelError
 from voxmetry.io.label_header import from_caret, from_json, to_json
-from voxmetry.io.slicer_header import from_slicer, to_slicer
+from voxmetry.io.segment_header import table_in
+from voxmetry.io.slicer_header import to_slicer
 
 TABLE = LabelTable(
     labels=(
@@ -73,14 +74,14 @@ def test_a_caret_text_with_entities_is_left_alone():
 
 
 def test_slicer_keeps_values_names_and_colours():
-    table = from_slicer(to_slicer([TABLE]), "a")
+    table = table_in(to_slicer([TABLE]), "a")
     assert [(label.value, label.name, label.colour) for label in table] == [
         (label.value, label.name, label.colour) for label in TABLE
     ]
 
 
 def test_no_slicer_segments_are_no_table():
-    assert from_slicer({"space": "x"}, "a") is None
+    assert table_in({"space": "x"}, "a") is None
 
 
 @pytest.mark.parametrize(
@@ -88,4 +89,4 @@ def test_no_slicer_segments_are_no_table():
 )
 def test_damaged_slicer_segments_are_refused(change):
     with pytest.raises(LabelError):
-        from_slicer(to_slicer([TABLE]) | change, "a")
+        table_in(to_slicer([TABLE]) | change, "a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 
 import nrrd as pynrrd
 import numpy as np
@@ -184,3 +185,77 @@ class TestWriting:
             run(["convert", str(source), str(tmp_path / "c.nii.gz"), "--overlap", "last", "--map", "tumour=GTV"]) == 0
         )
         assert read_segmentation(tmp_path / "c.nii.gz").labels.names[-1] == "GTV"
+
+
+def mitk(*groups):
+    """Groups of labels as MITK's header has them: (name, value, colour) each."""
+    content = [
+        {
+            "labels": [
+                {
+                    "color": {"type": "ColorProperty", "value": colour},
+                    "locked": True,
+                    "name": name,
+                    "opacity": 0.6,
+                    "value": value,
+                    "visible": True,
+                }
+                for name, value, colour in group
+            ]
+        }
+        for group in groups
+    ]
+    return (
+        "modality:=org.mitk.multilabel.segmentation\n"
+        f"org.mitk.multilabel.segmentation.labelgroups:={json.dumps(content)}\n"
+        "org.mitk.multilabel.segmentation.version:=1\n"
+    )
+
+
+class TestMitk:
+    def test_groups_that_overlap_and_labels_of_one_name(self, tmp_path):
+        tail = mitk(
+            [("Exterior", 0, [0, 0, 0]), ("liver", 1, [1, 0.5, 0]), ("node", 2, [0, 0, 1])], [("node", 1, [0, 1, 0])]
+        )
+        first, second = read_layers(written(tmp_path / "a.nrrd", tail))
+        assert [(x.name, x.value, x.colour) for x in (*first.labels, *second.labels)] == [
+            ("liver", 1, "#FF8000"),
+            ("node", 2, "#0000FF"),
+            ("node_3", 3, "#00FF00"),
+        ]
+        np.testing.assert_array_equal(first.mask("liver"), voxels()[0] == 1)
+        np.testing.assert_array_equal(second.mask("node_3"), voxels()[1] == 1)
+
+    def test_one_group_is_a_plain_file_with_names(self, tmp_path):
+        fields = LAYERS | {"dimension": "3", "sizes": "11 9 7", "kinds": "domain domain domain"}
+        fields["space_directions"] = "(2,0,0) (0,2.5,0) (0,0,3)"
+        tail = mitk([("liver", 1, [1, 0.5, 0]), ("kidney", 2, [0, 0, 1])])
+        path = nrrd(tmp_path / "a.nrrd", gzip.compress(voxels()[0].tobytes(order="F")), tail=tail, **fields)
+        found = read_segmentation(path)
+        assert found.labels.names == ("liver", "kidney")
+        np.testing.assert_array_equal(found.array, voxels()[0])
+
+    @pytest.mark.parametrize(
+        ("groups", "words"),
+        [
+            ("[]]", "no list of groups"),
+            ('[{"labels": [{"name": "a"}]}]', "no list of groups"),
+            ('[{"labels": [{"name": "a", "value": "1"}]}]', "no list of groups"),
+            ("[" * 100_000, "no list of groups"),
+            ('[{"labels": [{"value": 1}, {"value": 1}]}]', "used more than once"),
+            ('[{"labels": [{"value": -4}]}]', "value"),
+            ('[{"labels": []}, {"labels": []}, {"labels": [{"value": 1}, {"value": 2}]}]', "segments of others"),
+        ],
+    )
+    def test_damaged_groups_are_refused(self, tmp_path, groups, words):
+        tail = f"org.mitk.multilabel.segmentation.labelgroups:={groups}\n"
+        with pytest.raises(LabelError, match=words):
+            read_layers(written(tmp_path / "a.nrrd", tail))
+
+    def test_the_form_before_is_refused_and_not_read_without_names(self, tmp_path):
+        fields = LAYERS | {"dimension": "3", "sizes": "11 9 7", "kinds": "domain domain domain"}
+        fields["space_directions"] = "(2,0,0) (0,2.5,0) (0,0,3)"
+        tail = "modality:=org.mitk.image.multilabel\nlayers:=1\n"
+        path = nrrd(tmp_path / "a.nrrd", gzip.compress(voxels()[0].tobytes(order="F")), tail=tail, **fields)
+        with pytest.raises(LabelError, match="save it again"):
+            read_segmentation(path)

@@ -26,6 +26,7 @@ from voxmetry.io import label_header, slicer_header
 from voxmetry.io.atomic import atomic_path, output_error
 from voxmetry.io.metaimage import read_metaimage
 from voxmetry.io.nrrd import is_nrrd, read_nrrd
+from voxmetry.io.segment_header import table_in
 
 
 def read_itk(path: str | os.PathLike[str], *, unit: Unit = "1") -> Volume:
@@ -64,7 +65,7 @@ def read_itk_labels(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Geometr
     array, geometry, fields = _read(Path(path))
     name = Path(path).name
     table = label_header.from_json(fields.get(label_header.FIELD, ""), name)
-    return array, geometry, slicer_header.from_slicer(fields, name) if table is None else table
+    return array, geometry, table_in(fields, name) if table is None else table
 
 
 def write_itk(x: Volume | Segmentation, path: str | os.PathLike[str]) -> None:

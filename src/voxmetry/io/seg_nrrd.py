@@ -1,4 +1,4 @@
-"""3D Slicer's `.seg.nrrd` with several layers: segments that overlap, as label maps along a list axis of one file."""
+"""NRRD files of segments that overlap, as label maps along a list axis: 3D Slicer's `.seg.nrrd`, MITK's `.nrrd`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from voxmetry.errors import InputError, LabelError, VoxmetryError
 from voxmetry.io.atomic import atomic_path
 from voxmetry.io.nrrd import is_nrrd, read_nrrd_header, read_nrrd_layers
 from voxmetry.io.overlapping import Layers
-from voxmetry.io.slicer_header import Segment, segments_in, to_slicer
+from voxmetry.io.segment_header import segments_in
+from voxmetry.io.slicer_header import Segment, to_slicer
 
 SUFFIX = ".seg.nrrd"
 
@@ -50,7 +51,7 @@ def read_seg_nrrd(path: Path) -> tuple[tuple[Segmentation, ...], tuple[str, ...]
         raise LabelError(
             found=f"{path.name} holds {len(array)} layers of {array.dtype}, and segments of others",
             expected="whole numbers, and segments of the layers that are there",
-            fix="export the segmentation from 3D Slicer again",
+            fix="export the segmentation again",
         )
     _require_named(array, segments, path.name)
     layers = Layers(geometry, path.name)
@@ -115,5 +116,5 @@ def _require_named(array: NDArray[Any], segments: Sequence[Segment], name: str) 
             raise LabelError(
                 found=f"{name} holds the values {unknown[:10]} in layer {number}, which no segment has",
                 expected=f"0 and the segments' values: {sorted(known)}",
-                fix="export the segmentation from 3D Slicer again",
+                fix="export the segmentation again",
             )

@@ -52,15 +52,13 @@ def to_slicer(tables: Sequence[LabelTable]) -> dict[str, str]:
     return fields
 
 
-def segments_in(fields: Mapping[str, str], name: str) -> tuple[Segment, ...]:
-    """Read the segments from a header's fields; none where it has none.
-
-    Where segments of different layers have one value, labels are numbered in their order.
+def slicer_segments(fields: Mapping[str, str], name: str) -> list[Segment]:
+    """Read the segments of all layers from a header's fields; none where it has none.
 
     Raises
     ------
     LabelError
-        If the fields are there but damaged, or two segments of a layer share a value.
+        If the fields are there but damaged.
     """
     found: list[Segment] = []
     try:
@@ -70,30 +68,7 @@ def segments_in(fields: Mapping[str, str], name: str) -> tuple[Segment, ...]:
         raise damaged_table(name, first_problem(error)) from error
     except (KeyError, ValueError) as error:
         raise damaged_table(name, f"segment {len(found)} has no whole-number label value or layer") from error
-    places = [(segment.layer, segment.stored) for segment in found]
-    if len(set(places)) < len(places):
-        raise damaged_table(name, "label values used more than once")
-    values = [segment.stored for segment in found]
-    if len(set(values)) == len(values):
-        return tuple(found)
-    return tuple(
-        segment._replace(label=segment.label.model_copy(update={"value": number}))
-        for number, segment in enumerate(found, start=1)
-    )
-
-
-def from_slicer(fields: Mapping[str, str], name: str) -> LabelTable | None:
-    """Read the segments of a file of one layer as a label table; None where it has none.
-
-    Raises
-    ------
-    LabelError
-        As `segments_in`.
-    """
-    found = segments_in(fields, name)
-    if any(segment.layer for segment in found):
-        raise damaged_table(name, "segments of layers that the file does not have")
-    return LabelTable(labels=tuple(segment.label for segment in found)) if found else None
+    return found
 
 
 def _segment(fields: Mapping[str, str], prefix: str, taken: Sequence[str], index: int) -> Segment:

@@ -202,11 +202,11 @@ def _read(path: Path, target: Corrected, how: CorrectionOptions, said: Said) -> 
         layers, _, drawn = masks_of(drawings, target.keys, grid, numbers=how.slice_numbers)
         return _Found(layers, drawings.program, said.author or drawings.author, _moment(drawings.made), drawn)
     if is_structures(path):
-        author, made, kind = said.author, said.made, "3D Slicer segmentation"
-        if path.is_dir():
-            kind = "masks"
-        elif not path.name.lower().endswith(SEG_NRRD):
+        is_dicom = not path.is_dir() and suffix_of(path) not in ITK
+        if is_dicom:
             author, made, kind = _dicom_words(path, target, said)
+        else:
+            author, made, kind = said.author, said.made, "masks" if path.is_dir() else _kind(path)
         return _Found(layers_of(path, None, grid, 0.5)[0], kind, author, made)
     if not path.name.lower().endswith(SEG_NRRD) and suffix_of(path) not in (*NIFTI, *ITK):
         raise InputError(
@@ -218,11 +218,12 @@ def _read(path: Path, target: Corrected, how: CorrectionOptions, said: Said) -> 
     layer = read_segmentation(path, as_labels=True)
     layer = dataclasses.replace(layer, labels=_table(path, layer, how, said))
     move = find_move(layer.geometry, grid, what=f"{path.name} and the image")
-    kind = "3D Slicer segmentation" if path.name.lower().endswith(SEG_NRRD) else _kind(path)
-    return _Found((Segmentation(move(layer.array), grid, layer.labels),), kind, said.author, said.made)
+    return _Found((Segmentation(move(layer.array), grid, layer.labels),), _kind(path), said.author, said.made)
 
 
 def _kind(path: Path) -> str:
+    if path.name.lower().endswith(SEG_NRRD):
+        return "3D Slicer segmentation"
     return {".nii": "NIfTI", ".nii.gz": "NIfTI", ".nrrd": "NRRD", ".nhdr": "NRRD"}.get(suffix_of(path), "MetaImage")
 
 

@@ -87,6 +87,24 @@ def nifti(loop, folder):
     return folder / "case_1.nii.gz"
 
 
+def mitk(loop, folder):
+    """Two groups with values of their own, as MITK saves them."""
+    found = right(loop)
+    write_seg_nrrd(
+        [
+            Segmentation((found.array == x.value).astype(np.uint8), found.geometry, LabelTable.from_names({1: x.name}))
+            for x in TABLE
+        ],
+        folder / "case_1.nrrd",
+    )
+    head, _, voxels = (folder / "case_1.nrrd").read_bytes().partition(b"\n\n")
+    lines = [line for line in head.split(b"\n") if not line.startswith(b"Segment")]
+    groups = [{"labels": [{"name": x.name, "value": 1}]} for x in TABLE]
+    lines.append(b"org.mitk.multilabel.segmentation.labelgroups:=" + json.dumps(groups).encode())
+    (folder / "case_1.nrrd").write_bytes(b"\n".join(lines) + b"\n\n" + voxels)
+    return folder / "case_1.nrrd"
+
+
 def itk_snap(loop, folder):
     """Other values than the model's, named by a file beside; the label map itself has no names."""
     found = right(loop)
@@ -139,6 +157,7 @@ def program(name, *, uids):
 
 FORMS = {
     "seg.nrrd": (seg_nrrd, "3D Slicer segmentation", "Reader A"),
+    "MITK": (mitk, "NRRD", "Reader A"),
     "NIfTI": (nifti, "NIfTI", "Reader A"),
     "ITK-SNAP": (itk_snap, "NIfTI", "Reader A"),
     "DICOM SEG": (dicom("seg"), "DICOM SEG", "Reader B"),
