@@ -79,7 +79,7 @@ def test_tables_hold_the_numbers_of_the_records(document, cohort):
     assert distances.cells[1].text == "n/a"
     assert "undefined" in document.boundary.notes[distances.cells[1].note - 1]
     assert document.paired.rows
-    assert document.detection.rows[1].cells[0].text == "parts"
+    assert document.instances[0].rows[1].cells[0].text == "parts"
 
 
 def test_boxes_lie_where_the_axis_says(document):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from voxmetry.cli import show
+from voxmetry.cli.instance_options import Instances
 from voxmetry.cli.options import FLAGGED, NamesMap, grouped, names_of
 from voxmetry.cli.progress import bar
 from voxmetry.errors import ConfigError
@@ -45,23 +46,6 @@ class Judging:
         Literal["nan", "diagonal"],
         typer.Option(help="Distance of a structure that one mask lacks: undefined, or the grid's diagonal."),
     ] = "nan"
-
-
-@dataclass(frozen=True)
-class Instances:
-    """How instances, such as lesions, are matched."""
-
-    instances: Annotated[
-        Literal["overlap", "iou", "hungarian"] | None,
-        typer.Option(help="Match instances, such as lesions, one by one, by this rule."),
-    ] = None
-    min_iou: Annotated[float, typer.Option(help="Least IoU of matched instances.", min=0, max=0.999)] = 0.5
-    connectivity: Annotated[
-        Literal["6", "18", "26"], typer.Option(help="Voxels of one instance share a face, an edge, or a corner.")
-    ] = "26"
-    things: Annotated[
-        list[str] | None, typer.Option("--thing", help="A structure that is counted by its parts; repeat for more.")
-    ] = None
 
 
 @dataclass(frozen=True)
@@ -155,10 +139,7 @@ def _settings(judging: Judging, counted: Instances) -> CohortSettings:
             "surface": judging.surface.replace("-", " "),
             "percentile": judging.percentile.replace("-", " "),
             "empty": judging.empty,
-            "instances": counted.instances,
-            "min_iou": counted.min_iou,
-            "connectivity": int(counted.connectivity),
-            "things": counted.things or (),
+            **counted.settings("components"),
         },
         CohortSettings,
         where="options",

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from voxmetry.cli import show
-from voxmetry.cli.options import NamesMap, OnDevice, names_of
+from voxmetry.cli.instance_options import Instances
+from voxmetry.cli.options import NamesMap, OnDevice, grouped, names_of
 from voxmetry.cli.progress import bar
 from voxmetry.cli.streams import say, say_json
 
 
+@grouped
 def evaluate(
     data: Annotated[Path, typer.Argument(help="A data set: a folder, or a YAML or CSV manifest.")],
     model: Annotated[
@@ -22,19 +24,23 @@ def evaluate(
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for predictions, tables and pages.")],
+    *,
     tolerance_mm: Annotated[
         float, typer.Option("--tolerance-mm", help="Tolerance of the surface Dice.", min=1e-6)
     ] = 1.0,
     names_map: NamesMap = None,
+    counted: Instances,
     device: OnDevice = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier evaluation in OUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Evaluate models on labelled cases that they have not seen; the first is compared with each of the others."""
+    from voxmetry.config import parse_record
     from voxmetry.core.records import CohortSettings
     from voxmetry.workflows.evaluate import evaluate as evaluate_models
 
-    settings = CohortSettings(tolerance_mm=tolerance_mm, names=names_of(names_map))
+    chosen = {"tolerance_mm": tolerance_mm, "names": names_of(names_map), **counted.settings("maps")}
+    settings = parse_record(chosen, CohortSettings, where="options")
     with bar("evaluating", quiet=as_json) as progress:
         found, files = evaluate_models(
             data, model, out, settings=settings, device=device, overwrite=overwrite, progress=progress

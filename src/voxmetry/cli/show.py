@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         CohortComparison,
         Comparison,
         Correction,
+        DetectionSummary,
         InstanceMatching,
         Lesion,
         MeanInterval,
@@ -238,6 +239,21 @@ def instances(rows: Sequence[InstanceMatching]) -> None:
     print_table(made)
 
 
+def detection(rows: Sequence[DetectionSummary]) -> None:
+    """Show how well instances were found and counted over all cases, with intervals."""
+    for row in rows:
+        precision = ", ".join(f"AP ({rule}) {_interval(x, 3)}" for rule, x in row.average_precision.items())
+        say(f"{row.label}: {precision}")
+        numbers = [
+            f"PQ {_interval(row.pq, 3)}",
+            f"all found in {row.all_found:.0%} of {row.n_cases} cases",
+            f"count error {_interval(row.count_error, 2)}",
+            f"Dice of matched {_interval(row.dice, 3)}",
+            f"HD95 of matched {_interval(row.hd95_mm, 2)} mm",
+        ]
+        say(f"{row.label}: {', '.join(numbers)}")
+
+
 def cohort(result: CohortComparison, written: Sequence[Path], *, as_json: bool) -> None:
     """Show the summary of many cases, and what was left out of it."""
     if as_json:
@@ -249,6 +265,7 @@ def cohort(result: CohortComparison, written: Sequence[Path], *, as_json: bool) 
         _summary(result.of_other_model())
     if result.panoptic is not None:
         instances(result.panoptic.classes)
+        detection(result.detection)
     for row in result.paired:
         say(
             f"{row.label}, {row.metric}: first - other {_interval(row.difference, 4)}, p {_number(row.p_value, 4)}, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 
 from voxmetry.core.axes import find_move
+from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.progress import Progress
 from voxmetry.core.records import (
     CaseComparison,
@@ -15,13 +16,17 @@ from voxmetry.core.records import (
 )
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError, VoxmetryError
+from voxmetry.io.instances import UNNAMED, of_rows, read_instances
 from voxmetry.io.read import read_segmentation
 from voxmetry.measurement.compare import compare
+from voxmetry.measurement.instances import label_map
 from voxmetry.measurement.match_files import FilePair
 from voxmetry.measurement.pairing import left_out, left_out_words, pair_labels
 from voxmetry.measurement.panoptic import match_panoptic
+from voxmetry.measurement.part_overlaps import HitRules
 from voxmetry.measurement.patients import number_patients
 from voxmetry.measurement.summarise_cases import summarise_cohort
+from voxmetry.ops.instances import require_instances, tell_apart
 
 
 def compare_files(
@@ -46,6 +51,9 @@ def compare_files(
     VoxmetryError
         If a file cannot be read or the two cannot be compared.
     """
+    if settings.apart == "maps":
+        ours, theirs = read_instance_pair(pair)
+        return compare_pair(pair.case, prediction=ours, reference=theirs, settings=settings, patient=patient)
     prediction, reference = read_pair(pair)
     return compare_pair(pair.case, prediction=prediction, reference=reference, settings=settings, patient=patient)
 
@@ -68,11 +76,31 @@ def read_pair(pair: FilePair) -> tuple[Segmentation, Segmentation]:
     return prediction, reference
 
 
+def read_instance_pair(pair: FilePair) -> tuple[InstanceSegmentation, InstanceSegmentation]:
+    """Read two instance maps on one grid.
+
+    Raises
+    ------
+    GeometryError
+        If their voxels are not the same points in the patient.
+    LabelError
+        If the reference is a label map of structures.
+    VoxmetryError
+        If a file cannot be read.
+    """
+    prediction, reference = read_instances(pair.prediction), read_instances(pair.reference)
+    require_instances(reference, pair.reference.name)
+    if not reference.geometry.is_same(prediction.geometry):
+        move = find_move(reference.geometry, prediction.geometry, what="prediction and reference")
+        reference = of_rows(move(reference.array), prediction.geometry, reference.detections)
+    return prediction, reference
+
+
 def compare_pair(
     case: str,
     *,
-    prediction: Segmentation,
-    reference: Segmentation,
+    prediction: Segmentation | InstanceSegmentation,
+    reference: Segmentation | InstanceSegmentation,
     settings: CohortSettings = CohortSettings(),  # noqa: B008  (frozen)
     patient: int = 1,
 ) -> CaseComparison:
@@ -83,7 +111,8 @@ def compare_pair(
     case
         The case's name.
     prediction, reference
-        On the same grid.
+        On the same grid. Instances of their own are matched as they are; those of a label map are told apart as the
+        settings say.
     settings
         Tolerance, definitions, instances.
     patient
@@ -94,9 +123,11 @@ def compare_pair(
     VoxmetryError
         If the two cannot be compared.
     """
+    prediction, reference = named_alike(prediction, reference)
+    ours, theirs = label_map(prediction), label_map(reference)
     rows = compare(
-        prediction=prediction,
-        reference=reference,
+        prediction=ours,
+        reference=theirs,
         tolerance_mm=settings.tolerance_mm,
         more_tolerances_mm=settings.more_tolerances_mm,
         surface=settings.surface,
@@ -107,23 +138,24 @@ def compare_pair(
     matchings: tuple[InstanceMatching, ...] = ()
     if settings.instances is not None:
         matchings = match_panoptic(
-            prediction=prediction,
-            reference=reference,
+            prediction=apart(prediction, settings),
+            reference=apart(reference, settings),
             things=settings.things,
             rule=settings.instances,
             min_iou=settings.min_iou,
             connectivity=settings.connectivity,
+            hits=HitRules(settings.hit_iou, settings.centre_mm),
             **settings.pairing,
         )
     lonely: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     if settings.labels is None:
-        tables = (prediction.labels, reference.labels)
+        tables = (ours.labels, theirs.labels)
         lonely = left_out(*tables, pair_labels(*tables, **settings.pairing), settings.names)
     return CaseComparison(
         case=case,
         patient=patient,
         comparisons=rows,
-        colours=_colours(rows, prediction, reference),
+        colours=_colours(rows, ours, theirs),
         matchings=matchings,
         notes=left_out_words(lonely, ("the prediction", "the reference")),
     )
@@ -134,6 +166,36 @@ def _colours(rows: Sequence[Comparison], prediction: Segmentation, reference: Se
     ours, theirs = ({label.value: label.colour for label in x.labels} for x in (prediction, reference))
     found = {row.label: ours.get(row.value) or theirs.get(row.value_reference or 0) for row in rows}
     return {name: colour for name, colour in found.items() if colour}
+
+
+def named_alike(
+    prediction: Segmentation | InstanceSegmentation, reference: Segmentation | InstanceSegmentation
+) -> tuple[Segmentation | InstanceSegmentation, Segmentation | InstanceSegmentation]:
+    """Give an instance map that names no structure those of the other side: there is nothing else that it could mean.
+
+    A map without any instance has all of them; one without a table has the only one that there is.
+    """
+    sides = [prediction, reference]
+    for place, (x, other) in enumerate([(prediction, reference), (reference, prediction)]):
+        if not isinstance(x, InstanceSegmentation):
+            continue
+        table = label_map(other).labels
+        if not x.detections and not x.segmentation.array.any():
+            sides[place] = InstanceSegmentation(Segmentation(x.segmentation.array, x.geometry, table), x.array, ())
+        elif x.labels.names == (UNNAMED,) and len(table) == 1:
+            rows = [row.model_copy(update={"label": table.names[0]}) for row in x.detections]
+            sides[place] = of_rows(x.array, x.geometry, rows)
+    return sides[0], sides[1]
+
+
+def apart(x: Segmentation | InstanceSegmentation, settings: CohortSettings) -> Segmentation | InstanceSegmentation:
+    """Cut a label map into instances where the settings ask for the watershed; else return it as it is."""
+    if settings.apart != "watershed" or isinstance(x, InstanceSegmentation):
+        return x
+    known = [label.name for label in x.labels if label.name in settings.things]
+    if settings.things and not known:
+        return x
+    return tell_apart(x, "watershed", labels=known)
 
 
 def compare_cohort(

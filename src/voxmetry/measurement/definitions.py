@@ -70,6 +70,22 @@ _INSTANCES = {
     "box_high_ras_mm": "the highest corner of the same box",
     "panoptic": "value of a voxel in panoptic.nii.gz: label value times 65536, plus the value of the instance",
 }
+DETECTION = {
+    "average_precision": "mean over the recalls 0, 0.01, ..., 1 of the largest precision at this recall or above, of "
+    "the predictions of all cases from the most to the least certain (as COCO); predictions of one score, or without "
+    "any, come in together",
+    "froc": "sensitivity at so many false positives a case as the threshold of the score falls, interpolated linearly",
+    "froc_score": "mean of the sensitivities at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives a case (as LUNA16)",
+    "hits": "predictions take their turn from the most to the least certain; each takes the best instance that it hits "
+    "and that is free, by IoU or by how near the centroids are; a second hit of an instance is a false one",
+    "sq": "segmentation quality: mean IoU of matched pairs, of all cases together",
+    "rq": "recognition quality: TP / (TP + FP / 2 + FN / 2), of all cases together",
+    "pq": "panoptic quality: SQ times RQ",
+    "all_found": "share of the cases in which each instance of the reference has a partner",
+    "count_error": "mean absolute difference of the numbers of instances of a case",
+    "count_bias": "mean of the prediction's number of instances minus the reference's",
+}
+"""The definitions of what is said about instances over many cases."""
 _COMPARISONS = {
     "status": "'both': in prediction and reference; 'missed': in the reference only; 'extra': in the prediction only; "
     "'absent': in neither",

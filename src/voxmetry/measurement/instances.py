@@ -12,21 +12,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Geometry
-from voxmetry.core.records import Instance, InstanceMatching
+from voxmetry.core.instances import InstanceSegmentation
+from voxmetry.core.records import Hits, Instance, InstanceMatching
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError
 from voxmetry.measurement.pairing import Match, Pair, pair_labels
+from voxmetry.measurement.part_distances import hd95_of_pairs
+from voxmetry.measurement.part_overlaps import HitRules, Ids, PartOverlaps, hits_of, part_overlaps
 from voxmetry.ops.boxes import Box, boxes_of, join
 
 Rule: TypeAlias = Literal["overlap", "iou", "hungarian"]
 Connectivity: TypeAlias = Literal[6, 18, 26]
-Ids: TypeAlias = NDArray[np.uint32]
 Float64: TypeAlias = NDArray[np.float64]
 
 NOT_ONE_TO_ONE = "the rule 'overlap' does not match one to one: no IoU of pairs, and so no panoptic quality"
@@ -34,29 +36,32 @@ NOT_ONE_TO_ONE = "the rule 'overlap' does not match one to one: no IoU of pairs,
 
 def match_instances(
     *,
-    prediction: Segmentation,
-    reference: Segmentation,
+    prediction: Segmentation | InstanceSegmentation,
+    reference: Segmentation | InstanceSegmentation,
     rule: Rule = "iou",
     min_iou: float = 0.5,
     connectivity: Connectivity = 26,
     labels: Sequence[str] | None = None,
     match: Match = "auto",
     names: Mapping[str, str] | None = None,
+    hits: HitRules = HitRules(),  # noqa: B008  (frozen)
 ) -> tuple[InstanceMatching, ...]:
-    """Match the connected components of each structure.
+    """Match the instances of each structure.
 
     Parameters
     ----------
     prediction, reference
-        Label maps on the same grid.
+        Label maps on the same grid, whose instances are connected components, or with instances of their own.
     rule, min_iou
-        When two components are the same thing; see the head of this module. 'overlap' does not use `min_iou`.
+        When two instances are the same thing; see the head of this module. 'overlap' does not use `min_iou`.
     connectivity
         Voxels are neighbours that share a face (6), also an edge (18), also a corner (26).
     labels
         Structures to look at; None takes all.
     match
         How structures are paired, as for `voxmetry.compare`.
+    hits
+        What hits, for average precision and FROC.
 
     Returns
     -------
@@ -91,13 +96,32 @@ def match_instances(
     _require(rule, min_iou, connectivity)
     prediction.geometry.require_same(reference.geometry, what="prediction and reference")
     pairs = pair_labels(prediction.labels, reference.labels, labels=labels, match=match, names=names)
-    boxes = (boxes_of(prediction), boxes_of(reference))
+    sides = (prediction, reference)
+    apart = [x.array if isinstance(x, InstanceSegmentation) else None for x in sides]
+    rows = prediction.detections if isinstance(prediction, InstanceSegmentation) else ()
+    scores = {row.value: row.score for row in rows}
+    boxes = (boxes_of(label_map(prediction)), boxes_of(label_map(reference)))
+    used = None if all(x is not None for x in apart) else connectivity
     found = []
     for pair in pairs:
-        cut = _cut(prediction, reference, pair, boxes)
-        ours, theirs = (_components(mask, connectivity) for mask in cut.masks)
-        found.append(_match(ours, theirs, cut, pair.name, rule, min_iou, connectivity))
+        cut = _cut(label_map(prediction), label_map(reference), pair, boxes)
+        (ours, mine), (theirs, _) = (
+            _components(mask, connectivity) if ids is None else _by_size(np.where(mask, ids[cut.box], 0))
+            for mask, ids in zip(cut.masks, apart, strict=True)
+        )
+        known = [scores.get(int(value), math.nan) for value in mine]
+        found.append(_match(ours, theirs, cut, pair.name, rule, min_iou, used, known, hits))
     return tuple(found)
+
+
+def label_map(x: Segmentation | InstanceSegmentation) -> Segmentation:
+    """Return the label map of instances, or the label map that it is."""
+    return x.segmentation if isinstance(x, InstanceSegmentation) else x
+
+
+def told_apart_in(x: Segmentation | InstanceSegmentation) -> set[str]:
+    """Return the names of the structures that have instances."""
+    return {row.label for row in x.detections} if isinstance(x, InstanceSegmentation) else set()
 
 
 def match_instance_maps(
@@ -126,10 +150,12 @@ def match_instance_maps(
     """
     _require(rule, min_iou, 26)
     prediction.geometry.require_same(reference.geometry, what="prediction and reference")
-    whole = tuple(slice(0, n) for n in prediction.geometry.shape)
-    cut = _Cut((prediction.array, reference.array), np.array([part.start for part in whole]), prediction.geometry)
-    ours, theirs = (_by_size(array.astype(np.uint32)) for array in cut.masks)
-    return _match(ours, theirs, cut, label, rule, min_iou, None)
+    i, j, k = (slice(0, n) for n in prediction.geometry.shape)
+    whole = (i, j, k)
+    cut = _Cut((prediction.array, reference.array), whole, prediction.geometry)
+    ours, theirs = (_by_size(array.astype(np.uint32))[0] for array in cut.masks)
+    unknown = [math.nan] * int(ours.max(initial=0))
+    return _match(ours, theirs, cut, label, rule, min_iou, None, unknown, HitRules())
 
 
 @dataclass(frozen=True)
@@ -137,8 +163,13 @@ class _Cut:
     """Both masks of a structure, cropped to where one of them is."""
 
     masks: tuple[NDArray[Any], NDArray[Any]]
-    corner: NDArray[np.intp]
+    box: Box
     geometry: Geometry
+
+    @property
+    def corner(self) -> NDArray[np.intp]:
+        """(3,), where the crop begins."""
+        return np.array([part.start for part in self.box])
 
 
 def _cut(
@@ -150,50 +181,25 @@ def _cut(
     ours, theirs = (
         (side.array[box] == value) if value else np.zeros(side.array[box].shape, bool) for side, value in sides
     )
-    return _Cut((ours, theirs), np.array([part.start for part in box]), prediction.geometry)
+    return _Cut((ours, theirs), box, prediction.geometry)
 
 
-def _components(mask: NDArray[np.bool_], connectivity: int) -> Ids:
+def _components(mask: NDArray[np.bool_], connectivity: int) -> tuple[Ids, NDArray[Any]]:
     import cc3d
 
     return _by_size(cc3d.connected_components(mask, connectivity=connectivity, out_dtype=np.uint32))
 
 
-def _by_size(ids: Ids) -> Ids:
-    """Return the parts numbered from 1, from large to small, so that an id says something."""
+def _by_size(ids: NDArray[Any]) -> tuple[Ids, NDArray[Any]]:
+    """Return the parts numbered from 1, from large to small, so that an id says something; and their own values."""
     present, inverse, sizes = np.unique(ids, return_inverse=True, return_counts=True)
     order = [place for place in np.argsort(-sizes, kind="stable") if present[place]]
     number = np.zeros(len(present), np.uint32)
     number[order] = np.arange(1, len(order) + 1)
-    return number[inverse].reshape(ids.shape)
+    return number[inverse].reshape(ids.shape), present[order]
 
 
-class _Overlaps(NamedTuple):
-    """Voxels of each part of the prediction (P,) and of the reference (R,), and of the N pairs that share some."""
-
-    prediction: NDArray[np.int64]
-    reference: NDArray[np.int64]
-    pairs: NDArray[np.int64]
-    """(N, 2), places in the two, from 0."""
-    both: NDArray[np.int64]
-    """(N,)"""
-
-    @property
-    def iou(self) -> Float64:
-        """(N,); all other pairs have 0."""
-        union = self.prediction[self.pairs[:, 0]] + self.reference[self.pairs[:, 1]] - self.both
-        return self.both / union
-
-
-def _overlaps(ours: Ids, theirs: Ids) -> _Overlaps:
-    shared = (ours > 0) & (theirs > 0)
-    together = np.column_stack([ours[shared], theirs[shared]]).astype(np.int64) - 1
-    pairs, both = np.unique(together, axis=0, return_counts=True)
-    n_prediction, n_reference = (np.bincount(ids.ravel())[1:].astype(np.int64) for ids in (ours, theirs))
-    return _Overlaps(n_prediction, n_reference, pairs, both)
-
-
-def _partners(counts: _Overlaps, rule: Rule, min_iou: float) -> NDArray[np.bool_]:
+def _partners(counts: PartOverlaps, rule: Rule, min_iou: float) -> NDArray[np.bool_]:
     """Which of the pairs that share voxels are the same thing, (N,)."""
     if rule == "overlap":
         return np.ones(len(counts.pairs), bool)
@@ -215,12 +221,23 @@ def _partners(counts: _Overlaps, rule: Rule, min_iou: float) -> NDArray[np.bool_
 
 
 def _match(
-    ours: Ids, theirs: Ids, cut: _Cut, label: str, rule: Rule, min_iou: float, connectivity: int | None
+    ours: Ids,
+    theirs: Ids,
+    cut: _Cut,
+    label: str,
+    rule: Rule,
+    min_iou: float,
+    connectivity: int | None,
+    scores: Sequence[float],
+    hits: HitRules,
 ) -> InstanceMatching:
-    counts = _overlaps(ours, theirs)
+    counts = part_overlaps(ours, theirs)
     partners = _partners(counts, rule, min_iou)
     matched = counts.pairs[partners]
     one_to_one = rule != "overlap"
+    of_prediction, of_reference = (_centres(side, cut) for side in (ours, theirs))
+    rows = _rows(counts, partners, (of_prediction, of_reference), cut, label)
+    far = hd95_of_pairs(ours, theirs, matched, cut.geometry.cropped(cut.box)) if one_to_one else {}
     return tally(
         label=label,
         rule=rule,
@@ -231,7 +248,8 @@ def _match(
         tp_prediction=len(np.unique(matched[:, 0])),
         tp_reference=len(np.unique(matched[:, 1])),
         iou_sum=float(counts.iou[partners].sum()) if one_to_one else 0.0,
-        instances=_rows(counts, partners, (ours, theirs), cut, label),
+        instances=tuple(_with_pair(row, far, scores) for row in rows),
+        detections=hits_of(counts, scores, (of_prediction, of_reference), cut.geometry.voxel_ml, hits),
     )
 
 
@@ -247,6 +265,7 @@ def tally(
     tp_reference: int,
     iou_sum: float,
     instances: tuple[Instance, ...] = (),
+    detections: tuple[Hits, ...] = (),
     kind: Literal["thing", "stuff"] = "thing",
 ) -> InstanceMatching:
     """Turn counts into sensitivity, precision, F1 and panoptic quality; nan where there is nothing to divide by."""
@@ -283,6 +302,7 @@ def tally(
         # Nothing found of what there is has no quality of pairs, and a panoptic quality of 0.
         pq=0.0 if rq == 0 else sq * rq,
         instances=instances,
+        detections=detections,
         reason="; ".join(reasons),
     )
 
@@ -298,10 +318,10 @@ def _f1(sensitivity: float, precision: float) -> float:
 
 
 def _rows(
-    counts: _Overlaps, partners: NDArray[np.bool_], ids: tuple[Ids, Ids], cut: _Cut, label: str
+    counts: PartOverlaps, partners: NDArray[np.bool_], centres: tuple[Float64, Float64], cut: _Cut, label: str
 ) -> tuple[Instance, ...]:
     """One row a part of the reference with all of its partners, then one a part of the prediction without any."""
-    of_prediction, of_reference = (_centres(side, cut) for side in ids)
+    of_prediction, of_reference = ([(float(x), float(y), float(z)) for x, y, z in side] for side in centres)
     matched, both = counts.pairs[partners], counts.both[partners]
     groups = [(matched[:, 1] == place, (place,), of_reference[place]) for place in range(len(counts.reference))]
     alone = sorted(set(range(len(counts.prediction))) - set(matched[:, 0].tolist()))
@@ -330,15 +350,24 @@ def _rows(
     return tuple(sorted(rows, key=lambda row: order.index(row.status)))
 
 
-def _centres(ids: Ids, cut: _Cut) -> list[tuple[float, float, float]]:
+def _with_pair(row: Instance, far: Mapping[tuple[int, int], float], scores: Sequence[float]) -> Instance:
+    """Return a row with the surface distance of its pair, and the score of its prediction."""
+    ids = row.prediction_ids
+    update = {"score": scores[ids[0] - 1]} if len(ids) == 1 else {}
+    if len(ids) == 1 and len(row.reference_ids) == 1:
+        update["hd95_mm"] = far.get((ids[0], row.reference_ids[0]), math.nan)
+    return row.model_copy(update=update)
+
+
+def _centres(ids: Ids, cut: _Cut) -> Float64:
     n = int(ids.max(initial=0))
     if not n:
-        return []
+        return np.zeros((0, 3))
     where = np.nonzero(ids)
     number = ids[where].astype(np.intp) - 1
     sizes = np.bincount(number, minlength=n)
     mean = np.column_stack([np.bincount(number, axis, n) / sizes for axis in where])
-    return [(float(x), float(y), float(z)) for x, y, z in cut.geometry.to_mm(mean + cut.corner)]
+    return cut.geometry.to_mm(mean + cut.corner)
 
 
 def _require(rule: Rule, min_iou: float, connectivity: int) -> None:

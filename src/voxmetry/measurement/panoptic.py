@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
+from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.records import InstanceMatching, PanopticQuality
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError
-from voxmetry.measurement.instances import Connectivity, Rule, match_instances, tally
+from voxmetry.measurement.instances import Connectivity, Rule, label_map, match_instances, tally, told_apart_in
 from voxmetry.measurement.overlap import Overlap, overlaps
 from voxmetry.measurement.pairing import Match, Pair, chosen_pairs, pair_labels
+from voxmetry.measurement.part_overlaps import HitRules
 
 STUFF_IOU = 0.5
 """Stuff is matched above this IoU, as in the definition of panoptic quality."""
@@ -21,8 +23,8 @@ Part: TypeAlias = Literal["all", "things", "stuff"]
 
 def match_panoptic(
     *,
-    prediction: Segmentation,
-    reference: Segmentation,
+    prediction: Segmentation | InstanceSegmentation,
+    reference: Segmentation | InstanceSegmentation,
     things: Sequence[str] = (),
     rule: Rule = "iou",
     min_iou: float = 0.5,
@@ -30,15 +32,17 @@ def match_panoptic(
     labels: Sequence[str] | None = None,
     match: Match = "auto",
     names: Mapping[str, str] | None = None,
+    hits: HitRules = HitRules(),  # noqa: B008  (frozen)
 ) -> tuple[InstanceMatching, ...]:
-    """Match all structures of a case: things by their connected components, stuff each as one whole.
+    """Match all structures of a case: things by their instances, stuff each as one whole.
 
     Parameters
     ----------
     prediction, reference
-        Label maps on the same grid.
+        Label maps on the same grid, whose instances are connected components, or with instances of their own.
     things
-        Names of the structures that are counted by their parts. Empty takes those of kind 'lesion' in either table.
+        Names of the structures that are counted by their parts. Empty takes those of kind 'lesion' in either table, and
+        those that have instances of their own.
     rule, min_iou, connectivity, labels, match
         As for `voxmetry.measurement.instances.match_instances`. Stuff always needs an IoU above 0.5.
 
@@ -53,6 +57,7 @@ def match_panoptic(
         As `match_instances`; also where `things` names no structure, or is empty and no label is a lesion.
     """
     pairs = pair_labels(prediction.labels, reference.labels, labels=labels, match=match, names=names)
+    ours, theirs = label_map(prediction), label_map(reference)
     chosen = _things(prediction, reference, pairs, things)
     of_things = match_instances(
         prediction=prediction,
@@ -63,11 +68,12 @@ def match_panoptic(
         labels=chosen,
         match=match,
         names=names,
+        hits=hits,
     )
     by_name = {row.label: row for row in of_things}
     counts = overlaps(
-        prediction=prediction,
-        reference=reference,
+        prediction=ours,
+        reference=theirs,
         pairs=[(pair.prediction or 0, pair.reference or 0) for pair in pairs],
     )
     return tuple(by_name.get(pair.name) or _stuff(pair.name, count) for pair, count in zip(pairs, counts, strict=True))
@@ -91,11 +97,17 @@ def _stuff(name: str, count: Overlap) -> InstanceMatching:
 
 
 def _things(
-    prediction: Segmentation, reference: Segmentation, pairs: Sequence[Pair], things: Sequence[str]
+    prediction: Segmentation | InstanceSegmentation,
+    reference: Segmentation | InstanceSegmentation,
+    pairs: Sequence[Pair],
+    things: Sequence[str],
 ) -> list[str]:
     if things:
         return [pair.name for pair in chosen_pairs(pairs, things)]
-    of_kind = [{label.value for label in x.labels if label.kind == "lesion"} for x in (prediction, reference)]
+    of_kind = [
+        {label.value for label in x.labels if label.kind == "lesion" or label.name in told_apart_in(x)}
+        for x in (prediction, reference)
+    ]
     chosen = [pair.name for pair in pairs if pair.prediction in of_kind[0] or pair.reference in of_kind[1]]
     if not chosen:
         raise ConfigError(
@@ -132,7 +144,7 @@ def panoptic_quality(matchings: Iterable[InstanceMatching]) -> PanopticQuality:
     by_label: dict[str, list[InstanceMatching]] = {}
     for row in matchings:
         by_label.setdefault(row.label, []).append(row)
-    classes = tuple(_pool(rows) for rows in by_label.values())
+    classes = tuple(pooled(rows) for rows in by_label.values())
     seen = [row for row in classes if row.n_prediction + row.n_reference]
     parts: dict[Part, list[InstanceMatching]] = {
         "all": seen,
@@ -153,7 +165,14 @@ def panoptic_quality(matchings: Iterable[InstanceMatching]) -> PanopticQuality:
     )
 
 
-def _pool(rows: list[InstanceMatching]) -> InstanceMatching:
+def pooled(rows: Sequence[InstanceMatching]) -> InstanceMatching:
+    """Add up the counts of one structure over cases.
+
+    Raises
+    ------
+    ConfigError
+        If they were matched with different rules.
+    """
     first = rows[0]
     settings = {(row.kind, row.rule, row.min_iou, row.connectivity) for row in rows}
     if len(settings) > 1:

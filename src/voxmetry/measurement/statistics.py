@@ -6,7 +6,7 @@ Cases of one patient resemble each other, so all resampling draws patients, with
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -142,8 +142,6 @@ def _no_spread(sums: Float64, counts: Float64) -> str:
 
 def _bca(sums: Float64, counts: Float64, level: float, resamples: int, seed: int) -> list[tuple[float, float]]:
     """Interval of each row of `sums` (M, patients) over `counts` (patients,)."""
-    from scipy.special import ndtr, ndtri
-
     n = len(counts)
     rng = np.random.default_rng(seed)
     drawn = []
@@ -156,17 +154,79 @@ def _bca(sums: Float64, counts: Float64, level: float, resamples: int, seed: int
     without = (sums.sum(axis=1)[:, None] - sums) / (counts.sum() - counts)
     ends = []
     for place in range(len(sums)):
-        # Rounding must not decide on which side of the mean an equal resample lies.
-        apart = boot[:, place] - whole[place]
-        apart[np.abs(apart) <= 1e-12 * abs(whole[place])] = 0
-        bias = ndtri((np.count_nonzero(apart < 0) + np.count_nonzero(apart == 0) / 2) / resamples)
-        d = without[place].mean() - without[place]
-        d = d / np.abs(d).max()
-        acceleration = (d**3).sum() / (6 * (d**2).sum() ** 1.5)
-        z = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
-        low, high = np.quantile(boot[:, place], ndtr(bias + z / (1 - acceleration * z)))
-        ends.append((float(low), float(high)))
+        ends.append(_ends(boot[:, place], float(whole[place]), without[place], level))
     return ends
+
+
+def _ends(boot: Float64, whole: float, without: Float64, level: float) -> tuple[float, float]:
+    """Return the BCa interval from the number of each draw, of all, and of all without each patient."""
+    from scipy.special import ndtr, ndtri
+
+    # Rounding must not decide on which side of the mean an equal resample lies.
+    apart = boot - whole
+    apart[np.abs(apart) <= 1e-12 * abs(whole)] = 0
+    below = (np.count_nonzero(apart < 0) + np.count_nonzero(apart == 0) / 2) / len(boot)
+    bias = ndtri(below)
+    d = without.mean() - without
+    d = d / np.abs(d).max()
+    acceleration = (d**3).sum() / (6 * (d**2).sum() ** 1.5)
+    z = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
+    low, high = np.quantile(boot, ndtr(bias + z / (1 - acceleration * z)))
+    return float(low), float(high)
+
+
+_DRAWS = 500
+"""Draws of patients that are looked at together: a statistic may need memory for each prediction of each."""
+
+
+def bootstrap_statistic(
+    statistic: Callable[[Float64], Float64],
+    *,
+    n: int,
+    n_patients: int,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> MeanInterval:
+    """Return a number of many cases that is no mean, such as average precision, with its BCa interval by patient.
+
+    Parameters
+    ----------
+    statistic
+        Takes how often each patient counts, (B, patients) float64, B times over, and returns the B numbers; nan where
+        one is not defined.
+    n, n_patients
+        Rows and patients.
+    level, resamples, seed
+        As for `bootstrap_mean`.
+
+    Returns
+    -------
+    MeanInterval
+        `mean` is the number itself. Without an interval where there is one patient, where leaving one out changes
+        nothing, or where the number is not defined for some draws.
+    """
+    require_level(level, resamples)
+    whole = float(statistic(np.ones((1, n_patients)))[0])
+    found = MeanInterval(n=n, n_patients=n_patients, mean=whole, low=math.nan, high=math.nan, level=level)
+    if math.isnan(whole):
+        return found.model_copy(update={"reason": "it is not defined: there is nothing to divide by"})
+    if n_patients < 2:
+        return found.model_copy(update={"reason": "one patient has no spread between patients: no interval"})
+    without = statistic(1.0 - np.eye(n_patients))
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=resamples)
+    # Of few patients the same draw comes many times.
+    times, place = np.unique(draws, axis=0, return_inverse=True)
+    parts = range(0, len(times), _DRAWS)
+    values = np.concatenate([statistic(times[first : first + _DRAWS].astype(np.float64)) for first in parts])
+    boot = values[place.ravel()]
+    if not (np.isfinite(without).all() and np.isfinite(boot).all()):
+        return found.model_copy(update={"reason": "it is not defined for some draws of patients: no interval"})
+    if np.ptp(without) <= 1e-12 * max(abs(whole), 1e-300):
+        return found.model_copy(update={"reason": "no patient changes it: no interval"})
+    low, high = _ends(boot, whole, without, level)
+    return found.model_copy(update={"low": low, "high": high})
 
 
 def compare_paired(

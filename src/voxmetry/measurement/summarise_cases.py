@@ -16,7 +16,8 @@ from voxmetry.core.records import (
     StructureSummary,
 )
 from voxmetry.measurement.agreement import bland_altman, icc_2_1
-from voxmetry.measurement.definitions import definitions
+from voxmetry.measurement.definitions import DETECTION, definitions
+from voxmetry.measurement.detection import summarise_detection
 from voxmetry.measurement.panoptic import panoptic_quality
 from voxmetry.measurement.statistics import bootstrap_means, compare_paired, holm, quartiles
 
@@ -67,6 +68,8 @@ def summarise_cohort(
         structures=structures,
         overall=overall,
         panoptic=panoptic_quality(matchings) if matchings else None,
+        detection=summarise_detection(cases, settings),
+        other_detection=summarise_detection(other, settings),
         other=tuple(other),
         other_structures=other_structures,
         other_overall=other_overall,
@@ -74,7 +77,7 @@ def summarise_cohort(
         policy=POLICY.format(
             distance="the grid's diagonal" if settings.empty == "diagonal" else "undefined, and so is its mean"
         ),
-        definitions=definitions(settings.surface, settings.percentile),
+        definitions=definitions(settings.surface, settings.percentile) | (DETECTION if matchings else {}),
     )
 
 

@@ -105,6 +105,8 @@ def structures_with_instances(segmentation: Segmentation, labels: Sequence[str] 
     return lesions or tuple(segmentation.labels)
 
 
+_PIECE = 0.25
+"""A piece with this share of the largest one's voxels is more than a crumb."""
 _NOWHERE: Corners = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
 
@@ -242,6 +244,38 @@ def in_order(parts: NDArray[Any], geometry: Geometry, box: Box) -> list[int]:
     place = np.round(geometry.to_mm(middle), 3)
     order = np.lexsort((place[:, 0], place[:, 1], place[:, 2], -sizes[present]))
     return [int(value) for value in present[order]]
+
+
+def require_instances(found: InstanceSegmentation, name: str) -> None:
+    """Refuse a label map of structures that was given as an instance map: most of its values lie in several pieces.
+
+    An instance may lose a small piece; a value is in several where the second largest has a quarter of the largest's
+    voxels or more. Structures that are all in one piece cannot be told from instances, and are counted as such.
+
+    Parameters
+    ----------
+    found
+        From `voxmetry.io.instances.read_instances`.
+    name
+        The file's name, for the error.
+
+    Raises
+    ------
+    LabelError
+        If it is no instance map.
+    """
+    boxes = label_boxes(found.array)
+    pieces = []
+    for value, box in boxes.items():
+        sizes = np.sort(components(found.array[box] == value, 26)[1])
+        pieces.append(len(sizes) if len(sizes) > 1 and sizes[-2] >= _PIECE * sizes[-1] else 1)
+    if 2 * sum(n > 1 for n in pieces) > len(pieces):
+        raise LabelError(
+            found=f"{name}, in which {sum(n > 1 for n in pieces)} of {len(pieces)} values lie in several pieces, up to "
+            f"{max(pieces)}",
+            expected="an instance map: each value is one instance, in one piece",
+            fix="if it is a label map of structures, leave out --apart maps: its connected parts are counted then",
+        )
 
 
 def require_room(n: int) -> None:

@@ -18,7 +18,8 @@ from voxmetry.io.output_folder import output_folder
 from voxmetry.io.read import read_volume
 from voxmetry.io.suffixes import ITK, NIFTI
 from voxmetry.measurement import tables
-from voxmetry.measurement.compare_cases import compare_cohort, compare_files, read_pair
+from voxmetry.measurement.compare_cases import compare_cohort, compare_files, named_alike, read_instance_pair, read_pair
+from voxmetry.measurement.instances import label_map
 from voxmetry.measurement.match_files import FilePair, MatchedFiles, case_name, match_files
 from voxmetry.measurement.patients import read_patients
 from voxmetry.measurement.summarise_cases import summarise_cohort
@@ -189,7 +190,7 @@ def _write(
         tables.write_csv(tables.instance_rows(cohort.cases), tables.INSTANCE_COLUMNS, out / OUTPUTS["instances"])
         chosen.add("instances")
     write_text(out / OUTPUTS["result"], cohort.model_dump_json(indent=1))
-    write_cohort_page(cohort, out / OUTPUTS["page"], read=_reader(matched, inputs.images))
+    write_cohort_page(cohort, out / OUTPUTS["page"], read=_reader(matched, inputs.images, cohort.settings))
     return tuple(name for what, name in OUTPUTS.items() if what in chosen)
 
 
@@ -202,12 +203,16 @@ def can_write_parquet() -> bool:
     return True
 
 
-def _reader(matched: MatchedFiles, images: Path | None) -> Callable[[str], Masks]:
+def _reader(matched: MatchedFiles, images: Path | None, settings: CohortSettings) -> Callable[[str], Masks]:
     pairs = {pair.case: pair for pair in matched.pairs}
 
     def read(case: str) -> Masks:
         pair = pairs[case]
-        prediction, reference = read_pair(pair)
+        if settings.apart == "maps":
+            # Pictures show structures: where two instances touch, the cut between them is not drawn.
+            prediction, reference = (label_map(x) for x in named_alike(*read_instance_pair(pair)))
+        else:
+            prediction, reference = read_pair(pair)
         image = _image(images, case)
         if image is not None:
             image.geometry.require_same(prediction.geometry, what=f"the image and the label map of {case}")

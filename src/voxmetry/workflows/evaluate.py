@@ -11,6 +11,7 @@ from voxmetry._version import __version__
 from voxmetry.classical import Baseline
 from voxmetry.config import StudySettings, parse_record
 from voxmetry.core.base import Record
+from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.labels import plain_name
 from voxmetry.core.progress import Progress
 from voxmetry.core.records import CaseComparison, CohortComparison, CohortSettings, PairedComparison
@@ -25,13 +26,16 @@ from voxmetry.measurement.failures import FailureCounter, Failures, structures_o
 from voxmetry.measurement.pairing import left_out, left_out_words, pair_labels, renamed_tables
 from voxmetry.measurement.patients import number_patients
 from voxmetry.measurement.summarise_cases import summarise_cohort
+from voxmetry.ops.instances import cut_to
 from voxmetry.ops.resample import resample
 from voxmetry.train.cases import Case, DataSet
 from voxmetry.train.dataset import open_data, read_labelled
+from voxmetry.workflows.evaluate_instances import instances_of_case, predict_instances, save_with_table, settings_for
 from voxmetry.workflows.models import Ready, load_any
 from voxmetry.workflows.training_cases import read_split
 
 PREDICTIONS, RESULT, TABLE, PAGE = "predictions", "evaluation.json", "evaluation.csv", "evaluation.html"
+INSTANCES = "instances.csv"
 MARGIN = 0.02
 """Dice by which a baseline may be worse and still count as as good."""
 
@@ -111,9 +115,11 @@ def evaluate(
         Bundled models, model folders, baselines' YAML files, or run folders with folds. The first is compared with
         each of the others, case by case.
     out
-        Folder for `predictions/`, `evaluation.csv`, `evaluation.json`, a page for each model and `evaluation.html`.
+        Folder for `predictions/`, `evaluation.csv`, `instances.csv` where instances were matched, `evaluation.json`, a
+        page for each model and `evaluation.html`.
     settings
-        How predictions are compared.
+        How predictions are compared. Where the data set tells instances apart they are matched, by IoU if no rule is
+        named.
     device
         Where networks run.
     overwrite
@@ -133,7 +139,8 @@ def evaluate(
         is a row with its reason.
     """
     data = open_data(data) if isinstance(data, Path) else data
-    with output_folder(out, (PREDICTIONS, TABLE, RESULT, PAGE), overwrite=overwrite) as stage:
+    settings = settings_for(data, settings)
+    with output_folder(out, (PREDICTIONS, TABLE, INSTANCES, RESULT, PAGE), overwrite=overwrite) as stage:
         evaluation = _evaluate(data, models, stage, settings=settings, device=device, progress=progress)
         names = _write(evaluation, data, stage)
     return evaluation, tuple(out / name for name in names)
@@ -290,18 +297,24 @@ def _case(
         read = read_labelled(case, data)
         reference = read.unlabelled.hide(read.label)
         volumes = _inputs(model, read.volumes, data)
-        found = model.segment(volumes) if isinstance(model, Baseline) else model(volumes)
+        found, told = _predict(model, volumes, settings)
         if not found.geometry.is_same(reference.geometry):
             # A baseline of a second channel segments on that channel's own, often coarser grid.
-            found = resample(found, to=reference.geometry)
+            found, told = resample(found, to=reference.geometry), None
         io.save(found, folder / f"{case.name}.nii.gz")
+        if told is not None:
+            save_with_table(told, make_folder(folder.with_name(f"{folder.name}-instances")) / f"{case.name}.nii.gz")
         # A structure counts only where it was looked for.
         found = read.unlabelled.hide(found)
         chosen = _in_common(settings, found, reference, read.unlabelled.known_names)
         if chosen.labels == ():
             return CaseComparison(case=case.name, patient=patient, comparisons=())
         row = compare_pair(
-            case.name, prediction=found, reference=reference, settings=chosen, patient=patient
+            case.name,
+            prediction=found if told is None else cut_to(told, found),
+            reference=instances_of_case(read, reference) or reference if settings.instances else reference,
+            settings=chosen,
+            patient=patient,
         ).model_copy(update={"notes": _not_compared(chosen, found, reference)})
     except VoxmetryError as error:
         return CaseComparison(case=case.name, patient=patient, error=error.to_dict())
@@ -309,6 +322,14 @@ def _case(
     same = next((v for v in volumes if v.geometry.is_same(reference.geometry)), None)
     counter.add_properties(row, reference, same.array if same is not None else None)
     return row
+
+
+def _predict(
+    model: Ready, volumes: Sequence[Volume], settings: CohortSettings
+) -> tuple[Segmentation, InstanceSegmentation | None]:
+    if settings.instances is not None:
+        return predict_instances(model, volumes, settings)
+    return model.segment(volumes) if isinstance(model, Baseline) else model(volumes), None
 
 
 def _in_common(
@@ -397,6 +418,14 @@ def _write(evaluation: Evaluation, data: DataSet, out: Path) -> tuple[str, ...]:
         for row in tables.comparison_rows(model.cohort.cases)
     ]
     tables.write_csv(rows, ("model", *tables.COMPARISON_COLUMNS), out / TABLE)
+    matched = any(model.cohort.panoptic is not None for model in evaluation.models)
+    if matched:
+        rows = [
+            {"model": model.name, **row}
+            for model in evaluation.models
+            for row in tables.instance_rows(model.cohort.cases)
+        ]
+        tables.write_csv(rows, ("model", *tables.INSTANCE_COLUMNS), out / INSTANCES)
     write_text(out / RESULT, evaluation.model_dump_json(indent=1))
     pages = []
     for model in evaluation.models:
@@ -410,12 +439,13 @@ def _write(evaluation: Evaluation, data: DataSet, out: Path) -> tuple[str, ...]:
             recipe=model.recipe,
             structures=model.cohort.structures,
             failures=model.failures,
+            detection=model.cohort.detection,
             colours=model.cohort.colours,
         )
         for model in evaluation.models
     ]
     write_evaluation_page(evaluation.data, shown, evaluation.verdicts, out / PAGE)
-    return (TABLE, RESULT, *pages, PAGE)
+    return (TABLE, *((INSTANCES,) if matched else ()), RESULT, *pages, PAGE)
 
 
 def _reader(data: DataSet, folder: Path) -> Callable[[str], tuple[Segmentation, Segmentation, Volume | None]]:

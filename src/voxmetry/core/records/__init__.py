@@ -25,7 +25,14 @@ from voxmetry.core.records.follow_up import (
     Row4,
     StructureChange,
 )
-from voxmetry.core.records.instances import Detection, Instance, InstanceMatching, PanopticQuality
+from voxmetry.core.records.instances import (
+    Detection,
+    DetectionSummary,
+    Hits,
+    Instance,
+    InstanceMatching,
+    PanopticQuality,
+)
 from voxmetry.core.records.series import SeriesInfo, SeriesVerdict, SuvBasis
 from voxmetry.core.records.statistics import BlandAltman, Distribution, MeanInterval, PairedComparison, Reliability
 from voxmetry.core.records.study import (
@@ -56,10 +63,12 @@ __all__ = [
     "ComparisonSummary",
     "Correction",
     "Detection",
+    "DetectionSummary",
     "Distribution",
     "Flag",
     "FollowUp",
     "FollowUpSettings",
+    "Hits",
     "Instance",
     "InstanceMatching",
     "InstanceMeasurement",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypedDict
 from pydantic import Field
 
 from voxmetry.core.base import SCHEMA_VERSION, Count, Millilitres, Number, Record
-from voxmetry.core.records.instances import InstanceMatching, PanopticQuality
+from voxmetry.core.records.instances import DetectionSummary, InstanceMatching, PanopticQuality
 from voxmetry.core.records.statistics import BlandAltman, Distribution, PairedComparison, Reliability
 
 
@@ -123,6 +123,12 @@ class CohortSettings(Record):
     empty: Literal["nan", "diagonal"] = "nan"
     instances: Literal["overlap", "iou", "hungarian"] | None = None
     """Matching rule of instances; None leaves instances out."""
+    apart: Literal["components", "watershed", "maps"] = "components"
+    """What an instance is: a connected component, a part that the watershed cuts, or a value of an instance map."""
+    hit_iou: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.5, 0.75)
+    """Least IoU of a hit, for average precision and FROC; each is a rule of its own."""
+    centre_mm: Annotated[float, Field(gt=0)] | None = None
+    """Largest distance of the centroids of a hit; None: the radius of the sphere of the reference's volume."""
     min_iou: Annotated[float, Field(ge=0, lt=1)] = 0.5
     connectivity: Literal[6, 18, 26] = 26
     things: tuple[str, ...] = ()
@@ -151,10 +157,13 @@ class CohortComparison(Record):
     overall: StructureSummary | None
     """All structures together; None where no case could be compared."""
     panoptic: PanopticQuality | None = None
+    detection: tuple[DetectionSummary, ...] = ()
+    """One a structure that is counted by instances."""
     other: tuple[CaseComparison, ...] = ()
     """The cases of another model, where two were compared."""
     other_structures: tuple[StructureSummary, ...] = ()
     other_overall: StructureSummary | None = None
+    other_detection: tuple[DetectionSummary, ...] = ()
     """The other model's own summary."""
     paired: tuple[PairedComparison, ...] = ()
     """The first model minus the other, by structure and metric."""
@@ -166,7 +175,13 @@ class CohortComparison(Record):
 
     def of_other_model(self) -> CohortComparison:
         """Return the same with the other model's summary in place of the first's."""
-        return self.model_copy(update={"structures": self.other_structures, "overall": self.other_overall})
+        return self.model_copy(
+            update={
+                "structures": self.other_structures,
+                "overall": self.other_overall,
+                "detection": self.other_detection,
+            }
+        )
 
     @property
     def colours(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from voxmetry.core.base import Count, Millilitres, Number, Record
+from voxmetry.core.records.statistics import MeanInterval
 
 
 class Detection(Record):
@@ -21,6 +22,16 @@ class Detection(Record):
     """Certainty in 0..1; nan where the method gives none, as connected components."""
     box_ras_mm: tuple[tuple[Number, Number, Number], tuple[Number, Number, Number]]
     """Lowest and highest corner in RAS+ mm, along the patient's axes; of the mask it holds the voxels' outer edges."""
+
+
+class Hits(Record):
+    """Which predictions of a case hit an instance of the reference, by one rule."""
+
+    rule: str
+    """'IoU 0.5': the least IoU; 'centre in radius', 'centre 5 mm': how near the centroids are."""
+    scores: tuple[Number, ...]
+    """One a prediction; nan where it has none."""
+    hits: tuple[bool, ...]
 
 
 class Instance(Record):
@@ -37,6 +48,10 @@ class Instance(Record):
     iou: Number
     centroid_ras_mm: tuple[Number, Number, Number]
     """Of the reference's instance, or of the prediction's where there is none."""
+    hd95_mm: Number = math.nan
+    """95th percentile of the surface distances of the pair; nan where there is no pair."""
+    score: Number = math.nan
+    """Of the prediction; nan where it has none."""
 
 
 class InstanceMatching(Record):
@@ -69,7 +84,38 @@ class InstanceMatching(Record):
     pq: Number
     """Panoptic quality: SQ times RQ."""
     instances: tuple[Instance, ...] = ()
+    detections: tuple[Hits, ...] = ()
+    """By each rule; empty for stuff, and for counts of many cases."""
     reason: str = ""
+
+
+class DetectionSummary(Record):
+    """How well the instances of a structure are found over all cases; intervals are resampled by patient."""
+
+    label: str
+    n_cases: Count
+    n_reference: Count
+    n_prediction: Count
+    n_scored: Count
+    """Predictions that have a score. Without scores all come in at one threshold."""
+    average_precision: dict[str, MeanInterval]
+    """By the rule of what hits, as in `Hits`."""
+    froc: dict[str, dict[str, Number]]
+    """By the rule, then by false positives a case: the sensitivity."""
+    froc_score: dict[str, MeanInterval]
+    """Mean of these sensitivities."""
+    pq: MeanInterval
+    sq: MeanInterval
+    rq: MeanInterval
+    all_found: float
+    """Share of cases in which each instance of the reference has a partner."""
+    count_error: MeanInterval
+    """Mean absolute difference of the numbers of instances."""
+    count_bias: MeanInterval
+    """Mean of prediction minus reference."""
+    dice: MeanInterval
+    """Over matched pairs."""
+    hd95_mm: MeanInterval
 
 
 class PanopticQuality(Record):

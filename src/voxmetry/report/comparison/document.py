@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 from voxmetry.core.base import Record
 from voxmetry.core.labels import colours_of
-from voxmetry.core.records import CohortComparison, Comparison, Distribution, MeanInterval, StructureSummary
+from voxmetry.core.records import CohortComparison, Comparison, Distribution, StructureSummary
+from voxmetry.report.comparison.cells import mean_cell
 from voxmetry.report.comparison.charts import AgreementChart, BoxChart, agreement_chart, box_charts
+from voxmetry.report.comparison.instances import instance_tables, instance_words
 from voxmetry.report.document import NOTICE, ReportVerdict
 from voxmetry.report.facts import Fact
 from voxmetry.report.tables import STATUS, Cell, Column, Row, Table, signed_millilitres
@@ -26,6 +28,16 @@ _TERMS = {
     "status": "Status",
     "empty": "Empty masks",
     "volume_difference_ml": "Volume difference (mL)",
+    "average_precision": "AP, average precision",
+    "froc": "FROC",
+    "froc_score": "FROC score",
+    "hits": "A hit",
+    "sq": "SQ",
+    "rq": "RQ",
+    "pq": "PQ",
+    "all_found": "All found",
+    "count_error": "Count error",
+    "count_bias": "Count bias",
 }
 
 
@@ -54,7 +66,7 @@ class CohortDocument(Record):
     charts: tuple[BoxChart, ...]
     agreement: tuple[AgreementChart, ...]
     not_charted: str
-    detection: Table | None
+    instances: tuple[Table, ...]
     panoptic: str
     paired: Table | None
     other_summary: Table | None
@@ -89,8 +101,8 @@ def build_cohort_document(cohort: CohortComparison) -> CohortDocument:
         if len(chosen) == len(charted)
         else f"Shown are the {len(chosen)} of {len(charted)} structures "
         "with the widest limits of agreement; comparison.json has all.",
-        detection=_detection(cohort, colours),
-        panoptic=_panoptic(cohort),
+        instances=instance_tables(cohort, colours),
+        panoptic=instance_words(cohort),
         paired=_paired(cohort, colours),
         other_summary=_of_other(_overlap_table, cohort, colours),
         other_boundary=_of_other(_boundary_table, cohort, colours),
@@ -192,9 +204,9 @@ def _overlap_table(cohort: CohortComparison, colours: dict[str, str]) -> Table:
         cells = (
             Cell(text=str(dice.mean.n)),
             *(Cell(text=str(n), tone="review" if n else "plain") for n in (s.n_missed, s.n_extra)),
-            _mean(dice.mean, ratio, notes),
+            mean_cell(dice.mean, ratio, notes),
             Cell(text=_spread(dice, ratio)),
-            _mean(s.both["dice"].mean, ratio, notes),
+            mean_cell(s.both["dice"].mean, ratio, notes),
             Cell(text=_worst_of(dice, ratio)),
         )
         rows.append(Row(label=clean(s.label), colour=colours.get(s.label, ""), cells=cells))
@@ -221,11 +233,11 @@ def _boundary_table(cohort: CohortComparison, colours: dict[str, str]) -> Table:
     for s in _rows(cohort):
         hd95 = s.present["hd95_mm"]
         cells = (
-            _mean(s.present["surface_dice"].mean, ratio, notes),
-            _mean(hd95.mean, millimetres, notes),
+            mean_cell(s.present["surface_dice"].mean, ratio, notes),
+            mean_cell(hd95.mean, millimetres, notes),
             Cell(text=_spread(hd95, millimetres)),
-            _mean(s.both["hd95_mm"].mean, millimetres, notes),
-            _mean(s.both["assd_mm"].mean, lambda x: decimals(x, 2), notes),
+            mean_cell(s.both["hd95_mm"].mean, millimetres, notes),
+            mean_cell(s.both["assd_mm"].mean, lambda x: decimals(x, 2), notes),
             Cell(text=_worst_of(s.both["hd95_mm"], millimetres)),
         )
         rows.append(Row(label=clean(s.label), colour=colours.get(s.label, ""), cells=cells))
@@ -238,78 +250,12 @@ def _boundary_table(cohort: CohortComparison, colours: dict[str, str]) -> Table:
     )
 
 
-def _mean(m: MeanInterval, write: Callable[[float], str], notes: list[str]) -> Cell:
-    text = write(m.mean)
-    if math.isfinite(m.low):
-        text += f" ({write(m.low)} to {write(m.high)})"
-    if not m.reason:
-        return Cell(text=text)
-    reason = m.reason[0].upper() + m.reason[1:]
-    if reason not in notes:
-        notes.append(reason)
-    return Cell(text=text, note=notes.index(reason) + 1)
-
-
 def _spread(d: Distribution, write: Callable[[float], str]) -> str:
     return f"{write(d.median)} ({write(d.q1)} to {write(d.q3)})"
 
 
 def _worst_of(d: Distribution, write: Callable[[float], str]) -> str:
     return f"{write(d.worst)} ({clean(d.worst_case)})" if d.worst_case else ""
-
-
-def _detection(cohort: CohortComparison, colours: dict[str, str]) -> Table | None:
-    if cohort.panoptic is None:
-        return None
-    rows = []
-    for row in cohort.panoptic.classes:
-        counts = (row.n_reference, row.n_prediction, row.tp_reference, row.fp, row.fn)
-        shares = (row.sensitivity, row.precision, row.f1, row.sq, row.rq, row.pq)
-        rows.append(
-            Row(
-                label=clean(row.label),
-                colour=colours.get(row.label, ""),
-                cells=(
-                    Cell(text="parts" if row.kind == "thing" else "whole"),
-                    *(Cell(text=str(n)) for n in counts),
-                    *(Cell(text=ratio(x)) for x in shares),
-                ),
-            )
-        )
-    heads = (
-        "Reference",
-        "Prediction",
-        "Found",
-        "Invented",
-        "Missed",
-        "Sensitivity",
-        "Precision",
-        "F1",
-        "SQ",
-        "RQ",
-        "PQ",
-    )
-    return Table(
-        id="detection",
-        caption="Instances of all cases together",
-        columns=(Column(head="Counted as", numeric=False), *(Column(head=head) for head in heads)),
-        rows=tuple(rows),
-    )
-
-
-def _panoptic(cohort: CohortComparison) -> str:
-    if cohort.panoptic is None:
-        return ""
-    s, p = cohort.settings, cohort.panoptic
-    rule = {
-        "overlap": "they share a voxel",
-        "iou": f"their IoU is above {s.min_iou:g}",
-        "hungarian": f"the one-to-one assignment of the largest sum of IoU pairs them, with an IoU above {s.min_iou:g}",
-    }[s.instances or "iou"]
-    text = f"Two instances are the same where {rule} ({s.connectivity} neighbours). "
-    named = (("things", "things"), ("stuff", "stuff"), ("all", "all structures"))
-    known = [f"{name} {ratio(p.pq[part])}" for part, name in named if math.isfinite(p.pq[part])]  # type: ignore[index]
-    return text + (f"Panoptic quality: {', '.join(known)}." if known else "")
 
 
 def _paired(cohort: CohortComparison, colours: dict[str, str]) -> Table | None:
@@ -331,7 +277,7 @@ def _paired(cohort: CohortComparison, colours: dict[str, str]) -> Table | None:
         cells = (
             Cell(text=_TERMS[row.metric]),
             Cell(text=str(row.difference.n)),
-            _mean(row.difference, lambda x: decimals(x, 3), notes),
+            mean_cell(row.difference, lambda x: decimals(x, 3), notes),
             Cell(text=str(row.n_ties)),
             Cell(text=str(row.n_undefined), tone="review" if row.n_undefined else "plain"),
             Cell(text=decimals(row.effect_size, 2)),

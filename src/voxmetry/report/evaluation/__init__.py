@@ -10,7 +10,7 @@ from pydantic import Field
 
 from voxmetry.core.base import Record
 from voxmetry.core.labels import colours_of
-from voxmetry.core.records import MeanInterval, StructureSummary
+from voxmetry.core.records import DetectionSummary, MeanInterval, StructureSummary
 from voxmetry.io.atomic import write_text
 from voxmetry.measurement.failures import BACKGROUND, SIDES, Failures
 from voxmetry.report.document import NOTICE
@@ -37,6 +37,7 @@ class EvaluatedModel(Record):
     """What the choice of its recipe means for the figures."""
     structures: tuple[StructureSummary, ...]
     failures: Failures
+    detection: tuple[DetectionSummary, ...] = ()
     colours: dict[str, str] = Field(default_factory=dict)
     """Of the structures in its label table, by name."""
 
@@ -62,6 +63,7 @@ class EvaluationDocument(Record):
     verdicts: tuple[str, ...]
     overlaps: Table
     boundaries: Table
+    instances: Table | None
     models: tuple[ModelSection, ...]
 
 
@@ -88,6 +90,7 @@ def build_evaluation_document(
         verdicts=tuple(clean(line) for line in verdicts),
         overlaps=_overlaps(models, colours),
         boundaries=_boundaries(models, colours),
+        instances=_instances(models, colours),
         models=tuple(_section(model, place, colours) for place, model in enumerate(models)),
     )
 
@@ -140,6 +143,37 @@ def _boundaries(models: Sequence[EvaluatedModel], colours: dict[str, str]) -> Ta
             Column(head="HD95", unit="mm"),
             Column(head="ASSD", unit="mm"),
             Column(head="Volume error", unit="mL"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _instances(models: Sequence[EvaluatedModel], colours: dict[str, str]) -> Table | None:
+    """How well instances are found, outlined and counted; None where none were matched."""
+    found = [(model, row) for model in models for row in model.detection]
+    if not found:
+        return None
+    rules = tuple(dict.fromkeys(rule for _, row in found for rule in row.average_precision))
+    rows = []
+    for model, row in found:
+        cells = [Cell(text=clean(model.name))]
+        cells += [_interval(row.average_precision[rule], 3) for rule in rules]
+        cells += [_interval(x, 3) for x in (row.pq, row.sq, row.rq)]
+        cells += [Cell(text=decimals(row.all_found, 3)), _interval(row.count_error, 2)]
+        cells += [_interval(row.dice, 3), _interval(row.hd95_mm, 2)]
+        rows.append(Row(label=clean(row.label), colour=colours.get(row.label, ""), cells=tuple(cells)))
+    return Table(
+        id="instances",
+        caption="Instances: average precision (AP) by what hits, panoptic quality, share of cases in which all were "
+        "found, count error, Dice and HD95 of matched pairs.",
+        columns=(
+            Column(head="Model", numeric=False),
+            *(Column(head="AP", unit=rule) for rule in rules),
+            *(Column(head=head) for head in ("PQ", "SQ", "RQ")),
+            Column(head="All found", unit="share of cases"),
+            Column(head="Count error"),
+            Column(head="Dice of matched"),
+            Column(head="HD95 of matched", unit="mm"),
         ),
         rows=tuple(rows),
     )
