@@ -20,6 +20,7 @@ from voxmetry.errors import ConfigError, InferenceError
 from voxmetry.nn.confidence import Confidence, MemberAgreement
 from voxmetry.nn.constant_windows import ConstantWindows
 from voxmetry.nn.device_memory import OutOfMemory, out_of_memory, release_device
+from voxmetry.nn.device_preprocess import preprocess_on
 from voxmetry.nn.instances import InstanceCollector, paint, tells_instances
 from voxmetry.nn.memory import MemoryPlan, fallback, plan_memory
 from voxmetry.nn.model import Model, load_model
@@ -173,7 +174,17 @@ class Predictor:
         """See that a study fits into memory, see `plan`; then orient, resample and normalise it."""
         require_channels(_channels(volumes), self.spec)
         plan = self.plan(volumes, maps=maps, measured=measured)
-        return replace(preprocess(_channels(volumes), self.spec, previous), plan=plan)
+        return replace(self._preprocess(_channels(volumes), plan, previous), plan=plan)
+
+    def _preprocess(self, volumes: Sequence[Volume], plan: MemoryPlan, previous: Segmentation | None) -> Prepared:
+        """Prepare a study on the GPU where its input is to lie there and there is room; else on the host."""
+        if previous is None and (plan.how.image_device or self.model.tensor_device) == "cuda":
+            with contextlib.suppress(OutOfMemory), out_of_memory():
+                found = preprocess_on("cuda", volumes, self.spec)
+                if found is not None:
+                    return found
+            release_device("cuda")
+        return preprocess(volumes, self.spec, previous)
 
     def run(
         self,

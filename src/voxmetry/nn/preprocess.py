@@ -88,7 +88,7 @@ def preprocess(volumes: Sequence[Volume], spec: ModelSpec, previous: Segmentatio
     _require_previous(previous, volumes[0].geometry, spec)
     first = volumes[0]
     for volume in volumes[1:]:
-        _require_same_frame(first.geometry, volume.geometry)
+        require_same_frame(first.geometry, volume.geometry)
     if spec.resampling.rule == "nnunet":
         return _preprocess_nnunet(volumes, spec, previous)
     grid = model_grid(first.geometry, spec)
@@ -274,7 +274,7 @@ def normalise(array: np.ndarray, item: InputSpec, *, mask: np.ndarray | None = N
 
 def _minmax(array: np.ndarray, how: Normalise, name: str) -> np.ndarray:
     low, high = float(array.min()), float(array.max())
-    _require_contrast(low, high, name)
+    require_contrast(low, high, name)
     bottom, top = how.low or 0.0, 1.0 if how.high is None else how.high
     return ((array.astype(np.float64) - low) / (high - low) * (top - bottom) + bottom).astype(np.float32)
 
@@ -282,14 +282,15 @@ def _minmax(array: np.ndarray, how: Normalise, name: str) -> np.ndarray:
 def _zscore(array: np.ndarray, how: Normalise, name: str, mask: np.ndarray) -> np.ndarray:
     counted = array[mask] if how.nonzero else array.ravel()
     low, high = np.percentile(counted, how.percentiles) if counted.size else (0.0, 0.0)
-    _require_contrast(low, high, name)
+    require_contrast(low, high, name)
     clipped = np.clip(array, low, high).astype(np.float64)
     inside = clipped[mask] if how.nonzero else clipped
     found = ((clipped - inside.mean()) / inside.std()).astype(np.float32)
     return np.where(mask, found, array).astype(np.float32) if how.nonzero and how.keep_zeros else found
 
 
-def _require_contrast(low: float, high: float, name: str) -> None:
+def require_contrast(low: float, high: float, name: str) -> None:
+    """Raise `InputError` where the voxels of an input that count hold one value."""
     if not low < high:
         raise InputError(
             found=f"input {name!r} holds a single value in all voxels that count",
@@ -298,7 +299,8 @@ def _require_contrast(low: float, high: float, name: str) -> None:
         )
 
 
-def _require_same_frame(first: Geometry, other: Geometry) -> None:
+def require_same_frame(first: Geometry, other: Geometry) -> None:
+    """Raise `InputError` where two volumes say that they lie in different frames of reference."""
     if first.frame_uid and other.frame_uid and first.frame_uid != other.frame_uid:
         raise InputError(
             found="two input volumes in different frames of reference",
