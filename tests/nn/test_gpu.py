@@ -418,6 +418,7 @@ class TestPrecision:
     @pytest.mark.parametrize(("major", "expected"), [(7, "fp16"), (8, "bf16"), (9, "bf16")])
     def test_auto_is_what_the_card_multiplies(self, major, expected, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr("voxmetry.nn.runtime.cuda_trouble", lambda: "")
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(major=major))
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
         monkeypatch.setattr(torch.version, "cuda", "13.0")

@@ -136,6 +136,7 @@ class TestLoadModel:
 class TestDevice:
     def test_auto_is_cuda_only_where_there_is_cuda(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr("voxmetry.nn.runtime.cuda_trouble", lambda: "")
         assert choose_device("auto") == "cuda"
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         assert choose_device("auto") == "cpu"

@@ -109,7 +109,7 @@ def choose_runtime(
 
 
 def choose_device(requested: str) -> str:
-    """Turn "auto" into what torch has, for training: CUDA if there is a device, else the CPU.
+    """Turn "auto" into what torch has, for training: CUDA if there is a device that can be used, else the CPU.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def choose_device(requested: str) -> str:
     'cpu'
     """
     if requested == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() and not cuda_trouble() else "cpu"
     return choose_runtime(requested).device
 
 
@@ -146,45 +146,92 @@ def multiplies_bf16(device: str) -> bool:
 
 
 def choose_for_training(device: str, precision: str = "auto", *, begun_in: str | None = None) -> RuntimeChoice:
-    """Turn "auto" into a precision that a processor trains fast in: bf16 where it multiplies it, else float32.
+    """Turn "auto" into a precision that a device trains fast in.
+
+    It is bf16 where the device multiplies it; else fp16 on CUDA, and float32 on a processor.
 
     Parameters
     ----------
     device
         "cpu" or "cuda", as `choose_device` returns it.
     precision
-        "auto", "bf16" or "float32". bf16 is done where it is asked for, however slowly.
+        "auto", "bf16", "fp16" or "float32". bf16 is done where it is asked for, however slowly.
     begun_in
-        The precision of a run that goes on: "auto" stays with it, unless that is bf16 and this processor has none.
+        The precision of a run that goes on: "auto" stays with it, unless that is one that this device does not have.
+
+    Raises
+    ------
+    InferenceError
+        If fp16 is asked for on a processor.
 
     Examples
     --------
     >>> str(choose_for_training("cpu", "float32"))
     'cpu in float32 (as asked for)'
     """
+    if precision == "fp16" and device != "cuda":
+        raise InferenceError(
+            found=f"a training in fp16 on {device}",
+            expected="bf16 or float32, which processors multiply",
+            fix="use --precision auto",
+        )
     if precision != "auto":
         slow = precision == "bf16" and not multiplies_bf16(device)
         why = "as asked for" + ("; it does not multiply bf16, so float32 would be many times faster" if slow else "")
         return RuntimeChoice(device, precision, why)
     has = multiplies_bf16(device)
-    if begun_in == "float32" or (begun_in == "bf16" and has):
+    if begun_in == "float32" or (begun_in == "bf16" and has) or (begun_in == "fp16" and device == "cuda"):
         return RuntimeChoice(device, begun_in, "auto: as the run began")
     why = "auto: it multiplies bf16" if has else "auto: it does not multiply bf16"
     if begun_in is not None:
         why += ", in which the run began: its weights will not be those of one processor"
-    return RuntimeChoice(device, "bf16" if has else "float32", why)
+    return RuntimeChoice(device, "bf16" if has else "fp16" if device == "cuda" else "float32", why)
 
 
 def require_device(device: str) -> None:
-    """Raise `InferenceError` where a device is not there."""
-    missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
-    if missing.get(device, False):
-        name = device.upper()
+    """Raise `InferenceError` where a device is not there, or is there and cannot be used."""
+    if device == "cuda":
+        require_cuda()
+    if device == "mps" and not torch.backends.mps.is_available():
         raise InferenceError(
-            found=f"no {name} device, or a torch without {name}",
-            expected=f"a {name} device that torch can use",
-            fix=f"use --device cpu, or install a build of torch with {name} and its driver",
+            found="no MPS device, or a torch without MPS",
+            expected="a MPS device that torch can use",
+            fix="use --device cpu, or install a build of torch with MPS",
         )
+
+
+def require_cuda() -> None:
+    """Raise `InferenceError` unless torch can compute on a CUDA device."""
+    expected = "a CUDA device that torch can use"
+    if not torch.cuda.is_available():
+        built = torch.version.cuda is not None or torch.version.hip is not None
+        raise InferenceError(
+            found="no CUDA device: its driver is missing or too old, or shows none"
+            if built
+            else f"no CUDA device for this build of torch ({torch.__version__}), which is for processors",
+            expected=expected,
+            fix="use --device cpu; else see what nvidia-smi says, and CUDA_VISIBLE_DEVICES"
+            if built
+            else "use --device cpu, or install a build of torch with CUDA and the driver",
+        )
+    said = cuda_trouble()
+    if said:
+        raise InferenceError(
+            found=f"a CUDA device that cannot be used: {said}",
+            expected=expected,
+            fix="end the programs that nvidia-smi shows on it, choose another by CUDA_VISIBLE_DEVICES, or use "
+            "--device cpu",
+        )
+
+
+def cuda_trouble() -> str:
+    """Try a CUDA device that is there; return what it says: another process may hold it alone, or all its memory."""
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.mem_get_info()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().partition("\n")[0] or type(error).__name__
+    return ""
 
 
 def build_runtime(make: Callable[[], nn.Module], key: str, spec: ModelSpec, choice: RuntimeChoice) -> Runtime:
@@ -301,13 +348,17 @@ def first_layer_not_finite(members: Sequence[Runtime], patch: torch.Tensor) -> s
 
 
 def _best_device(gflop: float) -> tuple[str, str]:
+    said = ""
     if torch.cuda.is_available():
-        return "cuda", f"auto: torch finds {torch.cuda.get_device_name(0)}"
+        said = cuda_trouble()
+        if not said:
+            return "cuda", f"auto: torch finds {torch.cuda.get_device_name(0)}"
+    none = f"the GPU cannot be used ({said})" if said else "no GPU"
     if torch.backends.mps.is_available():
         return "mps", "auto: torch finds Metal"
     if gflop >= WORTH_COMPILING_GFLOP:
-        return "openvino", f"auto: no GPU, {gflop:.0f} GFLOP a window"
-    return "cpu", f"auto: no GPU, {gflop:.1f} GFLOP a window are too few to compile for"
+        return "openvino", f"auto: {none}, {gflop:.0f} GFLOP a window"
+    return "cpu", f"auto: {none}, {gflop:.1f} GFLOP a window are too few to compile for"
 
 
 def _best_precision(device: str) -> str:
