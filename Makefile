@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo test mutations check lint docs bench-cohort bench-service bench-inference bench-gpu gpu-day bench-surface \
+.PHONY: demo test mutations check lint docs bench-cohort bench-service bench-inference bench-training bench-gpu gpu-day bench-surface \
   reproduce-hippocampus reproduce-sarcoma reproduce-head-neck reproduce-brain serve-demo clean help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make bench-service   the service: 200 jobs from 8 clients beside a cohort, then ten kills"
 	@echo "make bench-surface   surface distances against surface-distance and MONAI"
 	@echo "make bench-inference   speed and memory of inference beside MONAI: minutes to an hour"
+	@echo "make bench-training   steps of training beside MONAI's recipe, and nnU-Net's trainer with NNUNET_PYTHON; minutes"
 	@echo "make bench-gpu   the network and a whole study on a GPU: one minute"
 	@echo "make reproduce-hippocampus   the cross-validation and the weights of hippocampus-mr; DATA=FOLDER"
 	@echo "make reproduce-head-neck   the weights of head-neck-ct, hours on two cores; DATA=FOLDER"
@@ -120,6 +121,14 @@ bench-inference: $(VENV)/ready
 	$(if $(NNUNET_PYTHON),$(BENCH) --size 512 512 300 --rows voxmetry-nnunet nnunet --nnunet-python $(NNUNET_PYTHON))
 	$(BENCH) --only-known --plot docs/pictures/inference.png
 BENCH = $(BIN)/python benchmarks/bench_inference.py $(if $(DATA),--data $(DATA)) $(if $(CAP_GB),--cap-gb $(CAP_GB))
+
+# In float32, which is what nnU-Net's trainer computes in on a processor; without it also in bf16, where it is multiplied.
+bench-training: $(VENV)/ready
+	@echo "== Training beside MONAI's recipe, and nnU-Net's trainer where NNUNET_PYTHON names a Python with nnunetv2"
+	$(BIN)/python benchmarks/bench_training.py $(TRAIN_ON) --precision float32 --threads $(THREADS) $(TRAINING) \
+	  $(if $(NNUNET_PYTHON),--nnunet-python $(NNUNET_PYTHON))
+TRAIN_ON ?= phantoms
+THREADS ?= 2
 
 bench-gpu: $(VENV)/ready
 	@echo "== The network against the roofline of its convolutions, and a study of 105 classes. Needs CUDA, and no data"

@@ -37,6 +37,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import machine
+
 if TYPE_CHECKING:
     import torch
 
@@ -113,7 +115,7 @@ def image_of(options: argparse.Namespace, size: list[int]) -> Path:
 def in_turns(options: argparse.Namespace, size: list[int], n_classes: int) -> str:
     """Run the rows in turns, nothing from the cache; spell each turn and the ratios to its first row as Markdown."""
     image = image_of(options, size)
-    lines = ["| turn | way | s | network s | peak GB | predicted GB | time | memory |"]
+    lines = [machine.processor(), "", "| turn | way | s | network s | peak GB | predicted GB | time | memory |"]
     lines.append("| --: | --- | --: | --: | --: | --: | --: | --: |")
     ratios: dict[str, list[tuple[float, float]]] = {row: [] for row in options.rows}
     spent: list[dict[str, object]] = []
@@ -586,8 +588,7 @@ def table(rows: list[dict[str, object]]) -> str:
 
     packages = ("torch", "monai", "openvino", "numpy")
     lines = [
-        ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-        + f"; {os.cpu_count()} cores, {platform.machine()}",
+        ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages) + f"; {machine.processor()}",
         "",
         "| size | classes | way | s | network s | rest | CPU s | network CPU s | peak GB | predicted GB | time | "
         "CPU time | memory | runs | same foreground |",

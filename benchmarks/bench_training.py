@@ -1,15 +1,19 @@
-"""Training beside MONAI's own DynUNet recipe, in the same run: the data pipeline, steps a second, and peak memory.
+"""Training beside MONAI's own DynUNet recipe and nnU-Net's trainer, in one run: batches, steps a second, peak memory.
 
-python benchmarks/bench_training.py DATA|phantoms [--cases 16] [--steps 10] [--repeats 3] [--threads 1] [--by clock]
+    python benchmarks/bench_training.py DATA|phantoms [--cases 16] [--steps 10] [--repeats 3] [--threads 1] [--by clock]
+                                        [--nnunet-python PYTHON]
 
 DATA is a folder with images/ and labels/, such as the hippocampus cases; `phantoms` makes larger ones: smooth noise of
 160 x 144 x 112 voxels with two ellipsoids. Both sides use the same network, patch, batch and precision, and the same
 kinds of augmentation (ours draws a bias field and a low resolution as well); the recipe is written as
 Project-MONAI/tutorials modules/dynunet_pipeline has it (CacheDataset, dictionary transforms, DataLoader, DiceCELoss,
-SGD with Nesterov momentum). The data pipeline is measured without anything beside it: no thread ahead here, no worker
+SGD with Nesterov momentum). With --nnunet-python, a Python with nnunetv2, nnU-Net's trainer takes its turns too, in a
+process of its own, with the same patch, batch and stages and all else as it has it (more augmentation, deep supervision
+on each level); on a processor it computes in float32 alone, so that --precision float32 compares like with like. The
+data pipeline is measured without anything beside it: no thread ahead here, no worker
 there, by the processor's time. Training is measured by the clock, as each is used: one thread ahead here, one worker
-process there; with --by processor by the processor's time, and then without either. The two take turns, so that other
-work on the machine meets both. Prints a Markdown table.
+process there; with --by processor by the processor's time, and then without either. They take turns, so that other
+work on the machine meets all. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -17,8 +21,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -51,6 +55,7 @@ from monai.transforms import (
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
+import machine
 from voxmetry import Geometry, LabelTable, Segmentation, Volume, save
 from voxmetry.config import TrainSettings
 from voxmetry.nn.runtime import choose_for_training
@@ -88,6 +93,7 @@ def main() -> None:
     parser.add_argument(
         "--by", choices=("clock", "processor"), default="clock", help="How training is timed; busy machines: processor."
     )
+    parser.add_argument("--nnunet-python", type=Path, help="a Python with nnunetv2")
     parser.add_argument("--no-training", action="store_true", help="The data pipeline alone.")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -96,10 +102,10 @@ def main() -> None:
         folder = options.data
         if folder == "phantoms":
             folder = phantoms(Path(work) / "phantoms-mr", options.cases, tuple(options.shape))
-        _run(open_data(folder), Path(work), options)
+        _run(open_data(folder), Path(folder), Path(work), options)
 
 
-def _run(data: DataSet, work: Path, options: argparse.Namespace) -> None:
+def _run(data: DataSet, folder: Path, work: Path, options: argparse.Namespace) -> None:
     data = data.select([case.name for case in data.cases[: options.cases]])
     named, _, fingerprint = scan(data)
     planned = make_plan(fingerprint, named, data=options.data, budget=Budget(device=options.device)).settings
@@ -107,23 +113,77 @@ def _run(data: DataSet, work: Path, options: argparse.Namespace) -> None:
     if len(data.cases) < settings.batch_size:
         # The recipe drops incomplete batches, and would look for a whole one for ever.
         raise SystemExit(f"{len(data.cases)} cases for a batch of {settings.batch_size}: name more with --cases")
-    sides = (_ours(settings, named, options.device, work), _theirs(settings, named, options.device))
-    rows: dict[str, list[tuple[float, float]]] = {PIPELINE: []}
+    sides = {
+        "voxmetry": _ours(settings, named, options.device, work),
+        "MONAI recipe": _theirs(settings, named, options.device),
+    }
+    rows: dict[str, list[dict[str, float]]] = {PIPELINE: []}
+    feeds = {name: _drain(feed(0)) for name, (feed, _) in sides.items()}
     for repeat in range(options.repeats + 1):
-        found = [_per_second(_drain(feed(0)), options.steps, time.process_time) for feed, _ in sides]
+        found = {name: _per_second(work, options.steps, time.process_time) for name, work in feeds.items()}
         if repeat:  # the first turn fills caches
-            rows[PIPELINE].append((found[0], found[1]))
+            rows[PIPELINE].append(found)
     if not options.no_training:
         by_clock = options.by == "clock"
         name = f"training, by {'the clock' if by_clock else 'CPU time'}"
         rows[name] = []
-        ready = [_train(feed(int(by_clock)), step) for feed, step in sides]
+        ready = {side: _train(feed(int(by_clock)), step) for side, (feed, step) in sides.items()}
+        peer = NnUNet(settings, folder, work / "nnunet", options) if options.nnunet_python else None
         for repeat in range(options.repeats + 1):
             clock = time.perf_counter if by_clock else time.process_time
-            found = [_per_second(work, options.steps, clock) for work in ready]
+            found = {side: _per_second(work, options.steps, clock) for side, work in ready.items()}
+            if peer:
+                found["nnU-Net's trainer"] = peer.per_second(options.steps, options.by)
             if repeat:
-                rows[name].append((found[0], found[1]))
+                rows[name].append(found)
+        if peer:
+            peer.close()
     _report(rows, settings, options)
+
+
+class NnUNet:
+    """nnU-Net's trainer in a process of its own, which waits between its turns; see `nnunet_trainer.py`."""
+
+    def __init__(self, settings: TrainSettings, folder: Path, work: Path, options: argparse.Namespace) -> None:
+        spec, network = settings.model, settings.model.network
+        content = {
+            "patch": spec.window.patch,
+            "spacing": spec.spacing_mm,
+            "batch": settings.batch_size,
+            "channels": network.channels,
+            "strides": network.strides,
+            "kernels": network.kernels,
+            "modality": spec.inputs[0].modality,
+            "threads": options.threads,
+            # A worker beside, as the others have; by the processor's time none.
+            "workers": int(options.by == "clock"),
+        }
+        script = Path(__file__).with_name("nnunet_trainer.py")
+        command = [str(options.nnunet_python), str(script), str(folder), str(work), json.dumps(content)]
+        self.log = (work.parent / "nnunet.log").open("w+")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
+        )
+        self._answer()
+
+    def per_second(self, steps: int, by: str) -> float:
+        """Return the steps a second of so many steps."""
+        self.process.stdin.write(f"{steps} {by}\n")
+        self.process.stdin.flush()
+        return float(self._answer())
+
+    def close(self) -> None:
+        """End it."""
+        self.process.stdin.close()
+        self.process.wait()
+        self.log.close()
+
+    def _answer(self) -> str:
+        line = self.process.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            raise SystemExit(f"nnU-Net's trainer ended:\n{self.log.read()[-2000:]}")
+        return line
 
 
 def phantoms(folder: Path, count: int, shape: tuple[int, int, int] = (160, 144, 112)) -> Path:
@@ -156,7 +216,7 @@ def _ours(settings: TrainSettings, data: DataSet, device: str, work: Path) -> tu
 
     def endless() -> Feed:
         for epoch in itertools.count():
-            yield from batches(cases, settings, epoch=epoch)
+            yield from batches(cases, settings, epoch=epoch, device=device)
 
     def feed(one_ahead: int) -> Feed:
         return ahead(endless()) if one_ahead else endless()
@@ -264,25 +324,26 @@ def _per_second(work: Callable[[], None], steps: int, clock: Callable[[], float]
     return steps / (clock() - began)
 
 
-def _report(rows: dict[str, list[tuple[float, float]]], settings: TrainSettings, options: argparse.Namespace) -> None:
+def _report(rows: dict[str, list[dict[str, float]]], settings: TrainSettings, options: argparse.Namespace) -> None:
     patch = " x ".join(map(str, settings.model.window.patch))
+    where = torch.cuda.get_device_name() if options.device == "cuda" else machine.processor()
     print(
         f"Patch {patch}, batch {settings.batch_size}, channels {settings.model.network.channels}, {options.precision}, "
         f"{options.cases} cases of {Path(options.data).name}, {options.steps} steps x {options.repeats}, "
-        f"{options.threads} thread(s) on "
-        f"{torch.cuda.get_device_name() if options.device == 'cuda' else platform.machine()}; "
+        f"{options.threads} thread(s) on {where}; "
         f"Python {sys.version.split()[0]}, torch {torch.__version__}, MONAI {monai.__version__}\n"
     )
     if options.json:
         figures = {"patch": patch, "batch": settings.batch_size, "per_second": rows}
         options.json.write_text(json.dumps(figures, indent=1))
-    print("| batches a second | voxmetry | MONAI recipe | ratio (median, lowest to highest) |")
+    print("| batches a second, medians | voxmetry | the other | ratio (median, lowest to highest) |")
     print("| --- | --- | --- | --- |")
-    for name, pairs in rows.items():
-        ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratios = sorted(a / b for a, b in pairs)
-        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        print(f"| {name} | {ours:.2f} | {theirs:.2f} | {spread} |")
+    for name, turns in rows.items():
+        for other in list(turns[0])[1:]:
+            ours, theirs = (statistics.median(turn[side] for turn in turns) for side in ("voxmetry", other))
+            ratios = sorted(turn["voxmetry"] / turn[other] for turn in turns)
+            spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            print(f"| {name}, beside {other} | {ours:.2f} | {theirs:.2f} | {spread} |")
     network = settings.model.network
     estimate = memory_gb(
         list(settings.model.window.patch),
@@ -292,7 +353,9 @@ def _report(rows: dict[str, list[tuple[float, float]]], settings: TrainSettings,
         Outputs(settings.model.n_classes),
     )
     peak = torch.cuda.max_memory_allocated() / 1e9 if options.device == "cuda" else peak_memory_mb() / 1e3
-    print(f"\nPeak memory of the process {peak:.2f} GB, both sides; the plan's estimate of a step {estimate:.2f}.")
+    print(
+        f"\nPeak memory of the process {peak:.2f} GB, ours and MONAI's; the plan's estimate of a step {estimate:.2f}."
+    )
 
 
 if __name__ == "__main__":
