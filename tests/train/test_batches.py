@@ -5,15 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.data.meta_obj import get_track_meta
 
 import models
 import phantoms
 from cases import write_cases
 from voxmetry import Segmentation, save
-from voxmetry.config import Augment, TrainSettings, parse_record
+from voxmetry.config import TrainSettings, parse_record
 from voxmetry.errors import ConfigError, GeometryError, InputError
-from voxmetry.train.augmentation import TurnAndCrop, augmentation, turn, without_history
 from voxmetry.train.batches import ahead, batches, cut_out
 from voxmetry.train.cases import Case, Channel, DataSet
 from voxmetry.train.dataset import open_data
@@ -134,20 +132,6 @@ class TestBatches:
             assert np.array_equal(case.image, image)
             assert np.array_equal(case.label, label)
 
-    @pytest.mark.parametrize("whole", [True, False])
-    def test_plain_tensors_come_out_as_those_with_a_history_do(self, cases, whole):
-        change = augmentation(Augment(), patch=(16, 24, 8), whole=whole)
-        parts = {"image": torch.from_numpy(cases[0].image), "label": torch.from_numpy(cases[0].label)}
-        for seed in range(12):
-            with_history = change.set_random_state(seed=seed)(parts)
-            change.set_random_state(seed=seed)
-            with without_history():
-                plain = change(parts)
-            assert type(plain["image"]) is torch.Tensor
-            assert torch.equal(plain["image"], with_history["image"].as_tensor())
-            assert torch.equal(plain["label"], with_history["label"].as_tensor())
-        assert get_track_meta()
-
 
 class TestAhead:
     def test_keeps_the_order(self):
@@ -228,35 +212,6 @@ class TestCutOut:
         spread = np.stack(np.unravel_index(places[:, 1], (60, 50, 40)))
         assert spread.min(axis=1).tolist() == [0, 0, 0]
         assert (spread.max(axis=1) > [57, 40, 30]).all()
-
-
-class TestTurnAndCrop:
-    def region(self):
-        image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 24, 34, 12)).astype(np.float32))
-        return {"image": image, "label": (image > 1).to(torch.uint8)}
-
-    def both(self, augment, seed):
-        """The middle of the turned whole, and what comes out, by the same draws."""
-        keys, patch = ["image", "label"], (16, 24, 8)
-        change = TurnAndCrop(keys, patch=patch, augment=augment)
-        whole = turn(keys, augment, probability=1.0)
-        whole.set_random_state(seed=int(np.random.RandomState(seed).randint(2**31)))
-        with without_history():
-            made = change.set_random_state(seed=seed)(self.region())
-            return whole(self.region()), made
-
-    def test_is_the_middle_of_the_turned_region(self):
-        for seed in range(5):
-            whole, made = self.both(Augment(affine_probability=1), seed)
-            assert torch.allclose(made["image"], whole["image"][:, 4:20, 5:29, 2:10], atol=1e-4)
-            agree = made["label"] == whole["label"][:, 4:20, 5:29, 2:10]
-            assert float(agree.float().mean()) > 0.999
-            assert not torch.allclose(made["image"], self.region()["image"][:, 4:20, 5:29, 2:10], atol=0.1)
-
-    def test_where_no_turn_is_drawn_the_middle_stays_as_it_is(self):
-        _, made = self.both(Augment(affine_probability=0), 1)
-        assert torch.equal(made["image"], self.region()["image"][:, 4:20, 5:29, 2:10])
-        assert torch.equal(made["label"], self.region()["label"][:, 4:20, 5:29, 2:10])
 
 
 def test_large_images_come_out_with_the_patchs_size_and_the_same_each_time():

@@ -13,7 +13,7 @@ from cases import write_cases
 from voxmetry import Volume, read_volume, save
 from voxmetry.config import Normalise
 from voxmetry.errors import OutputError
-from voxmetry.train import cache, train
+from voxmetry.train import cache, labelled_cases, train
 from voxmetry.train.cache import cached_case, content_key, default_cache, source_digest
 from voxmetry.train.dataset import open_data
 from voxmetry.train.labelled_cases import load_case
@@ -46,6 +46,29 @@ def test_a_case_is_prepared_once_and_comes_back_as_it_was(data, tmp_path, prepar
         assert found.volume_ml == wanted.volume_ml
         assert isinstance(found.image, np.memmap)
     assert prepared == ["case_1"]
+
+
+def test_images_are_kept_in_float16_where_it_holds_their_values(data, tmp_path, monkeypatch):
+    assert get(data, tmp_path).image.dtype == np.float16
+    exact = labelled_cases.preprocess(load_volumes(data), models.spec()).tensor[0].numpy()
+    error = np.abs(get(data, tmp_path).image.astype(np.float32) - exact)
+    assert 0 < error.max() <= np.abs(exact).max() / 2048
+    # Values that are not held: a window without an end.
+    wide = models.spec().inputs[0].model_copy(update={"normalise": Normalise(method="shift", mean=0, sd=1e-3)})
+    assert get(data, tmp_path, models.spec().model_copy(update={"inputs": (wide,)})).image.dtype == np.float32
+
+
+def test_an_entry_in_float32_of_an_older_version_is_as_good(data, tmp_path, prepared, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(labelled_cases, "compact", lambda image: image)
+        before = get(data, tmp_path)
+    assert before.image.dtype == np.float32
+    assert np.array_equal(get(data, tmp_path).image, before.image)
+    assert prepared == ["case_1"]
+
+
+def load_volumes(data):
+    return [read_volume(path) for path in data.cases[1].images]
 
 
 def test_a_file_that_changed_is_prepared_again_and_one_that_was_renamed_is_not(data, tmp_path, prepared):

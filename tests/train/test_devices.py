@@ -116,24 +116,41 @@ weights = b"".join(p.detach().numpy().tobytes() for p in state.network.parameter
 """
 
 
-@pytest.mark.slow
-def test_two_processes_end_with_equal_weights_and_the_first_alone_writes(tmp_path):
-    data, notes = write_cases(tmp_path / "data"), tmp_path / "notes"
+def two_processes(chosen, data, folder):
+    """Train by two processes into a folder; return what each says of itself."""
+    notes = folder / "notes"
     notes.mkdir()
-    config, script = tmp_path / "train.yaml", tmp_path / "record.py"
-    config.write_text(dump_yaml(settings(epochs=2)), encoding="utf-8")
+    config, script = folder / "train.yaml", folder / "record.py"
+    config.write_text(dump_yaml(chosen), encoding="utf-8")
     script.write_text(RECORDING, encoding="utf-8")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": f"{SRC}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launch, str(script), str(config), str(data), str(tmp_path / "both"), str(notes)],
+        [*launch, str(script), str(config), str(data), str(folder / "both"), str(notes)],
         env=environment,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (json.loads((notes / f"{rank}.json").read_text()) for rank in (0, 1))
+    return tuple(json.loads((notes / f"{rank}.json").read_text()) for rank in (0, 1))
+
+
+@pytest.mark.slow
+def test_two_processes_that_pass_their_batches_in_parts_end_with_equal_weights(tmp_path):
+    """Gradients are then averaged by the step itself, not by hooks of DDP."""
+    data, chosen = write_cases(tmp_path / "data"), settings(epochs=1, batch_size=4, accumulate=2, precision="float32")
+    first, second = two_processes(chosen, data, tmp_path)
+    assert first["weights"] == second["weights"]
+    alone = load_file(train(chosen, tmp_path / "alone", data=data) / "weights.safetensors")
+    both = load_file(tmp_path / "both" / "model" / "weights.safetensors")
+    assert all(torch.allclose(both[name], tensor, atol=2e-2) for name, tensor in alone.items())
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_equal_weights_and_the_first_alone_writes(tmp_path):
+    data = write_cases(tmp_path / "data")
+    first, second = two_processes(settings(epochs=2), data, tmp_path)
     assert first["weights"] == second["weights"]
     assert set(second["written"]) == {"entry.json"}, "its share of the prepared cases, and nothing else"
     assert {"checkpoint.pt", "log.csv", "model.yaml", "validation.csv"} <= set(first["written"])

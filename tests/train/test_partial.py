@@ -16,12 +16,13 @@ from voxmetry import Geometry, Segmentation, save
 from voxmetry.config import TrainingDomain, TrainSettings, load_yaml
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError, GeometryError, VoxmetryError
-from voxmetry.train.augmentation import FlipAndSwap, without_history
-from voxmetry.train.batches import Sample, batches, collate, epoch_order, holders_of
+from voxmetry.train.augmentation import Region
+from voxmetry.train.batches import batches, epoch_order, holders_of, make_batch
 from voxmetry.train.cache import content_key, labelling_text
 from voxmetry.train.cases import Case
 from voxmetry.train.data_check import check_data
 from voxmetry.train.dataset import open_data, patient_folds, read_labelled
+from voxmetry.train.draws import Change
 from voxmetry.train.fingerprint import scan
 from voxmetry.train.folds import hold_out
 from voxmetry.train.initial_bias import class_shares
@@ -366,17 +367,20 @@ class TestSamples:
             assert not (batch.absent[:, 1] & (batch.label[:, 0] == 1)).any()
 
     def test_a_flip_exchanges_sides_in_label_and_in_what_is_known(self):
-        flip = FlipAndSwap(["image", "label"], axis=0, pairs=[(1, 2)])
-        flip.prob = 1.0
-        label = torch.zeros(2, 4, 2, 2, dtype=torch.uint8)
-        label[0, 0], label[0, 3], label[0, 1, 0, 0] = 1, 2, 3
-        absent = torch.tensor([[False, True, False, False]])
-        with without_history():
-            found = flip({"image": label.float(), "label": label, "absent": absent})
-        assert found["label"][0, 0].unique().tolist() == [1]  # was 2, at the other end
-        assert found["label"][0, 3].unique().tolist() == [2]
-        assert int(found["label"][0, 2, 0, 0]) == 3
-        assert found["absent"].tolist() == [[False, False, True, False]]
+        chosen = self.settings(augment={"swap_on_flip": [["big", "small"]], "flip_axes": [0]})
+        label = np.zeros((2, 16, 24, 8), np.uint8)
+        label[0, 0], label[0, 15], label[0, 1, 0, 0], label[1, :3] = 1, 2, 2, 1
+        absent = torch.tensor([[False, True, False], [False, True, False]])
+        image = label[:1].astype(np.float32)
+        for mirrored in (False, True):
+            change = Change(start=(0, 0, 0), flips=(mirrored, False, False))
+            batch = make_batch([Region(image, label, change, absent)], chosen)
+            classes = batch.label[0, 0]
+            assert classes[0].unique().tolist() == [1]  # if mirrored it was 2, at the other end
+            assert classes[15].unique().tolist() == [2]
+            assert int(classes[14 if mirrored else 1, 0, 0]) == (1 if mirrored else 2)
+            assert batch.absent[0, :, 4, 4, 4].tolist() == [False, not mirrored, mirrored]
+            assert float(batch.image[0, 0, 0, 0, 0]) == (2 if mirrored else 1)
 
     def test_rare_structures_come_as_often_as_the_others(self, tmp_path):
         cases = self.cases(
@@ -400,15 +404,17 @@ class TestSamples:
         assert np.bincount(shown).tolist() == [6] * 5
         assert np.array_equal(epoch_order(5, chosen, 3), epoch_order(5, chosen, 3))
 
-    def test_collate_joins_a_case_with_zones_and_one_without(self):
-        image = torch.zeros(1, 2, 2, 2)
-        plain = Sample(image, torch.zeros(1, 2, 2, 2, dtype=torch.uint8))
-        zones = torch.zeros(2, 2, 2, 2, dtype=torch.uint8)
+    def test_a_batch_joins_a_case_with_zones_and_one_without(self):
+        still, image = Change(start=(0, 0, 0)), np.zeros((1, 16, 24, 8), np.float32)
+        zones = np.zeros((2, 16, 24, 8), np.uint8)
         zones[1, 1] = 1
-        batch = collate([plain, Sample(image, zones, torch.tensor([[False, False], [False, True]]))])
+        absent = torch.tensor([[False, False, False], [False, True, False]])
+        regions = [Region(image, zones[:1], still), Region(image, zones, still, absent)]
+        batch = make_batch(regions, self.settings())
         assert not batch.absent[0].any()
         assert batch.absent[1, 1, 1].all()
         assert not batch.absent[1, 1, 0].any()
+        assert batch.instances is None
 
     def test_shares_count_a_structure_where_it_was_looked_for(self, tmp_path):
         full, part = self.cases(tmp_path), self.cases(tmp_path, known=["big"])

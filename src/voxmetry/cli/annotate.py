@@ -152,7 +152,7 @@ def train(
         float | None, typer.Option(help="End after so many minutes of training and write the model.", min=0)
     ] = None,
     precision: Annotated[
-        Literal["auto", "bf16", "float32"] | None, typer.Option(help="Numerical precision of training.")
+        Literal["auto", "bf16", "fp16", "float32"] | None, typer.Option(help="Numerical precision of training.")
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,

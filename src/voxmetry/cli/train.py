@@ -28,9 +28,9 @@ def train(
     planning: Planning,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
     precision: Annotated[
-        Literal["auto", "bf16", "float32"] | None,
+        Literal["auto", "bf16", "fp16", "float32"] | None,
         typer.Option(
-            help="Numerical precision of training; auto: bf16 where the processor multiplies it, else float32."
+            help="Numerical precision of training; auto: bf16 where the device has it, else fp16 (CUDA) or float32."
         ),
     ] = None,
     cache: Annotated[

@@ -22,6 +22,8 @@ class Augment(Record):
     rotate_degrees: float = 20.0
     scale: float = 0.2
     elastic_probability: float = 0.0
+    elastic_voxels: tuple[float, float] = (0.5, 2.0)
+    """Standard deviation of the shifts of an elastic deformation at its nodes, 16 voxels apart."""
     low_resolution_probability: float = 0.25
     low_resolution_zoom: tuple[float, float] = (0.5, 1.0)
     blur_probability: float = 0.2
@@ -72,8 +74,12 @@ class TrainSettings(Record):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    precision: Literal["auto", "bf16", "float32"] = "auto"
-    """Of the network's products; "auto" is bf16 where the processor multiplies it, else float32."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Parts in which each process passes its batch through the network: a step holds the activations of one part, takes
+    about a third longer, and moves the weights as the whole batch does."""
+    precision: Literal["auto", "bf16", "fp16", "float32"] = "auto"
+    """Of the network's products; "auto" is bf16 where the device multiplies it, else fp16 on CUDA and float32 on a
+    processor."""
     loss: Literal["dice_ce", "dice_focal", "tversky"] = "dice_ce"
     """Dice and cross-entropy; Dice and focal loss; or Tversky and cross-entropy, where a missed voxel weighs more than
     an invented one, for structures of few voxels."""
@@ -114,6 +120,12 @@ class TrainSettings(Record):
             raise ValueError(
                 f"recipe_chosen_on: fold {max(self.recipe_chosen_on)} of {self.folds}: the folds are counted from 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate: a batch of {self.batch_size} has no {self.accumulate} equal parts")
         return self
 
     @model_validator(mode="after")
@@ -161,6 +173,8 @@ class TrainSettings(Record):
             )
         if self.initial_bias == "frequency" and model.network.kind != "dynunet":
             raise ValueError("initial_bias 'frequency' is for a network of kind 'dynunet'")
+        if model.network.kind == "maskrcnn" and self.accumulate > 1:
+            raise ValueError("accumulate: a network of kind 'maskrcnn' takes its batch whole; lower batch_size")
         if model.network.kind == "maskrcnn" and self.synthesis is not None:
             raise ValueError("a network of kind 'maskrcnn' is trained on real images, without synthesis")
         return self

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from voxmetry.config import TrainSettings
-from voxmetry.train.augmentation import augmentation, left_right_axis, margin, mirrored_pairs, without_history
+from voxmetry.train.augmentation import Region, augment, margin, mirrored_classes
+from voxmetry.train.draws import draw_change
 from voxmetry.train.labelled_cases import LabelledCase
 
 
@@ -30,15 +31,6 @@ class Batch(NamedTuple):
     instances
         (B, 1, *patch) int64, the instance that a voxel belongs to, 0 for none; None where the model tells none apart.
     """
-
-    image: torch.Tensor
-    label: torch.Tensor
-    absent: torch.Tensor | None = None
-    instances: torch.Tensor | None = None
-
-
-class Sample(NamedTuple):
-    """One patch: image (C, *patch), label (1 or 2, *patch), and what `Batch` says of the rest."""
 
     image: torch.Tensor
     label: torch.Tensor
@@ -113,13 +105,19 @@ def steps_of(settings: TrainSettings, n_cases: int) -> int:
 
 
 def batches(
-    cases: Sequence[LabelledCase], settings: TrainSettings, *, epoch: int, share: tuple[int, int] = (0, 1)
+    cases: Sequence[LabelledCase],
+    settings: TrainSettings,
+    *,
+    epoch: int,
+    share: tuple[int, int] = (0, 1),
+    device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
     """Yield the batches of one epoch, in an order and with changes that follow from seed and epoch.
 
     Nothing else decides them, so an epoch that was interrupted comes out the same when it is run again. With a `share`
     of (r, n) only the r-th of n parts of each batch is made; the parts together are the batch that one process makes.
-    Each case comes once, unless `sampling` or `steps_per_epoch` say otherwise.
+    Each case comes once, unless `sampling` or `steps_per_epoch` say otherwise. The changes are made
+    on `device`, whose noise has numbers of its own.
 
     Yields
     ------
@@ -128,14 +126,14 @@ def batches(
         same.
     """
     together = settings.batch_size
-    make = SampleMaker(cases, settings)
+    make = RegionMaker(cases, settings)
     order = epoch_order(len(cases), settings, epoch)
     rank, n = share
     for start in range(rank * together // n, len(order), together):
-        samples = []
+        regions = []
         for place, index in enumerate(order[start : start + together // n], start=start):
-            samples.append(make(int(index), np.random.SeedSequence([settings.seed, epoch, place])))
-        yield collate(samples)
+            regions.append(make(int(index), np.random.SeedSequence([settings.seed, epoch, place])))
+        yield make_batch(regions, settings, device=device)
 
 
 def epoch_order(n_cases: int, settings: TrainSettings, epoch: int) -> np.ndarray:
@@ -150,8 +148,8 @@ def epoch_order(n_cases: int, settings: TrainSettings, epoch: int) -> np.ndarray
     return np.concatenate(rounds)[first % n_cases :][:total]
 
 
-class SampleMaker:
-    """Makes the samples of a run: cuts a patch out of a case and changes it at random.
+class RegionMaker:
+    """Cuts regions out of the cases of a run, and draws what is done to each.
 
     Parameters
     ----------
@@ -163,36 +161,43 @@ class SampleMaker:
 
     def __init__(self, cases: Sequence[LabelledCase], settings: TrainSettings) -> None:
         self.cases, self.settings = cases, settings
-        patch = settings.model.window.patch
-        self.most = [size + 2 * margin(size) for size in patch]
-        sides = (left_right_axis(settings.model), mirrored_pairs(settings)) if settings.augment.swap_on_flip else None
-        self.whole, self.region = (
-            augmentation(settings.augment, patch=patch, whole=whole, sides=sides) for whole in (True, False)
-        )
+        self.most = [size + 2 * margin(size) for size in settings.model.window.patch]
         self.holders = holders_of(cases) if settings.sampling == "structures" else {}
 
-    def __call__(self, index: int, seeds: np.random.SeedSequence) -> Sample:
-        """Return a patch of the case, changed at random as the seeds say."""
+    def __call__(self, index: int, seeds: np.random.SeedSequence) -> Region:
+        """Return a region of the case, and the changes, as the seeds say.
+
+        An image that is hardly larger than a patch is turned as a whole, and the patch lies anywhere in it.
+        """
         patch, fraction = self.settings.model.window.patch, self.settings.foreground_fraction
-        case, rng = self.cases[index], np.random.default_rng(seeds.spawn(1)[0])
+        where, what = seeds.spawn(2)
+        case, rng = self.cases[index], np.random.default_rng(where)
         structure = None
         if self.holders and rng.random() < fraction:
             structure = int(rng.choice(sorted(self.holders)))
             case = self.cases[int(rng.choice(self.holders[structure]))]
-        fits = not fraction and all(n <= m for n, m in zip(case.label.shape[1:], self.most, strict=True))
+        whole = not fraction and all(n <= m for n, m in zip(case.label.shape[1:], self.most, strict=True))
         around = 0.0 if self.holders else fraction
-        parts = arrays_of(case) if fits else cut_out(case, patch, fraction=around, rng=rng, structure=structure)
-        image, label = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
-        change = (self.whole if fits else self.region).set_random_state(seed=int(seeds.generate_state(1)[0]))
-        content: dict[Hashable, Any] = {"image": image, "label": label}
-        if len(case.absent):
-            content["absent"] = torch.from_numpy(case.absent)
-        with without_history():
-            changed = change(content)
-        drawn, instances = changed["label"], None
-        if len(case.instances):
-            drawn, instances = drawn[:-1], drawn[-1:]
-        return Sample(changed["image"].float(), drawn, changed.get("absent"), instances)
+        image, label = (
+            (_at_least(array, patch) for array in arrays_of(case))
+            if whole
+            else cut_out(case, patch, fraction=around, rng=rng, structure=structure)
+        )
+        change = draw_change(
+            self.settings.augment,
+            np.random.default_rng(what),
+            patch=patch,
+            region=label.shape[1:],
+            anywhere=whole,
+        )
+        absent = torch.from_numpy(case.absent) if len(case.absent) else None
+        return Region(image, label, change, absent, tells_apart=len(case.instances) > 0)
+
+
+def _at_least(array: np.ndarray, patch: tuple[int, int, int]) -> np.ndarray:
+    """Put zeros round an array (C, I, J, K) that is shorter than a patch."""
+    short = [max(0, size - n) for size, n in zip(patch, array.shape[1:], strict=True)]
+    return np.pad(array, [(0, 0), *((n // 2, n - n // 2) for n in short)]) if any(short) else array
 
 
 def holders_of(cases: Sequence[LabelledCase]) -> dict[int, list[int]]:
@@ -204,26 +209,39 @@ def holders_of(cases: Sequence[LabelledCase]) -> dict[int, list[int]]:
     return holders
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Bring samples together, and say voxel by voxel what was not looked for."""
-    images = torch.stack([sample.image for sample in samples])
-    labels = torch.stack([sample.label[:1].long() for sample in samples])
-    maps = [sample.instances.long() for sample in samples if sample.instances is not None]
-    instances = torch.stack(maps) if maps else None
-    classes = next((sample.absent.shape[1] for sample in samples if sample.absent is not None), None)
-    if classes is None:
-        return Batch(images, labels, instances=instances)
-    everywhere = all(sample.absent is None or len(sample.absent) == 1 for sample in samples)
+def make_batch(regions: Sequence[Region], settings: TrainSettings, *, device: torch.device | str = "cpu") -> Batch:
+    """Change regions, exchange the sides of what was mirrored, and say voxel by voxel what was not looked for."""
+    tells_apart = any(region.tells_apart for region in regions)
+    channels = max(len(region.label) for region in regions)
+    same = [region.with_channels(channels) for region in regions]
+    images, labels = augment(same, settings.model.window.patch, device=device)
+    classes, absent = labels[:, :1], [region.absent for region in regions]
+    sides = mirrored_classes(settings)
+    for row, region in enumerate(regions if sides is not None else ()):
+        axis, order = sides or (0, torch.empty(0))
+        if region.change.flips[axis]:
+            classes[row] = order.to(classes.device)[classes[row]]
+            table = absent[row]
+            absent[row] = table if table is None else table[:, order[: table.shape[1]]]
+    return Batch(images, classes, not_looked_for(labels, absent), labels[:, -1:] if tells_apart else None)
+
+
+def not_looked_for(labels: torch.Tensor, absent: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """Return (B, classes, *patch) or (B, classes, 1, 1, 1) bool from each sample's table of zones; see `Batch`."""
+    n_classes = next((table.shape[1] for table in absent if table is not None), None)
+    if n_classes is None:
+        return None
+    everywhere = all(table is None or len(table) == 1 for table in absent)
     shape = (1, 1, 1) if everywhere else tuple(labels.shape[2:])
     rows = []
-    for _, label, absent, _ in samples:
-        if absent is None:
-            rows.append(torch.zeros((classes, *shape), dtype=torch.bool))
-        elif len(absent) == 1:
-            rows.append(absent[0].reshape(-1, 1, 1, 1).expand(classes, *shape))
+    for label, table in zip(labels, absent, strict=True):
+        here = torch.zeros((1, n_classes), dtype=torch.bool) if table is None else table
+        here = here.to(labels.device)
+        if len(here) == 1:
+            rows.append(here[0].reshape(-1, 1, 1, 1).expand(n_classes, *shape))
         else:
-            rows.append(absent[label[1].long()].movedim(-1, 0))
-    return Batch(images, labels, torch.stack(rows), instances)
+            rows.append(here[label[1]].movedim(-1, 0))
+    return torch.stack(rows)
 
 
 T = TypeVar("T")

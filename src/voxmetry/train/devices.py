@@ -18,7 +18,8 @@ from voxmetry.nn.runtime import RuntimeChoice
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-PRECISION = {"bf16": "bf16-mixed", "float32": "32-true"}
+PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "float32": "32-true"}
+"""fp16 with gradients that are scaled, so that small ones are not lost."""
 
 
 def n_processes() -> int:
@@ -58,7 +59,7 @@ def open_fabric(settings: TrainSettings, choice: RuntimeChoice) -> Fabric:
     settings
         The run; its batch is shared out evenly.
     choice
-        "cpu" or "cuda", in bf16 or float32, as `nn.runtime.choose_for_training` returns it.
+        "cpu" or "cuda", in bf16, fp16 or float32, as `nn.runtime.choose_for_training` returns it.
 
     Raises
     ------

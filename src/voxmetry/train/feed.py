@@ -53,10 +53,12 @@ class Feed(Protocol):
 
 
 class CaseFeed:
-    """Labelled cases, prepared once and changed at random each time they are seen."""
+    """Labelled cases, prepared once and changed at random, on a device, each time they are seen."""
 
-    def __init__(self, cases: Sequence[LabelledCase], settings: TrainSettings) -> None:
-        self.cases, self.settings = cases, settings
+    def __init__(
+        self, cases: Sequence[LabelledCase], settings: TrainSettings, *, device: torch.device | str = "cpu"
+    ) -> None:
+        self.cases, self.settings, self.device = cases, settings, device
 
     @property
     def steps(self) -> int:
@@ -79,7 +81,7 @@ class CaseFeed:
 
     def batches(self, epoch: int, share: tuple[int, int]) -> Iterator[Batch]:
         """Yield the batches of an epoch; see `train.batches.batches`."""
-        return batches(self.cases, self.settings, epoch=epoch, share=share)
+        return batches(self.cases, self.settings, epoch=epoch, share=share, device=self.device)
 
     def shares(self) -> np.ndarray:
         """Return the share of each class where it was looked for."""

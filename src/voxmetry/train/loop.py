@@ -51,7 +51,7 @@ from voxmetry.train.state import (
     save_checkpoint,
     start_folder,
 )
-from voxmetry.train.step import train_step
+from voxmetry.train.step import memory_is_told, require_finite, train_step
 from voxmetry.train.validation import mean_dice, validate_together
 
 Watcher: TypeAlias = Callable[[Path, dict[str, float]], None]
@@ -125,7 +125,7 @@ def train(
             write_text(out / "split.json", json.dumps({"training": names[0], "validation": names[1]}, indent=1))
         validation = [cases[name] for name in names[1]]
         feed: Feed = (
-            CaseFeed([cases[name] for name in names[0]], settings)
+            CaseFeed([cases[name] for name in names[0]], settings, device=fabric.device)
             if settings.synthesis is None
             else open_made(settings, found, names[0], locate=locate, device=fabric.device)
         )
@@ -233,7 +233,10 @@ def run_epoch(
         The log's row: loss, rate, seconds in all and spent on data, and as overlap_NAME how well each structure is met
         in the training batches (soft Dice, or Tversky's index).
     """
-    fabric, began, waited, losses, overlaps = state.fabric, time.perf_counter(), 0.0, [], []
+    fabric, began, waited = state.fabric, time.perf_counter(), 0.0
+    losses: list[torch.Tensor] = []
+    values: list[float] = []
+    overlaps: list[torch.Tensor] = []
     steps = feed.steps
     criterion = build_loss(settings.loss)
     waiting = ahead(feed.batches(state.epoch, (fabric.global_rank, fabric.world_size)))
@@ -246,16 +249,20 @@ def run_epoch(
         rate = learning_rate(share * settings.epochs * steps, settings.epochs * steps, settings.learning_rate)
         for group in state.optimiser.param_groups:
             group["lr"] = rate
-        losses.append(train_step(state, settings, criterion, batch, step))
+        with memory_is_told(settings, step):
+            losses.append(train_step(state, settings, criterion, batch, step))
+        if place:  # the one before: a GPU has the next one to do by now
+            values.append(require_finite(losses[-2], step - 1))
         if criterion.overlap is not None:
-            overlaps.append(criterion.overlap.cpu().numpy())
+            overlaps.append(criterion.overlap)
         tick()
+    values.append(require_finite(losses[-1], step))
     state.epoch += 1
     seconds = time.perf_counter() - began
     clock.note()
     return {
         "epoch": state.epoch,
-        "loss": round(float(fabric.all_reduce(torch.tensor(np.mean(losses)), reduce_op="mean")), 5),
+        "loss": round(float(fabric.all_reduce(torch.tensor(np.mean(values)), reduce_op="mean")), 5),
         "learning_rate": round(rate, 8),
         "seconds": round(seconds, 2),
         "seconds_data": round(waited, 2),
@@ -263,11 +270,12 @@ def run_epoch(
     }
 
 
-def _mean_overlaps(overlaps: Sequence[np.ndarray], names: Sequence[str]) -> dict[str, float]:
+def _mean_overlaps(overlaps: Sequence[torch.Tensor], names: Sequence[str]) -> dict[str, float]:
     """Mean of each structure over the steps that had it."""
     found = {}
+    table = torch.stack(list(overlaps)).cpu().numpy() if overlaps else np.empty((0, 0))
     for place, name in enumerate(names if len(overlaps) else ()):
-        values = np.array([row[place] for row in overlaps])
+        values = table[:, place]
         values = values[~np.isnan(values)]
         found[f"overlap_{name}"] = round(float(values.mean()), 4) if len(values) else math.nan
     return found

@@ -207,6 +207,7 @@ def save_checkpoint(state: RunState, path: Path) -> None:
         "network": state.network.state_dict(),
         "averaged": state.averaged.state_dict(),
         "optimiser": state.optimiser.state_dict(),
+        "scaler": state.fabric.strategy.precision.state_dict(),  # what fp16 scales gradients by; else empty
         "epoch": state.epoch,
         "seconds": state.seconds,
     }
@@ -229,6 +230,8 @@ def load_checkpoint(state: RunState, path: Path) -> bool:
         state.network.load_state_dict(content["network"])
         state.averaged.load_state_dict(content["averaged"])
         state.optimiser.load_state_dict(content["optimiser"])
+        if content.get("scaler"):
+            state.fabric.strategy.precision.load_state_dict(content["scaler"])
         state.epoch = int(content["epoch"])
         state.seconds = float(content.get("seconds", 0.0))
     except (OSError, RuntimeError, KeyError, EOFError, ValueError) as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from voxmetry.config import ModelSpec
 from voxmetry.measurement.overlap import Overlap
-from voxmetry.nn.window import window_scores
+from voxmetry.nn.window import stream_scores
 from voxmetry.train.devices import gather
 from voxmetry.train.labelled_cases import LabelledCase
 from voxmetry.train.state import RunState
@@ -21,11 +22,16 @@ def validate_together(state: RunState, cases: Sequence[LabelledCase], spec: Mode
     """Validate the averaged weights, each process its share of the cases; each gets the whole table."""
     fabric = state.fabric
     mine = cases[fabric.global_rank :: fabric.world_size]
-    return gather(fabric, validate(state.averaged, mine, spec, str(fabric.device)))
+    return gather(fabric, validate(state.averaged, mine, spec, str(fabric.device), autocast=fabric.autocast))
 
 
 def validate(
-    network: nn.Module, cases: Sequence[LabelledCase], spec: ModelSpec, device: str
+    network: nn.Module,
+    cases: Sequence[LabelledCase],
+    spec: ModelSpec,
+    device: str,
+    *,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, dict[str, float]]:
     """Dice of each structure for each case on the model's grid, before post-processing: {case: {structure: Dice}}.
 
@@ -35,8 +41,7 @@ def validate(
     network.eval()
     table: dict[str, dict[str, float]] = {}
     for case in cases:
-        scores = window_scores(network, torch.from_numpy(np.array(case.image[None])).to(device), spec.window)
-        found, truth = scores[0].argmax(0).cpu().numpy(), case.label[0]
+        found, truth = classes_of(network, case, spec, device, autocast), case.label[0]
         rows = np.zeros_like(truth) if len(case.label) == 1 else case.label[1]
         table[case.name] = {}
         for index, name in enumerate(spec.labels.names, start=1):
@@ -44,6 +49,31 @@ def validate(
             overlap = Overlap.of_masks(prediction=(found == index) & known, reference=(truth == index) & known)
             table[case.name][name] = overlap.dice if np.any(known) else math.nan
     return table
+
+
+@torch.inference_mode()
+def classes_of(
+    network: nn.Module,
+    case: LabelledCase,
+    spec: ModelSpec,
+    device: str,
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> np.ndarray:
+    """Return the class of each voxel of a case (I, J, K), chosen slab by slab: no scores of the whole case are held."""
+
+    def run(patches: torch.Tensor) -> torch.Tensor:
+        with autocast():
+            scores: torch.Tensor = network(patches)
+        return scores.float()
+
+    image = torch.from_numpy(np.array(case.image[None], dtype=np.float32)).to(device)
+    parts, axis = [], 0
+    for slab in stream_scores(run, image, spec.window, n_outputs=spec.n_classes):
+        axis = slab.axis
+        sums = slab.sums.narrow(axis + 1, slab.fresh - slab.start, slab.stop - slab.fresh)
+        # Sums of weighted scores; a voxel's weight is the same for each class.
+        parts.append(sums.argmax(0).to(torch.uint8).cpu())
+    return torch.cat(parts, axis).numpy()
 
 
 def mean_dice(table: dict[str, dict[str, float]], name: str) -> float:

@@ -40,7 +40,7 @@ class TrainingOptions:
     epochs
         Instead of what the plan or configuration says.
     precision
-        "auto", "bf16" or "float32", instead of what the plan or configuration says.
+        "auto", "bf16", "fp16" or "float32", instead of what the plan or configuration says.
     memory_gb, modality, network
         As for a plan.
     device
@@ -60,7 +60,7 @@ class TrainingOptions:
     fold: int | None = None
     start: str | None = None
     epochs: int | None = None
-    precision: Literal["auto", "bf16", "float32"] | None = None
+    precision: Literal["auto", "bf16", "fp16", "float32"] | None = None
     memory_gb: float = 4.0
     modality: tuple[str, ...] = ()
     network: NetworkChoice = "auto"

@@ -58,10 +58,11 @@ def plan_training(inputs: PlanInputs, *, progress: Progress | None = None) -> Tr
     VoxmetryError
         If the data set cannot be read, or nothing fits into the memory.
     """
+    device = choose_device(inputs.device)  # before the data set is measured, which may take an hour
     named, _, fingerprint = scan(open_joined(inputs.data), progress=progress)
     budget = Budget(
         inputs.memory_gb,
-        choose_device(inputs.device),
+        device,
         inputs.epochs,
         tuple(inputs.modality) or None,
         n_processes(),
