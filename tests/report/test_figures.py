@@ -1,5 +1,6 @@
 """What is drawn, read from matplotlib's own objects and from a few pixels."""
 
+import dataclasses
 import io
 import os
 import subprocess
@@ -108,7 +109,7 @@ def test_the_bright_voxel_is_bright_in_the_png_where_it_lies():
     array[24:27, 15:17, 7] = 100.0
     array[0, 0, 0] = 1.0
     volume = Volume(array, grid)
-    panel = overview_panels(volume, {})[0].model_copy(update={"window": (0.0, 100.0)})
+    panel = dataclasses.replace(overview_panels(volume, {})[0], window=(0.0, 100.0))
     nothing = Segmentation(np.zeros(grid.shape, np.uint8), grid, LabelTable(labels=()))
     png = render_png(panel, volume, nothing, pixels=300)
     grey = np.asarray(Image.open(io.BytesIO(png)).convert("L"))

@@ -1,9 +1,9 @@
 """Settings and model specifications, read from strict YAML."""
 
+from voxmetry.config.inputs import InputSpec, Normalise, Range, SeriesRules
 from voxmetry.config.model import (
     Axcodes,
     CleanStep,
-    InputSpec,
     InstanceRule,
     IntTriple,
     Landmarks,
@@ -11,11 +11,8 @@ from voxmetry.config.model import (
     ModelSpec,
     Network,
     NetworkSpec,
-    Normalise,
     Quality,
-    Range,
     Resampling,
-    SeriesRules,
     Spacing,
     TrainingDomain,
     Triple,

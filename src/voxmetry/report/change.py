@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from voxmetry.core.records import Flag, StudyResult
 from voxmetry.core.records.follow_up import FollowUp, LesionChange, PriorComparison, StructureChange
@@ -45,8 +46,8 @@ def _told(table: Table) -> Table:
     """Leave the last column, the remarks, out where there is none."""
     if any(row.cells[-1].text for row in table.rows):
         return table
-    rows = tuple(row.model_copy(update={"cells": row.cells[:-1]}) for row in table.rows)
-    return table.model_copy(update={"columns": table.columns[:-1], "rows": rows})
+    rows = tuple(replace(row, cells=row.cells[:-1]) for row in table.rows)
+    return replace(table, columns=table.columns[:-1], rows=rows)
 
 
 def change_summary(result: StudyResult, prior: PriorComparison, say: Language = ENGLISH) -> tuple[str, ...]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from voxmetry.core.base import Record
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import VoxmetryError
 from voxmetry.io import read_segmentation
@@ -26,7 +26,8 @@ MOST_PICTURED, MOST_ROWS = 8, 60
 _TONES: dict[str, Tone] = {"error": "review", "review": "review", "note": "note"}
 
 
-class CheckedCase(Record):
+@dataclass(frozen=True, kw_only=True)
+class CheckedCase:
     """Pictures of one case."""
 
     case: str
@@ -35,7 +36,8 @@ class CheckedCase(Record):
     """Address and caption."""
 
 
-class CheckDocument(Record):
+@dataclass(frozen=True, kw_only=True)
+class CheckDocument:
     """A page without its looks."""
 
     title: str

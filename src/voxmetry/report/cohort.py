@@ -8,14 +8,12 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib import resources
-from typing import Annotated
 
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
-from pydantic import Field
 
-from voxmetry.core.base import Record
 from voxmetry.report.comparison.charts import Tick
 from voxmetry.report.document import NOTICE
 from voxmetry.report.html import environment
@@ -32,7 +30,8 @@ MOST_COLUMNS = 12
 """Structures with a column of their own in the table."""
 
 
-class CohortEntry(Record):
+@dataclass(frozen=True, kw_only=True)
+class CohortEntry:
     """One study with one model."""
 
     case: str
@@ -44,16 +43,17 @@ class CohortEntry(Record):
     reason: str = ""
     """Why it was not done."""
     seconds: float | None = None
-    volumes_ml: dict[str, float] = Field(default_factory=dict)
+    volumes_ml: dict[str, float] = field(default_factory=dict)
     """By structure."""
-    dice: dict[str, float] = Field(default_factory=dict)
+    dice: dict[str, float] = field(default_factory=dict)
     """By structure, where there is a reference and the number is defined."""
     link: str | None = None
     """Report, or else the result, from the page's own folder."""
     thumbnail: str | None = None
 
 
-class Roster(Record):
+@dataclass(frozen=True, kw_only=True)
+class Roster:
     """What the page shows."""
 
     title: str
@@ -66,16 +66,18 @@ class Roster(Record):
     """How the last run ended."""
 
 
-class Bar(Record):
+@dataclass(frozen=True, kw_only=True)
+class Bar:
     """A bar of a histogram, in percent of the chart."""
 
     x: float
-    width: Annotated[float, Field(gt=0)]
+    width: float
     height: float
     title: str
 
 
-class Spread(Record):
+@dataclass(frozen=True, kw_only=True)
+class Spread:
     """One structure: a histogram, its quartiles, and the studies that stand out."""
 
     label: str

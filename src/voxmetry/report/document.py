@@ -5,13 +5,14 @@ All wording is template text with numbers in it, so that a report cannot say wha
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from voxmetry.core.base import Record
 from voxmetry.core.labels import Label
 from voxmetry.core.records import Flag, StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.report.change import change_notes, change_summary, change_tables, merged_flags, response_line
+from voxmetry.report.correction import correction_summary, correction_table
 from voxmetry.report.facts import Fact, FactGroup, command, definitions, examined, provenance
 from voxmetry.report.instances import drawn_result, instance_table, instances_said, without_told
 from voxmetry.report.language import ENGLISH, Language
@@ -23,7 +24,6 @@ from voxmetry.report.tables import (
     Table,
     asymmetry_table,
     comparison_table,
-    correction_table,
     findings_table,
     intensity_table,
 )
@@ -32,7 +32,8 @@ from voxmetry.report.text import clean
 NOTICE = "Research use only. Not a medical device."
 
 
-class ReportVerdict(Record):
+@dataclass(frozen=True, kw_only=True)
+class ReportVerdict:
     """Whether to look before the numbers are used, in one line and in one sentence."""
 
     state: Literal["ok", "accept", "review", "reject"]
@@ -40,7 +41,8 @@ class ReportVerdict(Record):
     detail: str
 
 
-class FlagLine(Record):
+@dataclass(frozen=True, kw_only=True)
+class FlagLine:
     """One flag as the report shows it."""
 
     severity: Literal["note", "review", "reject"]
@@ -52,7 +54,8 @@ class FlagLine(Record):
     """Language of the message where it is not the report's."""
 
 
-class ReportDocument(Record):
+@dataclass(frozen=True, kw_only=True)
+class ReportDocument:
     """A report without its looks."""
 
     language: Language = ENGLISH
@@ -144,7 +147,7 @@ def spell(
         not_pictured=_not_pictured(plan, say, apart=bool(result.instances)),
         intensities=intensity_table(result, say),
         correction=correction_table(result, say),
-        correction_summary=_correction_summary(result, say),
+        correction_summary=correction_summary(result, say),
         comparison=comparison_table(result, say),
         comparison_summary=_comparison_summary(result, say),
         definitions=definitions(result, say, prior=prior),
@@ -156,8 +159,8 @@ def spell(
 def _findings(result: StudyResult, say: Language) -> Table:
     """One row a structure; one that is all instances is nowhere by itself in the viewer."""
     table, told = findings_table(result, say), {clean(row.label) for row in result.instances}
-    rows = tuple(row.model_copy(update={"id": ""}) if row.label in told else row for row in table.rows)
-    return table.model_copy(update={"rows": rows})
+    rows = tuple(replace(row, id="") if row.label in told else row for row in table.rows)
+    return replace(table, rows=rows)
 
 
 def other_tables(result: StudyResult, say: Language = ENGLISH) -> tuple[Table, ...]:
@@ -176,8 +179,8 @@ def other_tables(result: StudyResult, say: Language = ENGLISH) -> tuple[Table, .
             size=say.times(source.spacing_mm, 1),
         )
         # The rows of the first table are those that the viewer jumps to.
-        rows = tuple(row.model_copy(update={"id": ""}) for row in table.rows)
-        made.append(table.model_copy(update={"id": f"other-{len(made) + 1}", "caption": caption, "rows": rows}))
+        rows = tuple(replace(row, id="") for row in table.rows)
+        made.append(replace(table, id=f"other-{len(made) + 1}", caption=caption, rows=rows))
     return tuple(made)
 
 
@@ -229,26 +232,6 @@ def _verdict(result: StudyResult, say: Language) -> ReportVerdict:
 NOTHING_FAILED = "No automatic check failed"
 """Promises what was checked and no more: an outline may be wrong all the same."""
 SEVERITIES = ("reject", "review", "note")
-
-
-def _correction_summary(result: StudyResult, say: Language) -> tuple[str, ...]:
-    done = result.correction
-    if done is None:
-        return ()
-    who = say(
-        "Corrected by {author}, {moment}, from the label map of {model}.",
-        author=clean(done.author),
-        moment=say.moment(done.made),
-        model=f"{clean(done.model)} {clean(done.model_version)}",
-    )
-    drawn: tuple[str, ...] = ()
-    if done.drawn_slices:
-        words = {
-            "model": "Drawn on {n} slices; the others keep what the model found.",
-            "empty": "Drawn on {n} slices; the others are empty.",
-        }
-        drawn = (say(words[done.rest or "model"], n=len(done.drawn_slices)),)
-    return (who, *drawn)
 
 
 def _summary(result: StudyResult, say: Language) -> tuple[str, ...]:

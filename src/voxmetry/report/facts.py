@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from voxmetry.config import StudySettings
-from voxmetry.core.base import Record
 from voxmetry.core.records import SourceInfo, StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.text import folder_name
@@ -85,7 +85,8 @@ _FOLLOWED = {
 }
 
 
-class Fact(Record):
+@dataclass(frozen=True, kw_only=True)
+class Fact:
     """A term and what is to be said about it. A code is shown in a fixed-width face and may break anywhere."""
 
     term: str
@@ -97,7 +98,8 @@ class Fact(Record):
     """Name of the field that is defined."""
 
 
-class FactGroup(Record):
+@dataclass(frozen=True, kw_only=True)
+class FactGroup:
     """Facts under a heading."""
 
     heading: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.labels import LabelTable
@@ -99,7 +100,7 @@ def instance_table(result: StudyResult, say: Language = ENGLISH) -> Table | None
         )
     numbered = [(f"lesion-{first + place}", row) for place, row in enumerate(rows)]
     table = part_table(numbered, colours, say, scores=scores)
-    return table.model_copy(update={"id": "instance-table", "caption": caption, "head": say("Instance")})
+    return replace(table, id="instance-table", caption=caption, head=say("Instance"))
 
 
 def _scored(row: InstanceMeasurement) -> bool:

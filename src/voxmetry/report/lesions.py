@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from voxmetry.core.records import Lesion, Part, StudyResult
 from voxmetry.report.language import ENGLISH, Language
@@ -21,8 +22,7 @@ def lesion_table(result: StudyResult, say: Language = ENGLISH) -> Table | None:
     numbered = [(f"lesion-{n}", x) for n, x in enumerate(result.lesions, start=1)]
     ranked = sorted(numbered, key=lambda item: -item[1].volume_ml)
     table = part_table(ranked, {x.id: colours[x.value] for x in result.lesions}, say)
-    update = {"id": "lesion-table", "caption": _caption(result.lesions, say), "head": say("Lesion")}
-    return table.model_copy(update=update)
+    return replace(table, id="lesion-table", caption=_caption(result.lesions, say), head=say("Lesion"))
 
 
 def part_table(
@@ -73,7 +73,7 @@ def part_table(
         id="parts",
         caption="",
         columns=tuple(columns[n] for n in kept),
-        rows=tuple(row.model_copy(update={"cells": tuple(row.cells[n] for n in kept)}) for row in made),
+        rows=tuple(replace(row, cells=tuple(row.cells[n] for n in kept)) for row in made),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from voxmetry.report.document import ReportDocument
@@ -79,15 +80,15 @@ def _is_shown_already(document: ReportDocument) -> bool:
 
 def _texts(document: ReportDocument) -> Iterator[str]:
     """Yield every text of a document, to see which characters it needs."""
-    return _strings(document.model_dump(exclude={"language": {"messages", "flags", "parts"}}))
+    return _strings([getattr(document, item.name) for item in fields(document) if item.name != "language"])
 
 
 def _strings(item: Any) -> Iterator[str]:
     if isinstance(item, str):
         yield item
-    elif isinstance(item, dict):
-        for value in item.values():
-            yield from _strings(value)
+    elif is_dataclass(item):
+        for place in fields(item):
+            yield from _strings(getattr(item, place.name))
     elif isinstance(item, (list, tuple)):
         for value in item:
             yield from _strings(value)

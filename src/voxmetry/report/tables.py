@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from voxmetry.core.base import Record
 from voxmetry.core.records import Comparison, Flag, Measurement, PredictedDice, StudyResult
 from voxmetry.measurement.sides import pairs
 from voxmetry.models.structures import group_of
@@ -41,14 +41,6 @@ STATUS: dict[str, str] = {
     "absent": "In neither",
 }
 
-CORRECTED: dict[str, str] = {
-    "unchanged": "Unchanged",
-    "changed": "Changed",
-    "added": "Added: not found by the model",
-    "removed": "Removed: found by the model alone",
-    "absent": "In neither",
-}
-
 # The word joiners keep a narrow column from breaking after the dash.
 _DASH = "\u2060–\u2060"
 SIDES = {"L": "left", "R": "right", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
@@ -60,7 +52,8 @@ _REMARKS = {
 }
 
 
-class Column(Record):
+@dataclass(frozen=True, kw_only=True)
+class Column:
     """Head of a column."""
 
     head: str
@@ -68,7 +61,8 @@ class Column(Record):
     numeric: bool = True
 
 
-class Cell(Record):
+@dataclass(frozen=True, kw_only=True)
+class Cell:
     """One entry. `note` is the number of the table's note that says why it is not defined, counted from 1."""
 
     text: str
@@ -76,7 +70,8 @@ class Cell(Record):
     tone: Tone = "plain"
 
 
-class Row(Record):
+@dataclass(frozen=True, kw_only=True)
+class Row:
     """One structure or lesion."""
 
     id: str = ""
@@ -88,7 +83,8 @@ class Row(Record):
     """The group that it stands in, in words; empty where the table has none."""
 
 
-class Table(Record):
+@dataclass(frozen=True, kw_only=True)
+class Table:
     """A table with its caption, and the notes below it. The first column, the structure, is not in `columns`."""
 
     id: str
@@ -109,7 +105,7 @@ class Table(Record):
         return any(row.group for row in self.rows)
 
 
-class _Notes:
+class Notes:
     """Reasons in the order in which cells first needed them."""
 
     def __init__(self, say: Language) -> None:
@@ -117,6 +113,7 @@ class _Notes:
         self.say = say
 
     def cell(self, text: str, x: float, reason: str) -> Cell:
+        """Return a cell; where the number is not defined, one with the number of the note that says why."""
         if math.isfinite(x):
             return Cell(text=text)
         reason = clean(self.say(reason)) or self.say("not defined")
@@ -146,7 +143,7 @@ def findings_table(result: StudyResult, say: Language = ENGLISH) -> Table:
     if has_remarks:
         columns.append(Column(head=say("Remarks"), numeric=False))
     places = intensity_places((m.intensity_mean for m in rows), unit)
-    notes = _Notes(say)
+    notes = Notes(say)
     made = []
     for m in rows:
         cells = [Cell(text=say.millilitres(m.volume_ml))]
@@ -180,7 +177,7 @@ def grouped(rows: Sequence[Row], result: StudyResult, say: Language = ENGLISH) -
     order = list(GROUP_WORDS)
     keys = ["lesions" if row.label in lesions else group_of(row.label) for row in rows]
     places = sorted(range(len(rows)), key=lambda place: (order.index(keys[place]), place))
-    return tuple(rows[place].model_copy(update={"group": say(GROUP_WORDS[keys[place]])}) for place in places)
+    return tuple(replace(rows[place], group=say(GROUP_WORDS[keys[place]])) for place in places)
 
 
 def _foretold(row: PredictedDice | None, say: Language) -> Cell:
@@ -210,7 +207,7 @@ def intensity_table(result: StudyResult, say: Language = ENGLISH) -> Table | Non
         for m in rows
     }
     places = intensity_places(itertools.chain.from_iterable(values.values()), unit)
-    notes = _Notes(say)
+    notes = Notes(say)
     made = [_row(result, m, [notes.cell(say.decimals(x, places), x, m.reason) for x in values[m.value]]) for m in rows]
     return Table(
         id="intensity-table",
@@ -240,7 +237,7 @@ def comparison_table(result: StudyResult, say: Language = ENGLISH) -> Table | No
         Column(head=say("Volume, reference"), unit="mL"),
         Column(head=say("Difference"), unit="mL"),
     )
-    notes = _Notes(say)
+    notes = Notes(say)
     rows = []
     for c in result.comparisons:
         if c.status == "absent" and _many_absent(result.comparisons):
@@ -258,42 +255,6 @@ def comparison_table(result: StudyResult, say: Language = ENGLISH) -> Table | No
         caption=say("Prediction compared with the reference, structure by structure"),
         head=say("Structure"),
         columns=columns,
-        rows=grouped(rows, result, say),
-        notes=tuple(notes.texts),
-    )
-
-
-def correction_table(result: StudyResult, say: Language = ENGLISH) -> Table | None:
-    """One row a structure before and after a person's correction; None where the label map is the model's own."""
-    if result.correction is None:
-        return None
-    notes = _Notes(say)
-    rows = []
-    structures = result.correction.structures
-    many_absent = sum(x.status == "absent" for x in structures) > EMPTY_ROWS
-    for x in structures:
-        if x.status == "absent" and many_absent:
-            continue
-        cells = [Cell(text=say(CORRECTED[x.status]), tone="note" if x.status in ("added", "removed") else "plain")]
-        cells += [Cell(text=say.millilitres(ml)) for ml in (x.volume_before_ml, x.volume_after_ml)]
-        cells.append(Cell(text=say.number(signed_millilitres(x.volume_difference_ml))))
-        cells.append(notes.cell(say.ratio(x.dice), x.dice, x.reason))
-        cells += [Cell(text=say.millilitres(ml)) for ml in (x.added_ml, x.removed_ml)]
-        colour = result.labels.by_value(x.value).colour
-        rows.append(Row(label=clean(x.label), colour=colour, cells=tuple(cells)))
-    return Table(
-        id="correction-table",
-        caption=say("The model's label map before and after its correction"),
-        head=say("Structure"),
-        columns=(
-            Column(head=say("Status"), numeric=False),
-            Column(head=say("Before"), unit="mL"),
-            Column(head=say("After"), unit="mL"),
-            Column(head=say("Difference"), unit="mL"),
-            Column(head="Dice"),
-            Column(head=say("Added"), unit="mL"),
-            Column(head=say("Removed"), unit="mL"),
-        ),
         rows=grouped(rows, result, say),
         notes=tuple(notes.texts),
     )

@@ -12,6 +12,7 @@ import gzip
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import nibabel as nib
@@ -19,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from voxmetry.core.base import Record
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
@@ -41,7 +41,8 @@ LEVELS = 1023
 _WINDOWS = {"Soft tissue": SOFT_TISSUE, "Lung": LUNG, "Bone": BONE}
 
 
-class Target(Record):
+@dataclass(frozen=True, kw_only=True)
+class Target:
     """Something that the viewer can jump to."""
 
     id: str
@@ -54,7 +55,8 @@ class Target(Record):
 R = TypeVar("R", Target, "ViewerSurface")
 
 
-class ViewerSurface(Record):
+@dataclass(frozen=True, kw_only=True)
+class ViewerSurface:
     """Where a structure's triangles lie in the block of all surfaces."""
 
     value: int
@@ -65,7 +67,8 @@ class ViewerSurface(Record):
     triangles: int
 
 
-class Overlay(Record):
+@dataclass(frozen=True, kw_only=True)
+class Overlay:
     """A further image of the study, such as the PET beside a CT, on its own grid; shown over the first by choice."""
 
     name: str
@@ -78,7 +81,8 @@ class Overlay(Record):
     """NIfTI, gzip, base64."""
 
 
-class Scene(Record):
+@dataclass(frozen=True, kw_only=True)
+class Scene:
     """Everything that the viewer shows, as text that a page can hold."""
 
     low: float
@@ -154,7 +158,7 @@ def _as_ranks(labels: NDArray[Any], ranks: dict[int, int]) -> NDArray[Any]:
 
 
 def _ranked(items: Iterable[R], ranks: dict[int, int]) -> tuple[R, ...]:
-    return tuple(item.model_copy(update={"value": ranks[item.value]}) for item in items)
+    return tuple(replace(item, value=ranks[item.value]) for item in items)
 
 
 def build_overlay(name: str, volume: Volume) -> Overlay:
@@ -377,5 +381,9 @@ def _packed(data: bytes) -> str:
 
 def as_json(scene: Scene) -> str:
     """Return a scene's small part as JSON that may stand inside a script element."""
-    small = scene.model_dump(mode="json", exclude={"image": True, "labels": True, "mesh": True, "overlay": {"image"}})
+    small = asdict(scene)
+    for block in ("image", "labels", "mesh"):
+        del small[block]
+    if scene.overlay is not None:
+        del small["overlay"]["image"]
     return json.dumps(small, separators=(",", ":")).replace("<", "\\u003c")

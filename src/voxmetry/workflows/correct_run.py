@@ -18,7 +18,6 @@ from voxmetry.errors import ConfigError, InputError, ModelError
 from voxmetry.flags.study import flag_asymmetry, flag_islands, flag_volumes
 from voxmetry.io.annotations.series import keys_of
 from voxmetry.io.output_folder import output_folder
-from voxmetry.io.overlapping import flatten
 from voxmetry.measurement import DEFINITIONS, measure
 from voxmetry.models import find_model, read_any_spec
 from voxmetry.models.composite import CompositeSpec
@@ -45,7 +44,8 @@ from voxmetry.workflows.run_folder import (
     Outputs,
     read_result,
 )
-from voxmetry.workflows.segment import flags_of_many, measure_study
+from voxmetry.workflows.study_flags import flags_of_many
+from voxmetry.workflows.study_measurements import measure_study
 from voxmetry.workflows.write_run import ReportInputs, write_outputs
 
 _OF_LABELS = frozenset(
@@ -139,8 +139,7 @@ def correct_run(
             }
         )
         _keep(out, stage)
-        drawn = flatten(truth, "first", "the reference") if truth else None
-        shown = ReportInputs(inputs.first, after, drawn, inputs.volumes[1:], change, answer.instances)
+        shown = ReportInputs.of(inputs, answer, truth, change)
         outputs = Outputs(stage, keep_earlier=True)
         if settings.report == "brief":
             with outputs.each("thumbnail", OUTPUTS["thumbnail"]) as path:

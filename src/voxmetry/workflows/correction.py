@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from voxmetry.core.axes import find_move
-from voxmetry.core.labels import Label, LabelTable, plain_name
+from voxmetry.core.labels import LabelTable
 from voxmetry.core.records.correction import Correction
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.text import clean
@@ -22,13 +20,14 @@ from voxmetry.io.annotations.formats import is_drawings, read_drawings
 from voxmetry.io.annotations.itk_snap import itk_snap_beside, read_itk_snap
 from voxmetry.io.annotations.shapes import Drawings, SliceKeys, SliceNumbers, masks_of, onto
 from voxmetry.io.digest import digest_of
-from voxmetry.io.overlapping import Layers, Overlap
+from voxmetry.io.overlapping import Overlap
 from voxmetry.io.read import read_segmentation
 from voxmetry.io.seg_nrrd import SUFFIX as SEG_NRRD
-from voxmetry.io.segmentations import fits, is_structures, layers_of
+from voxmetry.io.segmentations import is_structures, layers_of
 from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
 from voxmetry.measurement.correction import digest_of_labels, measure_correction
-from voxmetry.measurement.pairing import has_real_names, is_placeholder
+from voxmetry.measurement.pairing import has_real_names
+from voxmetry.workflows.correction_structures import in_table
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,14 @@ def read_correction(
             expected="a file that stays as it is",
             fix="wait until the program has saved it, then give the same command again",
         )
-    after = _in_table(found, target.before.labels, how, path.name)
+    after = in_table(
+        found.layers,
+        target.before.labels,
+        path.name,
+        names=how.names,
+        structures=how.structures,
+        overlap=how.overlap,
+    )
     if found.drawn:
         after = onto(target.before, after, found.drawn, keep_rest=how.rest == "model")
     author = clean(how.author or found.author)
@@ -351,91 +357,6 @@ def _digest(path: Path) -> str:
             expected="a file that may be read",
             fix="check its permissions",
         ) from error
-
-
-def _in_table(found: _Found, ours: LabelTable, how: CorrectionOptions, name: str) -> Segmentation:
-    """Give the structures of a correction the values and names of the label map that it corrects."""
-    grid = found.layers[0].geometry
-    theirs = [(layer, label) for layer in found.layers for label in layer.labels]
-    held = [(layer, label) for layer, label in theirs if (layer.array == label.value).any()]
-    if how.structures:
-        held = [(layer, label) for layer, label in held if any(fits(label.name, x) for x in how.structures)]
-    match = _matcher([label for _, label in theirs], ours, how.names)
-    unknown = [label.name for _, label in held if match(label) is None]
-    if unknown:
-        raise LabelError(
-            found=f"{name} has structures that the model does not know: {', '.join(dict.fromkeys(unknown))}",
-            expected=f"only {', '.join(ours.names)}",
-            fix="say which is which (--map THEIRS=OURS), or name those to take (--structures NAME)",
-        )
-    pieces: dict[int, list[Any]] = {}
-    for layer, label in held:
-        mine = match(label)
-        if mine is not None:
-            pieces.setdefault(mine.value, []).append(((slice(None),) * 3, layer.array == label.value))
-    layers = Layers(grid, name)
-    for label in ours:
-        if label.value in pieces:
-            layers.add(label, pieces[label.value])
-    if layers.pairs and how.overlap == "refuse":
-        raise LabelError(
-            found=f"{name}: structures overlap: {', '.join(layers.pairs[:6])}",
-            expected="one structure a voxel",
-            fix="mend the overlap, or say which one a shared voxel goes to: --overlap first or last",
-        )
-    merged = layers.one(how.overlap)
-    dtype = np.uint8 if max(ours.values, default=0) <= 255 else np.uint16
-    return Segmentation(merged.array.astype(dtype), grid, ours)
-
-
-def _matcher(theirs: Sequence[Label], ours: LabelTable, names: Mapping[str, str]) -> Callable[[Label], Label | None]:
-    """Return what finds the structure that one of theirs is: by `names`, name, code, part of a lesion, or value.
-
-    Raises
-    ------
-    LabelError
-        If `names` has a name that neither side knows.
-    """
-    given: dict[str, Label] = {}
-    for old, new in names.items():
-        if not any(old == str(label.value) or plain_name(old) == plain_name(label.name) for label in theirs):
-            raise LabelError(
-                found=f"no structure {old!r} in the correction to call {new!r}",
-                expected=f"one of {', '.join(label.name for label in theirs) or '(none)'}",
-                fix="write --map THEIRS=OURS with a name or a value that the correction has",
-            )
-        given[plain_name(old)] = ours.find(new)
-    named = any(not is_placeholder(label) for label in theirs)
-
-    def match(label: Label) -> Label | None:
-        for key in (plain_name(label.name), str(label.value)):
-            if key in given:
-                return given[key]
-        if not named:
-            return next((mine for mine in ours if mine.value == label.value), None)
-        return (
-            next((mine for mine in ours if plain_name(mine.name) == plain_name(label.name)), None)
-            or next((mine for mine in ours if _same_code(mine, label)), None)
-            or next((mine for mine in ours if mine.kind == "lesion" and _is_part(label.name, mine.name)), None)
-        )
-
-    return match
-
-
-def _same_code(mine: Label, theirs: Label) -> bool:
-    if mine.code is None or theirs.code is None:
-        return False
-    keys = [
-        (x.code.scheme, x.code.value, x.modifier.value if x.modifier else "", x.laterality, x.region and x.region.value)
-        for x in (mine, theirs)
-        if x.code is not None
-    ]
-    return keys[0] == keys[1]
-
-
-def _is_part(name: str, structure: str) -> bool:
-    """Whether a name is that of one lesion of a structure, as the DICOM objects of a run call them."""
-    return re.fullmatch(rf"{re.escape(plain_name(structure))} ?\d+", plain_name(name)) is not None
 
 
 def _require_plausible(

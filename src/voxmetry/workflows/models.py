@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from voxmetry import nn
 from voxmetry.classical import Baseline, is_baseline, load_baseline
-from voxmetry.config import MapName, StudySettings
+from voxmetry.config import StudySettings
 from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.records import MembersAgreement, PredictedDice
 from voxmetry.core.segmentation import Segmentation
@@ -133,19 +133,18 @@ def require_maps_of(ready: Ready, settings: StudySettings) -> None:
 def run_model(
     ready: Ready,
     volumes: Sequence[Volume],
+    settings: StudySettings,
     clock: Clock,
     gate: AbstractContextManager[object] | None = None,
     *,
-    maps: Sequence[MapName] = (),
     maps_to: Path | None = None,
-    structures: Sequence[str] = (),
 ) -> Answer:
     """Segment on the first volume's own grid and clean up, each step under its own name.
 
-    The gate is held while the network runs. Maps are written to a folder as it does. Of `structures`, where some are
-    named, nothing else is returned.
+    The gate is held while the network runs. The settings' maps are written to a folder as it does. Of the settings'
+    structures, where some are named, nothing else is returned.
     """
-    wanted = chosen_labels(ready.spec.labels, structures)
+    maps, wanted = settings.maps, chosen_labels(ready.spec.labels, settings.structures)
     if isinstance(ready, Baseline):
         with clock.step("segment"):
             return Answer(only(ready.segment(volumes), wanted))

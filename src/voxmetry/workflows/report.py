@@ -113,7 +113,7 @@ def rewrite_report(
             change = compare_with_prior(result, prior, segmentation=own, image=volume, names=names_in(result))
             write_text(stage / CHANGE, change.model_dump_json(indent=1))
         document = spell(result, material.plan, say, prior=change)
-        document = document.model_copy(update={"examined": (*identity, *document.examined)})
+        document = dataclasses.replace(document, examined=(*identity, *document.examined))
         write_faces(document, material, [stage / name], page=wishes.page)
     return out / name
 

@@ -27,7 +27,7 @@ def read_split(folder: Path) -> Mapping[str, Sequence[str]]:
     return {name: value for name, value in content.items() if isinstance(value, list)}
 
 
-def flag_training_case(ready: Ready, study: Sequence[Path], reference: Path | None) -> tuple[Flag, ...]:
+def flag_training_case(ready: Ready, study: Sequence[Path], reference: Path | str | None) -> tuple[Flag, ...]:
     """Flag a reference that the model was trained on.
 
     A case is known by the name of its files or of a folder that they lie in, or by the SHA-256 of their contents.
@@ -49,7 +49,10 @@ def flag_training_case(ready: Ready, study: Sequence[Path], reference: Path | No
     elif isinstance(ready, nn.Composite):
         models = [(spec.name, folder) for spec, folder in ready.networks]
     return tuple(
-        flag for name, folder in models if folder is not None for flag in _flag_case(name, folder, study, reference)
+        flag
+        for name, folder in models
+        if folder is not None
+        for flag in _flag_case(name, folder, study, Path(reference))
     )
 
 

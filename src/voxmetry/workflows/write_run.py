@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from voxmetry import io, report
 from voxmetry.config import StudySettings
@@ -17,6 +17,7 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.io.atomic import write_bytes, write_text
 from voxmetry.io.instances import save_instances
+from voxmetry.io.overlapping import flatten
 from voxmetry.measurement.tables import named_records_csv, records_csv
 from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
 from voxmetry.report.instances import drawn_segmentation
@@ -24,6 +25,8 @@ from voxmetry.report.pictures.thumbnail import render_preview, render_thumbnail
 from voxmetry.report.viewer import MOST_OVERLAY_VOXELS, overview
 from voxmetry.workflows.dicom_names import DICOM_FILES
 from voxmetry.workflows.dicom_objects import write_objects
+from voxmetry.workflows.inputs import StudyInputs
+from voxmetry.workflows.models import Answer
 from voxmetry.workflows.privacy import Privacy
 from voxmetry.workflows.run_folder import INSTANCE_FILES, OUTPUTS, Outputs
 
@@ -37,6 +40,18 @@ class ReportInputs(NamedTuple):
     others: tuple[Volume, ...]
     prior: PriorComparison | None
     instances: InstanceSegmentation | None = None
+
+    @classmethod
+    def of(
+        cls,
+        inputs: StudyInputs,
+        answer: Answer,
+        reference: tuple[Segmentation, ...] = (),
+        prior: PriorComparison | None = None,
+    ) -> Self:
+        """Gather them; of structures of the reference that overlap the first is drawn."""
+        drawn = flatten(reference, "first", "the reference") if reference else None
+        return cls(inputs.first, answer.segmentation, drawn, inputs.volumes[1:], prior, answer.instances)
 
     def of_image(self) -> dict[str, Any]:
         """Return all but the further images, which a DICOM object does not show."""

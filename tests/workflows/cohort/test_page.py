@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -21,7 +22,8 @@ def entries(n: int) -> tuple[CohortEntry, ...]:
     failed = [
         CohortEntry(case=f"bad_{k}", model="m", state="failed", reason="</script> cannot be read") for k in range(2)
     ]
-    return (*made, odd.model_copy(update={"volumes_ml": {"front": 9.0}, "link": "m/odd<b>/report.html"}), *failed)
+    odd = dataclasses.replace(odd, volumes_ml={"front": 9.0}, link="m/odd<b>/report.html")
+    return (*made, odd, *failed)
 
 
 def page(n: int = 300) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxmetry.core.base import Record
 from voxmetry.core.records import CohortComparison, Comparison
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -27,7 +27,8 @@ Masks: TypeAlias = tuple[Segmentation, Segmentation, Volume | None]
 __all__ = ["CohortDocument", "build_cohort_document", "render_cohort_html", "write_cohort_page"]
 
 
-class ErrorPicture(Record):
+@dataclass(frozen=True, kw_only=True)
+class ErrorPicture:
     """One slice of one of the worst cases."""
 
     uri: str

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from voxmetry.core.base import Record
 from voxmetry.core.records import CohortComparison, Comparison, StructureSummary
 from voxmetry.report.text import clean, count, decimals, millilitres, ratio
 
@@ -13,14 +13,16 @@ MOST_POINTS = 400
 """Beyond this many cases a row of dots is a smear and a heavy page: only the box is drawn."""
 
 
-class Tick(Record):
+@dataclass(frozen=True, kw_only=True)
+class Tick:
     """A mark on an axis."""
 
     at: float
     text: str
 
 
-class Point(Record):
+@dataclass(frozen=True, kw_only=True)
+class Point:
     """One case."""
 
     x: float
@@ -28,7 +30,8 @@ class Point(Record):
     title: str
 
 
-class Box(Record):
+@dataclass(frozen=True, kw_only=True)
+class Box:
     """One structure: quartiles as a box, cases as dots; None where a quartile is not defined."""
 
     label: str
@@ -40,7 +43,8 @@ class Box(Record):
     words: str
 
 
-class BoxChart(Record):
+@dataclass(frozen=True, kw_only=True)
+class BoxChart:
     """Box plots of one metric, one a structure, on one axis."""
 
     id: str
@@ -50,7 +54,8 @@ class BoxChart(Record):
     boxes: tuple[Box, ...]
 
 
-class Line(Record):
+@dataclass(frozen=True, kw_only=True)
+class Line:
     """A horizontal line with its interval and what it says."""
 
     at: float
@@ -59,7 +64,8 @@ class Line(Record):
     text: str
 
 
-class AgreementChart(Record):
+@dataclass(frozen=True, kw_only=True)
+class AgreementChart:
     """Bland-Altman plot of one structure."""
 
     label: str

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from voxmetry.core.base import Record
 from voxmetry.core.labels import colours_of
 from voxmetry.core.records import CohortComparison, Comparison, Distribution, StructureSummary
 from voxmetry.report.comparison.cells import mean_cell
@@ -41,7 +41,8 @@ _TERMS = {
 }
 
 
-class WorstRow(Record):
+@dataclass(frozen=True, kw_only=True)
+class WorstRow:
     """One of the worst cases: what its pictures are drawn from."""
 
     case: str
@@ -51,7 +52,8 @@ class WorstRow(Record):
     comparison: Comparison
 
 
-class CohortDocument(Record):
+@dataclass(frozen=True, kw_only=True)
+class CohortDocument:
     """A page without its looks."""
 
     title: str
@@ -129,7 +131,7 @@ def _of_other(
     if not cohort.other_structures:
         return None
     table = make(cohort.of_other_model(), colours)
-    return table.model_copy(update={"id": f"other-{table.id}", "caption": f"The other model: {table.caption}"})
+    return replace(table, id=f"other-{table.id}", caption=f"The other model: {table.caption}")
 
 
 def _disagreement(s: StructureSummary) -> float:

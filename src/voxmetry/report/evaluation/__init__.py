@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import Field
-
-from voxmetry.core.base import Record
 from voxmetry.core.labels import colours_of
 from voxmetry.core.records import DetectionSummary, MeanInterval, StructureSummary
 from voxmetry.io.atomic import write_text
@@ -27,7 +25,8 @@ FACTORS = {
 }
 
 
-class EvaluatedModel(Record):
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedModel:
     """What the page needs of one model."""
 
     name: str
@@ -38,11 +37,12 @@ class EvaluatedModel(Record):
     structures: tuple[StructureSummary, ...]
     failures: Failures
     detection: tuple[DetectionSummary, ...] = ()
-    colours: dict[str, str] = Field(default_factory=dict)
+    colours: dict[str, str] = field(default_factory=dict)
     """Of the structures in its label table, by name."""
 
 
-class ModelSection(Record):
+@dataclass(frozen=True, kw_only=True)
+class ModelSection:
     """One model on the page."""
 
     name: str
@@ -54,7 +54,8 @@ class ModelSection(Record):
     charts: tuple[ScatterChart, ...]
 
 
-class EvaluationDocument(Record):
+@dataclass(frozen=True, kw_only=True)
+class EvaluationDocument:
     """A page without its looks."""
 
     title: str

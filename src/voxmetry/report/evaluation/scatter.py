@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from voxmetry.core.base import Record
 from voxmetry.measurement.failures import Failures
 from voxmetry.report.comparison.charts import Point, Tick
 from voxmetry.report.text import clean, decimals, ratio
@@ -14,7 +14,8 @@ SHOWN = {"volume_reference_ml": "Volume of the reference (mL)", "intensity_mean"
 MOST_CHARTS = 8
 
 
-class ScatterChart(Record):
+@dataclass(frozen=True, kw_only=True)
+class ScatterChart:
     """One structure and one property."""
 
     label: str

@@ -6,6 +6,7 @@ The PET keeps its own grid: each picture samples it at the positions in mm of th
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -74,7 +75,7 @@ def draw_projection(axes: Axes, panel: Panel, overlay: Volume, segmentation: Seg
     )
     whole = (slice(0, plane.shape[0]), slice(0, plane.shape[1]))
     flat = _shadow(segmentation, overlay.geometry, plane.normal)
-    shown = panel.model_copy(update={"values": segmentation.labels.values})
+    shown = replace(panel, values=segmentation.labels.values)
     cast = Segmentation(flat, _thin(overlay.geometry, plane.normal), segmentation.labels)
     draw_outlines(axes, plane, shown, cast, *whole)
     finish_panel(axes, plane, panel, is_light=True)

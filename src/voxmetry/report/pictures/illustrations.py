@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from voxmetry.core.base import Record
 from voxmetry.core.labels import Label
 from voxmetry.core.records import Comparison, Lesion, Measurement, StudyResult
 from voxmetry.report.language import ENGLISH, Language
@@ -25,14 +25,16 @@ _TURNED = {
 }
 
 
-class Key(Record):
+@dataclass(frozen=True, kw_only=True)
+class Key:
     """A colour of an outline and what it stands for."""
 
     label: str
     colour: str
 
 
-class Picture(Record):
+@dataclass(frozen=True, kw_only=True)
+class Picture:
     """One panel with the words that belong to it."""
 
     panel: Panel
@@ -40,7 +42,8 @@ class Picture(Record):
     alt: str
 
 
-class Illustration(Record):
+@dataclass(frozen=True, kw_only=True)
+class Illustration:
     """The pictures of one structure or lesion, or of all together."""
 
     id: str

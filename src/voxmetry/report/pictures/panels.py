@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from voxmetry.core.base import Record
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import Point
 from voxmetry.core.segmentation import Segmentation
@@ -32,7 +31,8 @@ OVERVIEW_MARGIN_MM = 30.0
 LEAST_VIEW_MM = 40.0
 
 
-class Panel(Record):
+@dataclass(frozen=True, kw_only=True)
+class Panel:
     """One picture: a slice, the part of it that is seen, and how its values become grey."""
 
     plane: PlaneName

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
-from voxmetry.core.base import Record
 from voxmetry.report.pictures.panels import Panel
 
 MOST_STRUCTURES = 12
@@ -15,7 +15,8 @@ MOST_ERRORS = 3
 """Compared structures whose error is drawn, the worst first."""
 
 
-class Planned(Record):
+@dataclass(frozen=True, kw_only=True)
+class Planned:
     """The panels of one structure, of one lesion, of one structure's error, or of all structures together.
 
     'fusion' and 'projection' are of the second image, such as the PET beside a CT.
@@ -29,7 +30,8 @@ class Planned(Record):
     panels: tuple[Panel, ...]
 
 
-class PicturePlan(Record):
+@dataclass(frozen=True, kw_only=True)
+class PicturePlan:
     """All pictures of a report, and what is to be known of the image's grid."""
 
     extent_mm: tuple[float, float, float]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -84,7 +85,7 @@ def plan_pictures(
     measured = [m for m in result.measurements if m.value in places]
     chosen = {m.value for m in sorted(measured, key=lambda m: _rank(m, result))[:MOST_STRUCTURES]}
     named = tuple((numbers or {}).items())
-    panels = tuple(panel.model_copy(update={"numbers": named}) for panel in overview_panels(volume, places))
+    panels = tuple(replace(panel, numbers=named) for panel in overview_panels(volume, places))
     made = [Planned(id="overview", kind="overview", panels=panels)]
     made += _uptake(volume, places, others)
     alone = [lesion.value for lesion in result.lesions]

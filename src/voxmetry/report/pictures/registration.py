@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -46,7 +47,7 @@ def render_registration(
     rows = ((current, segmentation, None, shades[0]), (baseline, earlier, segmentation, shades[1]))
     for line, (image, drawn, reference, shade) in zip(grid, (*rows, (mixed, None, None, (0.0, 1.0))), strict=True):
         for axes, panel in zip(line, panels, strict=True):
-            draw_panel(axes, panel.model_copy(update={"window": shade}), image, drawn, reference)
+            draw_panel(axes, replace(panel, window=shade), image, drawn, reference)
     for line, text in zip(grid, _ROWS, strict=True):
         line[0].set_title(text, fontsize=9, loc="left")
     figure.subplots_adjust(left=0.01, right=0.99, top=0.965, bottom=0.01, wspace=0.03, hspace=0.1)
