@@ -1,4 +1,4 @@
-"""The cluster examples of docs/how-to/cohort.md: the batch script runs, with one machine in place of Slurm's nodes."""
+"""The cluster examples in deploy/: the batch script runs, with one machine in place of Slurm's nodes."""
 
 import os
 import subprocess
@@ -11,15 +11,7 @@ import yaml
 import chaos
 import models
 
-PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "cohort.md"
-
-
-def block(first_line: str) -> str:
-    """The indented block of the page that begins with a line."""
-    lines = PAGE.read_text().splitlines()
-    start = lines.index(f"    {first_line}")
-    end = next(place for place in range(start, len(lines)) if lines[place] and not lines[place].startswith("    "))
-    return "\n".join(line[4:] for line in lines[start:end]) + "\n"
+DEPLOY = Path(__file__).parents[3] / "deploy"
 
 
 @pytest.mark.slow
@@ -34,7 +26,7 @@ def test_the_batch_script_runs_a_cohort_and_leaves_no_process(tmp_path):
     # Slurm starts the command on each node; here is one. Without a GPU, the worker's resource is a name alone.
     (tmp_path / "bin" / "srun").write_text('#!/bin/sh\nexec "$@"\n')
     (tmp_path / "bin" / "srun").chmod(0o755)
-    script = block("#!/bin/bash").replace("/shared/venv/bin", str(Path(sys.executable).parent))
+    script = (DEPLOY / "cohort-slurm.sh").read_text().replace("/shared/venv/bin", str(Path(sys.executable).parent))
     script = script.replace("-m hippocampus-mr", f"-m {tmp_path / 'tiny-mr'}").replace("/shared", str(tmp_path))
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     environment = chaos.ENVIRONMENT | {"PATH": path, "SLURM_JOB_ID": "7"}
@@ -55,7 +47,7 @@ def living() -> list[Path]:
 
 
 def test_the_kubernetes_example_is_a_cluster_with_workers_that_announce_what_studies_ask_for():
-    cluster = yaml.safe_load(block("apiVersion: kubernetes.dask.org/v1"))
+    cluster = yaml.safe_load((DEPLOY / "cohort-kubernetes.yaml").read_text())
     assert cluster["kind"] == "DaskCluster"
     (worker,) = cluster["spec"]["worker"]["spec"]["containers"]
     assert worker["args"][:2] == ["dask", "worker"]
