@@ -107,7 +107,8 @@ class Writing:
     structures: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME...", help="Structures that are wanted, all if not given; members that give none do not run."
+            metavar="NAME...",
+            help="Structures to segment, all if not given; networks that give none do not run.",
         ),
     ] = None
     instances: Annotated[
@@ -128,7 +129,8 @@ class Writing:
         ),
     ] = None
     fast: Annotated[
-        bool, typer.Option("--fast", help="Let the model's coarse one find the box, and run inside of it only.")
+        bool,
+        typer.Option("--fast", help="Find the box of structures by a coarse model, and run inside of it only."),
     ] = False
     tolerance_mm: ToleranceMm = None
     report: Annotated[
@@ -178,7 +180,8 @@ def segment(
         typer.Option(
             "-m",
             "--model",
-            help="A model's name, a model folder or a baseline's YAML file; repeat for one map of several.",
+            help="A model's name (voxmetry models list), a model folder or a baseline's YAML file; repeat for one map "
+            "of several.",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.core import TyperGroup
 
 from voxmetry.cli.help import offer_all_options
@@ -20,6 +21,26 @@ class StrictGroup(TyperGroup):
 
     That parser is click, or typer's own copy of it, by typer's version; hence no types of either.
     """
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write each verb with the first sentence of its help, in full."""
+        with formatter.section("Commands"):
+            formatter.write_dl(self.rows_of(ctx, self.list_commands(ctx)))
+
+    def rows_of(self, ctx: Any, names: Sequence[str]) -> list[tuple[str, str]]:
+        """Return verbs with what they do, however many lines that takes."""
+        commands = [(name, self.get_command(ctx, name)) for name in names]
+        return [(name, command.get_short_help_str(200)) for name, command in commands if command is not None]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb; where an option or argument is missing, the message says what it is."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if hasattr(error, "param_type"):
+                error.message = error.message or getattr(error.param, "help", None) or ""
+            error.message = error.message.removeprefix("Value error, ")
+            raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the verb, and look at its options before they are parsed.

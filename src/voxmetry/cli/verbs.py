@@ -32,4 +32,4 @@ class Verbs(StrictGroup):
             there = [name for name in members if name in names]
             if there:
                 with formatter.section(title):
-                    formatter.write_dl([(name, self.commands[name].get_short_help_str(200)) for name in there])
+                    formatter.write_dl(self.rows_of(ctx, there))

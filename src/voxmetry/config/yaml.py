@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from voxmetry.core.base import Record
 from voxmetry.core.strict_yaml import read_strict
+from voxmetry.core.text import did_you_mean
 from voxmetry.errors import ConfigError
 
 R = TypeVar("R", bound=Record)
@@ -63,7 +64,9 @@ def parse_record(data: object, kind: type[R], *, where: str) -> R:
         lines = []
         for item in error.errors(include_url=False):
             key = ".".join(str(part) for part in item["loc"]) or "(top level)"
-            lines.append(f"{key}: {item['msg']}")
+            told = "no such key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
+            meant = did_you_mean(str(item["loc"][-1]), kind.model_fields) if told == "no such key" else ""
+            lines.append(f"{key}: {told}{f' ({meant.strip()})' if meant else ''}")
         raise ConfigError(
             found=f"{where}: " + "; ".join(lines),
             expected=f"the keys and values of {kind.__name__}",

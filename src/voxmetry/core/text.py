@@ -9,6 +9,7 @@ function for each medium takes that away and leaves the rest as it is; jinja esc
 from __future__ import annotations
 
 import codecs
+import difflib
 import math
 import re
 import unicodedata
@@ -208,3 +209,18 @@ def _as_the_stream_can(error: UnicodeError) -> tuple[str, int]:
 ERRORS = "voxmetry-plain"
 """Name of the way to write what a stream's character set does not have; see `codecs.register_error`."""
 codecs.register_error(ERRORS, _as_the_stream_can)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question that names the nearest of the known names, with a blank behind; nothing where none is near.
+
+    Examples
+    --------
+    >>> did_you_mean("hipocampus", ["hippocampus-mr", "sarcoma-petct"])
+    'did you mean hippocampus-mr? '
+    >>> did_you_mean("knee", ["hippocampus-mr", "sarcoma-petct"])
+    ''
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1) or [other for other in names if name and other.startswith(name)]
+    return f"did you mean {near[0]}? " if near else ""

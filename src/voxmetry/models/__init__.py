@@ -14,6 +14,7 @@ from typing import TypeAlias
 import yaml
 
 from voxmetry.config import ModelSpec, load_yaml
+from voxmetry.core.text import did_you_mean
 from voxmetry.errors import ModelError
 from voxmetry.models.composite import CompositeSpec
 from voxmetry.models.store import installed_folder, installed_folders
@@ -155,5 +156,5 @@ def _no_model(name: str) -> ModelError:
     return ModelError(
         found=f"no model {name!r}",
         expected=f"the name of a bundled or imported model ({', '.join(there)}) or a folder with model.yaml",
-        fix="run `voxmetry models list`, or check the path",
+        fix=f"{did_you_mean(name, (*there, *known_models()))}run `voxmetry models list`, or check the path",
     )

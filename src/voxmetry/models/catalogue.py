@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from voxmetry.config import Axcodes, Spacing, load_yaml, parse_record
 from voxmetry.core.base import Record
+from voxmetry.core.text import did_you_mean
 from voxmetry.errors import ModelError
 from voxmetry.models.composite import Crop
 
@@ -149,8 +150,9 @@ class Catalogue(Record):
                 return entry
         raise ModelError(
             found=f"no model {name!r} in the catalogue",
-            expected=f"one of {', '.join(entry.name for entry in self.models)}",
-            fix="use one of these names; a model folder or archive of your own: voxmetry models import PATH",
+            expected=f"one of its {len(self.models)} models: voxmetry models list",
+            fix=f"{did_you_mean(name, (entry.name for entry in self.models))}use the name of one; a model folder or "
+            "archive of your own: voxmetry models import PATH",
         )
 
     def sources_of(self, entry: CatalogueEntry) -> str:

@@ -16,6 +16,7 @@ from voxmetry.io.read import Modality
 from voxmetry.measurement import lesions, measure
 from voxmetry.measurement.definitions import MEASURED as MEASURED
 from voxmetry.measurement.tables import records_csv
+from voxmetry.workflows.run_folder import label_map_of
 
 OUTPUTS = ("measurements.csv", "lesions.csv")
 
@@ -27,7 +28,7 @@ class MeasureInputs:
     Parameters
     ----------
     segmentation
-        The label map.
+        The label map, or the folder of a run that holds one.
     image
         The image that it belongs to, for intensities; None for none.
     modality, unit
@@ -88,7 +89,8 @@ def measure_paths(
 
     def work() -> tuple[tuple[Measurement, ...], tuple[Lesion, ...]]:
         volume = io.read_volume(inputs.image, modality=inputs.modality, unit=inputs.unit) if inputs.image else None
-        labels = io.read_segmentation(inputs.segmentation, image=volume, names=names, as_labels=as_labels)
+        source = label_map_of(inputs.segmentation)
+        labels = io.read_segmentation(source, image=volume, names=names, as_labels=as_labels)
         for name in lesion_names:
             table = labels.labels
             labels = dataclasses.replace(labels, labels=table.with_kind(table.find(name).name, "lesion"))

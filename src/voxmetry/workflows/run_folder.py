@@ -119,6 +119,11 @@ class Outputs:
                 path.unlink(missing_ok=True)
 
 
+def label_map_of(path: Path) -> Path:
+    """Return the label map of a run where the path is its folder; any other path as it is."""
+    return path / SEGMENTATION if (path / RESULT).is_file() and (path / SEGMENTATION).is_file() else path
+
+
 def read_result(folder: Path | str) -> StudyResult:
     """Read the result of a run.
 
