@@ -21,7 +21,7 @@ from voxmetry.workflows.calibrate import (
     card_section,
     with_section,
 )
-from voxmetry.workflows.evaluate import ModelFolds
+from voxmetry.workflows.model_folds import ModelFolds
 
 
 def rows(n=40, *, noise=0.005, seed=0):

@@ -15,7 +15,8 @@ from voxmetry.core.records import MeanInterval, PairedComparison
 from voxmetry.errors import ConfigError, InputError, OutputExistsError
 from voxmetry.measurement.failures import BACKGROUND, CaseProperties, FailureCounter, factors
 from voxmetry.train.dataset import open_data
-from voxmetry.workflows.evaluate import evaluate, open_entry, verdicts
+from voxmetry.workflows.evaluate import evaluate, verdicts
+from voxmetry.workflows.model_folds import open_entry
 
 OTSU = Path(__file__).parents[2] / "configs" / "models" / "otsu.yaml"
 

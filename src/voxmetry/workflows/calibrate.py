@@ -31,7 +31,7 @@ from voxmetry.plot.curves import calibration
 from voxmetry.train.cases import DataSet
 from voxmetry.train.dataset import open_data, read_labelled
 from voxmetry.train.labelled_cases import for_model
-from voxmetry.workflows.evaluate import ModelFolds, open_entry, recipe_words
+from voxmetry.workflows.model_folds import ModelFolds, open_entry, recipe_words
 
 WORST = 0.1
 """The share of cases that a quality gate is to catch."""
@@ -117,7 +117,7 @@ def calibrate(entry: ModelFolds, data: DataSet, *, progress: Progress | None = N
     Parameters
     ----------
     entry
-        A network with the cases that it may be judged on, from `workflows.evaluate.open_entry`.
+        A network with the cases that it may be judged on, from `workflows.model_folds.open_entry`.
     data
         The labelled cases.
     progress
