@@ -44,20 +44,20 @@ def call(capsys, *arguments: object) -> tuple[int, dict, str]:
 
 class TestSegment:
     def test_json_is_the_result_file(self, capsys, study, model, tmp_path):
-        code, content, _ = call(capsys, "segment", study, "-m", model, "-o", tmp_path / "out", "--device", "cpu")
+        code, content, _ = call(capsys, "segment", study, "-m", model, "-o", tmp_path / "out", "--report", "none")
         assert content == json.loads((tmp_path / "out" / "result.json").read_text())
         assert code == (3 if any(flag["severity"] == "review" for flag in content["flags"]) else 0)
 
     def test_flagged_for_review_is_exit_code_3(self, capsys, model, tmp_path):
         path = tmp_path / "wide.nii.gz"
         save(phantoms.volume(phantoms.geometry(shape=(80, 27, 11))), path)
-        code, content, _ = call(capsys, "segment", path, "-m", model, "-o", tmp_path / "out")
+        code, content, _ = call(capsys, "segment", path, "-m", model, "-o", tmp_path / "out", "--report", "none")
         assert code == 3
         assert "field_of_view_out_of_domain" in {flag["code"] for flag in content["flags"]}
 
     def test_settings_come_from_a_file_and_options_win(self, capsys, study, model, tmp_path):
         path = tmp_path / "study.yaml"
-        path.write_text("tolerance_mm: 2.5\ndevice: openvino\n")
+        path.write_text("tolerance_mm: 2.5\ndevice: openvino\nreport: none\n")
         arguments = ("segment", study, "-m", model, "-o", tmp_path / "out", "--settings", path, "--device", "cpu")
         _, content, _ = call(capsys, *arguments)
         assert content["provenance"]["settings"]["tolerance_mm"] == 2.5
@@ -98,7 +98,7 @@ class TestErrors:
         assert "Traceback" not in told
 
     def test_results_are_not_overwritten_unasked(self, capsys, study, model, tmp_path):
-        arguments = ["segment", str(study), "-m", str(model), "-o", str(tmp_path / "out")]
+        arguments = ["segment", str(study), "-m", str(model), "-o", str(tmp_path / "out"), "--report", "none"]
         run(arguments)
         assert run(arguments) == 2
         assert "--overwrite" in capsys.readouterr().err

@@ -125,7 +125,7 @@ class TestUse:
         assert run(["models", "show", str(out)]) == 0
         assert "second-stage" in capsys.readouterr().out
         study = str(images(tmp_path)[0])
-        assert run(["segment", study, "-m", str(out), "-o", str(tmp_path / "out")]) == 3
+        assert run(["segment", study, "-m", str(out), "-o", str(tmp_path / "out"), "--report", "none"]) == 3
         result = json.loads((tmp_path / "out" / "result.json").read_text())
         assert {item["label"] for item in result["measurements"]} == {"liver", "spleen"}
         assert any(flag["code"] == "axes_assumed" for flag in result["flags"])

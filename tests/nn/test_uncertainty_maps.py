@@ -167,7 +167,8 @@ class TestVerb:
         image = tmp_path / "image.nii.gz"
         save(phantoms.volume(phantoms.geometry(shape=SHAPE)), image)
         model = models.write(tmp_path / "model", members=2)
-        code = run(["segment", str(image), "-m", str(model), "-o", str(tmp_path / "out"), "--json", *options])
+        words = ["segment", str(image), "-m", str(model), "-o", str(tmp_path / "out"), "--report", "none", "--json"]
+        code = run([*words, *options])
         return code, json.loads(capsys.readouterr().out)
 
     def test_writes_them_beside_the_result_and_lists_them(self, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 
 import models
 import phantoms
-from voxmetry import Volume, load_model, save
+from voxmetry import StudySettings, Volume, load_model, save
 from voxmetry.cli import progress, run
 from voxmetry.errors import InputError
 from voxmetry.io import write_series
@@ -27,6 +27,9 @@ PAIR = [
     {"name": "ct", "modality": "CT", "normalise": {"method": "window", "low": 0, "high": 200, "mean": 0, "sd": 1}},
     {"name": "pet", "modality": "PT", "normalise": {"method": "window", "low": 0, "high": 10, "mean": 0, "sd": 1}},
 ]
+
+
+LIGHT = StudySettings(report="none")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,7 @@ class TestModality:
 
 class TestTrainingCases:
     def reference(self, study, tiny, tmp_path):
-        segment_study(study, tmp_path / "first", tiny)
+        segment_study(study, tmp_path / "first", tiny, settings=LIGHT)
         return tmp_path / "first" / "seg.nii.gz"
 
     @pytest.mark.parametrize("split", [{"training": ["CASE_7"]}, {"training": ["x"], "training_sha256": "SUM"}])
@@ -87,13 +90,14 @@ class TestTrainingCases:
         if "training_sha256" in split:
             split = {**split, "training_sha256": [digest_of((study, reference))]}
         (folder / "split.json").write_text(json.dumps(split))
-        result = segment_study(study, tmp_path / "out", folder, reference=reference)
+        result = segment_study(study, tmp_path / "out", folder, reference=reference, settings=LIGHT)
         (flag,) = [flag for flag in result.flags if flag.code == "reference_in_training"]
         assert flag.severity == "review"
         # A model that was loaded before knows where it came from.
-        again = segment_study(study, tmp_path / "again", load_model(folder), reference=reference)
+        again = segment_study(study, tmp_path / "again", load_model(folder), reference=reference, settings=LIGHT)
         assert "reference_in_training" in {flag.code for flag in again.flags}
-        run(["segment", str(study), "-m", str(folder), "-o", str(tmp_path / "x"), "--reference", str(reference)])
+        words = ["segment", str(study), "-m", str(folder), "-o", str(tmp_path / "x"), "--reference", str(reference)]
+        run([*words, "--report", "none"])
         assert "was trained on this case" in capsys.readouterr().out
 
     def test_no_other_reference_is_flagged_and_without_one_nothing_is(self, study, tmp_path):
@@ -101,10 +105,12 @@ class TestTrainingCases:
         reference = self.reference(study, folder, tmp_path)
         for split in ({"training": ["case_8", "case"]}, {"training": "case_7"}, [1], {}):
             (folder / "split.json").write_text(json.dumps(split))
-            result = segment_study(study, tmp_path / f"o{len(str(split))}", folder, reference=reference)
+            out = tmp_path / f"o{len(str(split))}"
+            result = segment_study(study, out, folder, reference=reference, settings=LIGHT)
             assert "reference_in_training" not in {flag.code for flag in result.flags}
         (folder / "split.json").write_text('{"training": ["case_7"]}')
-        assert "reference_in_training" not in {f.code for f in segment_study(study, tmp_path / "o", folder).flags}
+        plain = segment_study(study, tmp_path / "o", folder, settings=LIGHT)
+        assert "reference_in_training" not in {flag.code for flag in plain.flags}
 
 
 class TestCommand:
@@ -131,7 +137,7 @@ class TestCommand:
 
     def test_of_two_files_names_both(self, pair, tmp_path):
         ct, pet, folder = pair
-        first = segment_study([ct, pet], tmp_path / "out", folder)
+        first = segment_study([ct, pet], tmp_path / "out", folder, settings=LIGHT)
         assert command(first).startswith("voxmetry segment CT PET -m MODEL -o OUT")
         self.repeat(first, {"CT": ct, "PET": pet, "MODEL": folder, "OUT": tmp_path / "again"})
         assert read_result(tmp_path / "again").others[0].measurements == first.others[0].measurements
@@ -182,14 +188,14 @@ class TestBeforeTheNetwork:
     def test_a_far_too_large_field_of_view_is_told_before_the_network_runs(self, tiny, tmp_path):
         save(phantoms.volume(phantoms.geometry(shape=(120, 27, 11))), tmp_path / "wide.nii.gz")
         told = []
-        segment_study(tmp_path / "wide.nii.gz", tmp_path / "out", tiny, tell=told.append)
+        segment_study(tmp_path / "wide.nii.gz", tmp_path / "out", tiny, settings=LIGHT, tell=told.append)
         (warning,) = [text for text in told if text.startswith("warning: ")]
         assert "2.2 times as large" in warning
         assert told.index(warning) < told.index("network")
 
     def test_a_usual_one_is_not(self, study, tiny, tmp_path):
         told = []
-        segment_study(study, tmp_path / "out", tiny, tell=told.append)
+        segment_study(study, tmp_path / "out", tiny, settings=LIGHT, tell=told.append)
         assert not [text for text in told if text.startswith("warning: ")]
 
     def test_without_a_terminal_a_warning_is_a_line_and_steps_are_a_line_now_and_then(self, capsys, monkeypatch):

@@ -77,11 +77,11 @@ class TestSegment:
         assert float(rows[0]["box_low_r_mm"]) == result.instances[0].box_low_ras_mm[0]
 
     def test_components_take_what_touches_for_one(self, place, tmp_path):
-        result = segmented(place, tmp_path, instances="components")
+        result = segmented(place, tmp_path, instances="components", report="none")
         assert (len(result.instances), result.instances_by) == (2, "components")
 
     def test_nothing_is_told_apart_unless_it_is_asked_for(self, place, tmp_path):
-        result = segmented(place, tmp_path)
+        result = segmented(place, tmp_path, report="none")
         assert (result.instances, result.instances_by) == ((), "")
         assert not MAPS & {path.name for path in tmp_path.iterdir()}
         assert "islands" in {flag.code for flag in result.flags}
@@ -90,7 +90,7 @@ class TestSegment:
     def test_an_image_without_any_instance(self, tmp_path, place):
         dark = np.random.default_rng(0).integers(90, 110, GRID.shape).astype(np.int16)
         save(Volume(dark, GRID), tmp_path / "dark.nii.gz")
-        settings = StudySettings(instances="watershed")
+        settings = StudySettings(instances="watershed", report="none")
         result = segment_study(tmp_path / "dark.nii.gz", tmp_path / "out", place / "blob.yaml", settings=settings)
         assert (result.instances, result.instances_by) == ((), "watershed")
         assert len(read_instances(tmp_path / "out" / "instances.nii.gz")) == 0

@@ -57,6 +57,10 @@ def folder(tmp_path_factory):
     return models.write(tmp_path_factory.mktemp("model"))
 
 
+LIGHT = StudySettings(report="none")
+"""For what no report is looked at: drawing it takes ten times as long as everything else of these small studies."""
+
+
 @pytest.fixture(scope="module")
 def model(folder):
     return load_model(folder, device="cpu")
@@ -79,7 +83,7 @@ class TestOutputs:
         assert names(tmp_path / "out") == FILES
 
     def test_label_map_has_the_sources_shape_affine_and_names(self, study, model, tmp_path):
-        segment_study(study, tmp_path / "out", model)
+        segment_study(study, tmp_path / "out", model, settings=LIGHT)
         source, labels = nib.load(study), nib.load(tmp_path / "out" / "seg.nii.gz")
         assert labels.get_data_dtype() == np.uint8
         assert labels.shape == source.shape
@@ -87,7 +91,7 @@ class TestOutputs:
         assert read_segmentation(tmp_path / "out" / "seg.nii.gz").labels.names == ("front", "back")
 
     def test_a_prior_run_adds_what_changed(self, study, model, tmp_path):
-        segment_study(study, tmp_path / "before", model)
+        segment_study(study, tmp_path / "before", model, settings=LIGHT)
         result = segment_study(study, tmp_path / "out", model, prior=tmp_path / "before")
         assert names(tmp_path / "out") == FILES | {"change.json"}
         change = json.loads((tmp_path / "out" / "change.json").read_text())
@@ -103,7 +107,7 @@ class TestOutputs:
         assert names(tmp_path / "out") == set()
 
     def test_table_json_and_label_map_say_the_same(self, study, model, tmp_path):
-        returned = segment_study(study, tmp_path / "out", model)
+        returned = segment_study(study, tmp_path / "out", model, settings=LIGHT)
         text = (tmp_path / "out" / "result.json").read_text()
         content = json.loads(text)
         rows = list(csv.DictReader((tmp_path / "out" / "measurements.csv").read_text().splitlines()))
@@ -115,7 +119,7 @@ class TestOutputs:
         assert content["schema_version"] == 1
 
     def test_provenance_says_how_it_was_made(self, study, model, tmp_path):
-        made = segment_study(study, tmp_path / "out", model).provenance
+        made = segment_study(study, tmp_path / "out", model, settings=LIGHT).provenance
         assert made.weights_sha256 == model.weights.sha256
         assert {"read", "preprocess", "network", "measure", "total"} <= made.seconds.keys()
         assert made.packages["torch"]
@@ -152,8 +156,8 @@ class TestOutputs:
 
     def test_a_rerun_without_reference_leaves_no_comparison_behind(self, study, model, tmp_path):
         out = tmp_path / "out"
-        segment_study(study, tmp_path / "first", model)
-        segment_study(study, out, model, reference=tmp_path / "first" / "seg.nii.gz")
+        segment_study(study, tmp_path / "first", model, settings=LIGHT)
+        segment_study(study, out, model, reference=tmp_path / "first" / "seg.nii.gz", settings=LIGHT)
         assert "comparison.csv" in names(out)
         segment_study(study, out, model, settings=StudySettings(overwrite=True))
         assert names(out) == FILES
@@ -207,7 +211,7 @@ def stop(*_args, **_kwargs):
 
 class TestReference:
     def test_a_result_held_against_itself_is_perfect(self, study, model, tmp_path):
-        segment_study(study, tmp_path / "first", model)
+        segment_study(study, tmp_path / "first", model, settings=LIGHT)
         result = segment_study(study, tmp_path / "out", model, reference=tmp_path / "first" / "seg.nii.gz")
         found = [row for row in result.comparisons if row.status == "both"]
         assert found
@@ -231,13 +235,13 @@ class TestSameAnswer:
     def test_nifti_and_dicom_of_each_plane(self, model, tmp_path, degrees):
         volume = phantoms.volume(phantoms.geometry(shape=(21, 27, 11), degrees=degrees))
         save(volume, tmp_path / "twin.nii.gz")
-        expected = segment_study(tmp_path / "twin.nii.gz", tmp_path / "nifti", model)
+        expected = segment_study(tmp_path / "twin.nii.gz", tmp_path / "nifti", model, settings=LIGHT)
         truth = read_segmentation(tmp_path / "nifti" / "seg.nii.gz")
         for plane in ("axial", "coronal", "sagittal"):
             series = tmp_path / plane
             write_series(volume, series, modality="MR", description="phantom", plane=plane)
             shuffle_names(series)
-            result = segment_study(series, tmp_path / f"{plane}-out", model)
+            result = segment_study(series, tmp_path / f"{plane}-out", model, settings=LIGHT)
             found = read_segmentation(tmp_path / f"{plane}-out" / "seg.nii.gz")
             assert np.array_equal(on_grid_of(found, truth), truth.array)
             for a, b in zip(result.measurements, expected.measurements, strict=True):
@@ -264,7 +268,7 @@ def on_grid_of(segmentation: Segmentation, other: Segmentation) -> np.ndarray:
 class TestFlags:
     def test_an_input_outside_the_training_domain_asks_for_review(self, model, tmp_path):
         save(phantoms.volume(phantoms.geometry(shape=(80, 27, 11), spacing_mm=(0.9, 1.3, 5.0))), tmp_path / "x.nii.gz")
-        result = segment_study(tmp_path / "x.nii.gz", tmp_path / "out", model)
+        result = segment_study(tmp_path / "x.nii.gz", tmp_path / "out", model, settings=LIGHT)
         codes = {flag.code for flag in result.flags}
         assert {"spacing_out_of_domain", "field_of_view_out_of_domain"} <= codes
         assert result.needs_review
@@ -288,7 +292,7 @@ class TestFlags:
         monkeypatch.setattr("voxmetry.nn.Predictor.run", fake)
         narrow = model.spec.training_domain.model_copy(update={"volume_ml": {"front": models.span(0.1, 0.2)}})
         strict = models.replace(model, spec=model.spec.model_copy(update={"training_domain": narrow}))
-        result = segment_study(study, tmp_path / "out", strict)
+        result = segment_study(study, tmp_path / "out", strict, settings=LIGHT)
         assert {(flag.code, flag.label) for flag in result.flags} >= {
             ("truncated", "front"),
             ("volume_out_of_range", "front"),
@@ -323,7 +327,9 @@ class TestBadInput:
             write_series(volume, tmp_path / "study" / uid[-1], modality="MR", description="t1", series_uid=uid)
         for uid in uids:
             self.check(tmp_path / "study", tmp_path / "out", model, SeriesError, uid)
-        result = segment_study(tmp_path / "study", tmp_path / "out", model, settings=StudySettings(series=uids[1]))
+        result = segment_study(
+            tmp_path / "study", tmp_path / "out", model, settings=StudySettings(series=uids[1], report="none")
+        )
         assert result.source.series_uid == uids[1]
 
     def test_truncated_file(self, study, model, tmp_path):

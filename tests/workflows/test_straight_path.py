@@ -21,6 +21,17 @@ def model():
     return load_model("hippocampus-mr", device="cpu")
 
 
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    """The demonstration of each side: its folder and its result."""
+    folders = {side: tmp_path_factory.mktemp(side) for side in ("left", "right")}
+    how = StudySettings(device="cpu")
+    return {side: (folder, run_demo(folder, side=side, settings=how)) for side, folder in folders.items()}
+
+
+LIGHT = StudySettings(report="none")
+
+
 @pytest.mark.real_data
 class TestHippocampus:
     def test_cases_that_it_has_seen_reach_the_dice_of_cases_that_it_had_not(self, model, real_data, tmp_path):
@@ -34,7 +45,7 @@ class TestHippocampus:
             image, label = (
                 real_data / "hippocampus-mr" / part / f"{row['case']}.nii.gz" for part in ("images", "labels")
             )
-            result = segment_study(image, tmp_path / row["case"], model, reference=label)
+            result = segment_study(image, tmp_path / row["case"], model, reference=label, settings=LIGHT)
             for comparison in result.comparisons:
                 found[comparison.label].append(comparison.dice)
                 told[comparison.label].append(float(row[f"dice_{comparison.label}"]))
@@ -55,8 +66,8 @@ class TestHippocampus:
         corner = np.array(whole.geometry.affine)
         corner[:3, 3] = whole.geometry.to_mm((60, 60, 20))
         save(Volume(part, Geometry(corner, part.shape)), tmp_path / "thigh.nii.gz")
-        code = run(["segment", str(tmp_path / "thigh.nii.gz"), "-m", "hippocampus-mr", "-o", str(tmp_path / "out")])
-        assert code == 3
+        words = ["segment", str(tmp_path / "thigh.nii.gz"), "-m", "hippocampus-mr", "-o", str(tmp_path / "out")]
+        assert run([*words, "--report", "none"]) == 3
         content = json.loads((tmp_path / "out" / "result.json").read_text())
         assert {"field_of_view_out_of_domain", "spacing_out_of_domain"} <= {flag["code"] for flag in content["flags"]}
 
@@ -71,8 +82,8 @@ class TestHippocampus:
 
 class TestDemo:
     @pytest.mark.parametrize("side", ["left", "right"])
-    def test_finds_a_hippocampus_of_plausible_size_in_the_right_place(self, side, tmp_path):
-        result = run_demo(tmp_path, side=side, settings=StudySettings(device="cpu"))
+    def test_finds_a_hippocampus_of_plausible_size_in_the_right_place(self, side, demos):
+        folder, result = demos[side]
         anterior, posterior = result.measurements
         assert not result.needs_review
         assert 1.0 < anterior.volume_ml < 3.5
@@ -81,18 +92,17 @@ class TestDemo:
         sign = 1 if side == "right" else -1
         assert 15 < sign * anterior.centroid_ras_mm[0] < 35
         assert anterior.centroid_ras_mm[1] > posterior.centroid_ras_mm[1]
-        assert (tmp_path / "report.html").exists()
+        assert (folder / "report.html").exists()
 
-    def test_both_sides_of_the_symmetric_template_agree(self, tmp_path):
+    def test_both_sides_of_the_symmetric_template_agree(self, demos):
         totals = []
-        for side in ("left", "right"):
-            run_demo(tmp_path / side, side=side, settings=StudySettings(device="cpu"))
-            segmentation = read_segmentation(tmp_path / side / "seg.nii.gz")
+        for folder, _ in demos.values():
+            segmentation = read_segmentation(folder / "seg.nii.gz")
             totals.append(int((segmentation.array > 0).sum()))
         assert abs(totals[0] - totals[1]) < 0.03 * sum(totals)
 
     def test_removes_its_own_series_and_nothing_else(self, tmp_path):
-        run_demo(tmp_path)
+        run_demo(tmp_path, settings=StudySettings(device="cpu", report="none"))
         (tmp_path / "dicom" / "notes.txt").write_text("mine")
         with pytest.raises(VoxmetryError, match="not empty"):
             run_demo(tmp_path, settings=StudySettings(overwrite=True))

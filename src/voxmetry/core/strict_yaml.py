@@ -25,11 +25,12 @@ class StrictYamlError(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with these limits."""
+    """PyYAML's safe loader with these limits: it makes plain Python values and runs nothing."""
 
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        """Read one node and what is inside of it; refuse nesting that would end Python's stack."""
         self._depth += 1
         if self._depth > DEEPEST:
             raise _refusal(f"nested deeper than {DEEPEST}", self.peek_event().start_mark)  # type: ignore[no-untyped-call]
@@ -39,12 +40,14 @@ class _Loader(yaml.SafeLoader):
             self._depth -= 1
 
     def get_single_node(self) -> Any:
+        """Read the document's tree, and count its values before any of them is made."""
         node = super().get_single_node()
         if node is not None:
             _count(node, {})
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Make a mapping; of a key that is given twice PyYAML would keep the last one in silence."""
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
@@ -54,11 +57,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def construct_yaml_int(self, node: Any) -> Any:
+        """Make a whole number; Python takes quadratic time for one of very many digits."""
         if len(node.value) > LONGEST_NUMBER:
             raise _refusal(f"a number of {len(node.value)} digits", node.start_mark)
         return super().construct_yaml_int(node)
 
     def construct_yaml_float(self, node: Any) -> Any:
+        """Make a number; `.inf` and `.nan` are none that a setting can have."""
         value = super().construct_yaml_float(node)
         if not math.isfinite(value):
             raise _refusal(f"{node.value} where a finite number is needed", node.start_mark)
@@ -70,7 +75,11 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 
 def _count(node: Any, known: dict[int, int | None]) -> int:
-    """Return how many values a node stands for, aliases written out."""
+    """Return how many values a node stands for, aliases written out.
+
+    `known` holds the count of each node by its id; None while it is being counted, so that an alias of a node inside
+    of itself is seen.
+    """
     if id(node) in known:
         before = known[id(node)]
         if before is None:
@@ -93,10 +102,22 @@ def _refusal(problem: str, mark: Any) -> StrictYamlError:
 def load_strict(text: str) -> object:
     """Read one YAML document.
 
+    Parameters
+    ----------
+    text
+        The document.
+
+    Returns
+    -------
+    object
+        Dictionaries, lists, texts, numbers, dates and None; None for an empty document.
+
     Raises
     ------
     yaml.YAMLError
-        If it is no YAML, or holds what no configuration holds; the message names the line.
+        If it is no YAML, or holds what no configuration holds: a key twice, a number that is not finite or has more
+        than `LONGEST_NUMBER` digits, nesting beyond `DEEPEST`, more than `MOST_VALUES` values. The message names the
+        line.
 
     Examples
     --------
@@ -111,7 +132,17 @@ def load_strict(text: str) -> object:
 
 
 def read_strict(path: Path) -> object:
-    """Read a YAML file.
+    """Read a YAML file of at most `MOST_BYTES` bytes.
+
+    Parameters
+    ----------
+    path
+        The file, in UTF-8.
+
+    Returns
+    -------
+    object
+        As `load_strict` returns it.
 
     Raises
     ------

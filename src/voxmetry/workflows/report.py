@@ -8,7 +8,6 @@ from typing import Literal, cast
 
 from voxmetry import io
 from voxmetry.config import StudySettings
-from voxmetry.core.base import Record
 from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -38,7 +37,8 @@ from voxmetry.workflows.run_folder import (
 )
 
 
-class Wishes(Record):
+@dataclasses.dataclass(frozen=True)
+class Wishes:
     """What a report is to be written as."""
 
     pdf: bool = False

@@ -28,8 +28,8 @@ TABLE = LabelTable(
 
 
 def two_structures(geometry):
-    """Two structures that no symmetry maps onto themselves."""
-    field = gaussian_filter(np.random.default_rng(7).normal(size=geometry.shape), 1.5)
+    """Two structures that no symmetry maps onto themselves, of few pieces however large the grid is."""
+    field = gaussian_filter(np.random.default_rng(7).normal(size=geometry.shape), max(1.5, max(geometry.shape) / 20))
     array = (field > np.quantile(field, 0.8)).astype(np.uint8)
     array[field < np.quantile(field, 0.1)] = 2
     return Segmentation(array, geometry, TABLE)
