@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quick import quick_pictures
 from report.conftest import make_result, many_labels
 
-__all__ = ["make_result", "many_labels"]
+__all__ = ["make_result", "many_labels", "quick_pictures"]

@@ -18,7 +18,6 @@ from voxmetry.core.records import Flag, PredictedDice, StudyResult
 from voxmetry.errors import GeometryError, InputError, LabelError, OutputError
 from voxmetry.io import write_series
 from voxmetry.report import write_report
-from voxmetry.report.pictures import material as material_module
 from voxmetry.workflows import correct_run as correct_module
 from voxmetry.workflows import correction as correction_module
 from voxmetry.workflows.cohort.database import CohortRecord, read_progress, reading
@@ -28,12 +27,6 @@ from voxmetry.workflows.correct_run import correct_run
 from voxmetry.workflows.correction import CorrectionOptions
 
 BY = CorrectionOptions(author="Reader A", made="2026-11-28T09:30:00+00:00")
-
-
-@pytest.fixture(autouse=True)
-def quick_pictures(monkeypatch):
-    monkeypatch.setattr(material_module, "FULL_PIXELS", 48)
-    monkeypatch.setattr(material_module, "SMALL_PIXELS", 48)
 
 
 def boxes(grid, *, last=5):

@@ -19,19 +19,12 @@ from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.measurement import lesions, measure
 from voxmetry.report import load_language, write_report
 from voxmetry.report.change import change_summary, change_tables
-from voxmetry.report.pictures import material as material_module
 from voxmetry.report.viewer import overview
 from voxmetry.workflows.prior import compare_with_prior
 from voxmetry.workflows.report import Wishes, rewrite_report
 
 TUMOUR, NODE = (10, 30, 10, 20, 10, 20), (40, 46, 30, 36, 30, 34)
 SMALLER = (10, 22, 10, 20, 10, 20)
-
-
-@pytest.fixture(autouse=True)
-def quick_pictures(monkeypatch):
-    monkeypatch.setattr(material_module, "FULL_PIXELS", 48)
-    monkeypatch.setattr(material_module, "SMALL_PIXELS", 48)
 
 
 def scene(array: np.ndarray, geometry: Geometry | None = None) -> tuple[Volume, Segmentation]:

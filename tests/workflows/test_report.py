@@ -15,15 +15,8 @@ from voxmetry.cli import run
 from voxmetry.errors import ConfigError, FormatError, InputError, OutputExistsError
 from voxmetry.io import write_series
 from voxmetry.report import write_report
-from voxmetry.report.pictures import material as material_module
 from voxmetry.report.viewer import overview
 from voxmetry.workflows.report import Wishes, rewrite_report
-
-
-@pytest.fixture(autouse=True)
-def quick_pictures(monkeypatch):
-    monkeypatch.setattr(material_module, "FULL_PIXELS", 48)
-    monkeypatch.setattr(material_module, "SMALL_PIXELS", 48)
 
 
 @pytest.fixture
