@@ -55,7 +55,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 class TestPlan:
     @pytest.fixture(scope="class")
     def wide(self, tmp_path_factory):
-        """A model with a large ring, and a cache in which OpenVINO's networks are: converting takes memory of its own."""
+        """A model with a large ring, and a cache of its networks for OpenVINO: converting takes memory of its own."""
         folder, cache = models.write(tmp_path_factory.mktemp("wide"), **WIDE), tmp_path_factory.mktemp("converted")
         precisions = ["float32"] + ["bf16"] * openvino_has_bf16()
         code = f"""
