@@ -100,12 +100,37 @@ def _tell(error: VoxmetryError, *, as_json: bool) -> int:
     return error.exit_code
 
 
+_OF_PYTHON = (
+    r"(; in Python: |,? or in Python ).*$",
+    r", \w+=[^,()]* in Python(?=\))",
+    r" \(\w+=[^()]* in Python\)",
+    r", or \w+=\S+ in Python",
+    r" \(\w+=[\w'\"]+\)",
+)
+"""How messages name the way in Python beside that of the shell."""
+
+
+def without_python(fix: str) -> str:
+    """Leave out of a message what only somebody in Python can do.
+
+    Examples
+    --------
+    >>> without_python("name another folder, or add --overwrite (overwrite=True) to replace them")
+    'name another folder, or add --overwrite to replace them'
+    >>> without_python("name the structures that are lesions: --lesion NAME, or lesions=(...) in Python")
+    'name the structures that are lesions: --lesion NAME'
+    """
+    for pattern in _OF_PYTHON:
+        fix = re.sub(pattern, "", fix)
+    return fix
+
+
 def _at_the_shell(error: VoxmetryError, arguments: Sequence[str]) -> VoxmetryError:
     """Put what to do into words of the shell: no Python, and no option that the verb does not have.
 
     An option of reading that the verb lacks is one of `convert`, which writes a file that the verb takes.
     """
-    fix = error.fix.partition("; in Python: ")[0]
+    fix = without_python(error.fix)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", fix)) - _options_of(arguments)
     foreign = sorted(named & _options_of(["convert"]))
     if foreign and named == set(foreign):

@@ -186,7 +186,7 @@ def _in_common(
     if not chosen:
         raise LabelError(
             found="no structure of kind 'lesion'",
-            expected=f"some of {', '.join(everything) or '(none)'}",
+            expected=f"one that is a lesion, of {', '.join(everything) or '(none)'}",
             fix="name the structures that are lesions: --lesion NAME, or lesions=(...) in Python",
         )
     unknown = [name for name in chosen if any(name not in table.names for table in tables)]

@@ -6,6 +6,7 @@ environment, and the gradients are averaged over all of them (DDP).
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,8 @@ def open_fabric(settings: TrainSettings, choice: RuntimeChoice) -> Fabric:
             expected="as many cases for each process: the batch is that of all processes together",
             fix=f"set batch_size to {-(-settings.batch_size // total) * total}, or start fewer processes",
         )
+    # It would say the precision once more, in words of its own.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = import_fabric()(
         accelerator=choice.device,
         devices=here,
