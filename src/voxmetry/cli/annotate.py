@@ -14,8 +14,9 @@ from voxmetry.cli.streams import print_table, say, say_json, table
 from voxmetry.cli.strict import StrictGroup
 
 if TYPE_CHECKING:
-    from voxmetry.workflows.annotate.collect import CollectedCorrections, Refused
+    from voxmetry.workflows.annotate.collect import CollectedCorrections
     from voxmetry.workflows.annotate.decide import Decision, ModelComparison
+    from voxmetry.workflows.annotate.returned import Refused
 
 annotate_app = typer.Typer(
     help="Correct what a model found, and train on it: plan, collect, train, compare, accept or keep.",

@@ -104,7 +104,7 @@ def _file(where: str, path: str, *, secret: bool) -> Finding:
 
 
 def _tls(where: str, tls: Tls, *, server: bool) -> Iterator[Finding]:
-    from voxmetry.service.dicom.association import client_context, server_context
+    from voxmetry.service.dicom.tls import client_context, server_context
 
     try:
         if not server:

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import secrets
-import shutil
 import socket
-import ssl
 import threading
 import time
 from collections import Counter
@@ -35,6 +32,7 @@ from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAsso
 from voxmetry.config.routes import DicomReceiver
 from voxmetry.io.dicom.read.headers import PARSING_ERRORS
 from voxmetry.io.dicom.read.kinds import VOLUME_CLASSES
+from voxmetry.service.dicom.incoming import IncomingObject, TooMuchError
 
 MOST_PDU = 1 << 20
 """Bytes of a packet. Larger ones than `PDU` are not agreed on; a request for an association may have some 100 KB."""
@@ -45,102 +43,6 @@ MOST_WAITING = 2
 """Objects of one association that have come and are not looked at yet: a caller has to wait for each answer."""
 HANDSHAKE_SECONDS = 10.0
 MEGABYTE = 1_000_000
-_ROOM_STEP = 1 << 24
-"""After how many bytes of an object the room on the disk is looked at again."""
-
-
-class TooMuchError(OSError):
-    """A caller sent more than is taken, or took too long."""
-
-
-class IncomingObject(io.BytesIO):
-    """The data set of one C-STORE request, as pynetdicom writes it: it goes into a file, up to a limit.
-
-    What is beyond the limit, or beyond the room on the disk, is let go, so that the caller can be answered.
-
-    Parameters
-    ----------
-    folder
-        Where the file is made, under a name of ours.
-    most_bytes, free_bytes
-        Limits of the object, and of what must be left on the disk.
-    header
-        Makes the file's first bytes, once the request is known; None for an object that is let go.
-    """
-
-    def __init__(self, folder: Path, most_bytes: float, free_bytes: float, header: Callable[[], bytes | None]) -> None:
-        super().__init__()
-        self.path = folder / f"{secrets.token_hex(12)}.part"
-        self.n_bytes = 0
-        self.problem: str | None = None
-        """'size', 'room' or 'kind', where the object was not kept."""
-        self._most, self._free, self._header = most_bytes, free_bytes, header
-        self._file: io.BufferedWriter | None = None
-        self._next_look = 0
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def write(self, data: Any) -> int:
-        """Keep the next bytes of the object."""
-        with self._lock:
-            if self.problem is None and not self._closed:
-                self.n_bytes += len(data)
-                try:
-                    self._keep(data)
-                except OSError:
-                    self.problem = "room"
-                if self.problem is not None:
-                    self._drop()
-        return len(data)
-
-    def _keep(self, data: Any) -> None:
-        if self.n_bytes > self._most:
-            self.problem = "size"
-            return
-        if self.n_bytes >= self._next_look:
-            self._next_look = self.n_bytes + _ROOM_STEP
-            if shutil.disk_usage(self.path.parent).free < self._free:
-                self.problem = "room"
-                return
-        if self._file is None:
-            header = self._header()
-            if header is None:
-                self.problem = "kind"
-                return
-            self._file = self.path.open("xb")
-            self._file.write(header)
-        self._file.write(data)
-
-    def finish(self) -> Path | None:
-        """Close the file and return it; None where nothing came, or it was not kept."""
-        with self._lock:
-            self._closed = True
-            if self._file is None or self.problem is not None:
-                return None
-            try:
-                self._file.flush()
-                # The caller deletes its copy once it is told that this one is kept.
-                os.fsync(self._file.fileno())
-                self._file.close()
-            except OSError:
-                self.problem = "room"
-                self._drop()
-                return None
-            return self.path
-
-    def drop(self) -> None:
-        """Close and delete the file, if it is still where it was made."""
-        with self._lock:
-            self._closed = True
-            self._drop()
-
-    def _drop(self) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            with contextlib.suppress(OSError):
-                self.path.unlink(missing_ok=True)
-            self._file = None
 
 
 class _BoundedCommand(io.BytesIO):
@@ -399,29 +301,3 @@ class BoundedServer(ThreadedAssociationServer):
 
     def service_actions(self) -> None:
         """Nothing: pynetdicom collects garbage here, which takes a second in a process that holds a network."""
-
-
-def server_context(certificate: str, key: str, authority: str | None) -> ssl.SSLContext:
-    """Return what a TLS server needs; with an authority, callers must show a certificate that it signed.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be read, or is none of its kind (`ssl.SSLError` is one).
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key)
-    if authority is not None:
-        context.load_verify_locations(authority)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def client_context(certificate: str | None, key: str | None, authority: str | None) -> ssl.SSLContext:
-    """Return what a TLS client needs; the other side's certificate and name are checked. Raises as `server_context`."""
-    context = ssl.create_default_context(cafile=authority)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if certificate is not None:
-        context.load_cert_chain(certificate, key)
-    return context

@@ -16,9 +16,11 @@ from voxmetry.config.routes import DicomPeer, DicomReceiver, OrthancPeer, Route,
 from voxmetry.errors import ConfigError, OutputError
 from voxmetry.io.dicom.read.decode import SYNTAXES
 from voxmetry.io.dicom.read.kinds import VOLUME_CLASSES
-from voxmetry.service.dicom.association import PDU, BoundedAssociation, BoundedServer, IncomingObject, server_context
+from voxmetry.service.dicom.association import PDU, BoundedAssociation, BoundedServer
 from voxmetry.service.dicom.collector import Collector, RefusedError
+from voxmetry.service.dicom.incoming import IncomingObject
 from voxmetry.service.dicom.objects import NotAnImageError, read_instance
+from voxmetry.service.dicom.tls import server_context
 
 LOG = logging.getLogger("voxmetry.service")
 SUCCESS = 0x0000

@@ -15,7 +15,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from voxmetry.config.routes import Delivery, DicomPeer, OrthancPeer, WebPeer
 from voxmetry.errors import ConfigError, DownloadError
 from voxmetry.io.dicom.read.headers import PARSING_ERRORS
-from voxmetry.service.dicom.association import client_context
+from voxmetry.service.dicom.tls import client_context
 from voxmetry.service.dicom.web import MOST_JSON, WEB_ERRORS, client_for, unreachable
 
 _WARNINGS = (0xB000, 0xB006, 0xB007)
