@@ -6,8 +6,6 @@ image below one of the service's roots: no path of a client is ever opened.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shutil
 import threading
@@ -20,17 +18,17 @@ from typing import Any
 from voxmetry import io
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.core.text import folder_name
 from voxmetry.errors import FormatError, InputError
-from voxmetry.io.atomic import make_folder, output_error, write_text
+from voxmetry.io.atomic import make_folder, output_error
 from voxmetry.io.seg_nrrd import write_seg_nrrd
+from voxmetry.service.datastore_index import key_of, read_index, write_index
 from voxmetry.service.errors import not_found
 from voxmetry.service.multipart import ReceivedFile
 from voxmetry.workflows.cohort.discover import find_studies
 from voxmetry.workflows.cohort.discover import key_of as key_of_header
 from voxmetry.workflows.cohort.records import Candidate
 
-INDEX, LABELS, CONVERTED = "datastore_v2.json", "labels", "converted"
+LABELS, CONVERTED = "labels", "converted"
 FINAL, ORIGINAL = "final", "original"
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha", ".zip")
 """Of one file that is an image."""
@@ -94,7 +92,7 @@ class Datastore:
         self._lock = threading.RLock()
         self.resolvers: list[Resolve] = []
         make_folder(folder)
-        self._index = self._load()
+        self._index = read_index(folder)
         self._below: dict[str, Image] = {}
         self._headers: dict[str, tuple[Candidate, ...]] = {}
         self._is_scanning, self._scanned = False, float("-inf")
@@ -308,23 +306,8 @@ class Datastore:
             return image
         return Image(image.id, image.path, image.series, image.kind, image.study_uid, _infos(entry))
 
-    def _load(self) -> dict[str, Any]:
-        path = self._folder / INDEX
-        if not path.exists():
-            return {}
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            return {key: _entry(key, value) for key, value in content["objects"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FormatError(
-                found=f"{INDEX} of the data folder cannot be read",
-                expected="the list of images and labels that the service writes",
-                fix="restore it from a copy, or move the folder datastore away to start anew",
-            ) from error
-
     def _write(self, index: dict[str, Any]) -> None:
-        content = {"name": "voxmetry", "description": "Images and labels of voxmetry serve", "objects": index}
-        write_text(self._folder / INDEX, json.dumps(content, indent=1))
+        write_index(self._folder, index)
         self._index = index
 
     def _scan(self, *, wait: float = FIRST_SCAN_SECONDS) -> None:
@@ -370,34 +353,12 @@ def _infos(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {tag: label["info"] for tag, label in entry["labels"].items()}
 
 
-def _entry(key: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    """Take an entry of the index; one that MONAI Label wrote names no id, and is called by its key."""
-    image = value["image"]
-    info = {"id": key, **image.get("info", {})}
-    labels = {tag: {"ext": x["ext"], "info": x.get("info", {})} for tag, x in value.get("labels", {}).items()}
-    return {"image": {"ext": image.get("ext", ""), "info": info}, "labels": labels}
-
-
 def require_tag(tag: str) -> None:
     """Raise `FormatError` where a tag is no plain word."""
     if not _TAG.fullmatch(tag):
         raise FormatError(
             found="a tag that is no plain word", expected="1 to 32 letters, digits, _ or -", fix="use final or original"
         )
-
-
-def key_of(name: str) -> str:
-    """Return what the files of an image are called: its id, where that can be a file's name anywhere.
-
-    Examples
-    --------
-    >>> key_of("case_7"), key_of("../../etc/passwd")[:12]
-    ('case_7', '__etc_passwd')
-    """
-    plain = folder_name(re.sub(r"[^A-Za-z0-9._-]+", "_", name).replace("..", "").strip("."))[:80]
-    if plain == name:
-        return plain
-    return f"{plain}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:10]}"
 
 
 def _move(source: Path, target: Path) -> None:
