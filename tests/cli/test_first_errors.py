@@ -54,3 +54,11 @@ def test_measure_takes_the_folder_of_a_run(tmp_path, capsys):
     (tmp_path / "result.json").write_text("{}")
     assert run(["measure", str(tmp_path)]) == 0
     assert phantoms.segmentation().labels.names[0] in capsys.readouterr().out
+
+
+def test_a_model_folder_needs_no_import(tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.yaml").write_text("name: mine")
+    assert "it is a model folder already: voxmetry segment STUDY -m" in told(
+        capsys, "models", "import", str(tmp_path / "model"), "--name", "mine"
+    )

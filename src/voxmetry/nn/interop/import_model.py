@@ -104,7 +104,9 @@ def _understand(source: Path, options: ImportOptions) -> ImportedModel:
         found=found,
         expected="an nnU-Net v2 model folder (plans.json, dataset.json, fold_0/...) or a MONAI bundle "
         "(configs/metadata.json, models/...)",
-        fix="give the folder that holds these; unpack an archive first",
+        fix=f"it is a model folder already: voxmetry segment STUDY -m {source} -o OUT"
+        if (source / "model.yaml").is_file()
+        else "give the folder that holds these; unpack an archive first",
     )
 
 
