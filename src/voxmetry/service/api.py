@@ -44,6 +44,7 @@ def v1_router(service: Service) -> APIRouter:
     """Return the routes under /v1."""
     router = APIRouter(prefix="/v1", tags=["jobs"], responses=COMMON)
     _add_submit(router, service)
+    _add_upload(router, service)
     _add_jobs(router, service)
     _add_files(router, service)
     _add_events(router, service)
@@ -74,6 +75,8 @@ def _add_submit(router: APIRouter, service: Service) -> None:
         request.scope["state"]["job"] = job.id
         return JobView.of(job)
 
+
+def _add_upload(router: APIRouter, service: Service) -> None:
     @router.post(
         "/jobs/upload",
         status_code=201,

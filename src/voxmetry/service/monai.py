@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import secrets
-import shutil
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,13 +34,10 @@ from voxmetry.service.forms import received
 from voxmetry.service.infer import options_of_params
 from voxmetry.service.records import Job
 from voxmetry.service.service import RECEIVED, Service
+from voxmetry.service.sessions import add_sessions, session_image
 
-SESSIONS = "sessions"
-"""Folder inside the data folder of images that a client keeps for a while without a name."""
-SESSION_SECONDS = 24 * 3600.0
 PRIORITY = 9
 """Somebody sits and waits."""
-_SESSION = re.compile(r"[0-9a-f]{32}")
 
 ImageId = Annotated[str, Query(min_length=1, max_length=400)]
 Tag = Annotated[str, Query(max_length=32)]
@@ -55,7 +50,7 @@ def monai_router(service: Service) -> APIRouter:
     _add_info(router, service)
     _add_datastore(router, service)
     _add_labels(router, service)
-    _add_sessions(router, service)
+    add_sessions(router, service)
     _add_infer(router, service)
     _add_training(router, service)
     return router
@@ -213,54 +208,6 @@ def _add_labels(router: APIRouter, service: Service) -> None:
         return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 
-def _add_sessions(router: APIRouter, service: Service) -> None:
-    folder = service.queue.root / SESSIONS
-
-    @router.put("/session/")
-    async def create(request: Request) -> dict[str, Any]:
-        async with received(request, service) as (form, _):
-            file = form.file("files", "file", "image")
-            if file is None:
-                raise FormatError(found="no file", expected="a form with a file", fix="send the image as files=@IMAGE")
-            service.queue.require_room()
-            name = secrets.token_hex(16)
-
-            def move() -> None:
-                _forget_sessions(folder)
-                place = folder / name
-                place.mkdir(parents=True)
-                shutil.move(file.path, place / f"image{file.suffix}")
-
-            await asyncio.to_thread(move)
-        return {"session_id": name, "expiry": int(SESSION_SECONDS)}
-
-    @router.get("/session/{session_id}")
-    def get(session_id: str) -> dict[str, Any]:
-        _session_image(folder, session_id)
-        return {"session_id": session_id, "name": session_id, "expiry": int(SESSION_SECONDS)}
-
-    @router.delete("/session/{session_id}")
-    def delete(session_id: str) -> dict[str, Any]:
-        shutil.rmtree(_session_image(folder, session_id).parent, ignore_errors=True)
-        return {"session_id": session_id}
-
-
-def _session_image(folder: Path, session_id: str) -> Path:
-    place = folder / session_id
-    files = sorted(place.iterdir()) if _SESSION.fullmatch(session_id) and place.is_dir() else []
-    if not files:
-        raise not_found("session", "begin one: PUT /session/ with the image")
-    return files[0]
-
-
-def _forget_sessions(folder: Path) -> None:
-    """Delete the images of sessions that are over."""
-    now = time.time()
-    for place in folder.glob("*"):
-        if now - place.stat().st_mtime > SESSION_SECONDS:
-            shutil.rmtree(place, ignore_errors=True)
-
-
 def _add_infer(router: APIRouter, service: Service) -> None:
     @router.post("/infer/{model}")
     async def infer(
@@ -302,7 +249,7 @@ def _add_infer(router: APIRouter, service: Service) -> None:
 def _source(service: Service, image: str, session_id: str, sent: Path | None) -> Image:
     """Return the image that is meant: of a session, sent along, or of an id."""
     if session_id:
-        return Image(session_id, _session_image(service.queue.root / SESSIONS, session_id))
+        return Image(session_id, session_image(service, session_id))
     if sent is not None:
         return Image("", sent)
     if not image:
