@@ -95,6 +95,14 @@ def model(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def run_folder(study, model, tmp_path_factory):
+    """What a plain run writes."""
+    out = tmp_path_factory.mktemp("run")
+    assert run(["segment", str(study[0]), "-m", str(model), "-o", str(out)]) in (0, 3)
+    return out
+
+
 def contents(path) -> bytes:
     """All that a file holds: itself, and what is compressed, archived or embedded in it."""
     found, waiting = [], [path.read_bytes()]
@@ -212,25 +220,16 @@ class TestSegment:
         )
         assert read_segmentation(out / "seg.dcm", image=image).array.any()
 
-    def test_a_prior_brings_nothing_of_its_source(self, study, model, tmp_path):
+    def test_a_prior_brings_nothing_of_its_source(self, study, model, run_folder, tmp_path):
         series, taken = study
-        first, second = tmp_path / "first", tmp_path / "second"
-        given = ["-m", str(model), "--series", taken["SeriesInstanceUID"]]
-        assert run(["segment", str(series), *given, "-o", str(first)]) in (0, 3)
-        assert run(
-            ["segment", str(series), *given, "-o", str(second), "--prior", str(first), "--dicom-seg", "--deidentify"]
-        ) in (0, 3)
+        second = tmp_path / "second"
+        given = ["-m", str(model), "--series", taken["SeriesInstanceUID"], "--prior", str(run_folder)]
+        assert run(["segment", str(series), *given, "-o", str(second), "--dicom-seg", "--deidentify"]) in (0, 3)
         assert (second / "change.json").is_file()
         assert not leaks(second, identifying(taken))
 
 
 class TestOtherVerbs:
-    @pytest.fixture
-    def run_folder(self, study, model, tmp_path):
-        out = tmp_path / "run"
-        assert run(["segment", str(study[0]), "-m", str(model), "-o", str(out)]) in (0, 3)
-        return out
-
     def test_none_writes_what_the_headers_say(self, study, model, run_folder, tmp_path, monkeypatch, printed):
         series, taken = study
         monkeypatch.setattr("voxmetry.workflows.cohort.run.make_executor", lambda settings, tasks: Threads())
