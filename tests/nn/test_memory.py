@@ -49,25 +49,26 @@ def in_a_process(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A model with a large ring, and a cache of its networks for OpenVINO: converting takes memory of its own."""
+    folder, cache = models.write(tmp_path_factory.mktemp("wide"), **WIDE), tmp_path_factory.mktemp("converted")
+    precisions = ["float32"] + ["bf16"] * openvino_has_bf16()
+    code = f"""
+        import os
+        os.environ["VOXMETRY_CACHE"] = {str(cache)!r}
+        small = Volume(noise[:64, :64, :64], Geometry(np.eye(4), (64, 64, 64)))
+        for precision in {precisions}:
+            Predictor(folder, device="openvino", precision=precision)(small)
+        """
+    assert (ran := in_a_process(code, folder)).returncode == 0, ran.stderr
+    return folder, cache
+
+
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
 class TestPlan:
-    @pytest.fixture(scope="class")
-    def wide(self, tmp_path_factory):
-        """A model with a large ring, and a cache of its networks for OpenVINO: converting takes memory of its own."""
-        folder, cache = models.write(tmp_path_factory.mktemp("wide"), **WIDE), tmp_path_factory.mktemp("converted")
-        precisions = ["float32"] + ["bf16"] * openvino_has_bf16()
-        code = f"""
-            import os
-            os.environ["VOXMETRY_CACHE"] = {str(cache)!r}
-            small = Volume(noise[:64, :64, :64], Geometry(np.eye(4), (64, 64, 64)))
-            for precision in {precisions}:
-                Predictor(folder, device="openvino", precision=precision)(small)
-            """
-        assert (ran := in_a_process(code, folder)).returncode == 0, ran.stderr
-        return folder, cache
-
     @linux
     @pytest.mark.slow
     @pytest.mark.parametrize(
