@@ -57,7 +57,7 @@ def predict_instances(
     Segmentation, InstanceSegmentation or None
         None where the model tells none apart: then an instance is a connected component.
     """
-    answer = run_model(model, volumes, Clock())
+    answer = run_model(model, volumes, StudySettings(), Clock())
     if settings.apart == "maps":
         answer = with_instances(answer, model.spec, StudySettings())
         return answer.segmentation, answer.instances

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from voxmetry.core.records import CohortComparison, CohortSettings, DetectionSummary
 from voxmetry.report.comparison.cells import mean_cell
@@ -25,7 +26,7 @@ def instance_tables(cohort: CohortComparison, colours: dict[str, str]) -> tuple[
 
 
 def _of_other(table: Table) -> Table:
-    return table.model_copy(update={"id": f"other-{table.id}", "caption": f"The other model: {table.caption}"})
+    return replace(table, id=f"other-{table.id}", caption=f"The other model: {table.caption}")
 
 
 def _counts(cohort: CohortComparison, colours: dict[str, str]) -> Table:
