@@ -16,7 +16,7 @@ from voxmetry.io import read_layers, write_series
 from voxmetry.io.dicom.objects.origin import Origin
 from voxmetry.io.dicom.objects.source import read_source
 from voxmetry.io.dicom.segmentations.rtstruct_write import write_rtstruct
-from voxmetry.workflows.segment import compare_with
+from voxmetry.workflows.study_measurements import compare_with
 from workflows.test_not_written import BLOB
 
 MADE = ("--made-by", "manual")

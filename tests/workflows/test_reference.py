@@ -11,7 +11,7 @@ from voxmetry import LabelTable, Segmentation, save
 from voxmetry.config import StudySettings
 from voxmetry.errors import LabelError
 from voxmetry.workflows.reference import read_reference
-from voxmetry.workflows.segment import compare_with
+from voxmetry.workflows.study_measurements import compare_with
 
 GRID = phantoms.geometry()
 MODEL = LabelTable.from_names({2: "tumour", 7: "lung"})

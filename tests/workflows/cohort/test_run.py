@@ -78,7 +78,7 @@ class TestRun:
         def broken(*_args, **_kwargs):
             raise ZeroDivisionError("DOE^JANE")
 
-        monkeypatch.setattr("voxmetry.workflows.segment.measure", broken)
+        monkeypatch.setattr("voxmetry.workflows.study_measurements.measure", broken)
         outcome = run(studies, tmp_path / "out", tiny)["a"]
         assert outcome.state == "failed"
         assert "ZeroDivisionError at test_run.py" in outcome.fault.found
