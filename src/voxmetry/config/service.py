@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,6 +43,27 @@ class Retention(Record):
     """Images that were uploaded or received, this long after their last job is finished."""
 
 
+class TrainingSettings(Record):
+    """What clients may have trained, as `voxmetry annotate train` takes it."""
+
+    work: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Folders of work lists whose corrections were collected."""
+    start_from: str
+    """The model to start from: its run folder."""
+    data: tuple[str, ...] = ()
+    """Data sets of old cases."""
+    out: str | None = None
+    """Folder of the new runs, one each; None takes `trainings` in `data` of the service."""
+    held_out: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of the new patients that is held out, for ever."""
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    """None takes those of the model's settings; a client may ask for others."""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """When a training ends and writes the model at the latest."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; the studies of clients are segmented beside it."""
+
+
 class ServiceSettings(Record):
     """How `voxmetry serve` runs."""
 
@@ -79,6 +100,8 @@ class ServiceSettings(Record):
     polls: tuple[OrthancPoll, ...] = ()
     """Orthanc servers that are asked for what is new."""
     delivery: Delivery = Delivery()
+    training: TrainingSettings | None = None
+    """What the clients of MONAI Label may have trained; None: nothing."""
 
     @model_validator(mode="after")
     def _names_fit(self) -> ServiceSettings:

@@ -13,6 +13,8 @@ from typing import Literal
 from voxmetry.config.routes import Delivery, DicomPeer, OrthancPeer, Tls, WebPeer
 from voxmetry.config.service import ServiceSettings
 from voxmetry.errors import VoxmetryError
+from voxmetry.models import find_model, read_spec
+from voxmetry.workflows.annotate.collect import read_corrections
 from voxmetry.workflows.cohort.model_index import load_known_model
 
 CHECK_SECONDS = 5.0
@@ -56,7 +58,7 @@ def check_settings(settings: ServiceSettings, *, ask_peers: bool = True) -> list
     list of Finding
         In the order of the settings.
     """
-    findings = [*_models(settings), *_data(settings)]
+    findings = [*_models(settings), *_data(settings), *_training(settings)]
     if settings.tokens is not None:
         findings.append(_file("tokens", settings.tokens, secret=True))
     if settings.dicom is not None and settings.dicom.tls is not None:
@@ -66,6 +68,24 @@ def check_settings(settings: ServiceSettings, *, ask_peers: bool = True) -> list
     if ask_peers:
         findings += _answers(settings)
     return findings
+
+
+def _training(settings: ServiceSettings) -> Iterator[Finding]:
+    if settings.training is None:
+        return
+    try:
+        name = read_spec(find_model(settings.training.start_from)).name
+    except VoxmetryError as error:
+        yield Finding("wrong", "training.start_from", error.found, error.fix)
+    else:
+        yield Finding("ok", "training.start_from", name)
+    for number, work in enumerate(settings.training.work):
+        try:
+            found = f"{len(read_corrections(Path(work)).cases)} corrections"
+        except VoxmetryError as error:
+            yield Finding("look", f"training.work.{number}", error.found, error.fix)
+        else:
+            yield Finding("ok", f"training.work.{number}", found)
 
 
 def _models(settings: ServiceSettings) -> Iterator[Finding]:

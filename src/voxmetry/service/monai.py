@@ -29,7 +29,7 @@ from voxmetry.service.answer import (
     sent_labels,
 )
 from voxmetry.service.datastore import FINAL, Image
-from voxmetry.service.errors import DeniedError, TooSlowError, not_found
+from voxmetry.service.errors import BusyError, DeniedError, TooSlowError, not_found
 from voxmetry.service.forms import received
 from voxmetry.service.infer import options_of_params
 from voxmetry.service.records import Job
@@ -323,7 +323,10 @@ def multipart_answer(params: dict[str, Any], name: str, data: bytes) -> Response
 
 
 def _add_training(router: APIRouter, service: Service) -> None:
-    no_trainer = {"detail": "this service does not train; see voxmetry annotate and voxmetry train"}
+    no_trainer = {
+        "detail": "this service does not train: its settings name no folder of corrections (training.work) and no "
+        "model to start from (training.start_from)"
+    }
 
     @router.get("/train/")
     def status(check_if_running: bool = False) -> Response:
@@ -338,11 +341,13 @@ def _add_training(router: APIRouter, service: Service) -> None:
         trainer = service.hooks.trainer
         if trainer is None:
             return JSONResponse(no_trainer, 501)
-        running = await asyncio.to_thread(trainer.status)
-        if running is not None and running.get("status") == "RUNNING":
-            return JSONResponse({"detail": "training runs already"}, 429)
         params = parse_params((await request.body()).decode("utf-8", "replace"))
-        return JSONResponse(await asyncio.to_thread(trainer.start, model or None, params))
+        service.queue.require_room()
+        try:
+            return JSONResponse(await asyncio.to_thread(trainer.start, model or None, params))
+        except BusyError as error:
+            # What clients of the protocol expect of a training that runs.
+            return JSONResponse({"detail": error.found, **error.to_dict()}, 429)
 
     @router.delete("/train/")
     @router.delete("/train/{model}")

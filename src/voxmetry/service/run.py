@@ -98,6 +98,11 @@ def serve(
 
             gateway = stack.enter_context(Gateway(settings, queue))
             hooks.fetch, hooks.network = gateway.fetch, gateway.metrics
+        if settings.training is not None:
+            from voxmetry.service.training import ProcessTrainer
+
+            hooks.trainer = trainer = ProcessTrainer(settings.training, queue.root)
+            stack.callback(trainer.close)
         app = create_app(Service(settings, queue, tokens=tokens, hooks=hooks))
         config = uvicorn.Config(
             app,
