@@ -410,6 +410,18 @@ class TestDelivery:
         until(lambda: queue.get(job.id).delivery == "failed")
         assert "refused" in queue.get(job.id).delivery_fault
 
+    def test_sent_again_when_a_person_asks(self, sending):
+        problems = {"seg.dcm": "refused"}
+        queue, job = sending(lambda peer, files: problems, tries=2)
+        until(lambda: queue.get(job.id).delivery == "failed")
+        problems.clear()
+        asked = queue.deliver_again(job.id)
+        assert asked.delivery in ("waiting", "delivered")
+        until(lambda: queue.get(job.id).delivery == "delivered")
+        assert queue.get(job.id).delivery_fault == ""
+        with pytest.raises(BusyError, match="nothing of this job"):
+            queue.deliver_again(job.id)
+
 
 class TestRetention:
     def test_results_and_uploads_go_after_their_days(self, settings, played, tmp_path):

@@ -235,6 +235,11 @@ def _add_jobs(router: APIRouter, service: Service) -> None:
         """Give a job up; what it has done is dropped."""
         return JobView.of(service.queue.cancel(job))
 
+    @router.post("/jobs/{job}/deliver", responses=_refusals(404, 409))
+    def deliver(job: JobId) -> JobView:
+        """Send again what a peer has not taken of the results, now."""
+        return JobView.of(service.queue.deliver_again(job))
+
     @router.delete("/jobs/{job}", status_code=204, responses=_refusals(404, 409), response_class=Response)
     def remove(job: JobId) -> Response:
         """Delete a job that is over, with its results and what was uploaded for it."""

@@ -57,6 +57,14 @@ class Deliveries:
         """Look at once whether something is to be sent."""
         self._wake.set()
 
+    def again(self, job: str) -> bool:
+        """Send what no peer has taken of a job, now and as often as at first; return whether there is anything."""
+        found = self.record.try_again(job) > 0
+        if found:
+            self._tell(job)
+            self.wake()
+        return found
+
     def stop(self) -> None:
         """End; what is being sent now has some seconds, and is sent again after the next start."""
         self._stopping.set()

@@ -333,6 +333,28 @@ class JobQueue:
         for tell in self._listeners:
             tell()
 
+    def deliver_again(self, job: str) -> Job:
+        """Send what no peer has taken of a job's results, as if it had never been tried.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such job.
+        BusyError
+            If it is not done, or nothing is left to send.
+        """
+        found = self.get(job)
+        if found.state != "done":
+            raise BusyError(found=f"a job that is {found.state}", expected="one that is done", fix="wait until it is")
+        if self._deliveries is None or not self._deliveries.again(found.id):
+            raise BusyError(
+                found="nothing of this job that a peer has not taken",
+                expected="results that were to be sent and were not taken",
+                fix=f"see delivery and delivery_fault: GET /v1/jobs/{found.id}",
+            )
+        self.tell_all()
+        return self.get(job)
+
     def deliver_soon(self) -> None:
         """Look at once whether results are to be sent."""
         if self._deliveries is not None:

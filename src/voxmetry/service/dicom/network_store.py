@@ -89,6 +89,17 @@ class NetworkStore(Database):
             (state, reason, after, time.time(), sending.job, sending.peer, sending.file),
         )
 
+    def try_again(self, job: str) -> int:
+        """Let everything of a job that no peer has taken be sent now, as if never tried; return how many files."""
+        with self.all_or_nothing():
+            found = [each for each in self.of_job(job) if each.state != "delivered"]
+            self.rows(
+                "UPDATE deliveries SET state = 'waiting', n_tries = 0, after = 0, reason = '' "
+                "WHERE job = ? AND state != 'delivered'",
+                (job,),
+            )
+        return len(found)
+
     def hold_back(self, peer: str, until: float) -> None:
         """Send nothing to a peer before a time; it counts as no try."""
         self.rows(

@@ -41,7 +41,7 @@ function verdictOf(job) {
 function factsOf(job) {
   const facts = [job.model, new Date(job.created).toLocaleString(), job.id];
   if (job.seconds !== null) facts.push(`${job.seconds.toFixed(1)} s`);
-  if (job.delivery !== "none") facts.push(`results: ${job.delivery}`);
+  if (job.delivery !== "none") facts.push(`results: ${job.delivery}${job.delivery_fault ? ` (${job.delivery_fault})` : ""}`);
   return facts.join(" · ");
 }
 
@@ -63,7 +63,7 @@ function linkTo(address, text, name) {
 
 function draw(row, job) {
   const before = row.dataset.version;
-  const version = JSON.stringify([job.state, job.step, job.delivery, job.finished]);
+  const version = JSON.stringify([job.state, job.step, job.delivery, job.delivery_fault, job.finished]);
   if (before === version) return;
   row.dataset.version = version;
   const title = job.label || job.model;
@@ -90,6 +90,9 @@ function draw(row, job) {
   files.querySelector("summary").setAttribute("aria-label", `Files of ${name}`);
   listOf(files.querySelector("ul"), job.files.map((file) => linkTo(`/v1/jobs/${job.id}/files/${encodeURIComponent(file)}`, file, file)));
   const over = ["done", "failed", "set aside", "cancelled"].includes(job.state);
+  const again = row.querySelector(".again");
+  again.hidden = job.delivery !== "failed";
+  again.setAttribute("aria-label", `Send results of ${name} again`);
   const cancel = row.querySelector(".cancel");
   const remove = row.querySelector(".remove");
   cancel.hidden = over;
@@ -111,6 +114,7 @@ function draw(row, job) {
 function rowOf(job) {
   const row = byId("row").content.firstElementChild.cloneNode(true);
   row.dataset.job = job.id;
+  row.querySelector(".again").addEventListener("click", () => act(`/v1/jobs/${job.id}/deliver`, "POST"));
   row.querySelector(".cancel").addEventListener("click", () => act(`/v1/jobs/${job.id}/cancel`, "POST"));
   row.querySelector(".remove").addEventListener("click", () => {
     if (confirm("Delete this job with its results?")) act(`/v1/jobs/${job.id}`, "DELETE");
