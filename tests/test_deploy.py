@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 import threading
 from pathlib import Path
 
@@ -33,6 +36,18 @@ def test_files_name_each_other_as_they_are() -> None:
         assert name in compose
         assert (DEPLOY / Path(name).name).is_file()
     assert "USER 10001" in image
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    text = (DEPLOY / "voxmetry.service").read_text()
+    assert text.count("/opt/voxmetry/bin/") == 2
+    # What it starts is not installed here.
+    runs = re.sub(r"/opt/voxmetry/bin/\w+", str(shutil.which("true")), text)
+    (tmp_path / "voxmetry.service").write_text(runs)
+    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "voxmetry.service")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_viewer_serves_its_folder_alone(tmp_path: Path, monkeypatch) -> None:
