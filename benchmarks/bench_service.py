@@ -5,9 +5,10 @@
 
 Studies are the two regions of the brain template of `voxmetry demo`, each with noise of its own; the model is
 hippocampus-mr. Parts: load (jobs are uploaded by several clients at once; a cohort does the same studies, in turns with
-it; studies a second from the first end to the last in both records; resident memory of the server and of its worker;
-the time of GET /info/ every half second meanwhile), kill (kill -9 of workers and server in turns while jobs run;
-each job must be done once). It prints what docs/reference/performance.md says, with how busy the machine was. It needs
+it; studies a second from the first end to the last in both records; processor seconds a study of all processes, start
+and end included, which say more than the clock on a machine with other work; resident memory of the server and of its
+worker; the time of GET /info/ every half second meanwhile), kill (kill -9 of workers and server in turns while jobs
+run; each job must be done once). It prints what docs/reference/serve.md says, with how busy the machine was. It needs
 Linux.
 """
 
@@ -20,6 +21,7 @@ import http.client
 import json
 import os
 import random
+import resource
 import signal
 import sqlite3
 import statistics
@@ -156,6 +158,12 @@ def rate(database: Path, table: str) -> float:
     return (n - 1) / seconds.total_seconds()
 
 
+def processor_seconds() -> float:
+    """Processor time of all child processes that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def serve_all(studies: Sequence[Path], clients: int) -> tuple[float, Watch]:
     """Do all studies by the service, and return its studies a second, and what was seen meanwhile."""
     with tempfile.TemporaryDirectory() as folder:
@@ -214,16 +222,20 @@ def load(n: int, clients: int, turns: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             studies = make_studies(Path(folder) / "in", n // turns)
             runs: dict[str, float] = {}
+            used: dict[str, float] = {}
             for what in ("cohort", "service") if turn % 2 == 0 else ("service", "cohort"):
+                before = processor_seconds()
                 if what == "cohort":
                     runs[what] = cohort_all(studies)
                 else:
                     runs[what], watch = serve_all(studies, clients)
                     seconds += watch.seconds
                     memory = watch.memory
+                used[what] = (processor_seconds() - before) / len(studies)
             both.append(runs)
             ratios.append(runs["service"] / runs["cohort"])
-            print(f"turn {turn + 1}: {runs['cohort']:.3f} studies/s cohort, {runs['service']:.3f} service", flush=True)
+            print(f"turn {turn + 1}: {runs['cohort']:.3f} studies/s cohort, {runs['service']:.3f} service; "
+                  f"processor seconds a study: {used['cohort']:.3f} and {used['service']:.3f}", flush=True)  # fmt: skip
     print(f"service / cohort: {statistics.mean(ratios):.2f} ({', '.join(f'{x:.2f}' for x in ratios)})")
     ordered = sorted(seconds)
     print(f"GET /info/, {len(ordered)} times: median {1000 * statistics.median(ordered):.0f} ms, "
