@@ -32,6 +32,7 @@ from voxmetry.io.dicom.objects.origin import Origin
 from voxmetry.io.dicom.objects.source import read_source
 from voxmetry.io.dicom.objects.structured_report import write_report_sr
 from voxmetry.io.dicom.segmentations.rtstruct_write import write_rtstruct
+from voxmetry.io.dicom.segmentations.seg_frames import SegmentOut, list_frames
 from voxmetry.io.dicom.segmentations.seg_write import write_seg
 from voxmetry.measurement import lesions
 from voxmetry.models.structures import with_codes
@@ -361,6 +362,34 @@ def assert_same_points(image, mask, truth, name):
     expected = np.zeros(truth.geometry.shape, bool)
     expected[tuple(places.astype(int).T)] = True
     assert np.array_equal(expected, truth.mask(name))
+
+
+@pytest.mark.parametrize(
+    ("shape", "slices", "frames"),
+    [
+        # 202 x 198 pixels are 4999 bytes and a half: 31 frames take an odd number of bytes, 32 an even one.
+        ((202, 198, 40), range(3, 34), 32),
+        ((202, 198, 40), range(3, 31), 28),
+        ((16, 8, 40), range(3, 34), 31),
+        # 15 pixels: seven frames take 14 bytes; eight to fifteen 15, 17, ... 29; sixteen 30.
+        ((5, 3, 40), range(2, 9), 7),
+        ((5, 3, 40), range(2, 10), 16),
+        # Too few slices are left that could have an empty frame.
+        ((5, 3, 12), range(2, 10), 8),
+        ((202, 198, 31), range(31), 31),
+    ],
+)
+def test_frames_take_an_even_number_of_bytes_where_they_can(shape, slices, frames) -> None:
+    array = np.zeros(shape, np.uint8, order="F")
+    array[2, 1, list(slices)] = 7
+    segment = SegmentOut(1, TABLE["tumour"], array, frozenset(slices))
+    found = list_frames([segment], "binary", keep_empty=False)
+    assert set(slices) <= {k for _, k in found}
+    assert [k for _, k in found] == sorted(k for _, k in found)
+    bits = shape[0] * shape[1] * len(found)
+    assert len(found) == frames
+    if frames not in (shape[2], 8):
+        assert -(-bits // 8) % 2 == 0
 
 
 class TestRtstruct:

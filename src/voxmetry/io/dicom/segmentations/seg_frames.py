@@ -37,7 +37,29 @@ def list_frames(segments: Sequence[SegmentOut], kind: str, keep_empty: bool) -> 
     if kind == "labelmap":
         used = range(n_slices) if keep_empty else sorted(frozenset().union(*(x.slices for x in segments)))
         return [(segments[0], k) for k in used]
-    return [(x, k) for x in segments for k in (range(n_slices) if keep_empty else sorted(x.slices))]
+    chosen = [range(n_slices) if keep_empty else sorted(x.slices) for x in segments]
+    return [(x, k) for x, slices in zip(segments, _of_even_length(segments, chosen), strict=True) for k in slices]
+
+
+def _of_even_length(segments: Sequence[SegmentOut], slices: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Add frames without a voxel until all frames together take an even number of bytes.
+
+    DICOM pads pixel data to an even length (PS3.5 8.1.1), and OHIF 3.13 refuses a segmentation with a byte more than
+    its frames take. An empty frame lies on a slice that others are on, or else next to one. Without enough of them no
+    frame is added.
+    """
+    found = [list(each) for each in slices]
+    n_slices = segments[0].array.shape[2]
+    pixels = segments[0].array.shape[0] * segments[0].array.shape[1]
+    used = sorted(set().union(*found))
+    near = [*used, *range(used[-1] + 1, n_slices), *range(used[0] - 1, -1, -1)]
+    spare = [(each, k) for k in near for each in found if k not in each]
+    n = sum(map(len, found))
+    # Sixteen frames take an even number of bytes, whatever their size.
+    more = next(more for more in range(16) if -(-pixels * (n + more) // 8) % 2 == 0)
+    for each, k in spare[:more] if more <= len(spare) else ():
+        each.append(k)
+    return [sorted(each) for each in found]
 
 
 def describe_frames(dataset: Any, source: Source, frames: Sequence[tuple[int, int]]) -> None:
