@@ -58,7 +58,7 @@ def opened(browser, served, request):
     page.get_by_label("Token").fill(token)
     page.keyboard.press("Enter")
     page.locator(".job").nth(1).wait_for()
-    page.locator(".job.look").first.wait_for(timeout=60_000)
+    page.locator(".job.look").first.wait_for(timeout=300_000)
     page.locator(".job.bad").first.wait_for()
     yield page, seen
     context.close()
@@ -113,7 +113,7 @@ def test_a_job_is_begun_and_ended_by_keyboard_and_by_upload(opened, served):
     page.locator("#label").fill("sent here")
     page.locator("#files").set_input_files(str(served[2] / "root" / "a.nii.gz"))
     mine = page.locator(".job", has_text="sent here")
-    mine.locator(".verdict", has_text="review recommended").wait_for(timeout=60_000)
+    mine.locator(".verdict", has_text="review recommended").wait_for(timeout=300_000)
     page.on("dialog", lambda dialog: dialog.accept())
     mine.locator(".remove").focus()
     page.keyboard.press("Enter")
@@ -132,7 +132,7 @@ def test_what_is_dropped_is_sent(opened, served):
         content,
     )
     page.dispatch_event("#drop", "drop", {"dataTransfer": data})
-    page.locator(".job.bad", has_text="dropped").wait_for(timeout=60_000)
+    page.locator(".job.bad", has_text="dropped").wait_for(timeout=300_000)
 
 
 def test_without_its_cookie_the_page_asks_for_a_token(opened):
