@@ -22,31 +22,37 @@ from voxmetry.train import train
 from voxmetry.train.manifests import CaseEntry, ChannelEntry, Manifest
 
 
+def manifest(folder: Path, prefix: str, count: int) -> str:
+    """Describe the cases of `write_cases` with the names of their structures, as data sets that are joined must be."""
+    channel = models.spec().inputs[0]
+    return dump_yaml(
+        Manifest(
+            name=prefix,
+            channels=(ChannelEntry(name=channel.name, modality=channel.modality),),
+            labels=models.spec().labels,
+            cases=tuple(
+                CaseEntry(
+                    case=f"{prefix}_{n}",
+                    images={channel.name: str(folder / "images" / f"case_{n}.nii.gz")},
+                    label=str(folder / "labels" / f"case_{n}.nii.gz"),
+                )
+                for n in range(count)
+            ),
+        )
+    )
+
+
 @pytest.fixture(scope="module")
 def training(tmp_path_factory) -> TrainingSettings:
     """A run of an epoch, and a work list with two corrections of patients that it did not see."""
     root = tmp_path_factory.mktemp("loop")
-    train(labelled.train_settings(epochs=1), root / "old", data=labelled.write_cases(root / "data", 3))
+    old = root / "old.yaml"
+    old.write_text(manifest(labelled.write_cases(root / "data", 3), "old", 3))
+    train(labelled.train_settings(epochs=1), root / "old", data=old)
     work = root / "work"
     new = labelled.write_cases(work / "corrections" / "new", 2, seed=1)
-    channel = models.spec().inputs[0]
-    manifest = Manifest(
-        name="corrected",
-        channels=(ChannelEntry(name=channel.name, modality=channel.modality),),
-        labels=models.spec().labels,
-        cases=tuple(
-            CaseEntry(
-                case=f"new_{n}",
-                images={channel.name: str(new / "images" / f"case_{n}.nii.gz")},
-                label=str(new / "labels" / f"case_{n}.nii.gz"),
-            )
-            for n in range(2)
-        ),
-    )
-    (work / "corrections" / "cases.yaml").write_text(dump_yaml(manifest))
-    return TrainingSettings(
-        work=(str(work),), start_from=str(root / "old"), data=(str(root / "data"),), held_out=0, device="cpu"
-    )
+    (work / "corrections" / "cases.yaml").write_text(manifest(new, "new", 2))
+    return TrainingSettings(work=(str(work),), start_from=str(root / "old"), data=(str(old),), held_out=0, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ def main() -> None:
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     order = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
     try:
+        threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
         said = _train(TrainingSettings.model_validate(order["settings"]), Path(order["out"]), order["epochs"])
     except KeyboardInterrupt:
         os._exit(STOPPED)
