@@ -138,6 +138,14 @@ class CleanStep(Record):
     """Treat the named labels as one structure: what belongs to the union's largest component stays."""
 
 
+class TotalRule(Record):
+    """A sum of structures that each is a share of, such as the intracranial volume."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    labels: tuple[str, ...] = ()
+    """Structures that it is of; none given means all."""
+
+
 class InstanceRule(Record):
     """How a model without instances of its own tells those of its structures apart, after the clean-up.
 
@@ -281,6 +289,8 @@ class ModelSpec(Record):
     clean: tuple[CleanStep, ...] = ()
     instances: InstanceRule | None = None
     """None: structures are not told apart, unless the network itself gives instances, or the user asks for it."""
+    total: TotalRule | None = None
+    """None: the report gives no shares."""
     training_domain: TrainingDomain
     quality: dict[str, Quality] = Field(default_factory=dict)
     """By structure; made by `voxmetry calibrate`. Empty where nothing is predicted."""
@@ -311,6 +321,7 @@ class ModelSpec(Record):
         known = set(self.labels.names)
         named = {name for step in self.clean for name in step.labels} | set(self.training_domain.volume_ml)
         named |= set(self.quality) | set(self.instances.labels if self.instances else ())
+        named |= set(self.total.labels if self.total else ())
         if named - known:
             raise ValueError(f"labels {sorted(named - known)} are not in the label table {sorted(known)}")
         return self

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from voxmetry.core.base import Record
-from voxmetry.core.records import CaseComparison, Comparison, Instance
+from voxmetry.core.records import CaseComparison, Comparison, Instance, Measurement, Total
 from voxmetry.core.text import csv_row
 from voxmetry.errors import MissingExtraError
 from voxmetry.io.atomic import atomic_path, write_text
@@ -20,6 +20,8 @@ from voxmetry.io.atomic import atomic_path, write_text
 Row: TypeAlias = dict[str, Any]
 
 
+SHARE = "share_percent"
+"""Column of `measurements.csv` for the share of `StudyResult.total`."""
 POINTS = {"_ras_mm": ("_{}_mm",), "_ends_ras_mm": ("_end_1_{}_mm", "_end_2_{}_mm")}
 """Fields that hold one position or two, by the end of their name: a column each for right, anterior and superior."""
 
@@ -47,6 +49,14 @@ def _columns_of(name: str) -> list[str]:
 def records_csv(rows: Sequence[Record], kind: type[Record]) -> str:
     """Spell records as CSV: one row each, the head also of none, an empty cell where a number is undefined."""
     return _written([({}, row) for row in rows], columns(kind))
+
+
+def measurements_csv(rows: Sequence[Measurement], total: Total | None) -> str:
+    """Spell measurements as CSV, with the share of the total as the last column where there is one."""
+    if total is None:
+        return records_csv(rows, Measurement)
+    shares = total.share_percent
+    return _written([({SHARE: shares.get(row.label)}, row) for row in rows], (*columns(Measurement), SHARE))
 
 
 def named_records_csv(tables: Mapping[str, Sequence[Record]], kind: type[Record], *, name: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from voxmetry.core.labels import Label
-from voxmetry.core.records import Flag, StudyResult
+from voxmetry.core.records import Flag, StudyResult, Total
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.report.change import change_notes, change_summary, change_tables, merged_flags, response_line
 from voxmetry.report.correction import correction_summary, correction_table
@@ -248,7 +248,18 @@ def _summary(result: StudyResult, say: Language) -> tuple[str, ...]:
     elif any(label.kind == "lesion" for label in result.labels) and not result.instances:
         lines.append(say("No lesion was found."))
     told = instances_said(result, say)
-    return (*lines, *([told] if told else []))
+    return (*lines, *([told] if told else []), *([_total(result.total, say)] if result.total is not None else []))
+
+
+def _total(total: Total, say: Language) -> str:
+    name = clean(total.name.replace("_", " "))
+    said = say(
+        "{name}: {ml} mL, the sum of {n} structures, of which each is a share.",
+        name=say(name[0].upper() + name[1:]),
+        ml=say.millilitres(total.volume_ml),
+        n=len(total.labels),
+    )
+    return f"{said} {say('It is too small: a structure is cut off.')}" if total.touches_border else said
 
 
 def _not_found(result: StudyResult, say: Language) -> str:

@@ -133,6 +133,9 @@ def findings_table(result: StudyResult, say: Language = ENGLISH) -> Table:
         Column(head=say("Extent A–P").replace("–", _DASH), unit="mm"),
         Column(head=say("Extent S–I").replace("–", _DASH), unit="mm"),
     ]
+    shares = result.total.share_percent if result.total is not None else {}
+    if shares:
+        columns.insert(1, Column(head=say("Share"), unit="%"))
     if unit is not None:
         columns.append(Column(head=say("Mean value"), unit=_short(unit)))
     predicted = {row.label: row for row in result.predicted_dice}
@@ -147,6 +150,8 @@ def findings_table(result: StudyResult, say: Language = ENGLISH) -> Table:
     made = []
     for m in rows:
         cells = [Cell(text=say.millilitres(m.volume_ml))]
+        if shares:
+            cells.append(Cell(text=say.decimals(shares.get(m.label, math.nan), 2)))
         for x in (m.extent_rl_mm, m.extent_ap_mm, m.extent_si_mm):
             cells.append(notes.cell(say.millimetres(x), x, m.reason))
         if unit is not None:

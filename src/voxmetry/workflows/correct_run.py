@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from voxmetry import io
-from voxmetry.config import ModelSpec, StudySettings
-from voxmetry.core.records import Comparison, Flag, Measurement, StudyResult
+from voxmetry.config import ModelSpec, StudySettings, TotalRule
+from voxmetry.core.records import Comparison, Flag, Measurement, StudyResult, Total
 from voxmetry.core.records.correction import Correction
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -119,7 +119,7 @@ def correct_run(
         after, correction = read_correction(Path(segmentation), target, how, said=said)
         truth, _ = read_reference(reference, result.labels, before.geometry, names=names_in(result))
         answer = _told_apart(result, after)
-        found = measure_study(answer, inputs, truth, settings)
+        found = measure_study(answer, inputs, truth, settings, _rule_of(result.total))
         change = None
         if prior is not None:
             change = compare_with_prior(found, prior, segmentation=after, image=inputs.first, names=settings.names)
@@ -294,6 +294,10 @@ def corrected_flag(correction: Correction) -> Flag:
         step = ", ".join(changed)
         message = f"Corrected by {author} on {day}: {step}."
     return Flag(code="corrected", severity="note", message=message)
+
+
+def _rule_of(total: Total | None) -> TotalRule | None:
+    return TotalRule(name=total.name, labels=total.labels) if total is not None else None
 
 
 def _spec_of(result: StudyResult) -> AnySpec | None:

@@ -22,7 +22,7 @@ from voxmetry.workflows.provenance import Clock, provenance
 from voxmetry.workflows.reference import read_reference
 from voxmetry.workflows.run_folder import OUTPUTS, Outputs, read_result
 from voxmetry.workflows.study_flags import flag_before, flag_left_out, flag_study, warn_early
-from voxmetry.workflows.study_measurements import StudyMeasurements, measure_study
+from voxmetry.workflows.study_measurements import StudyMeasurements, measure_study, total_rule
 from voxmetry.workflows.write_run import ReportInputs, write_outputs
 
 
@@ -102,7 +102,7 @@ def segment_study(
         answer = run_model(ready, inputs.volumes, settings, clock, gate, maps_to=stage)
         with clock.step("measure"):
             answer = with_instances(answer, ready.spec, settings)
-            found = measure_study(answer, inputs, truth, settings)
+            found = measure_study(answer, inputs, truth, settings, total_rule(ready.spec))
         change = _compare_with_prior(found, prior, answer, inputs, settings, clock)
         flags = (*early, *flag_study(inputs, found, answer, change, ready), *flag_left_out(unknown))
         made = provenance(ready, settings, clock)

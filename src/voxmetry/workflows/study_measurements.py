@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from voxmetry.config import StudySettings
+from voxmetry.config import ModelSpec, StudySettings, TotalRule
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import (
     Comparison,
@@ -17,12 +17,14 @@ from voxmetry.core.records import (
     OtherInput,
     PredictedDice,
     SourceInfo,
+    Total,
 )
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.measurement import compare, lesions, measure
 from voxmetry.measurement.instance_rows import measure_instances
+from voxmetry.measurement.totals import total_of
 from voxmetry.ops.resample import resample
-from voxmetry.workflows.inputs import StudyInputs
+from voxmetry.workflows.inputs import AnySpec, StudyInputs
 from voxmetry.workflows.models import Answer
 
 
@@ -33,6 +35,7 @@ class StudyMeasurements:
     source: SourceInfo
     labels: LabelTable
     measurements: tuple[Measurement, ...]
+    total: Total | None
     lesions: tuple[Lesion, ...]
     instances: tuple[InstanceMeasurement, ...]
     instances_by: Literal["", "network", "components", "watershed"]
@@ -47,13 +50,16 @@ def measure_study(
     inputs: StudyInputs,
     reference: Sequence[Segmentation],
     settings: StudySettings,
+    total: TotalRule | None,
 ) -> StudyMeasurements:
     """Measure the labels on the first image, on each further one, and compare them with the reference."""
     segmentation, apart = answer.segmentation, answer.instances
+    measurements = measure(segmentation, inputs.first)
     return StudyMeasurements(
         source=inputs.sources[0],
         labels=segmentation.labels,
-        measurements=measure(segmentation, inputs.first),
+        measurements=measurements,
+        total=total_of(measurements, total.name, total.labels) if total is not None else None,
         lesions=lesions(segmentation, inputs.first, organs=segmentation),
         instances=measure_instances(apart, inputs.first, organs=segmentation) if apart is not None else (),
         instances_by=answer.instances_by,
@@ -62,6 +68,11 @@ def measure_study(
         others=measure_others(segmentation, inputs),
         comparisons=compare_with(reference, segmentation, settings),
     )
+
+
+def total_rule(spec: AnySpec) -> TotalRule | None:
+    """Return the sum that a model names; only a network of its own names one."""
+    return spec.total if isinstance(spec, ModelSpec) else None
 
 
 def compare_with(

@@ -18,7 +18,7 @@ from voxmetry.core.volume import Volume
 from voxmetry.io.atomic import write_bytes, write_text
 from voxmetry.io.instances import save_instances
 from voxmetry.io.overlapping import flatten
-from voxmetry.measurement.tables import named_records_csv, records_csv
+from voxmetry.measurement.tables import measurements_csv, named_records_csv, records_csv
 from voxmetry.nn.uncertainty_maps import FILES as MAP_FILES
 from voxmetry.report.instances import drawn_segmentation
 from voxmetry.report.pictures.thumbnail import render_preview, render_thumbnail
@@ -98,7 +98,7 @@ def write_outputs(
     files = output_files(result, settings, changed=shown.prior is not None)
     result = result.model_copy(update={"files": files})
     io.save(shown.segmentation, out / OUTPUTS["segmentation"])
-    write_text(out / OUTPUTS["measurements"], records_csv(result.measurements, Measurement))
+    write_text(out / OUTPUTS["measurements"], measurements_csv(result.measurements, result.total))
     for what, write in further_files(result, shown).items():
         if what in files:
             with outputs.each(what, OUTPUTS[what]) as path:

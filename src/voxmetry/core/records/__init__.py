@@ -49,6 +49,7 @@ from voxmetry.core.records.study import (
     Region,
     SourceInfo,
     StudyResult,
+    Total,
 )
 
 __all__ = [
@@ -98,4 +99,5 @@ __all__ = [
     "StructureSummary",
     "StudyResult",
     "SuvBasis",
+    "Total",
 ]

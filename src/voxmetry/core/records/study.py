@@ -60,6 +60,18 @@ class Measurement(Region):
     sphericity: Number = float("nan")
 
 
+class Total(Record):
+    """The sum of several structures, such as the intracranial volume, of which each is a share."""
+
+    name: str
+    labels: tuple[str, ...]
+    volume_ml: Millilitres
+    touches_border: bool
+    """Whether one of them is cut off at a face of the image, so that the sum is too small."""
+    share_percent: dict[str, float]
+    """By structure; empty where the sum is 0."""
+
+
 class Part(Region):
     """One part of a structure, measured by itself: a lesion, or an instance."""
 
@@ -192,6 +204,8 @@ class StudyResult(Record):
     source: SourceInfo
     labels: LabelTable
     measurements: tuple[Measurement, ...]
+    total: Total | None = None
+    """Where the model names a sum that its structures are shares of."""
     lesions: tuple[Lesion, ...] = ()
     """Connected components of the structures of kind 'lesion'."""
     instances: tuple[InstanceMeasurement, ...] = ()
