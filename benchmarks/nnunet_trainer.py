@@ -102,6 +102,7 @@ def open_trainer(work: Path, spec: dict):
     path.write_text(json.dumps(plans))
     preprocess_dataset(1, configurations=("3d_fullres",), num_processes=(1,), show_progress_bar=False)
     labels = json.loads((work / "raw" / NAME / "dataset.json").read_text())
+    plans["continue_training"] = False  # as `nnUNetv2_train` says it to its trainer since 2.8
     trainer = nnUNetTrainer(plans, "3d_fullres", "all", labels, device=torch.device("cpu"))
     trainer.on_train_start()
     return trainer
