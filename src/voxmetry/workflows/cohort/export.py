@@ -162,7 +162,8 @@ def _type(name: str, pa: Any) -> Any:
     if name in ("needs_review", "touches_border"):
         return pa.bool_()
     fields = {**Lesion.model_fields, **Comparison.model_fields, **Measurement.model_fields}
-    if name.startswith(("centroid_", "long_axis_end", "short_axis_end")) or name in ("seconds", "peak_memory_mb"):
+    # The parts of positions in mm: three columns a point.
+    if name.endswith(("_r_mm", "_a_mm", "_s_mm")) or name in ("seconds", "peak_memory_mb"):
         return pa.float64()
     kind: Any = fields[name].annotation if name in fields else str
     kinds: dict[Any, Any] = {int: pa.int64(), int | None: pa.int64(), float: pa.float64()}
