@@ -20,7 +20,8 @@ from dicom_callers import ROUTE, Submitted, call, eventually, send
 from voxmetry.config.routes import DicomPeer, Route, SeriesMatch, Tls
 from voxmetry.errors import InputError, OutputError
 from voxmetry.io import read_volume
-from voxmetry.service.dicom import association as bounded
+from voxmetry.service.dicom import incoming as bounded
+from voxmetry.service.dicom.tls import client_context
 
 # pynetdicom, as a caller, does not close a connection that the other side has closed.
 pytestmark = [
@@ -599,7 +600,7 @@ class TestTls:
                      (("certificate", "server.pem"), ("key", "server.key"), ("authority", "ca.pem"))})  # fmt: skip
         running = start(tls=tls)
         silent = connect(running.port)
-        mine = bounded.client_context(
+        mine = client_context(
             str(certificates / "client.pem"), str(certificates / "client.key"), str(certificates / "ca.pem")
         )
         caller = call(running.port, tls=(mine, "127.0.0.1"))
