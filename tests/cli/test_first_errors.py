@@ -29,6 +29,8 @@ def test_a_wrong_value_is_told_without_words_of_a_library(capsys):
     [
         (("models", "show", "hipocampus-mr"), "did you mean hippocampus-mr?"),
         (("models", "show", "hippocampus"), "did you mean hippocampus-mr?"),
+        (("segment", "STUDY", "-m", "totalsegmentatr-ct", "-o", "OUT"), "did you mean totalsegmentator-ct"),
+        (("segment", "STUDY", "-m", "nothing-like-it", "-o", "OUT"), "run `voxmetry models list`"),
         (("models", "pull", "totalsegmentator-ct-3m"), "did you mean totalsegmentator-ct-3mm?"),
         (
             ("segment", "STUDY", "-m", "hippocampus-mr", "-o", "OUT", "--set", "memory_bg=1"),

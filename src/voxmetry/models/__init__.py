@@ -156,5 +156,5 @@ def _no_model(name: str) -> ModelError:
     return ModelError(
         found=f"no model {name!r}",
         expected=f"the name of a bundled or imported model ({', '.join(there)}) or a folder with model.yaml",
-        fix=f"{did_you_mean(name, (*there, *known_models()))}run `voxmetry models list`, or check the path",
+        fix=f"{did_you_mean(name, (*there, *(entry.name for entry in known_models().models)))}run `voxmetry models list`, or check the path",
     )
