@@ -33,6 +33,7 @@ from voxmetry.train.devices import open_fabric
 from voxmetry.train.finetune import carry_over
 from voxmetry.train.folds import chosen_on, hold_out
 from voxmetry.train.initial_bias import output_layers, set_initial_bias
+from voxmetry.train.learned_only import without_structures
 from voxmetry.train.losses import on_grid_of
 from voxmetry.train.schedule import Clock, learning_rate
 from voxmetry.train.state import begin
@@ -438,3 +439,36 @@ class TestSpaceToDepth:
         load_into(old, folder / "weights.safetensors", sha256=spec.weights.sha256)
         x = torch.randn(1, 1, 16, 24, 8)
         assert torch.allclose(network.eval()(x)[:, [0, 2, 1]], old.eval()(x), atol=1e-5)
+
+
+class TestLearnedOnly:
+    def test_the_model_gives_the_others_where_they_were(self, data, finished, tmp_path):
+        chosen = parse_record(settings().model_dump() | {"learned_only": ["front"]}, TrainSettings, where="a test")
+        model = train(chosen, tmp_path / "run", data=data)
+        spec = load_model(model, device="cpu").spec
+        assert [(label.value, label.name) for label in spec.labels] == [(7, "back")]
+        assert set(spec.training_domain.volume_ml) == {"back"}
+        assert "front" not in (model / "MODEL_CARD.md").read_text()
+        assert "dice_front" not in (model / "validation.csv").read_text()
+        volume = read_volume(data / "images" / "case_0.nii.gz")
+        whole = segment(volume, load_model(finished, device="cpu")).array
+        found = segment(volume, load_model(model, device="cpu")).array
+        assert set(np.unique(found)) <= {0, 7}
+        assert (found[whole == 7] == 7).all()
+
+    @pytest.mark.parametrize("names", [["liver"], ["front", "back"]])
+    def test_what_is_no_label_and_all_labels_are_refused(self, names):
+        with pytest.raises(ConfigError, match="learned_only"):
+            parse_record(settings().model_dump() | {"learned_only": names}, TrainSettings, where="a test")
+
+    def test_depth_turned_to_space_keeps_its_places(self):
+        deep = {"channels": [8, 16, 16], "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "kernels": [[3, 3, 3]] * 3}
+        spec = models.spec(network={"kind": "dynunet", "space_to_depth": [2, 2, 1], **deep})
+        network = build_network(spec).eval()
+        less, left = without_structures(network, spec, ["front"])
+        image = torch.randn(1, 1, 16, 16, 16)
+        with torch.inference_mode():
+            whole, part = network(image), less(image)
+        assert left.labels.values == (7,)
+        assert torch.equal(whole[:, [0, 2]], part)
+        assert whole.shape[1] == 3

@@ -95,6 +95,8 @@ class TrainSettings(Record):
     initial_bias: Literal["zero", "frequency"] = "zero"
     """Bias of the last layer at first. 'frequency': the logarithm of each class's share of the training voxels, so that
     the first steps are not spent on learning that most voxels are background."""
+    learned_only: tuple[str, ...] = ()
+    """Labels that the network learns, so that it does not take them for others, and that the model does not give."""
     validate_every: Annotated[int, Field(ge=1)] = 5
     augment: Augment = Augment()
     synthesis: Synthesis | None = None
@@ -171,8 +173,11 @@ class TrainSettings(Record):
                 "model: training takes a network of kind 'dynunet', 'maskrcnn', 'fcn' or 'monai', one member, no "
                 "regions and the centred grid; what was imported from another framework is trained there"
             )
-        if self.initial_bias == "frequency" and model.network.kind != "dynunet":
-            raise ValueError("initial_bias 'frequency' is for a network of kind 'dynunet'")
+        odd = sorted(set(self.learned_only) - set(model.labels.names))
+        if odd or len(set(self.learned_only)) >= len(model.labels):
+            raise ValueError(f"learned_only: {', '.join(odd)}: no labels" if odd else "learned_only: nothing is left")
+        if (self.initial_bias == "frequency" or self.learned_only) and model.network.kind != "dynunet":
+            raise ValueError("initial_bias 'frequency' and learned_only are for a network of kind 'dynunet'")
         if model.network.kind == "maskrcnn" and self.accumulate > 1:
             raise ValueError("accumulate: a network of kind 'maskrcnn' takes its batch whole; lower batch_size")
         if model.network.kind == "maskrcnn" and self.synthesis is not None:

@@ -19,6 +19,7 @@ from voxmetry.core.axes import reorientation
 from voxmetry.core.text import csv_cell, csv_cells
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.nn.weights import sha256_of, to_bytes
+from voxmetry.train.learned_only import without_structures
 
 if TYPE_CHECKING:
     from voxmetry.train.feed import Feed
@@ -45,7 +46,8 @@ def write_model(
     said.
     """
     folder = make_folder(out / "model")
-    spec = settings.model
+    known = settings.model.model_copy(update={"training_domain": feed.domain()})
+    network, spec = without_structures(network, known, settings.learned_only)
     write_text(folder / "validation.csv", validation_csv(validation, spec))
     names = {
         "training": list(feed.names),
@@ -60,12 +62,8 @@ def write_model(
     write_text(folder / "split.json", json.dumps(names, indent=1))
     data = to_bytes(network)
     write_bytes(folder / "weights.safetensors", data)
-    finished = spec.model_copy(
-        update={
-            "training_domain": feed.domain(),
-            "weights": Weights(file="weights.safetensors", sha256=sha256_of(data)),
-        }
-    )
+    weights = Weights(file="weights.safetensors", sha256=sha256_of(data))
+    finished = spec.model_copy(update={"weights": weights})
     trained_on = feed.describe(everything=not validation)
     card = model_card(finished, settings, trained_on=trained_on, validation=validation)
     write_text(folder / "MODEL_CARD.md", card)
