@@ -147,7 +147,8 @@ def _no_model(name: str) -> ModelError:
     from voxmetry.models.catalogue import known_models
 
     there = [path.parent.name for path in sorted(BUNDLED.glob("*/model.yaml"))] + list(installed_folders())
-    if name in known_models():
+    pulled = [entry.name for entry in known_models().models]
+    if name in pulled:
         return ModelError(
             found=f"{name} is not installed",
             expected=f"a bundled or imported model ({', '.join(there)}) or a folder with model.yaml",
@@ -156,5 +157,5 @@ def _no_model(name: str) -> ModelError:
     return ModelError(
         found=f"no model {name!r}",
         expected=f"the name of a bundled or imported model ({', '.join(there)}) or a folder with model.yaml",
-        fix=f"{did_you_mean(name, (*there, *(entry.name for entry in known_models().models)))}run `voxmetry models list`, or check the path",
+        fix=f"{did_you_mean(name, (*there, *pulled))}run `voxmetry models list`, or check the path",
     )
