@@ -19,6 +19,7 @@ from voxmetry.cli.evaluate import evaluate
 from voxmetry.cli.follow_up import follow_up
 from voxmetry.cli.inspect import inspect
 from voxmetry.cli.measure import measure
+from voxmetry.cli.refine import refine
 from voxmetry.cli.report import report
 from voxmetry.cli.segment import segment
 from voxmetry.cli.serve import serve_app
@@ -68,7 +69,7 @@ def _root(
     pass
 
 
-for verb in (segment, measure, compare, report, demo, inspect, convert, train, evaluate, calibrate, ensemble):
+for verb in (segment, measure, compare, refine, report, demo, inspect, convert, train, evaluate, calibrate, ensemble):
     app.command()(verb)
 app.command("follow-up")(follow_up)
 app.command("train-plan")(train_plan)

@@ -163,6 +163,15 @@ class Beside:
         Path | None, typer.Option(help="The folder of an earlier study's run: says what changed, with RECIST.")
     ] = None
     names_map: SeldomNamesMap = None
+    clicks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--click",
+            metavar="X,Y,Z[,LABEL]",
+            help="A place in RAS+ mm and the structure that is there, for a model that takes clicks; repeat.",
+            hidden=True,
+        ),
+    ] = None
 
 
 @grouped
@@ -207,6 +216,7 @@ def segment(
     Precision, maps, memory, PDF and all other settings: --set NAME=VALUE, or a file by --settings.
     """
     from voxmetry.config import StudySettings, load_yaml, parse_record
+    from voxmetry.core.records.clicks import parse_click
     from voxmetry.workflows.segment import segment_study
 
     settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()
@@ -214,6 +224,8 @@ def segment(
     options = given(reading) | given(running) | given(writing) | {"dicom": settings.dicom.model_dump() | given(objects)}
     if beside.names_map:
         options["names"] = names_of(beside.names_map)
+    if beside.clicks:
+        options["clicks"] = [parse_click(text).model_dump() for text in beside.clicks]
     settings = parse_record(settings.model_dump() | options, StudySettings, where="options")
     with steps() as tell:
         result = segment_study(

@@ -7,7 +7,7 @@ from typing import Any
 from voxmetry.cli.strict import StrictGroup
 
 GROUPS = {
-    "Segment and measure": ("segment", "measure", "compare", "follow-up", "report", "demo"),
+    "Segment and measure": ("segment", "measure", "compare", "follow-up", "refine", "report", "demo"),
     "Look at data": ("inspect", "convert", "data"),
     "Many studies": ("cohort", "annotate", "serve"),
     "Models": ("models", "train", "train-plan", "evaluate", "calibrate", "ensemble"),

@@ -4,6 +4,7 @@ from voxmetry.config.inputs import InputSpec, Normalise, Range, SeriesRules
 from voxmetry.config.model import (
     Axcodes,
     CleanStep,
+    Clicks,
     InstanceRule,
     IntTriple,
     Landmarks,
@@ -38,6 +39,7 @@ __all__ = [
     "Augment",
     "Axcodes",
     "CleanStep",
+    "Clicks",
     "Count",
     "Counts",
     "DicomOutput",

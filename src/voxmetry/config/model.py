@@ -259,6 +259,13 @@ class PreviousStage(Record):
     order, after the images."""
 
 
+class Clicks(Record):
+    """How a network takes clicks: a channel for the background and one for each structure, after the images."""
+
+    reach_mm: Annotated[float, Field(gt=0, le=1000)] = 20.0
+    """A click is 1 where it was made and falls evenly to 0 at this distance."""
+
+
 class ModelSpec(Record):
     """A model: what it takes, what it does to it, what it returns. The content of `model.yaml`."""
 
@@ -289,6 +296,8 @@ class ModelSpec(Record):
     clean: tuple[CleanStep, ...] = ()
     instances: InstanceRule | None = None
     """None: structures are not told apart, unless the network itself gives instances, or the user asks for it."""
+    clicks: Clicks | None = None
+    """None: the network takes no clicks. Without any it is the automatic one."""
     total: TotalRule | None = None
     """None: the report gives no shares."""
     training_domain: TrainingDomain
@@ -324,6 +333,21 @@ class ModelSpec(Record):
         named |= set(self.total.labels if self.total else ())
         if named - known:
             raise ValueError(f"labels {sorted(named - known)} are not in the label table {sorted(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _takes_clicks(self) -> Self:
+        if self.clicks is None:
+            return self
+        unfit = {
+            "a network of kind 'maskrcnn'": isinstance(self.network, MaskRcnnNetwork),
+            "regions": self.regions is not None,
+            "labels of a previous stage": self.previous is not None,
+            "members above 1": self.members > 1,
+            "window.skip_up_to": self.window.skip_up_to is not None,
+        }
+        if any(unfit.values()):
+            raise ValueError(f"clicks do not go with {', or '.join(name for name, has in unfit.items() if has)}")
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from pydantic import Field
 from voxmetry.config.model import MapName
 from voxmetry.core.base import Record
 from voxmetry.core.devices import Device
+from voxmetry.core.records.clicks import Click
 
 
 class DicomOutput(Record):
@@ -68,6 +69,8 @@ class StudySettings(Record):
     """How structures are told apart: as the model does it, by connected components, by watershed, or not."""
     instance_labels: tuple[str, ...] = ()
     """Which structures; none given: those of kind 'lesion', or all where the model has none."""
+    clicks: tuple[Click, ...] = ()
+    """What a person says is there, for a model that was trained with clicks."""
     any_region: bool = False
     """Run a study whose header names another part of the body than the model is for; it is flagged then."""
     fast: bool = False

@@ -22,7 +22,7 @@ from voxmetry.nn.weights import fill, read_checked, sha256_of
 if TYPE_CHECKING:
     from voxmetry.nn.monai_parts import MonaiParts
 
-BUILDERS = ("build.py", "dynunet.py", "fcn.py", "mask_rcnn.py", "nnunet.py", "roi_align.py")
+BUILDERS = ("build.py", "clicks.py", "dynunet.py", "fcn.py", "mask_rcnn.py", "nnunet.py", "roi_align.py")
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,8 +146,9 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
     cost = known_cost(partial(networks.member, 0), spec)
     if isinstance(spec.network, MaskRcnnNetwork):
         require_for_instances(spec, device, execution)
-    # Proposals and masks run in torch alone, however large the network is.
-    gflop = 0.0 if isinstance(spec.network, MaskRcnnNetwork) else cost.gflop
+    # Proposals and masks run in torch alone, however large the network is; so do clicks, which change the input.
+    only_torch = isinstance(spec.network, MaskRcnnNetwork) or spec.clicks is not None
+    gflop = 0.0 if only_torch else cost.gflop
     choice = choose_runtime(device, precision, gflop=gflop, execution=execution)
     members = tuple(
         build_runtime(partial(networks.member, place), f"{networks.key} {place}", spec, choice)

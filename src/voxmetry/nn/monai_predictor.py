@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from voxmetry.config import MapName
+from voxmetry.core.records.clicks import Click
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError
@@ -60,10 +61,17 @@ class MonaiPredictor(Predictor):
         maps: Sequence[MapName] = (),
         measured: bool = False,  # noqa: ARG002  (nothing is planned)
         previous: Segmentation | None = None,  # noqa: ARG002  (`as_monai` refuses cascades)
+        clicks: Sequence[Click] = (),
     ) -> Prepared:
         """Take the volumes of a study as they are; MONAI's transforms prepare them."""
         channels = [volumes] if isinstance(volumes, Volume) else list(volumes)
         require_channels(channels, self.spec)
+        if clicks:
+            raise ConfigError(
+                found="clicks with the engine monai",
+                expected="images alone: its transforms make no channels of clicks",
+                fix="use --engine stream",
+            )
         if maps:
             raise ConfigError(
                 found=f"maps ({', '.join(maps)}) with the engine monai",

@@ -14,9 +14,11 @@ import torch
 
 from voxmetry.config import MapName, ModelSpec, Weights
 from voxmetry.core.instances import InstanceSegmentation
+from voxmetry.core.records.clicks import Click
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InferenceError
+from voxmetry.nn.clicks import with_clicks
 from voxmetry.nn.confidence import Confidence, MemberAgreement
 from voxmetry.nn.constant_windows import ConstantWindows
 from voxmetry.nn.device_memory import OutOfMemory, out_of_memory, release_device
@@ -122,6 +124,7 @@ class Predictor:
         maps: Sequence[MapName] = (),
         maps_to: Path | str | None = None,
         previous: Segmentation | None = None,
+        clicks: Sequence[Click] = (),
     ) -> Segmentation:
         """Segment one study: prepare, run the network, restore to the first volume's own grid, clean up.
 
@@ -133,13 +136,15 @@ class Predictor:
             Which of "probabilities", "entropy" and "disagreement" to write to which folder; see `nn.uncertainty_maps`.
         previous
             Labels of the first network of a cascade, for the second one.
+        clicks
+            What a person says is there, for a model that was trained with clicks.
 
         Raises
         ------
         VoxmetryError
             If the input does not fit the model, memory does not suffice, or the scores are not finite.
         """
-        prepared = self.prepare(volumes, maps=maps, previous=previous)
+        prepared = self.prepare(volumes, maps=maps, previous=previous, clicks=clicks)
         return clean(self.run(prepared, maps=maps, maps_to=maps_to), self.spec.clean)
 
     def plan(self, volumes: Study, *, maps: Sequence[MapName] = (), measured: bool = False) -> MemoryPlan:
@@ -170,11 +175,19 @@ class Predictor:
         maps: Sequence[MapName] = (),
         measured: bool = False,
         previous: Segmentation | None = None,
+        clicks: Sequence[Click] = (),
     ) -> Prepared:
         """See that a study fits into memory, see `plan`; then orient, resample and normalise it."""
         require_channels(_channels(volumes), self.spec)
         plan = self.plan(volumes, maps=maps, measured=measured)
-        return replace(self._preprocess(_channels(volumes), plan, previous), plan=plan)
+        if clicks and not isinstance(self.model.members[0], TorchRuntime):
+            raise ConfigError(
+                found=f"clicks on {self.device}",
+                expected="cpu or cuda: other runtimes keep the network of images alone",
+                fix="use --device cpu or cuda",
+            )
+        prepared = with_clicks(self._preprocess(_channels(volumes), plan, previous), clicks, self.spec)
+        return replace(prepared, plan=plan)
 
     def _preprocess(self, volumes: Sequence[Volume], plan: MemoryPlan, previous: Segmentation | None) -> Prepared:
         """Prepare a study on the GPU where its input is to lie there and there is room; else on the host."""

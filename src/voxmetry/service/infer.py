@@ -10,6 +10,7 @@ from pydantic import Field
 
 from voxmetry.config import DicomOutput, MapName, StudySettings, parse_record
 from voxmetry.core.base import Record
+from voxmetry.core.records.clicks import BACKGROUND, Click
 from voxmetry.errors import ConfigError, FormatError
 from voxmetry.service.errors import DeniedError, not_found
 
@@ -32,6 +33,7 @@ class JobOptions(Record):
     maps: Annotated[tuple[MapName, ...], Field(max_length=10)] | None = None
     dicom: DicomOutput | None = None
     report: Annotated[str, Field(pattern="^(full|brief|none)$")] | None = None
+    clicks: Annotated[tuple[Click, ...], Field(max_length=1000)] | None = None
 
     def over(self, settings: StudySettings) -> StudySettings:
         """Return settings with these in their place."""
@@ -43,15 +45,42 @@ OF_MONAI = ("structures", "fast", "any_region", "modality", "series")
 """Parameters of the protocol of MONAI Label that are options here; its clients send others, which are passed over."""
 
 
-def options_of_params(params: dict[str, Any]) -> JobOptions:
+def options_of_params(params: dict[str, Any], labels: Sequence[str] = ()) -> JobOptions:
     """Take the options out of a client's parameters.
+
+    Parameters
+    ----------
+    params
+        As they were sent.
+    labels
+        The structures of a model with clicks; empty for others, whose clients send points all the same.
 
     Raises
     ------
     ConfigError
         If one is unusable.
     """
-    return parse_record({name: params[name] for name in OF_MONAI if name in params}, JobOptions, where="params")
+    given = {name: params[name] for name in OF_MONAI if name in params}
+    clicks = clicks_of_params(params, labels)
+    return parse_record(given | ({"clicks": clicks} if clicks else {}), JobOptions, where="params")
+
+
+def clicks_of_params(params: dict[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the clicks among a client's parameters, as fields of `Click`.
+
+    Points are voxels of the image: of `foreground`, on the structure that `label` names or the only one; of a list
+    under a structure's name; of `background`.
+    """
+    if not labels:
+        return []
+    active = params.get("label")
+    named = active if isinstance(active, str) and active in labels else ""
+    found = []
+    for key, label in (("foreground", named), (BACKGROUND, BACKGROUND), *((name, name) for name in labels)):
+        points = params.get(key)
+        if isinstance(points, list):
+            found += [{"at": point, "label": label, "space": "voxel"} for point in points]
+    return found
 
 
 def path_below(roots: dict[str, Path], name: str) -> Path:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qs
@@ -35,6 +36,7 @@ from voxmetry.service.infer import options_of_params
 from voxmetry.service.records import Job
 from voxmetry.service.service import RECEIVED, Service
 from voxmetry.service.sessions import add_sessions, session_image
+from voxmetry.workflows.refine import takes_clicks
 
 PRIORITY = 9
 """Somebody sits and waits."""
@@ -86,7 +88,7 @@ def _add_info(router: APIRouter, service: Service) -> None:
             labels = {label.name: place for place, label in enumerate(model.spec.labels, start=1)}
             names |= dict.fromkeys(labels)
             models[name] = {
-                "type": "segmentation",
+                "type": "deepedit" if takes_clicks(model.spec) else "segmentation",
                 "labels": labels,
                 "dimension": 3,
                 "description": model.spec.summary,
@@ -222,7 +224,9 @@ def _add_infer(router: APIRouter, service: Service) -> None:
             params = parse_params(form.fields.get("params"))
             sent = form.file("file")
             source = await asyncio.to_thread(_source, service, image, session_id, sent.path if sent else None)
-            settings = _settings(service, params, source.series, output)
+            spec = service.queue.models[name].spec
+            clickable = spec.labels.names if takes_clicks(spec) else ()
+            settings = _settings(service, params, source.series, output, clickable)
             job = await asyncio.to_thread(
                 service.queue.submit,
                 source.path,
@@ -257,8 +261,10 @@ def _source(service: Service, image: str, session_id: str, sent: Path | None) ->
     return service.images.find(image)
 
 
-def _settings(service: Service, params: dict[str, Any], series: str | None, output: str) -> StudySettings:
-    settings = options_of_params(params).over(service.settings.settings)
+def _settings(
+    service: Service, params: dict[str, Any], series: str | None, output: str, clickable: Sequence[str]
+) -> StudySettings:
+    settings = options_of_params(params, clickable).over(service.settings.settings)
     # Nobody waits for a report: a thumbnail for the page, and a report where it is flagged.
     update: dict[str, object] = {"report": "brief" if settings.report == "full" else settings.report}
     if series is not None:

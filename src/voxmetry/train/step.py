@@ -18,6 +18,7 @@ from voxmetry.nn.device_memory import OutOfMemory, out_of_memory
 from voxmetry.nn.networks.build import thing_classes
 from voxmetry.nn.networks.dynunet import split_outputs
 from voxmetry.train.batches import Batch
+from voxmetry.train.clicks import with_simulated_clicks
 from voxmetry.train.losses import on_grid_of
 from voxmetry.train.state import RunState
 
@@ -41,7 +42,7 @@ def train_step(
         if batch.instances is not None:
             loss = instance_loss(state, settings, criterion, batch, step)
         else:
-            loss = semantic_loss(state, settings, criterion, batch)
+            loss = semantic_loss(state, settings, criterion, batch, step)
         state.optimiser.zero_grad(set_to_none=True)
         fabric.backward(loss)
     for parameter in network.parameters() if own else ():
@@ -107,10 +108,21 @@ def outputs_of(network: nn.Module, image: torch.Tensor, parts: int) -> torch.Ten
     return tuple(torch.cat(level) for level in zip(*pieces, strict=True))
 
 
-def semantic_loss(state: RunState, settings: TrainSettings, criterion: nn.Module, batch: Batch) -> torch.Tensor:
+def semantic_loss(
+    state: RunState, settings: TrainSettings, criterion: nn.Module, batch: Batch, step: int
+) -> torch.Tensor:
     """Return the loss of a network that returns scores, one output or several on coarser grids."""
     image, label = state.fabric.to_device((batch.image, batch.label))
     absent = state.fabric.to_device(batch.absent) if batch.absent is not None else None
+    if settings.model.clicks is not None:
+        if absent is not None:
+            raise ConfigError(
+                found="cases in which some structures were not looked for, and a model with clicks",
+                expected="label maps that say everything: clicks are made where the network is wrong",
+                fix="take these cases out of the data set, or leave model.clicks out",
+            )
+        seed = (settings.seed, step, state.fabric.global_rank)
+        image = with_simulated_clicks(state.network, image, label, settings.model, seed)
     outputs = outputs_of(state.network, image, settings.accumulate)  # in the precision that the settings ask for
     weighted = split_outputs(outputs, levels=settings.model.network.deep_supervision)
     parts = []

@@ -14,6 +14,7 @@ from voxmetry.classical import Baseline, is_baseline, load_baseline
 from voxmetry.config import StudySettings
 from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.records import MembersAgreement, PredictedDice
+from voxmetry.core.records.clicks import Click
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError
@@ -145,6 +146,12 @@ def run_model(
     structures, where some are named, nothing else is returned.
     """
     maps, wanted = settings.maps, chosen_labels(ready.spec.labels, settings.structures)
+    if settings.clicks and not isinstance(ready, nn.Predictor):
+        raise ConfigError(
+            found=f"clicks for {ready.spec.name}, which is no single network",
+            expected="a model whose model.yaml has `clicks`",
+            fix="leave the clicks out, or name such a model",
+        )
     if isinstance(ready, Baseline):
         with clock.step("segment"):
             return Answer(only(ready.segment(volumes), wanted))
@@ -152,7 +159,7 @@ def run_model(
         with gate or nullcontext(), clock.step("network"):
             return Answer(only(ready(volumes), wanted), notes=ready.notes)
     with clock.step("preprocess"):
-        prepared = ready.prepare(volumes, maps=maps, measured=True)
+        prepared = ready.prepare(volumes, maps=maps, measured=True, clicks=clicks)
     confidence = nn.Confidence(ready.spec) if ready.spec.quality else None
     agreement = nn.MemberAgreement(ready.spec)
     with gate or nullcontext(), clock.step("network"):

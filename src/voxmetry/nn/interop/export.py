@@ -80,6 +80,12 @@ def export_model(name: str | Path, out: Path | str, *, form: Form, overwrite: bo
             "suppressed and sampled one by one",
             fix="run it by voxmetry segment or voxmetry.Predictor; export a U-Net or an FCN of the same data instead",
         )
+    if spec.clicks is not None and form == "monai-bundle":
+        raise ModelError(
+            found=f"{spec.name}, a network that takes clicks, to write as {form}",
+            expected="a network that MONAI builds by its own name",
+            fix="export it to ONNX or TorchScript, which hold the network without clicks",
+        )
     network = build_network(spec)
     load_into(network, folder / spec.weights.file, sha256=spec.weights.sha256)
     network.eval()

@@ -12,6 +12,7 @@ from torch import nn
 from voxmetry.config import ModelSpec, NetworkSpec
 from voxmetry.config.networks import FcnNetwork, MaskRcnnNetwork, MonaiNetwork, NnunetNetwork
 from voxmetry.errors import ConfigError, MissingExtraError, ModelError
+from voxmetry.nn.networks.clicks import ClickNetwork
 from voxmetry.nn.networks.fcn import Fcn
 from voxmetry.nn.networks.nnunet import NnunetUNet
 
@@ -58,12 +59,15 @@ def build_network(spec: ModelSpec) -> nn.Module:
         If the network needs a package that is not installed.
     """
     if spec.members > 1:
-        return Ensemble([_build_one(spec) for _ in range(spec.members)])
-    return _build_one(spec)
+        return Ensemble([_build_one(spec, spec.n_channels) for _ in range(spec.members)])
+    if spec.clicks is not None:
+        network = _build_one(spec, spec.n_channels + spec.n_classes)
+        return ClickNetwork(network, n_images=spec.n_channels, n_classes=spec.n_classes)
+    return _build_one(spec, spec.n_channels)
 
 
-def _build_one(spec: ModelSpec) -> nn.Module:
-    network, n_inputs = spec.network, spec.n_channels
+def _build_one(spec: ModelSpec, n_inputs: int) -> nn.Module:
+    network = spec.network
     if isinstance(network, NetworkSpec):
         # MONAI takes seconds to import, and a network that OpenVINO has in its cache is not built at all.
         from voxmetry.nn.networks.dynunet import build_unet

@@ -1,0 +1,117 @@
+"""Clicks as channels that a network takes: how near each voxel is to a click on each structure.
+
+Sakinis et al. 2019, arXiv 1903.08205; Diaz-Pinto et al. 2022, DeepEdit, doi:10.1007/978-3-031-17027-0_2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from voxmetry.config import ModelSpec
+from voxmetry.core.records.clicks import BACKGROUND, Click
+from voxmetry.errors import ConfigError, InputError
+from voxmetry.nn.preprocess import Prepared
+
+
+def guidance(
+    points: Sequence[tuple[int, Sequence[float]]],
+    shape: tuple[int, int, int],
+    spacing_mm: Sequence[float],
+    *,
+    n_classes: int,
+    reach_mm: float,
+) -> NDArray[np.float32]:
+    """Return the channels of clicks, (n_classes, I, J, K): 1 at a click of the class, falling to 0 at `reach_mm`.
+
+    Parameters
+    ----------
+    points
+        Class index, 0 for the background, and voxel of each click.
+    shape, spacing_mm
+        The grid.
+    n_classes
+        The background and each structure.
+    reach_mm
+        Distance at which a click says nothing any more.
+
+    Examples
+    --------
+    >>> channels = guidance([(1, (1, 0, 0))], (5, 1, 1), (2.0, 1.0, 1.0), n_classes=2, reach_mm=4.0)
+    >>> channels[1].ravel().tolist(), float(channels[0].max())
+    ([0.5, 1.0, 0.5, 0.0, 0.0], 0.0)
+    """
+    channels = np.zeros((n_classes, *shape), np.float32)
+    for place, voxel in points:
+        squares = [((np.arange(n) - v) * mm) ** 2 for n, v, mm in zip(shape, voxel, spacing_mm, strict=True)]
+        far = np.sqrt(squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :])
+        np.maximum(channels[place], 1 - far / reach_mm, out=channels[place])
+    return channels
+
+
+def with_clicks(prepared: Prepared, clicks: Sequence[Click], spec: ModelSpec) -> Prepared:
+    """Return a prepared study with the channels of clicks behind the images.
+
+    Raises
+    ------
+    ConfigError
+        If the model takes no clicks, or does not have the structure of one.
+    InputError
+        If a click lies outside of the image.
+    """
+    if not clicks:
+        return prepared
+    if spec.clicks is None:
+        raise ConfigError(
+            found=f"clicks for {spec.name}, which was trained without",
+            expected="a model whose model.yaml has `clicks`",
+            fix="train one with `clicks: {}` under `model` in the configuration",
+        )
+    points = []
+    for click in clicks:
+        mm = np.array(click.at) if click.space == "mm" else prepared.native.to_mm(np.array([click.at]))[0]
+        _require_inside(mm, prepared, click)
+        voxel = np.linalg.solve(prepared.grid.affine, np.append(mm, 1.0))[:3]
+        points.append((class_of(click, spec), voxel.tolist()))
+    i, j, k = prepared.tensor.shape[2:]
+    channels = guidance(
+        points, (i, j, k), prepared.grid.spacing_mm, n_classes=spec.n_classes, reach_mm=spec.clicks.reach_mm
+    )
+    return replace(prepared, tensor=torch.cat([prepared.tensor, torch.from_numpy(channels[None]).to(prepared.tensor)], dim=1))
+
+
+def class_of(click: Click, spec: ModelSpec) -> int:
+    """Return the class index that a click is about, 0 for the background.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no such structure, or several and none is named.
+    """
+    names = spec.labels.names
+    if click.label == BACKGROUND and BACKGROUND not in names:
+        return 0
+    if click.label in names:
+        return 1 + names.index(click.label)
+    if not click.label and len(names) == 1:
+        return 1
+    raise ConfigError(
+        found=f"a click on {click.label!r}" if click.label else "a click that names no structure",
+        expected=f"one of {', '.join((*names, BACKGROUND))}",
+        fix="name the structure behind the position: x,y,z,NAME",
+    )
+
+
+def _require_inside(mm: NDArray[np.float64], prepared: Prepared, click: Click) -> None:
+    place = np.linalg.solve(prepared.native.affine, np.append(mm, 1.0))[:3]
+    if ((place < -0.5) | (place > np.array(prepared.native.shape) - 0.5)).any():
+        what = "mm" if click.space == "mm" else "voxels"
+        raise InputError(
+            found=f"a click at {', '.join(f'{x:g}' for x in click.at)} {what}, outside of the image",
+            expected="a place in the image, in mm towards the patient's right, anterior and superior",
+            fix="give the position in RAS+ mm; LPS has the signs of the first two turned round",
+        )

@@ -1,0 +1,114 @@
+"""`voxmetry refine`: a run is renewed from clicks."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import models
+import phantoms
+from voxmetry import Predictor, Volume, read_segmentation, read_volume, save
+from voxmetry.cli import run
+from voxmetry.core.records.clicks import parse_click
+from voxmetry.service.infer import clicks_of_params, options_of_params
+
+GRID = phantoms.geometry(shape=(24, 26, 12), spacing_mm=(1.0, 1.2, 2.5))
+
+
+def click(voxel, label):
+    x, y, z = GRID.to_mm(np.array([voxel]))[0]
+    return f"{x:.4f},{y:.4f},{z:.4f},{label}"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("refine")
+    rng = np.random.default_rng(0)
+    save(Volume(rng.normal(100, 20, GRID.shape).astype(np.float32), GRID), root / "image.nii.gz")
+    models.write(root / "model", clicks={"reach_mm": 8.0})
+    models.write(root / "other", seed=1, clicks={"reach_mm": 8.0})
+    return root
+
+
+@pytest.fixture
+def out(place, tmp_path):
+    code = run(["segment", str(place / "image.nii.gz"), "-m", str(place / "model"), "-o", str(tmp_path / "out")])
+    assert code in (0, 3)
+    return tmp_path / "out"
+
+
+def refined(place, out, *words, model="model"):
+    return run(["refine", str(out), "--image", str(place / "image.nii.gz"), "-m", str(place / model), *words])
+
+
+def test_clicks_add_up_and_the_run_is_renewed(place, out):
+    before = read_segmentation(out / "seg.nii.gz").array.copy()
+    first, second = click((5, 20, 3), "back"), click((20, 4, 9), "background")
+    assert refined(place, out, "--click", first, "--author", "A. Reader") in (0, 3)
+    assert refined(place, out, "--click", second) in (0, 3)
+    kept = json.loads((out / "clicks.json").read_text(encoding="utf-8"))
+    assert [row["label"] for row in kept["clicks"]] == ["back", "background"]
+    predictor = Predictor(place / "model", device="cpu")
+    image = read_volume(place / "image.nii.gz", modality="MR")
+    expected = predictor(image, clicks=[parse_click(first), parse_click(second)])
+    now = read_segmentation(out / "seg.nii.gz").array
+    assert np.array_equal(now, expected.array)
+    assert not np.array_equal(now, before)
+    assert np.array_equal(read_segmentation(out / "model_seg.nii.gz").array, before)
+    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    assert "corrected" in {flag["code"] for flag in result["flags"]}
+    volumes = {row["label"]: row["n_voxels"] for row in result["measurements"]}
+    assert volumes["front"] == int((now == 2).sum())
+
+
+def test_anew_forgets_earlier_clicks(place, out):
+    refined(place, out, "--click", click((5, 20, 3), "back"))
+    refined(place, out, "--anew", "--click", click((20, 4, 9), "front"))
+    kept = json.loads((out / "clicks.json").read_text(encoding="utf-8"))
+    assert [row["label"] for row in kept["clicks"]] == ["front"]
+
+
+def test_clicks_on_another_run_are_no_clicks_on_this_one(place, out):
+    refined(place, out, "--click", click((5, 20, 3), "back"))
+    path = out / "clicks.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"map_sha256": "', '"map_sha256": "0'), encoding="utf-8")
+    refined(place, out, "--click", click((20, 4, 9), "front"))
+    assert [row["label"] for row in json.loads(path.read_text(encoding="utf-8"))["clicks"]] == ["front"]
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "said"),
+    [
+        ([], "model", "no click"),
+        (["--click", "900,0,0,back"], "model", "outside of the image"),
+        (["--click", "1,2"], "model", "the click '1,2'"),
+        (["--click", "0,0,0,liver"], "model", "front, back, background"),
+        (["--click", "0,0,0,back"], "other", "not the model that made this run"),
+    ],
+)
+def test_what_cannot_be_done_leaves_the_run_as_it_was(place, out, capsys, words, model, said):
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert refined(place, out, *words, model=model) in (1, 2)
+    assert said in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+class TestProtocol:
+    """Points as 3D Slicer's module sends them: voxels of the image."""
+
+    def test_foreground_and_background(self):
+        params = {"foreground": [[1, 2, 3]], "background": [[4, 5, 6]], "label": "back"}
+        found = options_of_params(params, ("front", "back")).clicks
+        assert [(x.at, x.label, x.space) for x in found] == [
+            ((1, 2, 3), "back", "voxel"),
+            ((4, 5, 6), "background", "voxel"),
+        ]
+
+    def test_points_under_the_names_of_structures(self):
+        found = clicks_of_params({"front": [[1, 2, 3]], "back": [], "background": []}, ("front", "back"))
+        assert found == [{"at": [1, 2, 3], "label": "front", "space": "voxel"}]
+
+    def test_a_model_without_clicks_passes_them_over(self):
+        assert options_of_params({"foreground": [[1, 2, 3]], "background": []}).clicks is None
