@@ -289,8 +289,7 @@ class TestMapsOnDisk:
     def test_crumbs_do_not_make_a_label_map(self):
         array = np.zeros((30, 20, 10), np.uint16)
         array[2:8, 2:8, 2:8], array[12, 2, 2] = 1, 1
-        rows = [Detection(value=1, label="node", box_ras_mm=((0, 0, 0), (0, 0, 0)))]
-        require_instances(of_rows(array, phantoms.geometry(shape=array.shape), rows), "a.nii.gz")
+        require_instances(array, "a.nii.gz")
 
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "ms-lesions-mni"
@@ -341,9 +340,8 @@ def test_a_least_iou_of_nothing_is_refused():
 def test_a_value_in_two_pieces_is_no_instance():
     array = np.zeros(GRID.shape, np.uint16)
     array[0:4], array[10:14] = 1, 1
-    rows = [Detection(value=1, label="node", box_ras_mm=((0, 0, 0), (0, 0, 0)))]
     with pytest.raises(LabelError, match="in several pieces"):
-        require_instances(of_rows(array, GRID, rows), "a.nii.gz")
+        require_instances(array, "a.nii.gz")
 
 
 class TestNamedAlike:

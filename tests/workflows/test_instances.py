@@ -19,7 +19,8 @@ from voxmetry.errors import ConfigError, FormatError, LabelError
 from voxmetry.io import write_series
 from voxmetry.io.instances import read_instances, save_instances
 from voxmetry.ops.instances import tell_apart
-from voxmetry.report.instances import drawn_result, drawn_segmentation, numbers_of
+from voxmetry.report.instances import drawn_result, drawn_segmentation, instance_table, numbers_of
+from voxmetry.report.language import load_language
 from voxmetry.report.pictures.planning import plan_pictures
 from voxmetry.workflows.instances import read_instances_again
 from voxmetry.workflows.report import Wishes, rewrite_report
@@ -237,7 +238,7 @@ class TestNetwork:
 
         def merged(_):
             whole = np.ones((6, 8, 8), np.float32)
-            rows = [(0.9, (slice(2, 8), slice(4, 12), slice(4, 12))), (0.7, (slice(9, 15), slice(4, 12), slice(4, 12)))]
+            rows = [(0.9, (slice(2, 8), slice(4, 12), slice(4, 12))), (0.3, (slice(9, 15), slice(4, 12), slice(4, 12)))]
             return [MergedInstance(score, 0, place, whole) for score, place in rows]
 
         monkeypatch.setattr(InstanceCollector, "merged", merged)
@@ -246,12 +247,21 @@ class TestNetwork:
         save(image, tmp_path / "image.nii.gz")
         result = segment_study(tmp_path / "image.nii.gz", tmp_path / "out", Predictor(folder, device="cpu"))
         assert result.instances_by == "network"
-        assert [(row.label, row.score) for row in result.instances] == [("ball", 0.9), ("ball", 0.7)]
+        assert [(row.label, row.score) for row in result.instances] == [("ball", 0.9), ("ball", 0.3)]
         found = read_segmentation(tmp_path / "out" / "instances.nii.gz").array
         assert [int((found == value).sum()) for value in (1, 2)] == [6 * 8 * 8] * 2
         # The semantic map has a ball where an instance is, and nowhere else.
         seg = read_segmentation(tmp_path / "out" / "seg.nii.gz").array
         np.testing.assert_array_equal(seg == 3, found > 0)
+        # Counted, and said to be more likely none.
+        said = {flag.code: (flag.severity, flag.message) for flag in result.flags}
+        message = "1 of 2 instances of ball have a score below 0.5: ball-2 (0.30)."
+        assert said["uncertain_instances"] == ("review", message)
+        remarks = [row.cells[-1].text for row in instance_table(result).rows]
+        assert remarks == ["", "uncertain"]
+        assert str(load_language("de").retell(message)).startswith(
+            "1 von 2 Instanzen von ball haben einen Score unter 0,5"
+        )
 
 
 class TestNames:

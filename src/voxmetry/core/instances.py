@@ -17,6 +17,8 @@ from voxmetry.errors import LabelError
 
 MOST_INSTANCES = 65535
 """As many as uint16 has values beside 0."""
+UNCERTAIN = 0.5
+"""An instance with a lower score is more likely none, and said to be uncertain."""
 PANOPTIC_BASE = 65536
 """A panoptic value is the structure's label value times this, plus the instance's value, which is 0 in stuff."""
 

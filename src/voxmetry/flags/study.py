@@ -9,8 +9,9 @@ from voxmetry.classical.spec import BaselineSpec
 from voxmetry.config import ModelSpec, Range
 from voxmetry.core.axes import is_as_stored
 from voxmetry.core.geometry import Geometry
+from voxmetry.core.instances import UNCERTAIN
 from voxmetry.core.labels import LabelTable
-from voxmetry.core.records import Flag, Measurement, MembersAgreement, PredictedDice, SeriesInfo
+from voxmetry.core.records import Flag, InstanceMeasurement, Measurement, MembersAgreement, PredictedDice, SeriesInfo
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.measurement.sides import pairs
 from voxmetry.models.composite import CompositeSpec
@@ -202,6 +203,19 @@ def flag_islands(segmentation: Segmentation, *, many: Collection[str] = ()) -> t
         if apart > ISLANDS_SHARE:
             message = f"{label.name} is in {len(sizes)} parts: {apart:.0%} of it lies apart from the largest."
             flags.append(Flag(code="islands", severity="note", message=message, label=label.name))
+    return tuple(flags)
+
+
+def flag_uncertain(instances: Sequence[InstanceMeasurement]) -> tuple[Flag, ...]:
+    """Ask for a look at structures with instances whose score is below `UNCERTAIN`: they are counted all the same."""
+    flags = []
+    for name in dict.fromkeys(row.label for row in instances):
+        own = [row for row in instances if row.label == name]
+        low = [f"{row.id} ({row.score:.2f})" for row in own if row.score < UNCERTAIN]
+        if low:
+            shown = ", ".join(low[:6]) + (f" and {len(low) - 6} more" if len(low) > 6 else "")
+            message = f"{len(low)} of {len(own)} instances of {name} have a score below {UNCERTAIN:g}: {shown}."
+            flags.append(_review("uncertain_instances", name, message))
     return tuple(flags)
 
 

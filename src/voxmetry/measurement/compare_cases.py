@@ -89,7 +89,7 @@ def read_instance_pair(pair: FilePair) -> tuple[InstanceSegmentation, InstanceSe
         If a file cannot be read.
     """
     prediction, reference = read_instances(pair.prediction), read_instances(pair.reference)
-    require_instances(reference, pair.reference.name)
+    require_instances(reference.array, pair.reference.name)
     if not reference.geometry.is_same(prediction.geometry):
         move = find_move(reference.geometry, prediction.geometry, what="prediction and reference")
         reference = of_rows(move(reference.array), prediction.geometry, reference.detections)

@@ -246,7 +246,12 @@ def in_order(parts: NDArray[Any], geometry: Geometry, box: Box) -> list[int]:
     return [int(value) for value in present[order]]
 
 
-def require_instances(found: InstanceSegmentation, name: str) -> None:
+def require_instances(
+    array: NDArray[Any],
+    name: str,
+    *,
+    fix: str = "if it is a label map of structures, leave out --apart maps: its connected parts are counted then",
+) -> None:
     """Refuse a label map of structures that was given as an instance map: most of its values lie in several pieces.
 
     An instance may lose a small piece; a value is in several where the second largest has a quarter of the largest's
@@ -254,27 +259,28 @@ def require_instances(found: InstanceSegmentation, name: str) -> None:
 
     Parameters
     ----------
-    found
-        From `voxmetry.io.instances.read_instances`.
+    array
+        (I, J, K) whole numbers, 0 in the background.
     name
-        The file's name, for the error.
+        The file's or the case's name, for the error.
+    fix
+        What to do, for the error.
 
     Raises
     ------
     LabelError
         If it is no instance map.
     """
-    boxes = label_boxes(found.array)
     pieces = []
-    for value, box in boxes.items():
-        sizes = np.sort(components(found.array[box] == value, 26)[1])
+    for value, box in label_boxes(array).items():
+        sizes = np.sort(components(array[box] == value, 26)[1])
         pieces.append(len(sizes) if len(sizes) > 1 and sizes[-2] >= _PIECE * sizes[-1] else 1)
     if 2 * sum(n > 1 for n in pieces) > len(pieces):
         raise LabelError(
             found=f"{name}, in which {sum(n > 1 for n in pieces)} of {len(pieces)} values lie in several pieces, up to "
             f"{max(pieces)}",
             expected="an instance map: each value is one instance, in one piece",
-            fix="if it is a label map of structures, leave out --apart maps: its connected parts are counted then",
+            fix=fix,
         )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from voxmetry.core.instances import InstanceSegmentation
+from voxmetry.core.instances import UNCERTAIN, InstanceSegmentation
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Detection, InstanceMeasurement, Lesion, Part, StudyResult
 from voxmetry.core.segmentation import Segmentation
@@ -99,7 +99,8 @@ def instance_table(result: StudyResult, say: Language = ENGLISH) -> Table | None
             plane=plane,
         )
     numbered = [(f"lesion-{first + place}", row) for place, row in enumerate(rows)]
-    table = part_table(numbered, colours, say, scores=scores)
+    uncertain = {row.id for row in rows if row.score < UNCERTAIN}
+    table = part_table(numbered, colours, say, scores=scores, uncertain=uncertain)
     return replace(table, id="instance-table", caption=caption, head=say("Instance"))
 
 

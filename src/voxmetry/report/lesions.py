@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from voxmetry.core.records import Lesion, Part, StudyResult
@@ -31,6 +31,7 @@ def part_table(
     say: Language,
     *,
     scores: Mapping[str, str] | None = None,
+    uncertain: Collection[str] = (),
 ) -> Table:
     """One row a lesion or an instance, of the first `MOST_ROWS`.
 
@@ -44,6 +45,8 @@ def part_table(
         The language.
     scores
         What stands in a column of scores, by the id of the part; None leaves the column out.
+    uncertain
+        Ids of the parts that are remarked as uncertain.
     """
     ranked = numbered[:MOST_ROWS]
     rows = [part for _, part in ranked]
@@ -58,7 +61,8 @@ def part_table(
             cells.append(say.decimals(x.intensity_max, places))
         if unit == "SUVbw":
             cells += [say.decimals(x.suv_peak, 2), say.decimals(x.total_lesion_glycolysis_suv_ml, 1)]
-        cells += [_location(x, say), _edge(x, say)]
+        remarks = [say("uncertain")] if x.id in uncertain else []
+        cells += [_location(x, say), ", ".join(filter(None, (*remarks, _edge(x, say))))]
         made.append(
             Row(
                 id=target,

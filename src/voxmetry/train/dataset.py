@@ -20,9 +20,12 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io import read_segmentation, read_volume
+from voxmetry.ops.instances import require_instances
 from voxmetry.train.cases import Case, DataSet, listed
 from voxmetry.train.instance_labels import require_within, split_values
 from voxmetry.train.partial import Unlabelled, find_unlabelled, translate
+
+NO_INSTANCES = "if it is a label map of structures, leave instances or instances_of out: its connected parts count then"
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +138,8 @@ def read_labelled(case: Case, data: DataSet) -> Labelled:
             unknown = mask if unknown is None else unknown | mask
         if case.instances is not None:
             instances = require_within(read_segmentation(case.instances, image=volumes[0]), label)
+        if instances is not None:
+            require_instances(instances, f"the instances of {case.name}", fix=NO_INSTANCES)
     return Labelled(volumes, label, find_unlabelled(label, how, unknown), instances)
 
 

@@ -52,7 +52,7 @@ _OF_LABELS = frozenset(
     (
         *("empty", "truncated", "volume_out_of_range", "asymmetry", "islands", "not_found", "not_compared"),
         *("low_predicted_dice", "members_disagree", "reference_in_training", "not_written", "corrected"),
-        *("registration", "not_covered", "matched_by_distance", "lesions_not_matched"),
+        *("uncertain_instances", "registration", "not_covered", "matched_by_distance", "lesions_not_matched"),
     )
 )
 """Flags that are about the label map or its comparisons, not about the image: they are raised anew or hold no more."""

@@ -14,7 +14,6 @@ from voxmetry.classical import Baseline, is_baseline, load_baseline
 from voxmetry.config import StudySettings
 from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.records import MembersAgreement, PredictedDice
-from voxmetry.core.records.clicks import Click
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError
@@ -159,7 +158,7 @@ def run_model(
         with gate or nullcontext(), clock.step("network"):
             return Answer(only(ready(volumes), wanted), notes=ready.notes)
     with clock.step("preprocess"):
-        prepared = ready.prepare(volumes, maps=maps, measured=True, clicks=clicks)
+        prepared = ready.prepare(volumes, maps=maps, measured=True, clicks=settings.clicks)
     confidence = nn.Confidence(ready.spec) if ready.spec.quality else None
     agreement = nn.MemberAgreement(ready.spec)
     with gate or nullcontext(), clock.step("network"):

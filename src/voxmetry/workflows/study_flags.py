@@ -21,6 +21,7 @@ from voxmetry.flags.study import (
     flag_measurements,
     flag_quality,
     flag_source,
+    flag_uncertain,
     flag_units,
 )
 from voxmetry.models.composite import CompositeSpec
@@ -115,6 +116,7 @@ def flag_study(
         *(Flag(code="not_run", severity="review", message=note) for note in answer.notes),
         *structures,
         *flag_islands(answer.segmentation, many={row.label for row in measured.instances}),
+        *flag_uncertain(measured.instances),
         *flag_quality(answer.predicted_dice),
         *flag_agreement(answer.members_agreement),
         *(change.flags if change is not None else ()),
