@@ -1,11 +1,12 @@
 """Instances of networks, of connected components and of watershed on cases with known instances.
 
     python benchmarks/bench_instances.py configs/data/spine-mr.yaml --mask-rcnn RUN/model --semantic unet=RUN/model \
-        --semantic fcn=RUN/model --json OUT.json
+        --semantic fcn=RUN/model --json OUT.json [--memory]
 
 Held-out cases alone. One row a method: average precision at IoU 0.5 and 0.75 of all detections, panoptic quality and
 count error of those with a score of 0.5 or more (all, where there are no scores), mean Dice of pairs with IoU above
-0.5, share of the exams in which every instance has a partner; 95 % intervals by bootstrap over the patients.
+0.5, share of the exams in which every instance has a partner; 95 % intervals by bootstrap over the patients. With
+--memory alone: the peak memory of each model on the first case, in a process of its own, beside one that only reads.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +105,29 @@ def with_interval(cases: list[dict[str, np.ndarray]]) -> dict[str, tuple[float, 
     return {name: (value, float(ends[name][0]), float(ends[name][1])) for name, value in found.items()}
 
 
+def print_memory(models: dict[str, Path | None], image: Path) -> None:
+    """Print the peak of a process that runs each model on one image; None reads the image alone."""
+    print("| model | peak memory (GB) | processor s |\n| --- | --- | --- |")
+    for name, model in models.items():
+        ran = subprocess.run([sys.executable, "-c", ONE, str(model or ""), str(image)], capture_output=True, text=True)
+        peak, seconds = ran.stdout.split()[-2:] if ran.returncode == 0 else ("nan", "nan")
+        print(f"| {name} | {float(peak) / 1e6:.2f} | {float(seconds):.1f} |")
+
+
+ONE = """
+import resource, sys, time
+import numpy as np
+from voxmetry import Predictor, read_volume
+volume = read_volume(sys.argv[2], modality="MR")
+began = time.process_time()
+if sys.argv[1]:
+    predictor = Predictor(sys.argv[1], device="cpu", precision="float32")
+    began = time.process_time()
+    predictor.instances(volume) if predictor.tells_instances else predictor(volume)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time() - began)
+"""
+
+
 def main() -> None:
     """Run and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -110,9 +136,17 @@ def main() -> None:
     parser.add_argument("--mask-rcnn", type=Path)
     parser.add_argument("--semantic", action="append", default=[], help="NAME=MODEL")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--memory", action="store_true")
     arguments = parser.parse_args()
     data = open_data(arguments.data, root=arguments.root)
     held_out = [case for case in data.cases if case.held_out]
+    if arguments.memory:
+        named = [item.partition("=")[::2] for item in arguments.semantic]
+        models: dict[str, Path | None] = {"none, reads alone": None, **{name: Path(path) for name, path in named}}
+        print_memory(
+            models | ({"Mask R-CNN": arguments.mask_rcnn} if arguments.mask_rcnn else {}), held_out[0].images[0]
+        )
+        return
     methods: dict[str, Method] = {}
     if arguments.mask_rcnn:
         methods["Mask R-CNN"] = Predictor(arguments.mask_rcnn, device="cpu").instances
