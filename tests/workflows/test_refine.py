@@ -34,13 +34,15 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def out(place, tmp_path):
-    code = run(["segment", str(place / "image.nii.gz"), "-m", str(place / "model"), "-o", str(tmp_path / "out")])
+    words = ["-m", str(place / "model"), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    code = run(["segment", str(place / "image.nii.gz"), *words])
     assert code in (0, 3)
     return tmp_path / "out"
 
 
 def refined(place, out, *words, model="model"):
-    return run(["refine", str(out), "--image", str(place / "image.nii.gz"), "-m", str(place / model), *words])
+    image = str(place / "image.nii.gz")
+    return run(["refine", str(out), "--image", image, "-m", str(place / model), "--device", "cpu", *words])
 
 
 def test_clicks_add_up_and_the_run_is_renewed(place, out):

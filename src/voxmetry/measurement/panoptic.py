@@ -109,6 +109,9 @@ def _things(
         for x in (prediction, reference)
     ]
     chosen = [pair.name for pair in pairs if pair.prediction in of_kind[0] or pair.reference in of_kind[1]]
+    if not chosen and isinstance(prediction, InstanceSegmentation) and isinstance(reference, InstanceSegmentation):
+        # No instance on either side: whatever the maps could have had.
+        return [pair.name for pair in pairs]
     if not chosen:
         raise ConfigError(
             found=f"no label of kind 'lesion' among {', '.join(pair.name for pair in pairs) or '(none)'}",
