@@ -81,7 +81,8 @@ def with_clicks(prepared: Prepared, clicks: Sequence[Click], spec: ModelSpec) ->
     channels = guidance(
         points, (i, j, k), prepared.grid.spacing_mm, n_classes=spec.n_classes, reach_mm=spec.clicks.reach_mm
     )
-    return replace(prepared, tensor=torch.cat([prepared.tensor, torch.from_numpy(channels[None]).to(prepared.tensor)], dim=1))
+    beside = torch.from_numpy(channels[None]).to(prepared.tensor)
+    return replace(prepared, tensor=torch.cat([prepared.tensor, beside], dim=1))
 
 
 def class_of(click: Click, spec: ModelSpec) -> int:
