@@ -86,7 +86,7 @@ def test_clicks_on_another_run_are_no_clicks_on_this_one(place, out):
         ([], "model", "no click"),
         (["--click", "900,0,0,back"], "model", "outside of the image"),
         (["--click", "1,2"], "model", "the click '1,2'"),
-        (["--click", "0,0,0,liver"], "model", "front, back, background"),
+        (["--click", click((5, 20, 3), "liver")], "model", "front, back, background"),
         (["--click", "0,0,0,back"], "other", "not the model that made this run"),
     ],
 )
