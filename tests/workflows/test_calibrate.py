@@ -59,6 +59,15 @@ class TestFit:
         assert found.quality.review_below == pytest.approx(lowest, abs=1e-4)
         assert "Too weak to flag a fifth by (8 cases hold" in str(found)
 
+    def test_more_certainty_never_foretells_less(self):
+        turned = [(case, name, 1.83 - x, y) for case, name, x, y in rows()]
+        found, told = _calibrate_one("liver", turned)
+        assert found.quality.slope == 0
+        assert found.quality.intercept == pytest.approx(np.median([y for *_, y in turned]), abs=1e-4)
+        assert not found.skilled
+        assert found.quality.predict(0.5) >= found.quality.review_below
+        assert np.ptp([row.predicted_dice for row in told]) < 0.02
+
     def test_with_few_cases_no_line_is_fitted(self):
         found, told = _calibrate_one("liver", rows(9))
         assert found.quality is None

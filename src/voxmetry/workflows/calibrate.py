@@ -230,11 +230,14 @@ def _calibrate_one(
 
 
 def _fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Intercept and slope by Theil and Sen's medians, which a few failures do not turn (doi 10.2307/2285891)."""
+    """Intercept and slope by Theil and Sen's medians, which a few failures do not turn (doi 10.2307/2285891).
+
+    Where more certainty went with less Dice, that is chance: the median is predicted then, whatever the certainty.
+    """
     from scipy.stats import theilslopes
 
     found = theilslopes(y, x)
-    return float(found.intercept), float(found.slope)
+    return (float(found.intercept), float(found.slope)) if found.slope > 0 else (float(np.median(y)), 0.0)
 
 
 def calibrate_model(

@@ -1,0 +1,82 @@
+"""The bundled models: what each folder holds, and what head-neck-ct finds, refuses and leaves alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import phantoms
+from voxmetry import LabelTable, compare, load_model, read_segmentation, read_volume, save, segment
+from voxmetry.cli import run
+from voxmetry.io import write_series
+from voxmetry.models import BUNDLED, list_models
+
+NAMES = ("head-neck-ct", "hippocampus-mr", "sarcoma-petct")
+MOST_BYTES = 6_000_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_is_small_and_says_what_it_is_of(name):
+    folder = BUNDLED / name
+    assert sum(path.stat().st_size for path in folder.iterdir()) < MOST_BYTES
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for words in (
+        "Licence of these weights: ",
+        "Data and attribution",
+        "95 % interval",
+        "Known failures",
+        "make reproduce-",
+    ):
+        assert words in card
+    spec = next(spec for spec in list_models() if spec.name == name)
+    assert f"Licence of these weights: {spec.licence}" in card
+
+
+def test_these_are_all():
+    assert tuple(spec.name for spec in list_models()) == NAMES
+
+
+@pytest.fixture(scope="module")
+def head_neck():
+    return load_model("head-neck-ct", device="cpu")
+
+
+@pytest.mark.real_data
+class TestHeadNeck:
+    def test_finds_the_organs_of_a_patient_held_out(self, head_neck, real_data):
+        case = "pt_212"
+        assert case in json.loads((BUNDLED / "head-neck-ct" / "split.json").read_text())["validation"]
+        volume = read_volume(real_data / "head-neck-ct" / "images" / f"{case}.nii.gz", modality="CT")
+        names = {1: "brainstem", 2: "spinal_cord", 3: "parotid_gland_right", 4: "parotid_gland_left", 6: "larynx"}
+        table = LabelTable.from_names(names | {5: "esophagus", 7: "mandible"})
+        truth = read_segmentation(real_data / "head-neck-ct" / "labels" / f"{case}.nii.gz", labels=table)
+        found = segment(volume, head_neck)
+        known = [name for value, name in names.items() if (truth.array == value).any()]
+        dice = {row.label: row.dice for row in compare(prediction=found, reference=truth, labels=known)}
+        assert len(dice) >= 4
+        assert min(dice.values()) > 0.6
+        # Right is right: the sides do not change places.
+        assert dice["parotid_gland_right"] > 0.7
+        assert dice["parotid_gland_left"] > 0.7
+
+    def test_finds_nothing_in_a_thigh(self, head_neck, real_data):
+        volume = read_volume(real_data / "sarcoma" / "STS_002" / "CT_image.nii.gz", modality="CT")
+        assert not segment(volume, head_neck).array.any()
+
+
+def test_a_brain_in_mr_is_refused(tmp_path, capsys):
+    write_series(phantoms.volume(phantoms.geometry(shape=(24, 24, 12))), tmp_path / "mr", modality="MR")
+    assert run(["segment", str(tmp_path / "mr"), "-m", "head-neck-ct", "-o", str(tmp_path / "out")]) in (1, 2)
+    assert "CT" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "seg.nii.gz").exists()
+
+
+def test_air_is_flagged(tmp_path):
+    air = phantoms.volume(phantoms.geometry(shape=(48, 48, 24), spacing_mm=(4.0, 4.0, 2.5)))
+    save(type(air)(np.full(air.array.shape, -1000, np.int16), air.geometry), tmp_path / "air.nii.gz")
+    out = tmp_path / "out"
+    assert run(["segment", str(tmp_path / "air.nii.gz"), "-m", "head-neck-ct", "-o", str(out), "--modality", "CT"]) == 3
+    flags = {flag["code"] for flag in json.loads((out / "result.json").read_text())["flags"]}
+    assert "empty" in flags
