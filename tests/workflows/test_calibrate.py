@@ -53,7 +53,7 @@ class TestFit:
         rng = np.random.default_rng(3)
         shuffled = [(c, n, float(x), y) for (c, n, _, y), x in zip(rows(), rng.uniform(0.85, 0.98, 40), strict=True)]
         found, _ = _calibrate_one("liver", shuffled)
-        assert abs(found.spearman) < 0.3
+        assert not found.spearman >= 0.3
         assert not found.skilled
         lowest = min(row.predicted_dice for row in _calibrate_one("liver", shuffled)[1])
         assert found.quality.review_below == pytest.approx(lowest, abs=1e-4)
@@ -65,6 +65,7 @@ class TestFit:
         assert found.quality.slope == 0
         assert found.quality.intercept == pytest.approx(np.median([y for *_, y in turned]), abs=1e-4)
         assert not found.skilled
+        assert "true Dice none, mean error" in str(found)
         assert found.quality.predict(0.5) >= found.quality.review_below
         assert np.ptp([row.predicted_dice for row in told]) < 0.02
 

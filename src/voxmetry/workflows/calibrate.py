@@ -78,7 +78,7 @@ class Calibration(Record):
         if self.quality is None:
             return f"{self.label}: {self.n} cases, too few or too alike to fit a line (at least {FEWEST})"
         told = (
-            f"{self.label}: {self.n} cases. Rank correlation of predicted and true Dice {self.spearman:.2f}, mean "
+            f"{self.label}: {self.n} cases. Rank correlation of predicted and true Dice {_rank(self.spearman)}, mean "
             f"error {self.mean_absolute_error:.3f}. "
         )
         if self.skilled:
@@ -95,6 +95,10 @@ class Calibration(Record):
     def skilled(self) -> bool:
         """Whether the certainty tells good cases from bad; see `SKILL`."""
         return self.quality is not None and self.spearman >= SKILL
+
+
+def _rank(x: float) -> str:
+    return f"{x:.2f}" if math.isfinite(x) else "none"
 
 
 class CalibrationReport(Record):
@@ -206,7 +210,8 @@ def _calibrate_one(
     worst = np.argsort(y, kind="stable")[: max(1, round(WORST * n))]
     flagged = np.argsort(told, kind="stable")[: max(1, round(FLAGGED * n))]
     error = float(np.abs(told - y).mean())
-    rank = float(spearmanr(told, y).statistic) if np.ptp(told) > 0 and np.ptp(y) > 0 else math.nan
+    # Of a median that leaves each case out in turn, the rank says nothing of certainty.
+    rank = float(spearmanr(told, y).statistic) if slope and np.ptp(told) > 0 and np.ptp(y) > 0 else math.nan
     quality = Quality(
         intercept=round(intercept, 5),
         slope=round(slope, 5),
@@ -328,7 +333,7 @@ def card_section(result: CalibrationReport) -> str:
             rows.append(f"| {row.label} | {row.n} | not fitted | | | | |")
             continue
         rows.append(
-            f"| {row.label} | {row.n} | {row.spearman:.2f} | {row.mean_absolute_error:.3f} "
+            f"| {row.label} | {row.n} | {_rank(row.spearman)} | {row.mean_absolute_error:.3f} "
             f"| {row.quality.review_below:.2f}{'' if row.skilled else ' *'} | {row.n_flagged} "
             f"| {row.n_worst_flagged} of {row.n_worst} |"
         )
