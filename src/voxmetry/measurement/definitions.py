@@ -35,6 +35,8 @@ _MEASUREMENTS = {
     "surface_area_mm2": "area of that mesh in mm2 (IBSI: surface area, mesh)",
     "sphericity": "(36 pi V^2)^(1/3) / A with the mesh's volume V and area A; 1 is a sphere (IBSI: sphericity)",
     "max_diameter_mm": "largest distance between two points of that mesh, in mm (IBSI: maximum 3D diameter)",
+    "max_diameter_ends_ras_mm": "the two points that it lies between, in mm towards the patient's right, anterior and "
+    "superior",
     "share_percent": "share of the sum of structures that the model names (total), in per cent",
     "touches_border": "whether a voxel of the structure lies on a face of the image, so that it may be cut off",
     "border_sides": "the faces of the image that it touches, by the nearest patient direction",

@@ -117,8 +117,9 @@ def test_a_label_map_of_two_frames_at_a_place(seg):
     path = seg()
     dataset = pydicom.dcmread(path)
     dataset.SegmentationType = "LABELMAP"
-    first, second, *_ = dataset.PerFrameFunctionalGroupsSequence
+    first, second, *rest = dataset.PerFrameFunctionalGroupsSequence
     second.PlanePositionSequence = first.PlanePositionSequence
     dataset.save_as(path)
-    with pytest.raises(FormatError, match="a label map with 4 frames at 3 places"):
+    n = 2 + len(rest)
+    with pytest.raises(FormatError, match=f"a label map with {n} frames at {n - 1} places"):
         read_segmentation(path)
