@@ -21,6 +21,7 @@ def test_there_are_notebooks():
         "02_measure_and_compare.ipynb",
         "03_train.ipynb",
         "04_cohort.ipynb",
+        "05_instances.ipynb",
     ]
 
 
