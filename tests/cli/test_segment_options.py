@@ -19,8 +19,8 @@ from voxmetry.errors import ConfigError
 
 def test_each_study_setting_is_an_option_and_each_option_of_a_group_a_setting() -> None:
     options = {field.name for group in (verb.Reading, verb.Running, verb.Writing) for field in fields(group)}
-    # Options of their own: `names` is `--map`, whose values are pairs; the others choose parts of a model.
-    alone = {"dicom", "names", "structures", "fast", "any_region"}
+    # Options of their own: `names` is `--map`, whose values are pairs; clicks are places; the others choose parts.
+    alone = {"dicom", "names", "structures", "fast", "any_region", "clicks"}
     assert options | alone == set(StudySettings.model_fields)
     assert {field.name for field in fields(verb.Objects)} == set(DicomOutput.model_fields)
 

@@ -216,16 +216,12 @@ def segment(
     Precision, maps, memory, PDF and all other settings: --set NAME=VALUE, or a file by --settings.
     """
     from voxmetry.config import StudySettings, load_yaml, parse_record
-    from voxmetry.core.records.clicks import parse_click
     from voxmetry.workflows.segment import segment_study
 
     settings = load_yaml(settings_file, StudySettings) if settings_file else StudySettings()
     settings = with_settings(settings, also_set or ())
     options = given(reading) | given(running) | given(writing) | {"dicom": settings.dicom.model_dump() | given(objects)}
-    if beside.names_map:
-        options["names"] = names_of(beside.names_map)
-    if beside.clicks:
-        options["clicks"] = [parse_click(text).model_dump() for text in beside.clicks]
+    options |= _parsed(beside)
     settings = parse_record(settings.model_dump() | options, StudySettings, where="options")
     with steps() as tell:
         result = segment_study(
@@ -240,3 +236,15 @@ def segment(
         )
     show.study(result, out, as_json=as_json, verbose=verbose)
     raise typer.Exit(show.exit_code(result))
+
+
+def _parsed(beside: Beside) -> dict[str, object]:
+    """Return the settings whose options are more than their values: pairs of names, and places."""
+    from voxmetry.core.records.clicks import parse_click
+
+    found: dict[str, object] = {}
+    if beside.names_map:
+        found["names"] = names_of(beside.names_map)
+    if beside.clicks:
+        found["clicks"] = [parse_click(text).model_dump() for text in beside.clicks]
+    return found

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from voxmetry.config import DicomOutput, MapName, StudySettings, parse_record
+from voxmetry.config import DicomOutput, MapName, ModelSpec, StudySettings, parse_record
 from voxmetry.core.base import Record
 from voxmetry.core.records.clicks import BACKGROUND, Click
 from voxmetry.errors import ConfigError, FormatError
@@ -147,3 +147,8 @@ def source_of_upload(files: Sequence[tuple[Path, str]], n_inputs: int) -> tuple[
             fix="send each study as a job of its own",
         )
     return tuple(images)
+
+
+def takes_clicks(spec: object) -> bool:
+    """Whether a model was trained with clicks."""
+    return isinstance(spec, ModelSpec) and spec.clicks is not None

@@ -32,11 +32,10 @@ from voxmetry.service.answer import (
 from voxmetry.service.datastore import FINAL, Image
 from voxmetry.service.errors import BusyError, DeniedError, TooSlowError, not_found
 from voxmetry.service.forms import received
-from voxmetry.service.infer import options_of_params
+from voxmetry.service.infer import options_of_params, takes_clicks
 from voxmetry.service.records import Job
 from voxmetry.service.service import RECEIVED, Service
 from voxmetry.service.sessions import add_sessions, session_image
-from voxmetry.workflows.refine import takes_clicks
 
 PRIORITY = 9
 """Somebody sits and waits."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from voxmetry import io
-from voxmetry.config import ModelSpec, StudySettings, parse_record
+from voxmetry.config import StudySettings, parse_record
 from voxmetry.core.base import Record
 from voxmetry.core.records import StudyResult
 from voxmetry.core.records.clicks import Click
@@ -122,8 +122,3 @@ def _earlier(out: Path, weights_sha256: str, map_sha256: str) -> tuple[Click, ..
         ) from error
     same = (kept.weights_sha256, kept.map_sha256) == (weights_sha256, map_sha256)
     return kept.clicks if same else ()
-
-
-def takes_clicks(spec: object) -> bool:
-    """Whether a model was trained with clicks."""
-    return isinstance(spec, ModelSpec) and spec.clicks is not None
