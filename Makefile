@@ -69,17 +69,19 @@ reproduce-sarcoma: $(VENV)/ready
 # One run each: patients of the data set's own split are held out (head-neck-ct), or all real images are (brain-mr). Both
 # may be stopped at any time and go on. MINUTES ends a run early, with weights written.
 define reproduce_one
-	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train configs/train/$(1).yaml -o $(RUNS)/$(1) --resume $(if $(MINUTES),--max-minutes $(MINUTES))
+	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train configs/train/$(1).yaml -o $(RUNS)/$(1) --resume $(if $(MINUTES),--max-minutes $(MINUTES)) $(2)
 	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry evaluate configs/data/$(1).yaml -m $(RUNS)/$(1)/model -o $(RUNS)/$(1)/evaluation --overwrite
 	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry calibrate configs/data/$(1).yaml -m $(RUNS)/$(1)/model -o $(RUNS)/$(1)/calibration \
 	  --into $(RUNS)/$(1)/model
 endef
 
 reproduce-head-neck: $(VENV)/ready
-	$(call reproduce_one,head-neck-ct)
+	$(call reproduce_one,head-neck-ct,)
 
+# The second stage puts a level at full resolution above the first one's network.
 reproduce-brain: $(VENV)/ready
-	$(call reproduce_one,brain-mr)
+	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train configs/train/brain-mr-coarse.yaml -o $(RUNS)/brain-mr-coarse --resume
+	$(call reproduce_one,brain-mr,--from $(RUNS)/brain-mr-coarse/model)
 
 # ONLY="nadir" for those whose name holds the word.
 mutations: $(VENV)/ready

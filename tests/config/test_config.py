@@ -33,6 +33,44 @@ def test_a_typo_is_an_error_that_names_the_key(tmp_path):
         load_yaml(path, StudySettings)
 
 
+class TestBasedOn:
+    def write(self, folder, text, *, base="hippocampus-mr.yaml"):
+        (folder / "base.yaml").write_text((CONFIGS / "train" / base).read_text(encoding="utf-8"), encoding="utf-8")
+        (folder / "changed.yaml").write_text(text, encoding="utf-8")
+        return folder / "changed.yaml"
+
+    def test_a_file_says_what_differs_from_the_one_beside_it(self, tmp_path):
+        path = self.write(
+            tmp_path,
+            "based_on: base.yaml\nepochs: 3\naugment: {scale: 0.5}\nmodel: {network: {channels: [4, 8, 8, 8]}}\n"
+            "batch_size: null\n",
+        )
+        base, found = load_yaml(tmp_path / "base.yaml", TrainSettings), load_yaml(path, TrainSettings)
+        assert (found.epochs, found.batch_size) == (3, TrainSettings.model_fields["batch_size"].default)
+        assert found.augment == base.augment.model_copy(update={"scale": 0.5})
+        assert found.model.network == base.model.network.model_copy(update={"channels": (4, 8, 8, 8)})
+        assert (found.seed, found.model.labels) == (base.seed, base.model.labels)
+
+    @pytest.mark.parametrize("name", ["../base.yaml", "7", "[base.yaml]", "/base.yaml", "other/base.yaml"])
+    def test_a_base_elsewhere_is_refused_as_paths_would_mean_another_place(self, tmp_path, name):
+        with pytest.raises(ConfigError, match="same folder"):
+            load_yaml(self.write(tmp_path, f"based_on: {name}\n"), TrainSettings)
+
+    def test_a_base_that_is_missing_or_based_on_another_is_refused(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read"):
+            load_yaml(self.write(tmp_path, "based_on: nowhere.yaml\n"), TrainSettings)
+        with pytest.raises(ConfigError, match="stands alone"):
+            load_yaml(self.write(tmp_path, "based_on: changed.yaml\n"), TrainSettings)
+
+    def test_a_typo_is_named_in_the_file_that_was_opened(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"changed\.yaml: epoch: no such key"):
+            load_yaml(self.write(tmp_path, "based_on: base.yaml\nepoch: 3\n"), TrainSettings)
+
+    def test_other_files_know_no_base(self, tmp_path):
+        with pytest.raises(ConfigError, match="based_on: no such key"):
+            load_yaml(self.write(tmp_path, "based_on: base.yaml\n"), StudySettings)
+
+
 def test_yaml_is_data_and_never_code(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text("device: !!python/object/apply:os.getcwd []\n", encoding="utf-8")

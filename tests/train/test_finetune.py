@@ -83,6 +83,56 @@ def test_a_model_of_which_nothing_fits_is_refused(source):
         carry_over(build_network(spec), spec, source)
 
 
+BLOCKS = {
+    "channels": [4, 8, 8],
+    "strides": [[1] * 3, [2] * 3, [2] * 3],
+    "kernels": [[3] * 3] * 3,
+    "space_to_depth": [2] * 3,
+}
+FINER = {"channels": [6, 4, 8, 8], "strides": [[1] * 3, [2] * 3, [2] * 3, [2] * 3], "kernels": [[3] * 3] * 4}
+
+
+def test_a_finer_level_is_put_above_a_network_that_saw_blocks(tmp_path):
+    window = {"patch": [16, 24, 16], "overlap": 0.5}
+    folder = models.write(tmp_path / "blocks", seed=3, network=BLOCKS, window=window)
+    spec = models.spec(network=FINER, window=window)
+    network = build_network(spec)
+    random = {key: tensor.clone() for key, tensor in distinct_tensors(network).items()}
+    carry_over(network, spec, folder)
+    have, old = distinct_tensors(network), tensors(folder)
+    same = {
+        "downsamples.0.conv2.conv.weight": "unet.input_block.conv2.conv.weight",
+        "downsamples.1.conv1.conv.weight": "unet.downsamples.0.conv1.conv.weight",
+        "bottleneck.conv1.conv.weight": "unet.bottleneck.conv1.conv.weight",
+        "upsamples.0.transp_conv.conv.weight": "unet.upsamples.0.transp_conv.conv.weight",
+        "upsamples.1.conv_block.conv2.conv.weight": "unet.upsamples.1.conv_block.conv2.conv.weight",
+    }
+    for new, before in same.items():
+        assert torch.equal(have[new], old[before]), new
+    anew = (
+        "input_block.conv1.conv.weight",
+        "downsamples.0.conv1.conv.weight",
+        "upsamples.2.conv_block.conv1.conv.weight",
+    )
+    for key in (*anew, "output_block.conv.conv.weight"):
+        assert torch.equal(have[key], random[key]), key
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        FINER | {"strides": [[1] * 3, [2, 2, 1], [2] * 3, [2] * 3]},  # its levels would see other voxels
+        FINER | {"channels": [4, 8, 8], "strides": [[1] * 3, [2] * 3, [2] * 3], "kernels": [[3] * 3] * 3},
+    ],
+)
+def test_levels_that_saw_other_voxels_are_refused(tmp_path, network):
+    window = {"patch": [16, 24, 16], "overlap": 0.5}
+    folder = models.write(tmp_path / "blocks", network=BLOCKS, window=window)
+    spec = models.spec(network=network, window=window)
+    with pytest.raises(ModelError, match=r"space_to_depth \[2, 2, 2\]"):
+        carry_over(build_network(spec), spec, folder)
+
+
 def test_a_plan_takes_grid_patch_and_network_of_the_model(source, tmp_path):
     named, _, found = scan(open_data(write_cases(tmp_path / "phantoms-mr")))
     planned = make_plan(found, named, data="x").settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -45,8 +45,12 @@ FoldNumber = Annotated[int, Field(ge=0)]
 
 
 class TrainSettings(Record):
-    """One training run. The content of a file in `configs/train`."""
+    """One training run. The content of a file in `configs/train`.
 
+    Such a file may be `based_on: OTHER.yaml`, a file beside it: then it says what differs, and null takes a key away.
+    """
+
+    MAY_BE_BASED_ON_ANOTHER: ClassVar[bool] = True
     schema_version: Literal[1] = 1
     model: ModelSpec
     data: str | Annotated[tuple[str, ...], Field(min_length=1)]
@@ -54,8 +58,8 @@ class TrainSettings(Record):
     folder; or several, whose structures are matched by name: what a data set's label table lacks was not looked for in
     its cases."""
     start_from: str | None = None
-    """Model folder or bundled model whose weights the run starts from; its network must be the same. None starts from
-    random weights."""
+    """Model folder or bundled model whose weights the run starts from; its network must be the same, or a DynUNet of
+    blocks (`space_to_depth`) that the new one has finer levels above. None starts from random weights."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the patients that is held out; 0 trains on all. Not used where `fold` is given."""
     folds: Annotated[int, Field(ge=2)] = 5

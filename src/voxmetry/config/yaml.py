@@ -6,7 +6,7 @@ An unknown key, a wrong type or a value out of range is a `ConfigError` that nam
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -17,6 +17,9 @@ from voxmetry.core.text import did_you_mean
 from voxmetry.errors import ConfigError
 
 R = TypeVar("R", bound=Record)
+
+BASED_ON = "based_on"
+"""Key of a file that changes another one and says no more than that."""
 
 
 def load_yaml(path: Path | str, kind: type[R]) -> R:
@@ -35,8 +38,15 @@ def load_yaml(path: Path | str, kind: type[R]) -> R:
         If the file is missing, is no YAML, or has an unknown, missing or unusable key; the message names each.
     """
     path = Path(path)
+    data = _content(path, kind)
+    if kind.MAY_BE_BASED_ON_ANOTHER and isinstance(data, dict) and BASED_ON in data:
+        data = _on_its_base(path, data, kind)
+    return parse_record(data, kind, where=str(path))
+
+
+def _content(path: Path, kind: type[Record]) -> Any:
     try:
-        data = read_strict(path)
+        return read_strict(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             found=f"{path} cannot be read: {_why(error)}",
@@ -47,7 +57,39 @@ def load_yaml(path: Path | str, kind: type[R]) -> R:
         raise ConfigError(
             found=f"{path} is not valid YAML: {error}", expected="a YAML mapping", fix="fix the line that is named"
         ) from error
-    return parse_record(data, kind, where=str(path))
+
+
+def _on_its_base(path: Path, data: dict[str, Any], kind: type[Record]) -> dict[str, Any]:
+    """Put what a file says over the file that it is based on."""
+    name = data[BASED_ON]
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ConfigError(
+            found=f"{path}: {BASED_ON}: {name!r}",
+            expected="the name of a file in the same folder, as paths in both are relative to it",
+            fix=f"put both into one folder, and write {BASED_ON}: NAME.yaml",
+        )
+    base = _content(path.parent / name, kind)
+    if not isinstance(base, dict) or BASED_ON in base:
+        what = "based on another" if isinstance(base, dict) else "no mapping"
+        raise ConfigError(
+            found=f"{path.parent / name}, which is {what}",
+            expected="a configuration that stands alone",
+            fix=f"name one that does in {path.name}",
+        )
+    return _over(base, {key: value for key, value in data.items() if key != BASED_ON})
+
+
+def _over(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the keys of `change`; mappings are gone into, null takes a key away."""
+    merged = dict(base)
+    for key, value in change.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(base.get(key), dict):
+            merged[key] = _over(base[key], value)
+        else:
+            merged[key] = value
+    return merged
 
 
 def parse_record(data: object, kind: type[R], *, where: str) -> R:

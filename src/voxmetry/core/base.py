@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -14,6 +14,8 @@ class Record(BaseModel):
     """A frozen record. An unknown key is an error that names it, so that a typo cannot pass as a setting."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+    MAY_BE_BASED_ON_ANOTHER: ClassVar[bool] = False
+    """Whether a file of it may be `based_on` a file beside it, and say what differs."""
 
 
 def require_settings(settings: object, kind: type[Record]) -> None:

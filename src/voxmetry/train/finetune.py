@@ -72,7 +72,9 @@ def carry_over(network: nn.Module, spec: ModelSpec, name: str | Path) -> Carried
     Returns
     -------
     CarriedOver
-        What was taken and what was not. An input is the same where it has the same name, or where both models have one
+        What was taken and what was not. Where the new network has finer levels on top of those of the old one, the
+        levels that see voxels of the same size are carried over, and the first and the last layers start anew. An input
+        is the same where it has the same name, or where both models have one
         input of the same modality; a structure, where it has the same name. Weights of a new input are 0 at first, so
         that the network starts as if the input were not there.
 
@@ -98,20 +100,17 @@ def carry_over(network: nn.Module, spec: ModelSpec, name: str | Path) -> Carried
         )
     old = build_network(source)
     load_into(old, folder / source.weights.file, sha256=source.weights.sha256)
-    have, want = distinct_tensors(old), distinct_tensors(network)
+    have = {key.removeprefix("unet."): tensor for key, tensor in distinct_tensors(old).items()}
+    want = distinct_tensors(network)
     inputs, structures = _match_inputs(source, spec), _match_structures(source, spec)
-    blocks = [getattr(one.network, "space_to_depth", (1, 1, 1)) for one in (source, spec)]
-    if blocks[0] != blocks[1]:
-        raise ModelError(
-            found=f"space_to_depth {list(blocks[0])} in {source.name} and {list(blocks[1])} in {spec.name}",
-            expected="the same in both, as the channels of the first and the last layer mean it",
-            fix="take the network of the model that you start from",
-        )
-    voxels = math.prod(blocks[0])
+    finer = _finer_levels(source, spec)
+    if finer:
+        have, inputs, structures = _moved_down(have, finer), {}, {}
+    voxels = math.prod(_block(source))
     whole, kernels, left = 0, 0, []
     with torch.no_grad():
         for key, tensor in want.items():
-            taken = _take(key, have.get(key), tensor, inputs, structures, voxels)
+            taken = _take(key, have.get(key.removeprefix("unet.")), tensor, inputs, structures, voxels)
             whole += taken == "whole"
             kernels += taken == "whole" and tensor.ndim > 1
             left += [key] if taken == "nothing" else []
@@ -131,6 +130,55 @@ def carry_over(network: nn.Module, spec: ModelSpec, name: str | Path) -> Carried
         new_structures=tuple(item.name for place, item in enumerate(spec.labels, start=1) if place not in structures),
         left=tuple(left),
     )
+
+
+def _block(spec: ModelSpec) -> tuple[int, ...]:
+    return getattr(spec.network, "space_to_depth", (1, 1, 1))
+
+
+def _finer_levels(source: ModelSpec, spec: ModelSpec) -> int:
+    """Count the levels that a new network has above those of an old one.
+
+    Raises
+    ------
+    ModelError
+        If the voxels that their levels see differ, and no whole number of levels lies between.
+    """
+    old, new = source.network, spec.network
+    if _block(source) == _block(spec):
+        return 0
+    # Only a DynUNet takes blocks of voxels as channels.
+    finer = len(getattr(new, "channels", ())) - len(getattr(old, "channels", ()))
+    if finer > 0 and new.kind == old.kind == "dynunet" and new.strides[finer + 1 :] == old.strides[1:]:
+        steps = [math.prod(stride[axis] for stride in new.strides[1 : finer + 1]) for axis in range(3)]
+        seen = [block * step for block, step in zip(_block(spec), steps, strict=True)]
+        if tuple(seen) == tuple(_block(source)):
+            return finer
+    raise ModelError(
+        found=f"space_to_depth {list(_block(source))} in {source.name} and {list(_block(spec))} in {spec.name}",
+        expected="the same in both, as the channels of the first and the last layer mean it, or finer levels above "
+        "those of the old network, whose strides lead to its blocks",
+        fix="take the network of the model that you start from, or put levels above it",
+    )
+
+
+def _moved_down(have: dict[str, torch.Tensor], finer: int) -> dict[str, torch.Tensor]:
+    """Name the tensors of a DynUNet as they are called below `finer` further levels, without those of its ends.
+
+    The way up is counted from the bottom, so its names stay. The first layer and the heads see and give other voxels.
+    """
+    moved = {}
+    for key, tensor in have.items():
+        first, _, rest = key.partition(".")
+        if first in _HEADS or key.startswith((f"{_FIRST}.conv1.conv", f"{_FIRST}.conv3.conv")):
+            continue
+        if first == _FIRST:
+            key = f"downsamples.{finer - 1}.{rest}"
+        elif first == "downsamples":
+            place, _, rest = rest.partition(".")
+            key = f"downsamples.{int(place) + finer}.{rest}"
+        moved[key] = tensor
+    return moved
 
 
 def _take(
