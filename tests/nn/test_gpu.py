@@ -26,6 +26,7 @@ from parity import Blobs, blobs, plain
 from parity import predictor as predictor_of
 from voxmetry import Predictor, Volume, load_model
 from voxmetry.errors import InferenceError
+from voxmetry.io import read_volume
 from voxmetry.nn import Confidence, MemberAgreement, confidence, device_memory, slabs
 from voxmetry.nn.device_memory import OUT_OF_MEMORY, OutOfMemory, Room, fit_device, out_of_memory
 from voxmetry.nn.layers import exact_float32, last_layer_in_float32, normalise_channels_last
@@ -154,14 +155,11 @@ class TestSameLabels:
         assert all(dice == 1 for dice in agreement.mean_dice().values())
         assert {path.name for path in (tmp_path / "maps").iterdir()} == {f"{name}.nii" for name in maps} | {"maps.json"}
 
-    @pytest.mark.gpu
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     @pytest.mark.parametrize(("precision", "voxels", "dice"), [("float32", 0.9999, 0.9995), ("auto", 0.998, 0.999)])
-    def test_a_trained_model_gives_the_cpus_labels(self, precision, voxels, dice):
-        demo = pytest.importorskip("voxmetry.demo")
-        volume = demo.load_example()
+    def test_a_trained_model_gives_the_cpus_labels(self, device, precision, voxels, dice):
+        volume = read_volume(ROOT / "src" / "voxmetry" / "demo" / "icbm152-hippocampus-right.nii.gz")
         exact = Predictor("hippocampus-mr", device="cpu", precision="float32")(volume).array
-        found = Predictor("hippocampus-mr", device="cuda", precision=precision)(volume).array
+        found = Predictor("hippocampus-mr", device=device, precision=precision)(volume).array
         assert (exact == found).mean() >= voxels
         for value in np.unique(exact[exact > 0]):
             a, b = exact == value, found == value
