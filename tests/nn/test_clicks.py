@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ import models
 import phantoms
 from voxmetry import Predictor, Volume
 from voxmetry.core.records.clicks import Click, parse_click
-from voxmetry.errors import ConfigError, InputError, ModelError
+from voxmetry.errors import ConfigError, InferenceError, InputError, ModelError
 from voxmetry.nn.clicks import class_of, guidance, with_clicks
 from voxmetry.nn.interop.export import export_model
 from voxmetry.nn.networks.build import build_network
@@ -43,6 +45,39 @@ def test_a_click_is_one_and_falls_with_the_distance_in_mm():
 def test_two_clicks_are_the_nearer_one():
     both = guidance([(1, (0, 0, 0)), (1, (4, 0, 0))], (5, 1, 1), (1.0, 1.0, 1.0), n_classes=2, reach_mm=4.0)
     assert both[1].ravel().tolist() == [1.0, 0.75, 0.5, 0.75, 1.0]
+
+
+def test_a_click_is_drawn_within_its_reach_alone():
+    """Hundreds of clicks on a whole body take no longer than on an organ."""
+    shape, spacing, reach = (160, 150, 140), (1.0, 1.5, 2.0), 7.5
+    rng = np.random.default_rng(0)
+    inside = [(1, tuple(rng.uniform(0, np.array(shape) - 1))) for _ in range(40)]
+    points = [*inside, (0, (-0.5, 149.5, 70.0)), (0, (-40.0, 10.0, 10.0))]
+    channels = np.zeros((2, *shape), np.float32)
+    tracemalloc.start()
+    guidance(points, shape, spacing, n_classes=2, reach_mm=reach, out=channels)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < channels.nbytes / 100
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    expected = np.zeros_like(channels)
+    for place, voxel in points:
+        far = np.linalg.norm((grid - voxel) * spacing, axis=-1)
+        np.maximum(expected[place], 1 - far / reach, out=expected[place])
+    np.testing.assert_allclose(channels, expected, atol=1e-6)
+
+
+def test_the_channels_of_clicks_count_in_the_plan_of_memory(predictor):
+    grid = phantoms.geometry(shape=(300, 300, 200), spacing_mm=(1.0, 1.2, 2.5))
+    large = Volume(np.broadcast_to(np.float32(0), grid.shape), grid)
+    plain, clicked = predictor.plan(large), predictor.plan(large, clicks=True)
+    channel = plain.parts["network input"]
+    assert clicked.parts["network input"] == channel * (1 + predictor.spec.n_classes)
+    assert clicked.needed >= plain.needed + channel * predictor.spec.n_classes
+    between = (plain.needed + clicked.needed) / 2e9
+    tight = Predictor(predictor.model, memory_gb=between)
+    with pytest.raises(InferenceError, match="network input"):
+        tight(large, clicks=[Click(at=(0, 0, 0), label="front", space="voxel")])
 
 
 def test_without_clicks_it_is_the_network_of_empty_channels():

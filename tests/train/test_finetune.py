@@ -4,7 +4,7 @@ import torch
 import models
 from cases import write_cases
 from voxmetry.config import TrainSettings, parse_record
-from voxmetry.errors import ModelError
+from voxmetry.errors import ConfigError, ModelError
 from voxmetry.models import read_spec
 from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.weights import distinct_tensors, load_into
@@ -65,6 +65,70 @@ def test_a_new_input_starts_as_if_it_were_not_there(source):
     with torch.no_grad():
         both = network(torch.cat([torch.randn_like(image), image], dim=1))
         assert torch.allclose(both, old(image), atol=1e-5)
+
+
+CLICKS = {"reach_mm": 6.0}
+SPACE_TO_DEPTH = {
+    "channels": [4, 8, 8],
+    "strides": [[1] * 3, [2] * 3, [1] * 3],
+    "kernels": [[3] * 3] * 3,
+    "space_to_depth": [2, 2, 2],
+}
+FCN = {"kind": "fcn", "channels": [4, 8, 8, 8], "strides": [[1] * 3, [2] * 3, [2] * 3, [1] * 3]}
+
+
+def answers(folder, spec, image):
+    """Scores of a folder's model and of a new network of `spec` that starts from it."""
+    old, network = build_network(read_spec(folder)).eval(), build_network(spec).eval()
+    load_into(old, folder / "weights.safetensors", sha256=read_spec(folder).weights.sha256)
+    taken = carry_over(network, spec, folder)
+    with torch.no_grad():
+        return old, network, taken, old(image)
+
+
+@pytest.mark.parametrize("network", [None, SPACE_TO_DEPTH, FCN], ids=["dynunet", "space_to_depth", "fcn"])
+def test_a_network_with_clicks_starts_as_the_automatic_one(tmp_path, network):
+    given = {} if network is None else {"network": network}
+    folder = models.write(tmp_path / "plain", seed=3, **given)
+    image = torch.randn(1, 1, 16, 24, 8)
+    _, made, taken, before = answers(folder, models.spec(**given, clicks=CLICKS), image)
+    clicks = torch.rand(1, 3, 16, 24, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(made(image), before)
+        torch.testing.assert_close(made(torch.cat([image, clicks], dim=1)), before)
+    assert (taken.left, taken.new_inputs) == ((), ("clicks",))
+
+
+def test_clicks_are_carried_by_structure(tmp_path):
+    folder = models.write(tmp_path / "clicks", seed=3, clicks=CLICKS)
+    turned = {"labels": list(reversed(models.spec().model_dump(mode="json")["labels"]["labels"]))}
+    image, clicks = torch.randn(1, 1, 16, 24, 8), torch.rand(1, 3, 16, 24, 8)
+    old, made, _, _ = answers(folder, models.spec(labels=turned, clicks=CLICKS), image)
+    order = [0, 2, 1]
+    with torch.no_grad():
+        before = old(torch.cat([image, clicks], dim=1))
+        torch.testing.assert_close(made(torch.cat([image, clicks[:, order]], dim=1)), before[:, order])
+    _, made, _, before = answers(folder, models.spec(), image)
+    with torch.no_grad():
+        torch.testing.assert_close(made(image), before)
+
+
+def test_inputs_in_another_order_are_carried_by_name(tmp_path):
+    folder = models.write(tmp_path / "two", seed=3, inputs=[T1, PET])
+    both = torch.randn(1, 2, 16, 24, 8)
+    _, made, _, before = answers(folder, models.spec(inputs=[PET, T1]), both)
+    with torch.no_grad():
+        torch.testing.assert_close(made(both.flip(1)), before)
+
+
+def test_a_plan_from_a_model_with_clicks_has_them_too(tmp_path):
+    folder = models.write(tmp_path / "clicks", clicks=CLICKS)
+    named, _, found = scan(open_data(write_cases(tmp_path / "phantoms-mr")))
+    made = settings_from(make_plan(found, named, data="x").settings, folder)
+    assert made.model.clicks == read_spec(folder).clicks
+    content = made.model_dump(mode="json") | {"learned_only": [made.model.labels.names[0]]}
+    with pytest.raises(ConfigError, match="a channel for each structure"):
+        parse_record(content, TrainSettings, where="test")
 
 
 def test_what_has_another_shape_is_named(source):

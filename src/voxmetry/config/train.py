@@ -182,6 +182,8 @@ class TrainSettings(Record):
             raise ValueError(f"learned_only: {', '.join(odd)}: no labels" if odd else "learned_only: nothing is left")
         if (self.initial_bias == "frequency" or self.learned_only) and model.network.kind != "dynunet":
             raise ValueError("initial_bias 'frequency' and learned_only are for a network of kind 'dynunet'")
+        if self.learned_only and model.clicks is not None:
+            raise ValueError("learned_only: a model with clicks has a channel for each structure that it learns")
         if model.network.kind == "maskrcnn" and self.accumulate > 1:
             raise ValueError("accumulate: a network of kind 'maskrcnn' takes its batch whole; lower batch_size")
         if model.network.kind == "maskrcnn" and self.synthesis is not None:

@@ -5,6 +5,7 @@ Sakinis et al. 2019, arXiv 1903.08205; Diaz-Pinto et al. 2022, DeepEdit, doi:10.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -25,8 +26,11 @@ def guidance(
     *,
     n_classes: int,
     reach_mm: float,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Return the channels of clicks, (n_classes, I, J, K): 1 at a click of the class, falling to 0 at `reach_mm`.
+
+    Each click is drawn within its reach alone, whatever the size of the grid.
 
     Parameters
     ----------
@@ -38,6 +42,8 @@ def guidance(
         The background and each structure.
     reach_mm
         Distance at which a click says nothing any more.
+    out
+        Zeros of that shape, to be filled.
 
     Examples
     --------
@@ -45,11 +51,16 @@ def guidance(
     >>> channels[1].ravel().tolist(), float(channels[0].max())
     ([0.5, 1.0, 0.5, 0.0, 0.0], 0.0)
     """
-    channels = np.zeros((n_classes, *shape), np.float32)
+    channels = np.zeros((n_classes, *shape), np.float32) if out is None else out
     for place, voxel in points:
-        squares = [((np.arange(n) - v) * mm) ** 2 for n, v, mm in zip(shape, voxel, spacing_mm, strict=True)]
+        box, squares = [], []
+        for n, at, mm in zip(shape, voxel, spacing_mm, strict=True):
+            first, last = max(0, math.ceil(at - reach_mm / mm)), min(n - 1, math.floor(at + reach_mm / mm))
+            box.append(slice(first, max(first, last + 1)))
+            squares.append(((np.arange(first, last + 1) - at) * mm) ** 2)
         far = np.sqrt(squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :])
-        np.maximum(channels[place], 1 - far / reach_mm, out=channels[place])
+        near = channels[place][tuple(box)]
+        np.maximum(near, 1 - far / reach_mm, out=near)
     return channels
 
 
@@ -77,12 +88,20 @@ def with_clicks(prepared: Prepared, clicks: Sequence[Click], spec: ModelSpec) ->
         _require_inside(mm, prepared, click)
         voxel = np.linalg.solve(prepared.grid.affine, np.append(mm, 1.0))[:3]
         points.append((class_of(click, spec), voxel.tolist()))
-    i, j, k = prepared.tensor.shape[2:]
-    channels = guidance(
-        points, (i, j, k), prepared.grid.spacing_mm, n_classes=spec.n_classes, reach_mm=spec.clicks.reach_mm
+    images = prepared.tensor
+    n_images, (i, j, k) = images.shape[1], images.shape[2:]
+    # Drawn where they stay: a second copy of so many channels would be the largest thing in memory.
+    both = torch.zeros(1, n_images + spec.n_classes, i, j, k, dtype=torch.float32)
+    both[:, :n_images] = images
+    guidance(
+        points,
+        (i, j, k),
+        prepared.grid.spacing_mm,
+        n_classes=spec.n_classes,
+        reach_mm=spec.clicks.reach_mm,
+        out=both[0, n_images:].numpy(),
     )
-    beside = torch.from_numpy(channels[None]).to(prepared.tensor)
-    return replace(prepared, tensor=torch.cat([prepared.tensor, beside], dim=1))
+    return replace(prepared, tensor=both.to(images))
 
 
 def class_of(click: Click, spec: ModelSpec) -> int:

@@ -174,6 +174,7 @@ def plan_memory(
     memory_gb: float | None,
     maps: bool = False,
     measured: bool = False,
+    clicks: bool = False,
 ) -> MemoryPlan:
     """Choose the quickest way that fits.
 
@@ -191,6 +192,8 @@ def plan_memory(
         Whether maps are written as well, see `nn.uncertainty_maps`.
     measured
         Whether the result is measured in this process afterwards, while the model stays loaded.
+    clicks
+        Whether channels of clicks lie beside the images.
 
     Raises
     ------
@@ -210,7 +213,7 @@ def plan_memory(
     # A network whose products carry eight bits, or eleven, has scores that a ring in float16 holds.
     dtypes = [torch.float32, torch.float16] if choice.precision == "float32" else [torch.float16]
     reuse = [True, False] if has_constant_windows(volumes[0], spec) else [False]
-    make = partial(_plan, volumes, spec, cost, choice, base=base, limit=limit, measured=measured)
+    make = partial(_plan, volumes, spec, cost, choice, base=base, limit=limit, measured=measured, clicks=clicks)
     plans = [make(dtype, keep, maps=False) for dtype in dtypes for keep in reuse]
     chosen = next((plan for plan in plans if plan.needed <= limit), plans[-1])
     if maps:
@@ -250,6 +253,7 @@ def _plan(
     limit: int,
     maps: bool,
     measured: bool,
+    clicks: bool,
 ) -> MemoryPlan:
     device = choice.device
     native = volumes[0].geometry
@@ -266,13 +270,13 @@ def _plan(
     labels = n_native * (1 if max(spec.labels.values) < 256 else 2)
     kept = spec.n_classes * n_patch * dtype.itemsize if reuse else 0
     room = Room(1, "cpu", "cpu")
+    network = _network_bytes(cost, choice, output=output, images=images)
+    tensor = 4 * (spec.n_channels + (spec.n_classes if clicks else 0)) * n_grid
     if not on_host:
         wide, scores = section * spec.window.patch[axis], images * output
         room = _device_room(
-            spec, cost, device, section=wide, labels=labels, ring=ring + kept, images=scores, n_grid=n_grid
+            spec, cost, device, section=wide, labels=labels, ring=ring + kept, images=scores, tensor=tensor
         )
-    network = _network_bytes(cost, choice, output=output, images=images)
-    tensor = 4 * spec.n_channels * n_grid
     running = {
         "so far": base,
         "network input": tensor,
@@ -283,10 +287,11 @@ def _plan(
         "maps": _maps_bytes(native.shape, spec) if maps else 0,
     }
     preparing = {"so far": base, "network input": tensor, "preprocessing": _preparing_bytes(volumes, spec, n_grid)}
+    drawing = {"so far": base, "network input": tensor, "images again": 4 * spec.n_channels * n_grid if clicks else 0}
     # OpenVINO keeps the room of its tensors for the next study; torch gives it back.
     staying = network if device == "openvino" else 0
     after = _after_bytes(volumes, spec, base=base, tensor=tensor, labels=labels, staying=staying, measured=measured)
-    parts = max((running, preparing, *after), key=lambda parts: sum(parts.values()))
+    parts = max((running, preparing, drawing, *after), key=lambda parts: sum(parts.values()))
     how = Streaming(
         axis,
         room.batch,
@@ -335,7 +340,7 @@ def _after_bytes(
 
 
 def _device_room(
-    spec: ModelSpec, cost: NetworkCost, device: str, *, section: int, labels: int, ring: int, images: int, n_grid: int
+    spec: ModelSpec, cost: NetworkCost, device: str, *, section: int, labels: int, ring: int, images: int, tensor: int
 ) -> Room:
     """Return how many windows run at once on a device, and where ring and image lie."""
     wide = min(SLAB_VALUES * DEVICE_FACTOR, spec.n_classes * section)
@@ -344,7 +349,7 @@ def _device_room(
         cost.gflop,
         window=int(cost.live_bytes * DEVICE_WINDOW + images),
         ring=ring + beside,
-        image=n_grid * spec.n_channels * 4,
+        image=tensor,
         device=device,
     )
 

@@ -147,10 +147,13 @@ class Predictor:
         prepared = self.prepare(volumes, maps=maps, previous=previous, clicks=clicks)
         return clean(self.run(prepared, maps=maps, maps_to=maps_to), self.spec.clean)
 
-    def plan(self, volumes: Study, *, maps: Sequence[MapName] = (), measured: bool = False) -> MemoryPlan:
+    def plan(
+        self, volumes: Study, *, maps: Sequence[MapName] = (), measured: bool = False, clicks: bool = False
+    ) -> MemoryPlan:
         """Say how a study would be run, and these maps written, and what memory that takes, without running it.
 
-        With `measured`, what is needed to measure the result in this process counts as well.
+        With `measured`, what is needed to measure the result in this process counts as well; with `clicks`, their
+        channels.
 
         Raises
         ------
@@ -166,6 +169,7 @@ class Predictor:
             memory_gb=self._memory_gb,
             maps=bool(maps),
             measured=measured,
+            clicks=clicks,
         )
 
     def prepare(
@@ -179,7 +183,7 @@ class Predictor:
     ) -> Prepared:
         """See that a study fits into memory, see `plan`; then orient, resample and normalise it."""
         require_channels(_channels(volumes), self.spec)
-        plan = self.plan(volumes, maps=maps, measured=measured)
+        plan = self.plan(volumes, maps=maps, measured=measured, clicks=bool(clicks))
         if clicks and not isinstance(self.model.members[0], TorchRuntime):
             raise ConfigError(
                 found=f"clicks on {self.device}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from voxmetry.nn.weights import distinct_tensors, load_into
 
 _HEADS = ("output_block", "deep_supervision_heads")
 _FIRST = "input_block"
+_TAKES_INPUT = re.compile(r"^input_block\.conv[13]\.")
+"""The layers of a DynUNet that the input goes into."""
+_WRAPPED = re.compile(r"^(network\.)?(unet\.)?")
+"""What stands before the names of a DynUNet's tensors where clicks or blocks of voxels are put into it."""
 LEARNING_RATE_SHARE = 0.5
 """A fine-tuning run's peak learning rate, as a share of the one from random weights."""
 
@@ -34,7 +39,7 @@ class CarriedOver:
     inputs, structures
         Names that were found in both, whose channels were taken.
     new_inputs, new_structures
-        Names that only the new model has; they start from nothing.
+        Names that only the new model has, and 'clicks'; they start from nothing.
     left
         Tensors that were not taken, because their shape is another.
     """
@@ -74,9 +79,9 @@ def carry_over(network: nn.Module, spec: ModelSpec, name: str | Path) -> Carried
     CarriedOver
         What was taken and what was not. Where the new network has finer levels on top of those of the old one, the
         levels that see voxels of the same size are carried over, and the first and the last layers start anew. An input
-        is the same where it has the same name, or where both models have one
-        input of the same modality; a structure, where it has the same name. Weights of a new input are 0 at first, so
-        that the network starts as if the input were not there.
+        is the same where it has the same name, or where both models have one input of the same modality; a structure,
+        where it has the same name. Weights of a new input are 0 at first, so that the network starts as if the input
+        were not there; so are those of clicks, where only the new one has them.
 
     Raises
     ------
@@ -100,17 +105,17 @@ def carry_over(network: nn.Module, spec: ModelSpec, name: str | Path) -> Carried
         )
     old = build_network(source)
     load_into(old, folder / source.weights.file, sha256=source.weights.sha256)
-    have = {key.removeprefix("unet."): tensor for key, tensor in distinct_tensors(old).items()}
-    want = distinct_tensors(network)
+    have, want = _unwrapped(distinct_tensors(old)), _unwrapped(distinct_tensors(network))
     inputs, structures = _match_inputs(source, spec), _match_structures(source, spec)
+    channels = _match_channels(source, spec, inputs, structures)
     finer = _finer_levels(source, spec)
     if finer:
-        have, inputs, structures = _moved_down(have, finer), {}, {}
+        have, inputs, structures, channels = _moved_down(have, finer), {}, {}, _Channels({}, 0, 0)
     voxels = math.prod(_block(source))
     whole, kernels, left = 0, 0, []
     with torch.no_grad():
         for key, tensor in want.items():
-            taken = _take(key, have.get(key.removeprefix("unet.")), tensor, inputs, structures, voxels)
+            taken = _take(key, have.get(key), tensor, channels, structures, voxels)
             whole += taken == "whole"
             kernels += taken == "whole" and tensor.ndim > 1
             left += [key] if taken == "nothing" else []
@@ -126,7 +131,10 @@ def carry_over(network: nn.Module, spec: ModelSpec, name: str | Path) -> Carried
         n_of=len(want),
         inputs=tuple(item.name for place, item in enumerate(spec.inputs) if place in inputs),
         structures=tuple(item.name for place, item in enumerate(spec.labels, start=1) if place in structures),
-        new_inputs=tuple(item.name for place, item in enumerate(spec.inputs) if place not in inputs),
+        new_inputs=(
+            *(item.name for place, item in enumerate(spec.inputs) if place not in inputs),
+            *(["clicks"] if spec.clicks is not None and source.clicks is None else []),
+        ),
         new_structures=tuple(item.name for place, item in enumerate(spec.labels, start=1) if place not in structures),
         left=tuple(left),
     )
@@ -181,31 +189,64 @@ def _moved_down(have: dict[str, torch.Tensor], finer: int) -> dict[str, torch.Te
     return moved
 
 
+@dataclass(frozen=True)
+class _Channels:
+    """The old network's input channel for each of the new one that has one; how many both have."""
+
+    taken: dict[int, int]
+    n_old: int
+    n_new: int
+
+
 def _take(
     key: str,
     old: torch.Tensor | None,
     new: torch.Tensor,
-    inputs: dict[int, int],
+    inputs: _Channels,
     structures: dict[int, int],
     voxels: int,
 ) -> str:
     """Copy into `new` what fits: 'whole', 'part' or 'nothing'. Inputs and outputs have `voxels` channels each."""
-    key = key.removeprefix("unet.")
     if old is None:
         return "nothing"
     if any(part in key for part in _HEADS) and old.shape[1:] == new.shape[1:]:
         for place, source in structures.items():
             new[place * voxels : (place + 1) * voxels] = old[source * voxels : (source + 1) * voxels]
         return "whole" if len(structures) * voxels == new.shape[0] == old.shape[0] else "part"
-    if key.startswith(_FIRST) and old.ndim > 1 and old.shape[1] != new.shape[1] and old.shape[0] == new.shape[0]:
+    if _takes_input(key, old, new, inputs, voxels):
         new.zero_()
-        for place, source in inputs.items():
+        for place, source in inputs.taken.items():
             new[:, place * voxels : (place + 1) * voxels] = old[:, source * voxels : (source + 1) * voxels]
-        return "part"
+        return "whole" if len(inputs.taken) == inputs.n_new == inputs.n_old else "part"
     if old.shape != new.shape:
         return "nothing"
     new.copy_(old)
     return "whole"
+
+
+def _takes_input(key: str, old: torch.Tensor, new: torch.Tensor, inputs: _Channels, voxels: int) -> bool:
+    """Whether a tensor is the weights of a layer that the input goes into, in both networks."""
+    if old.ndim < 3 or old.shape[0] != new.shape[0] or old.shape[2:] != new.shape[2:]:
+        return False
+    if (old.shape[1], new.shape[1]) != (inputs.n_old * voxels, inputs.n_new * voxels):
+        return False
+    # Of one architecture, nothing but such a layer has another width where the inputs are more or fewer.
+    return inputs.n_old != inputs.n_new or _TAKES_INPUT.match(key) is not None
+
+
+def _unwrapped(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {_WRAPPED.sub("", key, count=1): tensor for key, tensor in tensors.items()}
+
+
+def _match_channels(
+    source: ModelSpec, spec: ModelSpec, inputs: dict[int, int], structures: dict[int, int]
+) -> _Channels:
+    """Match images by input, and clicks by the structure that they are about."""
+    counts = [one.n_channels + (one.n_classes if one.clicks is not None else 0) for one in (source, spec)]
+    clicks = {}
+    if source.clicks is not None and spec.clicks is not None:
+        clicks = {spec.n_channels + place: source.n_channels + old for place, old in structures.items()}
+    return _Channels(inputs | clicks, *counts)
 
 
 def _match_inputs(source: ModelSpec, spec: ModelSpec) -> dict[int, int]:
@@ -257,6 +298,7 @@ def settings_from(planned: TrainSettings, name: str | Path) -> TrainSettings:
             "window": source.window,
             "network": source.network,
             "inputs": tuple(inputs),
+            "clicks": source.clicks,
         }
     )
     content = planned.model_dump(mode="json") | {
