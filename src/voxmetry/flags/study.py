@@ -35,6 +35,9 @@ AGREEMENT = 0.7
 """Mean Dice between the networks of an ensemble below which they disagree: overlap above is commonly called good, after
 Zijdenbos et al. 1994, doi 10.1109/42.363096. It is not calibrated, unlike the predicted Dice."""
 
+MANY_STRUCTURES = 6
+"""Structures of which most must be as in training, else the image shows something else."""
+
 FIELD_MARGIN = 0.15
 """A field of view within this share of what was seen in training counts as seen."""
 
@@ -137,13 +140,16 @@ def flag_input(oriented: Geometry, spec: ModelSpec) -> tuple[Flag, ...]:
 def flag_measurements(
     measurements: Sequence[Measurement], spec: ModelSpec | BaselineSpec | CompositeSpec
 ) -> tuple[Flag, ...]:
-    """Flag each structure that is empty, cut off at the border, or of a volume outside the model's expected range."""
+    """Flag each structure that is empty, cut off at the border, or of a volume outside the model's expected range.
+
+    Where that is most of many structures, another flag comes first: it is no image of what the model is for.
+    """
     return flag_volumes(measurements, spec.training_domain.volume_ml, spec.name)
 
 
 def flag_volumes(measurements: Sequence[Measurement], expected_ml: Mapping[str, Range], name: str) -> tuple[Flag, ...]:
     """Flag as `flag_measurements` does, against ranges of volume in mL that the model of this name expects."""
-    flags = []
+    flags = [*_flag_another_region(measurements, expected_ml, name)]
     for row in measurements:
         span = expected_ml.get(row.label)
         if row.n_voxels == 0:
@@ -168,6 +174,20 @@ def flag_volumes(measurements: Sequence[Measurement], expected_ml: Mapping[str, 
                 )
             )
     return tuple(flags)
+
+
+def _flag_another_region(
+    measurements: Sequence[Measurement], expected_ml: Mapping[str, Range], name: str
+) -> tuple[Flag, ...]:
+    known = [(row.volume_ml, span) for row in measurements if (span := expected_ml.get(row.label))]
+    unseen = sum(volume not in span for volume, span in known)
+    if len(known) < MANY_STRUCTURES or unseen <= len(known) / 2:
+        return ()
+    message = (
+        f"{unseen} of {len(known)} structures are missing or of a volume that {name} has never seen: the image shows "
+        "another region, or too little of the one that the model is for."
+    )
+    return (Flag(code="unlike_training", severity="reject", message=message),)
 
 
 def flag_asymmetry(measurements: Sequence[Measurement], labels: LabelTable) -> tuple[Flag, ...]:
