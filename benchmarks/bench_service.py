@@ -1,15 +1,15 @@
 """The service under load: throughput beside a cohort, memory, how quickly it answers meanwhile, and kills.
 
-    python benchmarks/bench_service.py --jobs 200 --clients 8 --turns 2
+    python benchmarks/bench_service.py --jobs 200 --clients 8
     python benchmarks/bench_service.py --part kill --jobs 40 --kills 10
 
 Studies are the two regions of the brain template of `voxmetry demo`, each with noise of its own; the model is
-hippocampus-mr. Parts: load (jobs are uploaded by several clients at once; a cohort does the same studies, in turns with
-it; studies a second from the first end to the last in both records; processor seconds a study of all processes, start
-and end included, which say more than the clock on a machine with other work; resident memory of the server and of its
-worker; the time of GET /info/ every half second meanwhile), kill (kill -9 of workers and server in turns while jobs
-run; each job must be done once). It prints what docs/reference/serve.md says, with how busy the machine was. It needs
-Linux.
+hippocampus-mr. Parts: load (all studies are uploaded by several clients at once; a cohort does one half of them before
+and the other half after; studies a second from the first end to the last in both records; processor seconds a study of
+all processes, start and end included, which say more than the clock on a machine with other work; resident memory of
+the server and of its worker; the time of GET /info/ every half second meanwhile), kill (kill -9 of workers and server
+in turns while jobs run; each job must be done once). It prints what docs/reference/serve.md says, with how busy the
+machine was. It needs Linux.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -48,14 +49,15 @@ MODEL = "hippocampus-mr"
 SRC = Path(voxmetry.__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SRC), "PYTHONWARNINGS": "ignore"}
 EVERY_SECONDS = 0.5
+T = TypeVar("T")
 
 
-def make_studies(folder: Path, n: int) -> list[Path]:
+def make_studies(folder: Path, n: int, *, first: int = 0) -> list[Path]:
     """Write n studies, each with noise of its own."""
     images = [read_volume(path) for path in sorted(FOLDER.glob("*.nii.gz"))]
     folder.mkdir(parents=True)
     made = []
-    for number in range(n):
+    for number in range(first, first + n):
         image = images[number % len(images)]
         noise = np.random.default_rng(number).normal(0, 0.01 * float(image.array.max()), image.geometry.shape)
         array = np.clip(np.rint(image.array + noise), 0, 32767).astype(np.int16)
@@ -214,32 +216,31 @@ def require_once(server: Server, n: int) -> None:
         raise SystemExit(f"lost or doubled: {states}, {len(done)} of {n} done, {len(results)} results")
 
 
-def load(n: int, clients: int, turns: int) -> None:
-    """Print throughput in turns, memory and answers."""
-    ratios, both, seconds = [], [], []
-    memory: list[tuple[float, float]] = []
-    for turn in range(turns):
-        with tempfile.TemporaryDirectory() as folder:
-            studies = make_studies(Path(folder) / "in", n // turns)
-            runs: dict[str, float] = {}
-            used: dict[str, float] = {}
-            for what in ("cohort", "service") if turn % 2 == 0 else ("service", "cohort"):
-                before = processor_seconds()
-                if what == "cohort":
-                    runs[what] = cohort_all(studies)
-                else:
-                    runs[what], watch = serve_all(studies, clients)
-                    seconds += watch.seconds
-                    memory = watch.memory
-                used[what] = (processor_seconds() - before) / len(studies)
-            both.append(runs)
-            ratios.append(runs["service"] / runs["cohort"])
-            print(f"turn {turn + 1}: {runs['cohort']:.3f} studies/s cohort, {runs['service']:.3f} service; "
-                  f"processor seconds a study: {used['cohort']:.3f} and {used['service']:.3f}", flush=True)  # fmt: skip
-    print(f"service / cohort: {statistics.mean(ratios):.2f} ({', '.join(f'{x:.2f}' for x in ratios)})")
-    ordered = sorted(seconds)
+def load(n: int, clients: int) -> None:
+    """Print throughput beside a cohort, memory and answers."""
+    with tempfile.TemporaryDirectory() as folder:
+        halves = [make_studies(Path(folder) / name, n // 2, first=first) for name, first in (("a", 0), ("b", n // 2))]
+        studies = [*halves[0], *halves[1]]
+        cohort, used = [], dict.fromkeys(("cohort", "service"), 0.0)
+
+        def count(what: str, work: Callable[[], T]) -> T:
+            before = processor_seconds()
+            found = work()
+            used[what] += (processor_seconds() - before) / len(studies)
+            return found
+
+        cohort.append(count("cohort", lambda: cohort_all(halves[0])))
+        print(f"cohort, first half: {cohort[0]:.3f} studies/s", flush=True)
+        service, watch = count("service", lambda: serve_all(studies, clients))
+        print(f"service, all: {service:.3f} studies/s", flush=True)
+        cohort.append(count("cohort", lambda: cohort_all(halves[1])))
+        print(f"cohort, second half: {cohort[1]:.3f} studies/s", flush=True)
+    print(f"service / cohort: {service / statistics.harmonic_mean(cohort):.2f}; processor seconds a study: "
+          f"{used['service']:.3f} and {used['cohort']:.3f}")  # fmt: skip
+    ordered = sorted(watch.seconds)
     print(f"GET /info/, {len(ordered)} times: median {1000 * statistics.median(ordered):.0f} ms, "
           f"p95 {1000 * ordered[int(0.95 * len(ordered))]:.0f} ms, longest {1000 * ordered[-1]:.0f} ms")  # fmt: skip
+    memory = watch.memory
     parts = [memory[int(share * (len(memory) - 1))] for share in (0.25, 0.5, 0.75, 1.0)] if memory else []
     for who, place in (("server", 0), ("worker", 1)):
         print(f"resident memory of the {who} at 25, 50, 75 and 100 %: {', '.join(f'{x[place]:.0f}' for x in parts)} MB")
@@ -278,12 +279,11 @@ def main() -> None:
     parser.add_argument("--part", choices=("load", "kill"), default="load")
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--kills", type=int, default=10)
     given = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores before")
     if given.part == "load":
-        load(given.jobs, given.clients, given.turns)
+        load(given.jobs, given.clients)
     else:
         kill(given.jobs, given.kills)
     print(f"load average {os.getloadavg()[0]:.1f} after")

@@ -16,8 +16,11 @@ import sys
 import tarfile
 import threading
 import time
+from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
+import pydicom
 import requests
 import viewer
 import yaml
@@ -77,7 +80,7 @@ def _run(folder: Path, archive: orthanc.Orthanc, *, once: bool) -> int:
     command = [sys.executable, "-m", "voxmetry", "serve", "--settings", str(folder / "serve.yaml")]
     archive.knows("voxmetry", "VOXMETRY", dicom)
     region = read_volume(FOLDER / "icbm152-hippocampus-right.nii.gz")
-    archive.upload(*write_series(region, folder / "series", modality="MR", description=DESCRIPTION))
+    archive.upload(*_named(write_series(region, folder / "series", modality="MR", description=DESCRIPTION)))
     with (folder / "serve.log").open("wb") as log:
         service = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))
     try:
@@ -105,6 +108,16 @@ def _run(folder: Path, archive: orthanc.Orthanc, *, once: bool) -> int:
         service.terminate()
         service.wait(60)
     return 0
+
+
+def _named(files: Sequence[Path]) -> Sequence[Path]:
+    """Give a series a patient and a study, so that the lists of Orthanc and OHIF have something to click on."""
+    for file in files:
+        image = pydicom.dcmread(file)
+        image.PatientName, image.PatientID = "Template^ICBM 152", "ICBM152"
+        image.StudyDescription, image.StudyDate = "Demonstration of voxmetry serve", f"{date.today():%Y%m%d}"
+        image.save_as(file)
+    return files
 
 
 def _wait(service: subprocess.Popen[bytes], archive: orthanc.Orthanc) -> bool:

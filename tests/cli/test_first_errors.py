@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import phantoms
-from voxmetry import save
+from voxmetry import Volume, save
 from voxmetry.cli import run
+from voxmetry.io import write_series
 
 
 def told(capsys, *words: str) -> str:
@@ -64,3 +66,65 @@ def test_a_model_folder_needs_no_import(tmp_path, capsys):
     assert "it is a model folder already: voxmetry segment STUDY -m" in told(
         capsys, "models", "import", str(tmp_path / "model"), "--name", "mine"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("cohort", "IN", "-m", "hippocampus-mr"), "No such command 'IN'. It is one of plan, run, status"),
+        (("help",), "It is one of segment,"),
+        (("compare", "A", "B", "--tolerance-mm", "-1"), "tolerance_mm: Input should be greater than or equal to 0 "),
+        (("follow-up", "A"), "voxmetry follow-up [OPTIONS] {BASELINE} {FOLLOW_UP}"),
+    ],
+)
+def test_what_is_typed_in_another_way_is_told_how_it_goes(words, said, capsys):
+    assert said in told(capsys, *words)
+
+
+def test_settings_that_are_no_keys_are_told_in_words(tmp_path, capsys):
+    (tmp_path / "list.yaml").write_text("- device\n")
+    said = told(
+        capsys, "segment", "STUDY", "-m", "hippocampus-mr", "-o", "OUT", "--settings", str(tmp_path / "list.yaml")
+    )
+    assert "(top level): keys with values are needed" in said
+
+
+def test_the_folder_of_a_study_is_not_one_for_results(tmp_path, capsys):
+    write_series(phantoms.volume(phantoms.geometry()), tmp_path / "study", modality="MR")
+    before = sorted(path.name for path in (tmp_path / "study").iterdir())
+    study = str(tmp_path / "study")
+    for spelled in (study, f"{study}/../study"):
+        assert "is the folder that is read" in told(capsys, "segment", study, "-m", "hippocampus-mr", "-o", spelled)
+    assert sorted(path.name for path in (tmp_path / "study").iterdir()) == before
+
+
+def test_images_in_the_wrong_order_are_told_the_right_one(tmp_path, capsys):
+    grid = phantoms.geometry()
+    for name, value in (("ct", -1000), ("pet", 2)):
+        save(Volume(np.full(grid.shape, value, np.int16), grid), tmp_path / f"{name}.nii.gz")
+    pet, ct = (str(tmp_path / f"{name}.nii.gz") for name in ("pet", "ct"))
+    said = told(capsys, "segment", pet, ct, "-m", "sarcoma-petct", "-o", str(tmp_path / "out"))
+    assert "in the image that is given as pet" in said
+    assert "give the images in the order of the model: CT PET" in said
+
+
+def test_a_file_in_the_place_of_a_folder_is_told_to_be_one(tmp_path, capsys):
+    save(phantoms.segmentation(), tmp_path / "seg.nii.gz")
+    said = told(capsys, "measure", str(tmp_path / "seg.nii.gz"), "-o", str(tmp_path / "seg.nii.gz"))
+    assert "a file of that name is there" in said
+
+
+def test_a_table_with_semicolons_is_told_to_have_them(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("study;case\na.nii.gz;a\n")
+    said = told(
+        capsys, "cohort", "plan", str(tmp_path / "list.csv"), "-m", "hippocampus-mr", "-o", str(tmp_path / "out")
+    )
+    assert "separates its columns by semicolons" in said
+
+
+def test_a_data_set_that_lies_elsewhere_is_asked_for(tmp_path, capsys):
+    (tmp_path / "data.yaml").write_text(
+        "name: x\nchannels: [{name: t1, modality: MR, path: '{case}.nii.gz'}]\nlabel: 'l/{case}.nii.gz'\n"
+        "labels: {1: a}\ncases: [a, b]\n"
+    )
+    assert "the variable VOXMETRY_DATA" in told(capsys, "data", "check", str(tmp_path / "data.yaml"))

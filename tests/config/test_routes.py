@@ -17,6 +17,7 @@ from voxmetry.config.routes import (
     WebPeer,
     network_problems,
 )
+from voxmetry.config.service import ServiceSettings
 from voxmetry.errors import ConfigError
 
 
@@ -129,3 +130,26 @@ def test_series_are_matched_by_what_they_are_and_never_by_a_regular_expression()
     assert not match.takes("CT", 9, "thorax")
     assert not match.takes("CT", 50, "head (a+)+$")
     assert SeriesMatch().takes("PT", 1, "")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"host": "x" * 64},
+        {"host": ""},
+        {"host": "a b"},
+        {"dicom": {"host": "a\0b"}},
+        {"peers": {"pacs": {"kind": "dicom", "ae_title": "PACS", "host": "pacs/x", "port": 104}}},
+        {"peers": {"web": {"kind": "dicomweb", "url": "http://" + "x" * 64 + "/dicom-web"}}},
+        {"peers": {"web": {"kind": "dicomweb", "url": "http://[::1/dicom-web"}}},
+        {"peers": {"web": {"kind": "orthanc", "url": "http://archive:99999"}}},
+        {"data": ""},
+        {"roots": {"research": "a\0b"}},
+        {"retention": {"results_days": 1e10}},
+        {"limits": {"idle_seconds": 1e12}},
+        {"delivery": {"first_wait_seconds": 1e12}},
+    ],
+)
+def test_what_no_system_can_open_call_or_wait_for_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"\b(host|url|data|research|results_days|idle_seconds|first_wait_seconds): "):
+        parse_record(values, ServiceSettings, where="serve.yaml")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -13,12 +15,14 @@ from pathlib import Path
 import pytest
 
 import phantoms
-from service_clients import SHAPE, call, call_json, send_form
+from service_clients import SHAPE, call, call_json, send_form, start
 from voxmetry.config import StudySettings
+from voxmetry.config.service import ServiceSettings
 from voxmetry.errors import ConfigError, FormatError
 from voxmetry.io import write_series
 from voxmetry.service.infer import JobOptions, source_of_upload
 from voxmetry.service.records import Job
+from voxmetry.service.service import Service
 from voxmetry.service.views import progress_of
 
 
@@ -31,7 +35,7 @@ def series(tmp_path_factory):
     return folder
 
 
-def over(host, job, seconds=60):
+def over(host, job, seconds=300):
     """Wait, by its events, until a job is over."""
     end, last = time.monotonic() + seconds, 0
     while time.monotonic() < end:
@@ -209,8 +213,9 @@ class TestParts:
         for files in ([], [a, *slices], [(Path("/u/a.json"), ".json")]):
             with pytest.raises(FormatError):
                 source_of_upload(files, 1)
-        with pytest.raises(ConfigError):
-            source_of_upload([a, b], 1)
+        for files, n_inputs in (([a, b], 1), ([a], 2)):
+            with pytest.raises(ConfigError):
+                source_of_upload(files, n_inputs)
 
     @pytest.mark.parametrize(
         ("state", "step", "share"),
@@ -226,3 +231,32 @@ def test_the_root_folder_is_not_copied_into_answers(live):
     assert status == 200
     assert str(live.root).encode() not in body
     assert str(live.data).encode() not in body
+
+
+def test_whoever_waits_is_answered_when_the_service_ends(tmp_path, tiny_model, monkeypatch, capfd):
+    waits, changes = threading.Event(), Service.changes
+
+    def begun(service):
+        waits.set()
+        return changes(service)
+
+    monkeypatch.setattr(Service, "changes", begun)
+    address, end = start(
+        ServiceSettings(data=str(tmp_path / "data"), port=0, models=(str(tiny_model),), limits={"free_mb": 0})
+    )
+    host, answers = address.removeprefix("http://"), []
+
+    def ask():
+        connection = http.client.HTTPConnection(host, timeout=60)
+        connection.request("GET", "/v1/events?after=0&wait=30")
+        answer = connection.getresponse()
+        answers.append((answer.status, json.loads(answer.read())["events"]))
+        connection.close()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert waits.wait(60)
+    end()
+    asking.join(60)
+    assert answers == [(200, [])]
+    assert "Traceback" not in capfd.readouterr().err

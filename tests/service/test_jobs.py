@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import queue as queues
 import shutil
+import sqlite3
 import time
 from collections import namedtuple
 
@@ -327,12 +329,88 @@ class TestAfterAKill:
         queue = JobQueue(settings)
         queue.start()
         uploads = queue.root / "uploads"
-        for name in (".part-1", f"{UPLOAD}1", f"{UPLOAD}2", "received-by-another-room"):
+        for name in (".part-1", f"{UPLOAD}1", f"{UPLOAD}2", "received-1", "received-2", "received-3"):
             (uploads / name).mkdir()
-        queue.submit(uploads / f"{UPLOAD}2", "tiny-mr", owned=True)
+        # The third is still to be submitted by whoever received it.
+        (queue.root / "incoming" / "3").mkdir(parents=True)
+        for name in (f"{UPLOAD}2", "received-2"):
+            queue.submit(uploads / name, "tiny-mr", owned=True)
         queue.stop()
         with JobQueue(settings):
-            assert sorted(entry.name for entry in uploads.iterdir()) == ["received-by-another-room", f"{UPLOAD}2"]
+            left = sorted(entry.name for entry in uploads.iterdir())
+            assert left == ["received-2", "received-3", f"{UPLOAD}2"]
+
+    DAMAGE = (
+        "settings = '{\"a setting of another version\": 1}'",
+        "settings = '{'",
+        "settings = '" + "[" * 5000 + "'",
+        "source = '7'",
+        "state = 'odd'",
+        "priority = 'many'",
+        "model = CAST(x'ff00' AS BLOB)",
+    )
+
+    @pytest.mark.parametrize("damage", DAMAGE)
+    def test_a_job_whose_record_is_damaged_fails_alone(self, settings, played, source, damage):
+        queue = JobQueue(settings)
+        queue.start()
+        until(lambda: played)
+        first, bad, good = (queue.submit(source, "tiny-mr") for _ in range(3))
+        in_state(queue, first, "running")
+        queue.stop()
+        with contextlib.closing(sqlite3.connect(queue.root / "service.sqlite")) as record:
+            record.execute(f"UPDATE jobs SET {damage} WHERE id = ?", (bad.id,))
+            record.commit()
+        with JobQueue(settings) as queue:
+            listed = {job.id: job.state for job in queue.store.listed()}
+            assert set(listed) == {first.id, bad.id, good.id}
+            assert listed[bad.id] == "failed"
+            assert "cannot be read" in queue.get(bad.id).fault.found
+            assert queue.events(job=bad.id)[-1].what == "failed"
+            until(lambda: played[1].busy)
+            played[1].finish(first)
+            in_state(queue, good, "running")
+            assert queue.health().ok
+            queue.remove(bad.id)
+            assert bad.id not in [job.id for job in queue.store.listed()]
+
+    def test_what_was_done_stays_done_where_its_record_is_damaged(self, settings, played, source):
+        queue = JobQueue(settings)
+        queue.start()
+        until(lambda: played)
+        job = queue.submit(source, "tiny-mr")
+        in_state(queue, job, "running")
+        played[0].finish(job)
+        in_state(queue, job, "done")
+        queue.store.rows("UPDATE jobs SET settings = '{', flags = '7' WHERE id = ?", (job.id,))
+        assert queue.get(job.id).files == ("result.json",)
+        queue.stop()
+        with JobQueue(settings) as queue:
+            assert (queue.get(job.id).state, queue.get(job.id).files) == ("done", ("result.json",))
+
+
+class TestUploads:
+    """What is the service's own of a study is there for its job, and goes where there is none."""
+
+    def test_it_goes_where_no_job_is_made_of_it(self, settings, played, source):
+        from voxmetry.service.service import Service
+
+        full = settings.model_copy(update={"limits": settings.limits.model_copy(update={"waiting_jobs": 1})})
+        with JobQueue(full) as queue:
+            until(lambda: played)
+            service, uploads = Service(full, queue), queue.root / "uploads"
+            folders = [uploads / f"{UPLOAD}{number}" for number in range(3)]
+            for folder in folders:
+                folder.mkdir()
+            job = service.submit(folders[0], "tiny-mr", owned=True, once="a")
+            again = service.submit([folders[1]], "tiny-mr", owned=True, once="a")
+            assert again.id == job.id
+            assert [folder.exists() for folder in folders] == [True, False, True]
+            in_state(queue, job, "running")
+            queue.submit(source, "tiny-mr")
+            with pytest.raises(QueueFullError):
+                service.submit(folders[2], "tiny-mr", owned=True)
+            assert [folder.exists() for folder in folders] == [True, False, False]
 
 
 def result_folder(tmp_path):

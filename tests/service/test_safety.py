@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import select
 import socket
 import stat
 import time
@@ -19,7 +21,11 @@ from voxmetry.cli import run
 from voxmetry.config.service import ServiceSettings
 from voxmetry.errors import ConfigError
 from voxmetry.service import infer, multipart
+from voxmetry.service import run as serving
+from voxmetry.service.errors import NotFoundError, QueueFullError
+from voxmetry.service.jobs import JobQueue
 from voxmetry.service.run import require_safe
+from voxmetry.service.service import Service
 from voxmetry.service.tokens import Tokens, add_token
 
 
@@ -245,9 +251,15 @@ class TestPaths:
                 infer.path_below(roots, name)
         assert infer.path_below(roots, "a") == roots["a"].resolve()
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are of POSIX")
+    def test_what_would_be_waited_for_for_ever_is_no_image(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.nii.gz")
+        with pytest.raises(NotFoundError):
+            infer.path_below({"a": tmp_path}, "a/pipe.nii.gz")
+
 
 def wait(host, job):
-    for _ in range(600):
+    for _ in range(3000):
         found = call_json(host, "GET", f"/v1/jobs/{job}")[1]
         if found["state"] in ("done", "failed", "set aside", "cancelled"):
             return found
@@ -331,6 +343,57 @@ class TestSlowAndBroken:
             connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body[:300])
             assert connection.recv(1 << 16).startswith(b"HTTP/1.1 408")
         assert not list((live.data / "uploads").glob(".part-*"))
+
+    def test_headers_that_drip_are_not_waited_for_also_after_a_request(self, live, monkeypatch):
+        monkeypatch.setattr(serving, "HEADER_SECONDS", 0.3)
+        ask = f"GET /health HTTP/1.1\r\nhost: {live.host}\r\n"
+        for begun in (b"", f"{ask}\r\n".encode()):
+            with socket.create_connection(live.host.split(":"), timeout=60) as connection:
+                connection.sendall(begun)
+                if begun:
+                    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 ")
+                connection.sendall(ask.encode())
+                assert connection.recv(1 << 16) == b""
+
+    @pytest.mark.skipif(not hasattr(select, "poll"), reason="it looks at a connection as POSIX does")
+    def test_an_answer_that_is_not_read_is_given_up(self, live):
+        kind, body = form((), [("file", "a.nii.gz", os.urandom(2_900_000))])
+        assert call(live.host, "PUT", "/datastore/?image=unread", body, {"content-type": kind})[0] == 200
+        ask = f"GET /datastore/image?image=unread HTTP/1.1\r\nhost: {live.host}\r\n\r\n".encode()
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((live.host.split(":")[0], int(live.host.split(":")[1])))
+            # More than the system holds between the two.
+            connection.sendall(ask * 8)
+            looked = select.poll()
+            looked.register(connection, 0)
+            assert looked.poll(60_000), "the service still waits"
+
+    @pytest.mark.parametrize("path", ["/v1/jobs/upload", "/infer/tiny-mr"])
+    def test_an_upload_of_which_no_job_is_made_leaves_nothing(self, live, monkeypatch, path):
+        def refuse(*_, **__):
+            raise QueueFullError(found="full", expected="room", fix="wait")
+
+        monkeypatch.setattr(JobQueue, "submit", refuse)
+        before = sorted((live.data / "uploads").iterdir())
+        fields = {"model": "tiny-mr"} if "upload" in path else {}
+        status, _, body = send_form(live.host, "POST", path, fields, [("file", "a.nii.gz", b"x" * 1000)])
+        assert status == 429, body
+        assert sorted((live.data / "uploads").iterdir()) == before
+
+    def test_an_image_that_is_sent_along_stays_for_as_long_as_its_job(self, live, monkeypatch, tmp_path):
+        save(phantoms.volume(phantoms.geometry(shape=SHAPE)), tmp_path / "a.nii.gz")
+        seen = []
+
+        async def late(service, job, _seconds):
+            seen.append(service.queue.get(job))
+            return seen[-1].model_copy(update={"state": "running"})
+
+        monkeypatch.setattr(Service, "over", late)
+        sent = [("file", "a.nii.gz", (tmp_path / "a.nii.gz").read_bytes())]
+        assert send_form(live.host, "POST", "/infer/tiny-mr", (), sent)[0] == 504
+        # The request is over, its job goes on.
+        assert wait(live.host, seen[0].id)["state"] == "done"
 
     def test_a_client_that_goes_away_leaves_nothing(self, live):
         kind, body = form((), [("file", "a.nii.gz", b"x" * 100_000)])

@@ -36,7 +36,9 @@ Author = Annotated[str, typer.Option(help="Who decides.")]
 
 @annotate_app.command()
 def plan(
-    cohort: Annotated[Path, typer.Argument(help="The folder that voxmetry cohort run wrote, or any folder of runs.")],
+    cohort: Annotated[
+        Path, typer.Argument(metavar="COHORT", help="The folder that voxmetry cohort run wrote, or any folder of runs.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the work list.")],
     images: Annotated[
         Path | None, typer.Option(help="What the cohort was run on; without it the list has no images.")
@@ -189,8 +191,8 @@ def train(
 
 @annotate_app.command()
 def compare(
-    old: Annotated[Path, typer.Argument(help="The run folder of the model in use.")],
-    new: Annotated[Path, typer.Argument(help="The run folder of the new model.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The run folder of the model in use.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The run folder of the new model.")],
     work: Work = None,
     data: Data = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the comparison.")] = Path("comparison"),
@@ -235,7 +237,9 @@ def _show_comparison(found: ModelComparison, out: Path) -> None:
 
 @annotate_app.command()
 def accept(
-    comparison: Annotated[Path, typer.Argument(help="The folder that voxmetry annotate compare wrote.")],
+    comparison: Annotated[
+        Path, typer.Argument(metavar="COMPARISON", help="The folder that voxmetry annotate compare wrote.")
+    ],
     author: Author,
     to: Annotated[
         Path, typer.Option("--to", help="Folder of the model in use; one that lies there is kept in earlier/.")
@@ -252,7 +256,9 @@ def accept(
 
 @annotate_app.command()
 def keep(
-    comparison: Annotated[Path, typer.Argument(help="The folder that voxmetry annotate compare wrote.")],
+    comparison: Annotated[
+        Path, typer.Argument(metavar="COMPARISON", help="The folder that voxmetry annotate compare wrote.")
+    ],
     author: Author,
     why: Annotated[str, typer.Option(help="Why, in words.")] = "",
     as_json: Json = False,

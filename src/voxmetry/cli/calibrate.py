@@ -14,7 +14,7 @@ from voxmetry.cli.streams import say, say_json
 
 
 def calibrate(
-    data: Annotated[Path, typer.Argument(help="A data set: a folder, or a YAML or CSV manifest.")],
+    data: Annotated[Path, typer.Argument(metavar="DATASET", help="A data set: a folder, or a YAML or CSV manifest.")],
     model: Annotated[str, typer.Option("-m", "--model", help="A model, or a run folder with folds.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for calibration.json, .csv and .png.")],
     into: Annotated[Path | None, typer.Option(help="Model folder whose model.yaml and card take the result.")] = None,

@@ -43,12 +43,16 @@ class Structures:
 @grouped
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="DICOM series, SEG or RTSTRUCT; NIfTI, NRRD or MHA file; folder of NIfTI masks.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="DICOM series, SEG or RTSTRUCT; NIfTI, NRRD or MHA file; folder of NIfTI masks."
+        ),
     ],
     target: Annotated[
         Path,
         typer.Argument(
-            help="A file by its suffix (.nii.gz, .nrrd, .mha, .dcm), or a new folder, for a series or for masks."
+            metavar="TARGET",
+            help="A file by its suffix (.nii.gz, .nrrd, .mha, .dcm), or a new folder, for a series or for masks.",
         ),
     ],
     reading: Reading,

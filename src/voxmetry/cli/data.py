@@ -23,7 +23,7 @@ def _data() -> None:
 
 @data_app.command("check")
 def check(
-    data: Annotated[Path, typer.Argument(help="A data set: a folder, or a YAML or CSV manifest.")],
+    data: Annotated[Path, typer.Argument(metavar="DATASET", help="A data set: a folder, or a YAML or CSV manifest.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the JSON file and the page.")] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="Folder of label maps by a model that has not seen the cases.")
@@ -49,7 +49,9 @@ def check(
 
 @data_app.command("synthesise")
 def synthesise(
-    config: Annotated[Path, typer.Argument(help="A training configuration with the block 'synthesis'.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A training configuration with the block 'synthesis'.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the images, the labels and samples.png.")],
     data: Annotated[
         list[Path] | None, typer.Option(help="Data set; overrides the one of the configuration. May be repeated.")

@@ -13,7 +13,7 @@ from voxmetry.cli.streams import say, say_json
 
 
 def ensemble(
-    run: Annotated[Path, typer.Argument(help="A run folder with fold-0/model, fold-1/model and so on.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with fold-0/model, fold-1/model and so on.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Model folder to make.")],
     data: Annotated[
         Path | None,

@@ -16,7 +16,7 @@ from voxmetry.cli.streams import say, say_json
 
 @grouped
 def evaluate(
-    data: Annotated[Path, typer.Argument(help="A data set: a folder, or a YAML or CSV manifest.")],
+    data: Annotated[Path, typer.Argument(metavar="DATASET", help="A data set: a folder, or a YAML or CSV manifest.")],
     model: Annotated[
         list[str],
         typer.Option(

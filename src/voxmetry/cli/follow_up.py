@@ -51,7 +51,9 @@ class Following:
 
 @grouped
 def follow_up(
-    baseline: Annotated[Path, typer.Argument(help="The earlier label map, or a folder that segment wrote.")],
+    baseline: Annotated[
+        Path, typer.Argument(metavar="BASELINE", help="The earlier label map, or a folder that segment wrote.")
+    ],
     current: Annotated[Path, typer.Argument(metavar="FOLLOW_UP", help="The later one.")],
     baseline_image: Annotated[Path | None, typer.Option(help="The earlier image: a file or a DICOM folder.")] = None,
     image: Annotated[Path | None, typer.Option(help="The later image.")] = None,

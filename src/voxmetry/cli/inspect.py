@@ -22,7 +22,9 @@ _WIDTH_OF_FILES = 200
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A DICOM folder, DICOMDIR or zip archive, or an image file.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A DICOM folder, DICOMDIR or zip archive, or an image file.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """List the series, and whether each can be read or why not; exit code 1 where none can."""

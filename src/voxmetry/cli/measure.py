@@ -12,7 +12,9 @@ from voxmetry.cli.options import NamesMap, names_of
 
 
 def measure(
-    segmentation: Annotated[Path, typer.Argument(help="A label map: NIfTI, NRRD or MHA; or the folder of a run.")],
+    segmentation: Annotated[
+        Path, typer.Argument(metavar="SEGMENTATION", help="A label map: NIfTI, NRRD or MHA; or the folder of a run.")
+    ],
     image: Annotated[Path | None, typer.Option(help="The image it belongs to, for intensities.")] = None,
     modality: Annotated[
         Literal["CT", "MR", "PT"] | None, typer.Option(help="What an image file is: CT gives HU.")

@@ -42,7 +42,7 @@ def models_list(
 
 
 def models_show(
-    name: Annotated[str, typer.Argument(help="A model's name or a model folder.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model's name or a model folder.")],
     as_json: Json = False,
 ) -> None:
     """Show what a model takes and returns; of one that can be pulled, its archives and licence."""
@@ -56,7 +56,7 @@ def models_show(
 
 
 def models_pull(
-    name: Annotated[str, typer.Argument(help="A public model's name: voxmetry models list.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A public model's name: voxmetry models list.")],
     source: Annotated[
         Path | None,
         typer.Option("--from", help="The archive, or a folder of archives or model folders, not the network."),
@@ -173,7 +173,7 @@ def models_import(
 
 
 def models_export(
-    model: Annotated[str, typer.Argument(help="A bundled model's name or a model folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled model's name or a model folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="File of an ONNX or TorchScript model; folder of a bundle.")],
     form: Annotated[Literal["onnx", "torchscript", "monai-bundle"], typer.Option("--format", help="What to write.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,

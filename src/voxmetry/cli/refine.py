@@ -12,7 +12,7 @@ from voxmetry.cli.options import OnDevice
 
 
 def refine(
-    out: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a run.")],
     image: Annotated[
         list[Path], typer.Option(help="The study that was segmented; repeat for each image of a model with several.")
     ],

@@ -16,7 +16,7 @@ from voxmetry.errors import ConfigError, InputError
 
 @grouped
 def report(
-    out: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a run.")],
     pdf: Annotated[bool, typer.Option("--pdf", help="Write report.pdf; without it, report.html.")] = False,
     lang: Annotated[Literal["en", "de", "es"], typer.Option(help="Language of the report.")] = "en",
     page: Annotated[Literal["a4", "letter"], typer.Option(help="Size of the PDF's pages.")] = "a4",

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from voxmetry.cli.help import offer_all_options
 from voxmetry.errors import ConfigError
 
+_UsageError: Any = typer.BadParameter.__bases__[0]
 OF_SEVERAL_WORDS = ("--structures", "--reference-structures")
 """Options that may be repeated and are also written once with several words behind."""
 
@@ -50,7 +51,13 @@ class StrictGroup(TyperGroup):
         ConfigError
             If an option that takes one value is given several times, or a path is empty.
         """
-        name, command, rest = super().resolve_command(ctx, args)
+        try:
+            name, command, rest = super().resolve_command(ctx, args)
+        except _UsageError as error:
+            # Where no name is near, all of them are said: `voxmetry cohort IN` lacks `run`.
+            if "Did you mean" not in error.message:
+                error.message += f" It is one of {', '.join(self.list_commands(ctx))}."
+            raise
         if command is not None and not hasattr(command, "list_commands"):
             offer_all_options(command, name, ctx, rest)
             rest = spread(rest)

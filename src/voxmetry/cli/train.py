@@ -15,7 +15,9 @@ from voxmetry.cli.train_options import Planning
 
 @grouped
 def train(
-    source: Annotated[Path, typer.Argument(help="A data set (folder or manifest), or a training configuration.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="A data set (folder or manifest), or a training configuration.")
+    ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder; runs/MODEL if not given.")] = None,
     data: Annotated[
         list[Path] | None,

@@ -15,7 +15,7 @@ from voxmetry.cli.train_options import Planning
 
 @grouped
 def train_plan(
-    data: Annotated[Path, typer.Argument(help="A data set: a folder, or a YAML or CSV manifest.")],
+    data: Annotated[Path, typer.Argument(metavar="DATASET", help="A data set: a folder, or a YAML or CSV manifest.")],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="File for the plan; standard output if not given.")
     ] = None,

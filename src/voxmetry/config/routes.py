@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import fnmatch
 import ipaddress
+import string
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -18,6 +20,9 @@ from voxmetry.core.base import Record
 
 ResultKind: TypeAlias = Literal["seg", "rtstruct", "sr", "pdf", "key_images"]
 """What can be sent of a result; the keys of `DicomOutput`."""
+
+
+_OF_HOSTS = frozenset(string.ascii_letters + string.digits + ".-_:%")
 
 
 def _ae_title(title: str) -> str:
@@ -40,7 +45,31 @@ def _url(url: str) -> str:
         raise ValueError("an address such as https://archive.example/dicom-web is needed")
     if "@" in rest.split("/")[0]:
         raise ValueError("no user and password in the address: give user and password_file")
+    try:
+        # The port is looked at when it is asked for.
+        parts = urlsplit(url)
+        _host(parts.hostname or "")
+        parts.port  # noqa: B018
+    except ValueError as error:
+        raise ValueError(f"no address that can be called: {error}") from error
     return url.rstrip("/")
+
+
+def _host(host: str) -> str:
+    # What no system can look up would end a thread when it is called.
+    try:
+        name = host.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise ValueError("a name of a machine has parts of 1 to 63 characters") from error
+    if not 1 <= len(name) <= 253 or not set(name) <= _OF_HOSTS:
+        raise ValueError("the name or address of a machine has 1 to 253 letters, digits, dots, hyphens and colons")
+    return host
+
+
+def _path(path: str) -> str:
+    if not path or "\0" in path:
+        raise ValueError("a path is needed")
+    return path
 
 
 AeTitle: TypeAlias = Annotated[str, AfterValidator(_ae_title)]
@@ -48,7 +77,11 @@ Network: TypeAlias = Annotated[str, AfterValidator(_network)]
 """An IP address, or a network such as 10.1.0.0/16."""
 Url: TypeAlias = Annotated[str, AfterValidator(_url)]
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
-Seconds: TypeAlias = Annotated[float, Field(gt=0)]
+Host: TypeAlias = Annotated[str, AfterValidator(_host)]
+PathText: TypeAlias = Annotated[str, AfterValidator(_path)]
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=1e8)]
+"""Up to three years: what the clocks of a system take."""
+Days: TypeAlias = Annotated[float, Field(gt=0, le=36_500)]
 Megabytes: TypeAlias = Annotated[float, Field(gt=0)]
 """In units of 10^6 bytes."""
 
@@ -78,7 +111,7 @@ class DicomPeer(Record):
     """What it calls itself, and what it is called by."""
     addresses: tuple[Network, ...] = ()
     """Where it may call from; none: it only receives."""
-    host: str | None = None
+    host: Host | None = None
     """Where it receives; None: it only sends."""
     port: Port | None = None
     tls: Tls | None = None
@@ -223,7 +256,7 @@ class Route(Record):
 class DicomReceiver(Record):
     """The C-STORE service: where it listens, and what it takes at most."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 11112
     """0 takes any free port."""
     tls: Tls | None = None

@@ -6,7 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from voxmetry.config.routes import Delivery, DicomReceiver, OrthancPoll, Peer, Route, network_problems
+from voxmetry.config.routes import (
+    Days,
+    Delivery,
+    DicomReceiver,
+    Host,
+    OrthancPoll,
+    PathText,
+    Peer,
+    Route,
+    Seconds,
+    network_problems,
+)
 from voxmetry.config.study import StudySettings
 from voxmetry.core.base import Record
 
@@ -20,9 +31,9 @@ class ServiceLimits(Record):
     """Bytes of one upload, in units of 10^6; of an archive, packed and unpacked."""
     upload_files: Annotated[int, Field(ge=1)] = 20_000
     """Files of one upload, also inside an archive."""
-    upload_seconds: Annotated[float, Field(gt=0)] = 600
+    upload_seconds: Seconds = 600
     """How long one upload may take."""
-    idle_seconds: Annotated[float, Field(gt=0)] = 30
+    idle_seconds: Seconds = 30
     """How long an upload may bring nothing."""
     waiting_jobs: Annotated[int, Field(ge=1)] = 1000
     """Jobs that wait at once."""
@@ -30,29 +41,29 @@ class ServiceLimits(Record):
     """Uploads and answers being prepared at the same time."""
     free_mb: Annotated[float, Field(ge=0)] = 500
     """Room, in units of 10^6 bytes, that must be left on the disk: below it nothing is accepted and no job starts."""
-    wait_seconds: Annotated[float, Field(gt=0)] = 3600
+    wait_seconds: Seconds = 3600
     """How long a client that waits for its segmentation is kept waiting; the job itself goes on."""
 
 
 class Retention(Record):
     """What is deleted, and when; None keeps it for ever."""
 
-    results_days: Annotated[float, Field(gt=0)] | None = None
+    results_days: Days | None = None
     """Results, and the rows of their jobs, this long after they are finished."""
-    uploads_days: Annotated[float, Field(gt=0)] | None = None
+    uploads_days: Days | None = None
     """Images that were uploaded or received, this long after their last job is finished."""
 
 
 class TrainingSettings(Record):
     """What clients may have trained, as `voxmetry annotate train` takes it."""
 
-    work: Annotated[tuple[str, ...], Field(min_length=1)]
+    work: Annotated[tuple[PathText, ...], Field(min_length=1)]
     """Folders of work lists whose corrections were collected."""
-    start_from: str
+    start_from: PathText
     """The model to start from: its run folder."""
-    data: tuple[str, ...] = ()
+    data: tuple[PathText, ...] = ()
     """Data sets of old cases."""
-    out: str | None = None
+    out: PathText | None = None
     """Folder of the new runs, one each; None takes `trainings` in `data` of the service."""
     held_out: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of the new patients that is held out, for ever."""
@@ -67,19 +78,19 @@ class TrainingSettings(Record):
 class ServiceSettings(Record):
     """How `voxmetry serve` runs."""
 
-    data: str = "voxmetry-service"
+    data: PathText = "voxmetry-service"
     """Folder of the record of jobs, of uploads and of results; relative to where the service is started."""
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address that it listens on; anything but loopback wants `tokens`, or `--no-auth`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """0 takes any free port."""
-    models: Annotated[tuple[str, ...], Field(min_length=1)] = ("hippocampus-mr",)
+    models: Annotated[tuple[PathText, ...], Field(min_length=1)] = ("hippocampus-mr",)
     """Names of models or folders of models; nothing else can be asked for."""
     settings: StudySettings = StudySettings(report="full")
     """How each study is read and run where a request or a route does not say otherwise."""
-    roots: dict[Name, str] = Field(default_factory=dict)
+    roots: dict[Name, PathText] = Field(default_factory=dict)
     """Folders whose images may be named by clients, each under a name: nothing outside them is opened."""
-    tokens: str | None = None
+    tokens: PathText | None = None
     """File of the hashes of tokens, as `voxmetry serve token` writes it."""
     cors: tuple[str, ...] = ()
     """Origins, such as https://viewer.example, whose pages may call the service; none: cross-origin requests fail."""

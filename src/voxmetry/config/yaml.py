@@ -5,6 +5,7 @@ An unknown key, a wrong type or a value out of range is a `ConfigError` that nam
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,17 +104,38 @@ def parse_record(data: object, kind: type[R], *, where: str) -> R:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        lines = []
-        for item in error.errors(include_url=False):
-            key = ".".join(str(part) for part in item["loc"]) or "(top level)"
-            told = "no such key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
-            meant = did_you_mean(str(item["loc"][-1]), kind.model_fields) if told == "no such key" else ""
-            lines.append(f"{key}: {told}{f' ({meant.strip()})' if meant else ''}")
         raise ConfigError(
-            found=f"{where}: " + "; ".join(lines),
+            found=f"{where}: " + "; ".join(_lines(error, kind)),
             expected=f"the keys and values of {kind.__name__}",
             fix="correct the keys that are named; an unknown key is often a typo",
         ) from error
+
+
+def _lines(error: ValidationError, kind: type[Record]) -> list[str]:
+    """Return what is wrong with each key, in words."""
+    told: dict[str, dict[str, str]] = {}
+    for item in error.errors(include_url=False):
+        # Where a value may be of several kinds the validator names each, by words of its own such as 'dict[str,float]'.
+        parts = [str(part) for part in item["loc"] if not _OF_VALIDATOR.search(str(part))]
+        words = _WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
+        if item["type"] == "extra_forbidden" and (meant := did_you_mean(parts[-1], kind.model_fields)):
+            words += f" ({meant.strip()})"
+        told.setdefault(".".join(parts) or "(top level)", {})[item["type"]] = words
+    lines = []
+    for key, by_type in told.items():
+        # That it is no mapping says nothing where it may be a number, and is none that is taken.
+        plain = [words for name, words in by_type.items() if name not in _WHOLE] or list(by_type.values())
+        lines.append(f"{key}: {', or '.join(plain)}")
+    return lines
+
+
+_OF_VALIDATOR = re.compile(r"[\[\]]|^constrained-|^(function|tagged-union|lax-or-strict)-")
+_WHOLE = frozenset({"model_type", "model_attributes_type", "dict_type"})
+_WORDS = {
+    "extra_forbidden": "no such key",
+    **dict.fromkeys(sorted(_WHOLE), "keys with values are needed, such as 'key: value'"),
+    "missing": "this key is needed",
+}
 
 
 def dump_yaml(record: Record) -> str:

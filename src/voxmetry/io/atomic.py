@@ -24,6 +24,7 @@ _REASONS = {
     errno.EROFS: ("the disk is read-only", "choose a folder on a disk that can be written to"),
     errno.ENOENT: ("its folder is missing", "make the folder first, or check the path"),
     errno.ENOTDIR: ("its folder is a file", "choose another folder"),
+    errno.EEXIST: ("a file of that name is there", "choose another name, or move the file away"),
     errno.EISDIR: ("a folder of that name is in the way", "choose another name"),
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from voxmetry.errors import LockedError, OutputError, OutputExistsError
+from voxmetry.errors import ConfigError, LockedError, OutputError, OutputExistsError
 from voxmetry.io.atomic import flush_folder, make_folder, output_error
 
 LOCK = ".voxmetry.lock"
@@ -26,7 +26,13 @@ STAGE = ".part-"
 
 
 @contextlib.contextmanager
-def output_folder(path: str | os.PathLike[str], names: Iterable[str], *, overwrite: bool = False) -> Iterator[Path]:
+def output_folder(
+    path: str | os.PathLike[str],
+    names: Iterable[str],
+    *,
+    overwrite: bool = False,
+    apart_from: Iterable[str | os.PathLike[str]] = (),
+) -> Iterator[Path]:
     """Hold an output folder, and yield a hidden folder in it to write to; the block's end moves all into place.
 
     Enter it before any work is spent. Until the block ends well, earlier results stay whole.
@@ -41,6 +47,8 @@ def output_folder(path: str | os.PathLike[str], names: Iterable[str], *, overwri
         What else lies in the hidden folder at the end is moved as well, before the last one.
     overwrite
         Whether earlier results of these names may be replaced.
+    apart_from
+        Folders that are read: results among the input would be taken for more of it the next time.
 
     Yields
     ------
@@ -49,6 +57,8 @@ def output_folder(path: str | os.PathLike[str], names: Iterable[str], *, overwri
 
     Raises
     ------
+    ConfigError
+        If the folder is one of those that are read.
     OutputExistsError
         If earlier results are there and `overwrite` is off.
     LockedError
@@ -67,6 +77,7 @@ def output_folder(path: str | os.PathLike[str], names: Iterable[str], *, overwri
     ['b.html']
     """
     folder, names = Path(path), list(names)
+    _require_apart(folder, apart_from)
     require_no_results(folder, names, overwrite=overwrite)
     make_folder(folder)
     with held(folder / LOCK, what="writes to this folder", fix="wait for it, or write to another folder"):
@@ -82,6 +93,20 @@ def output_folder(path: str | os.PathLike[str], names: Iterable[str], *, overwri
             raise output_error(folder, error) from error
         finally:
             shutil.rmtree(stage, ignore_errors=True)
+
+
+def _require_apart(folder: Path, others: Iterable[str | os.PathLike[str]]) -> None:
+    for other in map(Path, others):
+        try:
+            same = other.is_dir() and folder.is_dir() and folder.samefile(other)
+        except OSError:
+            continue
+        if same:
+            raise ConfigError(
+                found=f"{folder} is the folder that is read",
+                expected="another folder for the results, which may lie inside it",
+                fix=f"name a new one, such as {folder / 'results'}",
+            )
 
 
 def results_in(path: str | os.PathLike[str], names: Iterable[str]) -> list[str]:

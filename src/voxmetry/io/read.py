@@ -215,7 +215,7 @@ def save(x: Volume | Segmentation, path: str | os.PathLike[str], *, overwrite: b
         raise OutputExistsError(
             found=f"{target.name} is there already",
             expected="a name that is free",
-            fix="choose another name, or allow overwriting",
+            fix="choose another name, or replace it: --overwrite (overwrite=True)",
         )
     if suffix in NIFTI:
         from voxmetry.io.nifti import write_nifti

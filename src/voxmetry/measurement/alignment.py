@@ -80,8 +80,8 @@ def align(
         raise InputError(
             found="no image of one of the time points, and no frame of reference that both share",
             expected="both images, to bring them together",
-            fix="pass both images; or registration='none' (--registration none) where you know that the coordinates "
-            "of the two agree",
+            fix="pass both images (--baseline-image, --image); or --registration none where you know that the "
+            "coordinates of the two agree; in Python: registration='none'",
         )
     kind: Literal["rigid", "affine"] = "affine" if how == "affine" else "rigid"
     there = register(moving=baseline, fixed=current, kind=kind, ignore=ignore)

@@ -20,7 +20,7 @@ from voxmetry.service.errors import BusyError, not_found
 from voxmetry.service.forms import keep, received
 from voxmetry.service.infer import JobOptions, path_below, source_of_upload
 from voxmetry.service.records import Job, JobState
-from voxmetry.service.service import Service
+from voxmetry.service.service import RECEIVED, Service
 from voxmetry.service.views import EventList, FileEntry, JobList, JobView, ModelView, NewJob, Refusal
 
 MOST_WAIT_SECONDS = 30.0
@@ -60,7 +60,7 @@ def _add_submit(router: APIRouter, service: Service) -> None:
         series = next((image.series for image in source if image.series), None)
         if len(source) == 1 and series is not None:
             settings = settings.model_copy(update={"series": series})
-        job = service.queue.submit(
+        job = service.submit(
             tuple(image.path for image in source),
             name,
             settings=settings,
@@ -69,7 +69,7 @@ def _add_submit(router: APIRouter, service: Service) -> None:
             label=clean(new.label),
             image=new.image or (service.images.id_of(source[0].path) if len(source) == 1 else None),
             # Fetched for this job, it goes with it.
-            owned=new.peer is not None,
+            owned=any(image.kind == RECEIVED for image in source),
             once=new.once,
         )
         request.scope["state"]["job"] = job.id
@@ -85,6 +85,7 @@ def _add_upload(router: APIRouter, service: Service) -> None:
     )
     async def upload(request: Request) -> JobView:
         """Submit a study by upload: DICOM files, a zip of them, or an image file for each input of the model."""
+        await asyncio.to_thread(service.queue.require_place)
         async with received(request, service) as (form, folder):
             fields = dict(form.fields)
             unknown = sorted(set(fields) - {"model", "options", "priority", "label"})
@@ -103,7 +104,7 @@ def _add_upload(router: APIRouter, service: Service) -> None:
             def submit() -> Job:
                 kept = keep(folder)
                 source = tuple(kept if path == folder else kept / path.name for path in files)
-                return service.queue.submit(
+                return service.submit(
                     source,
                     name,
                     settings=settings,
@@ -194,9 +195,9 @@ def _sources(service: Service, new: NewJob) -> list[Image]:
     found = list(_of_peer(service, new.peer, new.uid)) if new.peer else service.images.of_uid(new.uid)
     if not found:
         raise not_found("study or series", "check the UID, or name the peer that it is fetched from")
-    folders = {image.path for image in found}
+    folders = {image.path: image.kind for image in found}
     # All series of a study: the folder that holds them, for a model of several inputs.
-    return [found[0]] if len(found) == 1 else [Image("", folder) for folder in sorted(folders)]
+    return [found[0]] if len(found) == 1 else [Image("", path, kind=kind) for path, kind in sorted(folders.items())]
 
 
 def _of_peer(service: Service, peer: str, uid: str) -> list[Image]:
@@ -324,7 +325,7 @@ def _add_files(router: APIRouter, service: Service) -> None:
     def thumbnail(job: JobId) -> FileResponse:
         """Return a small picture of the result."""
         found, _ = done(job)
-        name = next((name for name in ("thumbnail.png", "preview.png") if name in found.files), "thumbnail.png")
+        name = next((name for name in ("preview.png", "thumbnail.png") if name in found.files), "preview.png")
         return FileResponse(file_of(job, name), media_type="image/png")
 
 
@@ -337,7 +338,7 @@ def _add_events(router: APIRouter, service: Service) -> None:
                 changed.clear()
                 found = await asyncio.to_thread(service.queue.events, after=after, job=job)
                 left = end - loop.time()
-                if found or left <= 0:
+                if found or left <= 0 or service.is_ending:
                     return EventList(events=found, last=found[-1].number if found else after)
                 try:
                     await asyncio.wait_for(changed.wait(), left)

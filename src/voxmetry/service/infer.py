@@ -108,7 +108,8 @@ def path_below(roots: dict[str, Path], name: str) -> Path:
             expected="a path below one of the service's roots",
             fix="name the root, a slash, and the path inside of it",
         )
-    if not real.exists():
+    # A named pipe or a device would hold up whoever reads it.
+    if not (real.is_file() or real.is_dir()):
         raise not_found("image", "check the path below the root")
     return real
 
@@ -140,11 +141,12 @@ def source_of_upload(files: Sequence[tuple[Path, str]], n_inputs: int) -> tuple[
             expected="image files alone, or DICOM files alone",
             fix="send them as two jobs",
         )
-    if len(images) not in (1, n_inputs):
+    is_archive = len(images) == 1 and files[0][1] == ".zip"
+    if len(images) != n_inputs and not is_archive:
         raise ConfigError(
-            found=f"{len(images)} image files",
-            expected=f"one for each input of the model: {n_inputs}",
-            fix="send each study as a job of its own",
+            found=f"{len(images)} image {'file' if len(images) == 1 else 'files'}",
+            expected=f"{n_inputs}, one for each input of the model, or DICOM files, or a zip of them",
+            fix="send all of one study, and nothing else, as one job",
         )
     return tuple(images)
 

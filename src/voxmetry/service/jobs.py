@@ -23,7 +23,7 @@ from voxmetry.io.atomic import make_folder
 from voxmetry.service.delivery import Deliver, Deliveries
 from voxmetry.service.errors import BusyError, NoRoomError, QueueFullError, not_found
 from voxmetry.service.records import Counts, Job, JobEvent
-from voxmetry.service.retention import Retirement, sweep_uploads
+from voxmetry.service.retention import INCOMING, Retirement, sweep_uploads
 from voxmetry.service.runner import RESULTS, Runner, read_result
 from voxmetry.service.store import NAME, JobStore, now
 from voxmetry.workflows.cohort.layout import WORK
@@ -103,7 +103,7 @@ class JobQueue:
             make_folder(self.root / folder)
         for job in self.store.in_state("running"):
             self._runner.take_back(job)
-        sweep_uploads(self.root / UPLOADS, self.store)
+        sweep_uploads(self.root / UPLOADS, self.store, self.root / INCOMING)
         self._runner.start()
         if self._deliveries is not None:
             self._deliveries.start()
@@ -176,13 +176,9 @@ class JobQueue:
             If the disk has too little room.
         """
         name = self.model_name(model)
-        self.require_room()
-        if self.store.n_waiting() >= self.settings.limits.waiting_jobs:
-            raise QueueFullError(
-                found=f"{self.settings.limits.waiting_jobs} jobs wait already",
-                expected="room in the queue (limits.waiting_jobs)",
-                fix="try again later",
-            )
+        if once is not None and (known := self.store.named(once)) is not None:
+            return known
+        self.require_place()
         paths = (source,) if isinstance(source, Path) else tuple(source)
         job = self.store.add(
             Job(
@@ -222,6 +218,16 @@ class JobQueue:
                 fix="name one of them, or add it to models in the settings of the service",
             )
         return name
+
+    def require_place(self) -> None:
+        """Raise what a job would be refused with now: `NoRoomError`, or `QueueFullError` where as many wait as may."""
+        self.require_room()
+        if self.store.n_waiting() >= self.settings.limits.waiting_jobs:
+            raise QueueFullError(
+                found=f"{self.settings.limits.waiting_jobs} jobs wait already",
+                expected="room in the queue (limits.waiting_jobs)",
+                fix="try again later",
+            )
 
     def require_room(self) -> None:
         """Raise `NoRoomError` where the disk has less room than `limits.free_mb`."""
@@ -293,9 +299,13 @@ class JobQueue:
 
     def remove_source(self, job: Job) -> None:
         """Delete what was uploaded for a job, unless another job still reads it."""
+        if job.owned:
+            self.let_go([Path(path) for path in job.source])
+
+    def let_go(self, paths: Sequence[Path]) -> None:
+        """Delete uploads that no job reads: each is a folder of its own, and nothing outside is ever deleted."""
         uploads = self.root / UPLOADS
-        for path in map(Path, job.source if job.owned else ()):
-            # An upload is a folder of its own; nothing outside is ever deleted.
+        for path in paths:
             if uploads in path.parents and not self.store.uses(str(path)):
                 shutil.rmtree(uploads / path.relative_to(uploads).parts[0], ignore_errors=True)
 

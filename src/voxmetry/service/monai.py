@@ -31,7 +31,7 @@ from voxmetry.service.answer import (
 )
 from voxmetry.service.datastore import FINAL, Image
 from voxmetry.service.errors import BusyError, DeniedError, TooSlowError, not_found
-from voxmetry.service.forms import received
+from voxmetry.service.forms import keep, received
 from voxmetry.service.infer import options_of_params, takes_clicks
 from voxmetry.service.records import Job
 from voxmetry.service.service import RECEIVED, Service
@@ -219,15 +219,19 @@ def _add_infer(router: APIRouter, service: Service) -> None:
         output: str = "",
     ) -> Response:
         name = service.queue.model_name(model)
-        async with received(request, service) as (form, _):
+        await asyncio.to_thread(service.queue.require_place)
+        async with received(request, service) as (form, folder):
             params = parse_params(form.fields.get("params"))
             sent = form.file("file")
             source = await asyncio.to_thread(_source, service, image, session_id, sent.path if sent else None)
             spec = service.queue.models[name].spec
             clickable = spec.labels.names if takes_clicks(spec) else ()
             settings = _settings(service, params, source.series, output, clickable)
+            if source.path.parent == folder:
+                # The job may go on for longer than this request.
+                source = Image("", keep(folder) / source.path.name, kind=RECEIVED)
             job = await asyncio.to_thread(
-                service.queue.submit,
+                service.submit,
                 source.path,
                 name,
                 settings=settings,
@@ -236,8 +240,10 @@ def _add_infer(router: APIRouter, service: Service) -> None:
                 image=None if session_id or sent else source.id,
                 owned=source.kind == RECEIVED,
             )
-            request.scope["state"]["job"] = job.id
-            done = await service.over(job.id, service.settings.limits.wait_seconds)
+        request.scope["state"]["job"] = job.id
+        done = await service.over(job.id, service.settings.limits.wait_seconds)
+        if done.is_over:
+            await asyncio.to_thread(service.queue.remove_source, done)
         if done.state != "done":
             return _not_done(done)
         if output == "dicom_seg":

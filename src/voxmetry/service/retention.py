@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 EVERY_SECONDS = 600.0
 UPLOAD = "upload-"
 """How the folder of an upload is called that is complete; what the name begins with keeps it apart from others."""
+RECEIVED_NAME = "received-"
+"""How the folder of what came by DICOM, or was fetched, is called."""
+INCOMING = "incoming"
+"""Folder inside the data folder: what is being received by DICOM."""
 
 
 class Retirement:
@@ -50,11 +54,17 @@ def _before(now: datetime.datetime, days: float) -> str:
     return (now - datetime.timedelta(days=days)).isoformat(timespec="milliseconds")
 
 
-def sweep_uploads(folder: Path, store: JobStore) -> None:
-    """Delete uploads that were cut off by a kill, and complete ones of which no job came."""
+def sweep_uploads(folder: Path, store: JobStore, incoming: Path) -> None:
+    """Delete uploads that were cut off by a kill, and complete ones of which no job came.
+
+    What came by DICOM and is still to be submitted has its folder in `incoming`, and stays.
+    """
     for entry in folder.glob(".part-*"):
         shutil.rmtree(entry, ignore_errors=True)
     known = {part for source in store.sources() for part in Path(source).parts}
     for entry in folder.glob(f"{UPLOAD}*"):
         if entry.name not in known:
+            shutil.rmtree(entry, ignore_errors=True)
+    for entry in folder.glob(f"{RECEIVED_NAME}*"):
+        if entry.name not in known and not (incoming / entry.name.removeprefix(RECEIVED_NAME)).exists():
             shutil.rmtree(entry, ignore_errors=True)

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +17,13 @@ from voxmetry.errors import ConfigError, MissingExtraError, OutputError
 
 if TYPE_CHECKING:
     from voxmetry.service.delivery import Deliver
+    from voxmetry.service.service import Service
 
 HEADER_SECONDS = 20.0
 """How long a connection may take until its first request's headers are whole."""
 MOST_CONNECTIONS = 500
+_AT_ONCE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+"""SO_LINGER: on, for no time."""
 
 
 def is_loopback(host: str) -> bool:
@@ -103,10 +108,11 @@ def serve(
 
             hooks.trainer = trainer = ProcessTrainer(settings.training, queue.root)
             stack.callback(trainer.close)
-        app = create_app(Service(settings, queue, tokens=tokens, hooks=hooks))
+        service = Service(settings, queue, tokens=tokens, hooks=hooks)
+        app = create_app(service)
         config = uvicorn.Config(
             app,
-            http=_protocol(),
+            http=_protocol(settings.limits.idle_seconds),
             ws="none",
             access_log=False,
             log_level="warning",
@@ -117,7 +123,7 @@ def serve(
             date_header=True,
             proxy_headers=False,
         )
-        server = uvicorn.Server(config)
+        server = _server(uvicorn, config, service)
         if stop is not None:
             stop(server)
         host, port = listener.getsockname()[:2]
@@ -125,6 +131,15 @@ def serve(
             ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(server.serve(sockets=[listener]))
+
+
+def _server(uvicorn: Any, config: Any, service: Service) -> Any:
+    class Server(uvicorn.Server):  # type: ignore[misc, unused-ignore]
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            service.end_waits()
+            await super().shutdown(sockets=sockets)
+
+    return Server(config)
 
 
 def _sender(settings: ServiceSettings) -> Deliver | None:
@@ -172,19 +187,47 @@ def _require_extra() -> Any:
     return uvicorn
 
 
-def _protocol() -> Any:
+def _protocol(idle_seconds: float) -> Any:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class PatientProtocol(H11Protocol):  # type: ignore[misc, unused-ignore]
-        """HTTP/1.1 that closes a connection whose first request does not come."""
+        """HTTP/1.1 that closes a connection whose request does not come, or whose answer is not read."""
+
+        _begins: asyncio.TimerHandle | None = None
+        _stuck: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.loop.call_later(HEADER_SECONDS, self._require_request)
+            self._begins = self.loop.call_later(HEADER_SECONDS, transport.close)
 
-        def _require_request(self) -> None:
-            transport = getattr(self, "transport", None)
-            if getattr(self, "cycle", None) is None and transport is not None:
-                transport.close()
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._begins = _cancelled(self._begins)
+            elif self._begins is None:
+                # Part of the next request's headers.
+                self._begins = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._stuck = self.loop.call_later(idle_seconds, self._give_up)
+
+        def _give_up(self) -> None:
+            # Closing would wait for what is not read, here and then in the system.
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            self.transport.abort()
+
+        def resume_writing(self) -> None:
+            self._stuck = _cancelled(self._stuck)
+            super().resume_writing()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._begins, self._stuck = _cancelled(self._begins), _cancelled(self._stuck)
+            super().connection_lost(exc)
 
     return PatientProtocol
+
+
+def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

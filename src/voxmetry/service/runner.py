@@ -130,8 +130,8 @@ class Runner:
     def _retire(self) -> None:
         try:
             self._queue.retention.apply()
-        except OutputError as error:
-            # What could not be deleted now is deleted later; no job waits for it.
+        except VoxmetryError as error:
+            # What could not be deleted now, or was deleted meanwhile, is for later; no job waits for it.
             LOG.error("retention: %s", error.found)
 
     def _hand_out_all(self, workers: Executor) -> None:

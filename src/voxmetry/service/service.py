@@ -110,6 +110,7 @@ class Service:
         self._lock = threading.Lock()
         # A result never changes once it is there.
         self._read: dict[str, StudyResult] = {}
+        self.is_ending = False
         queue.listen(self._tell)
         if self.hooks.fetch is not None:
             self.images.resolvers.append(self._fetched)
@@ -137,6 +138,21 @@ class Service:
             for image in found:
                 self.release(image)
         return None
+
+    def submit(self, source: Path | Sequence[Path], model: str, *, owned: bool = False, **more: Any) -> Job:
+        """Submit a job as `JobQueue.submit` does.
+
+        A source of the service's own goes again where no job is made of it: it is refused, or was submitted before.
+        """
+        paths = [path.absolute() for path in ([source] if isinstance(source, Path) else source)]
+        taken = False
+        try:
+            job = self.queue.submit(paths, model, owned=owned, **more)
+            taken = set(job.source) == set(map(str, paths))
+        finally:
+            if owned and not taken:
+                self.queue.let_go(paths)
+        return job
 
     def release(self, image: Image) -> None:
         """Delete what was fetched for one request alone."""
@@ -172,6 +188,11 @@ class Service:
         async with self._uploads:
             yield
 
+    def end_waits(self) -> None:
+        """Answer whoever waits for something to happen, now: the service ends."""
+        self.is_ending = True
+        self._tell()
+
     def _tell(self) -> None:
         with self._lock:
             waiting = list(self._waiting)
@@ -199,7 +220,7 @@ class Service:
                 changed.clear()
                 found = await asyncio.to_thread(self.queue.get, job)
                 left = end - time.monotonic()
-                if found.is_over or left <= 0:
+                if found.is_over or left <= 0 or self.is_ending:
                     return found
                 try:
                     # Again after a while: a notice may have come before the change could be read.

@@ -68,6 +68,19 @@ class JobStore(Database):
             # A connection of its own: whoever reads does not wait for a write to reach the disk.
             self._reader = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
             self._reader.row_factory = sqlite3.Row
+        self._set_right()
+
+    def _set_right(self) -> None:
+        """Fail the jobs that were not over and cannot be read any more, so that they stop nothing that follows."""
+        rows = self._rows("SELECT * FROM jobs WHERE state NOT IN ('done', 'failed', 'set aside', 'cancelled')")
+        for row in rows:
+            if _read(row) is None:
+                damaged = _damaged(row)
+                self.change(
+                    row["id"],
+                    tell=("failed", DAMAGED.found),
+                    **{name: getattr(damaged, name) for name in Job.model_fields if name != "id"},
+                )
 
     def close(self) -> None:
         """Close the file."""
@@ -123,6 +136,11 @@ class JobStore(Database):
     def get(self, job: str) -> Job | None:
         """Return a job; None where there is none of this id."""
         rows = self._rows("SELECT * FROM jobs WHERE id = ?", (job,))
+        return _job(rows[0]) if rows else None
+
+    def named(self, once: str) -> Job | None:
+        """Return the job of a request that had a name; None where there was none of this name."""
+        rows = self._rows("SELECT * FROM jobs WHERE once = ?", (once,))
         return _job(rows[0]) if rows else None
 
     def in_state(self, *states: str) -> list[Job]:
@@ -205,12 +223,12 @@ class JobStore(Database):
 
     def sources(self) -> set[str]:
         """Return every path that a job names, over or not."""
-        return {path for row in self._rows("SELECT source FROM jobs") for path in json.loads(row["source"])}
+        return {path for row in self._rows("SELECT source FROM jobs") for path in _names(row["source"])}
 
     def uses(self, source: str) -> int:
         """Return how many jobs that are not over read from a path."""
         rows = self._rows("SELECT source, state FROM jobs WHERE state IN ('waiting', 'running')")
-        return sum(source in json.loads(row["source"]) for row in rows)
+        return sum(source in _names(row["source"]) for row in rows)
 
     def forget(self, job: str) -> None:
         """Remove a job and its events."""
@@ -245,7 +263,48 @@ def _row_of(job: Job) -> dict[str, Any]:
 
 
 def _job(row: sqlite3.Row) -> Job:
+    return _read(row) or _damaged(row)
+
+
+def _read(row: sqlite3.Row) -> Job | None:
+    """Return the job of a row; None where the row is damaged, or was written by a version with other settings."""
     values = {name: row[name] for name in Job.model_fields}
-    for name in _JSON:
-        values[name] = json.loads(values[name]) if values[name] else None
-    return Job.model_validate(values)
+    try:
+        for name in _JSON:
+            values[name] = json.loads(values[name]) if values[name] else None
+        return Job.model_validate(values)
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+DAMAGED = Fault(
+    error="FormatError",
+    found="the record of this job cannot be read: it is damaged, or of another version of voxmetry",
+    expected="a job as this version writes it down",
+    fix="submit the study again; files of a result that is there are still given",
+)
+
+
+def _damaged(row: sqlite3.Row) -> Job:
+    """Return what can still be said of a job whose row cannot be read: one that failed, or was over before."""
+    known = {name: str(row[name] or "") for name in ("id", "model", "label", "created", "finished")}
+    done = row["state"] == "done"
+    names = _names(row["files"]) if done else ()
+    return Job(
+        **known,
+        state="done" if done else "failed",
+        settings=StudySettings(),
+        source=_names(row["source"]),
+        owned=row["owned"] == 1,
+        fault=None if done else DAMAGED,
+        files=names,
+    )
+
+
+def _names(text: object) -> tuple[str, ...]:
+    """Return a JSON list of words; none where it is no such list."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(found) if isinstance(found, list) and all(isinstance(each, str) for each in found) else ()

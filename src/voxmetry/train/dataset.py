@@ -264,16 +264,20 @@ def require_structures(folds: Sequence[Sequence[str]], volumes_ml: Mapping[str, 
 
 
 def _require_files(data: DataSet) -> None:
-    missing = []
+    missing, n_files = [], 0
     for case in data.cases:
         parts = [*zip([channel.name for channel in data.channels], case.images, strict=True), ("label", case.label)]
         parts += [("other label", path) for path in case.other_labels]
         parts += [("unknown", case.labelling.unknown)] if case.labelling.unknown is not None else []
         parts += [("instances", case.instances)] if case.instances is not None else []
         missing += [f"{case.name} ({what}: {path.name})" for what, path in parts if not path.exists()]
+        n_files += len(parts)
     if missing or not data.cases:
+        elsewhere = missing and len(missing) == n_files
         raise InputError(
             found=f"missing files: {listed(missing)}" if missing else f"no case in the data set {data.name}",
             expected="each image and label that the data set names",
-            fix="add the files, or take these cases out of the data set",
+            fix="say where the data set lies: the variable VOXMETRY_DATA, or --data FOLDER of voxmetry train"
+            if elsewhere
+            else "add the files, or take these cases out of the data set",
         )

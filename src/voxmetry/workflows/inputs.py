@@ -119,10 +119,15 @@ def read_input(path: Path, item: Input, spec: AnySpec, settings: StudySettings) 
         raise
     darkest = float(volume.array.min())
     if volume.source is None and settings.modality is None and item.modality != "CT" and darkest < ONLY_CT_BELOW_HU:
+        several = len(spec.inputs) > 1
+        order = " ".join(each.name.upper() for each in spec.inputs)
         raise InputError(
-            found=f"values down to {darkest:g}, as Hounsfield units of a CT have",
+            found=f"values down to {darkest:g}, as Hounsfield units of a CT have"
+            + (f", in the image that is given as {item.name}" if several else ""),
             expected=f"{item.modality} intensities, which {spec.name} was trained on",
-            fix=f"use {models_for(['CT'])}; or pass --modality {item.modality} if it is {item.modality} after all",
+            fix=f"give the images in the order of the model: {order}"
+            if several
+            else f"use {models_for(['CT'])}; or pass --modality {item.modality} if it is {item.modality} after all",
         )
     return volume
 

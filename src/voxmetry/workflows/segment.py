@@ -84,7 +84,8 @@ def segment_study(
     """
     require_settings(settings, StudySettings)
     clock, privacy = Clock(tell), Privacy.of(settings)
-    with output_folder(out, OUTPUTS.values(), overwrite=settings.overwrite) as stage:
+    read = [study] if isinstance(study, (str, Path)) else study
+    with output_folder(out, OUTPUTS.values(), overwrite=settings.overwrite, apart_from=read) as stage:
         if prior is not None:
             read_result(prior)
         with clock.step("load model"):

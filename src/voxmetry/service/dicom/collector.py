@@ -26,6 +26,7 @@ from voxmetry.core.base import Record
 from voxmetry.errors import OutputError, VoxmetryError
 from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.service.dicom.objects import Instance, NotAnImageError, read_instance
+from voxmetry.service.retention import INCOMING, RECEIVED_NAME
 
 LOG = logging.getLogger("voxmetry.service")
 IMAGES, ABOUT, WHOLE = "images", "group.json", "whole"
@@ -110,7 +111,7 @@ class Collector:
     """
 
     def __init__(self, root: Path, routes: Mapping[str, Route], limits: DicomReceiver, submit: Submit) -> None:
-        self.folder, self._uploads = root / "incoming", root / "uploads"
+        self.folder, self._uploads = root / INCOMING, root / "uploads"
         self._routes, self._limits, self._submit = routes, limits, submit
         self._groups: dict[tuple[str, str, str], _Group] = {}
         self._lock = threading.RLock()
@@ -270,7 +271,7 @@ class Collector:
             )
             self._let_go(group, "aborted")
             return
-        upload = self._uploads / f"received-{group.folder.name}"
+        upload = self._uploads / f"{RECEIVED_NAME}{group.folder.name}"
         if (group.folder / IMAGES).is_dir():
             self._add_earlier(group)
             if not self._keep_matching(group):

@@ -19,6 +19,7 @@ from voxmetry.service.dicom.network_store import NetworkStore
 from voxmetry.service.dicom.poller import OrthancPoller
 from voxmetry.service.dicom.receiver import Receiver
 from voxmetry.service.jobs import UPLOADS, JobQueue
+from voxmetry.service.retention import RECEIVED_NAME
 
 LOG = logging.getLogger("voxmetry.service")
 
@@ -117,7 +118,7 @@ class Gateway:
 
     def _folder(self, once: str) -> Path:
         # The same name after a kill: what was fetched before is replaced.
-        return self._queue.root / UPLOADS / f"received-{hashlib.sha256(once.encode()).hexdigest()[:24]}"
+        return self._queue.root / UPLOADS / f"{RECEIVED_NAME}{hashlib.sha256(once.encode()).hexdigest()[:24]}"
 
     def fetch(self, peer: str, uid: str) -> list[Image]:
         """Fetch a study, or one series, from a DICOMweb peer by its UID, into one folder below the queue's uploads.

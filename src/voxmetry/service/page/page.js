@@ -91,7 +91,8 @@ function draw(row, job) {
   listOf(files.querySelector("ul"), job.files.map((file) => linkTo(`/v1/jobs/${job.id}/files/${encodeURIComponent(file)}`, file, file)));
   const over = ["done", "failed", "set aside", "cancelled"].includes(job.state);
   const again = row.querySelector(".again");
-  again.hidden = job.delivery !== "failed";
+  // Also while it waits to be sent again by itself: a peer may be back sooner than that.
+  again.hidden = job.delivery !== "failed" && !(job.delivery === "waiting" && job.delivery_fault);
   again.setAttribute("aria-label", `Send results of ${name} again`);
   const cancel = row.querySelector(".cancel");
   const remove = row.querySelector(".remove");
@@ -103,9 +104,9 @@ function draw(row, job) {
   if (job.files.some((file) => file === "thumbnail.png" || file === "preview.png")) {
     if (!picture.firstChild) {
       const image = document.createElement("img");
+      image.loading = "lazy";
       image.src = `/v1/jobs/${job.id}/thumbnail`;
       image.alt = `Slice of ${name} with its structures`;
-      image.width = image.height = 96;
       picture.append(image);
     }
   } else picture.replaceChildren();

@@ -59,6 +59,12 @@ def read_manifest(path: Path, *, known: Known | None = None) -> tuple[Candidate,
 def _check_head(path: Path, head: Iterable[str]) -> None:
     names = list(head)
     unknown = [name for name in names if name not in COLUMNS]
+    if len(names) == 1 and (sign := next((sign for sign in ";\t" if sign in names[0]), None)):
+        raise ConfigError(
+            found=f"{path.name} separates its columns by {'semicolons' if sign == ';' else 'tabs'}",
+            expected="commas",
+            fix="save the table as CSV with commas, as by LibreOffice's 'Edit filter settings'",
+        )
     if unknown or "study" not in names or len(set(names)) < len(names):
         raise ConfigError(
             found=f"{path.name} has the columns {', '.join(names) or '(none)'}",

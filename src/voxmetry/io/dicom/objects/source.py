@@ -155,7 +155,7 @@ def read_source(series: SeriesInfo | Volume) -> Source:
         raise InputError(
             found="an image that is not from DICOM: it has no patient, no study and no frame of reference",
             expected="a DICOM series, whose identity a DICOM object must repeat",
-            fix="segment the DICOM series itself, or name it (--image STUDY), instead of a file converted from it",
+            fix="give the DICOM series itself, instead of a file that was converted from it",
         )
     slices = slices_of(info)
     if slices.audit.geometry is None:
