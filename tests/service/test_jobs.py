@@ -17,7 +17,7 @@ from voxmetry.config import StudySettings
 from voxmetry.config.service import ServiceSettings
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Flag, Provenance, SourceInfo, StudyResult
-from voxmetry.errors import ConfigError, InferenceError, LockedError, OutputError
+from voxmetry.errors import ConfigError, FormatError, InferenceError, LockedError, OutputError
 from voxmetry.service import runner as room
 from voxmetry.service.errors import BusyError, NoRoomError, NotFoundError, QueueFullError
 from voxmetry.service.jobs import JobQueue
@@ -373,6 +373,16 @@ class TestAfterAKill:
             assert queue.health().ok
             queue.remove(bad.id)
             assert bad.id not in [job.id for job in queue.store.listed()]
+
+    def test_a_record_that_is_damaged_as_a_whole_is_told_to_be(self, settings, played, source):
+        self.left(settings, played, source)
+        record = JobQueue(settings).root / "service.sqlite"
+        content = record.read_bytes()
+        # The first page says what tables there are.
+        record.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+        with pytest.raises(FormatError, match=r"service\.sqlite is damaged"):
+            JobQueue(settings).start()
+        assert record.read_bytes()[4096:] == b"\xff" * (len(content) - 4096)
 
     def test_what_was_done_stays_done_where_its_record_is_damaged(self, settings, played, source):
         queue = JobQueue(settings)

@@ -30,7 +30,7 @@ class Database:
     OutputError
         If it cannot be written, here and in every method: the disk is full, or may not be written to.
     FormatError
-        If the file is no such record, or of a newer version.
+        If the file is no such record, damaged, or of a newer version.
     """
 
     what: ClassVar[str] = "record"
@@ -75,6 +75,13 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise FormatError(
+                    found=f"{self.path.name} is damaged",
+                    expected=f"the {self.what} that voxmetry serve made, whole",
+                    fix="restore it from a copy, or move it away with its -wal and -shm: what it knew is lost then, "
+                    "and results stay where they are",
+                ) from error
             raise OutputError(
                 found=f"the record {self.path.name} cannot be written: {error}",
                 expected="a folder on a disk with room that can be written to",
