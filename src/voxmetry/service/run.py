@@ -203,7 +203,8 @@ def _protocol(idle_seconds: float) -> Any:
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
-                self._begins = _cancelled(self._begins)
+                _cancel(self._begins)
+                self._begins = None
             elif self._begins is None:
                 # Part of the next request's headers.
                 self._begins = self.loop.call_later(HEADER_SECONDS, self.transport.close)
@@ -218,16 +219,17 @@ def _protocol(idle_seconds: float) -> Any:
             self.transport.abort()
 
         def resume_writing(self) -> None:
-            self._stuck = _cancelled(self._stuck)
+            _cancel(self._stuck)
             super().resume_writing()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._begins, self._stuck = _cancelled(self._begins), _cancelled(self._stuck)
+            _cancel(self._begins)
+            _cancel(self._stuck)
             super().connection_lost(exc)
 
     return PatientProtocol
 
 
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()
