@@ -45,11 +45,15 @@ def render_pdf(document: ReportDocument, material: Material, *, page: str = "a4"
     try:
         chosen = papers[0]
         if chosen.page > 1 and chosen.get_y() < MOSTLY_EMPTY * chosen.h:
-            for share in SMALLER:
-                papers.append(_spelled(document, material, fonts, page, share))
-                if papers[-1].page < chosen.page:
-                    chosen = papers[-1]
-                    break
+            # Where the smallest pictures save no page, none do.
+            papers.append(_spelled(document, material, fonts, page, SMALLER[-1]))
+            if papers[-1].page < chosen.page:
+                chosen = papers[-1]
+                for share in SMALLER[:-1]:
+                    papers.append(_spelled(document, material, fonts, page, share))
+                    if papers[-1].page == chosen.page:
+                        chosen = papers[-1]
+                        break
         return bytes(chosen.output())
     finally:
         for paper in papers:
