@@ -10,7 +10,7 @@ import pytest
 import phantoms
 from voxmetry import LabelTable, Segmentation, Volume, save
 from voxmetry.cli import run
-from voxmetry.errors import LabelError
+from voxmetry.errors import FormatError, LabelError
 from voxmetry.io.instances import read_instances
 from voxmetry.train.dataset import open_data, read_labelled
 
@@ -122,6 +122,42 @@ class TestALabelMapOfStructures:
         array[30, 30, 30] = 1
         assert len(read_instances(write(array, tmp_path / "a.nii.gz"))) == 3
         assert compared(tmp_path, array, array)[0] == 0
+
+
+class TestTheTableBesideAMap:
+    """`a.csv` beside `a.nii.gz`, as people and spreadsheets write it."""
+
+    def read(self, tmp_path, text):
+        write(blocks([1, 2, 3]), tmp_path / "a.nii.gz")
+        (tmp_path / "a.csv").write_bytes(text.encode())
+        return read_instances(tmp_path / "a.nii.gz").detections
+
+    def test_a_value_of_two_structures_is_refused(self, tmp_path):
+        with pytest.raises(LabelError, match=r"instance 1 as liver and as kidney in a\.csv"):
+            self.read(tmp_path, "instance,label\n1,liver\n2,liver\n1,kidney\n3,kidney\n")
+
+    def test_a_row_that_says_the_same_again_is_no_other_structure(self, tmp_path):
+        rows = self.read(tmp_path, "instance,label\n1,liver\n2,liver\n1,liver\n3,kidney\n")
+        assert [row.label for row in rows] == ["liver", "liver", "kidney"]
+
+    def test_a_table_of_a_spreadsheet_is_read(self, tmp_path):
+        rows = self.read(tmp_path, "\ufeffinstance,label,score\r\n1,liver,0.5\r\n2,liver,\r\n3,kidney,1\r\n")
+        assert [row.label for row in rows] == ["liver", "liver", "kidney"]
+
+    def test_an_infinite_score_is_refused(self, tmp_path):
+        with pytest.raises(FormatError, match="cannot be read as a table of instances"):
+            self.read(tmp_path, "instance,label,score\n1,liver,1e999\n2,liver,0\n3,liver,0\n")
+
+
+@pytest.mark.parametrize("value", [1.4, -3.0, float("nan"), float("inf")])
+def test_the_value_that_is_no_instance_is_named(tmp_path, value):
+    import nibabel as nib
+
+    array = blocks([1, 2]).astype(np.float32)
+    array[0, 0, 0] = value
+    nib.save(nib.Nifti1Image(array, GRID.affine), tmp_path / "a.nii.gz")
+    with pytest.raises(LabelError, match=f"no whole numbers from 0, such as {value:g}"):
+        read_instances(tmp_path / "a.nii.gz")
 
 
 def test_a_label_table_of_instances_does_not_matter(tmp_path):

@@ -72,6 +72,27 @@ def test_anew_forgets_earlier_clicks(place, out):
     assert [row["label"] for row in kept["clicks"]] == ["front"]
 
 
+def test_a_run_that_was_made_with_clicks_keeps_them(place, tmp_path):
+    first, second = click((5, 20, 3), "back"), click((20, 4, 9), "front")
+    words = ["-m", str(place / "model"), "-o", str(tmp_path / "out"), "--device", "cpu", "--report", "none"]
+    assert run(["segment", str(place / "image.nii.gz"), *words, "--click", first]) in (0, 3)
+    assert refined(place, tmp_path / "out", "--click", second) in (0, 3)
+    kept = json.loads((tmp_path / "out" / "clicks.json").read_text(encoding="utf-8"))
+    assert [row["label"] for row in kept["clicks"]] == ["back", "front"]
+    assert refined(place, tmp_path / "out", "--anew", "--click", second) in (0, 3)
+    kept = json.loads((tmp_path / "out" / "clicks.json").read_text(encoding="utf-8"))
+    assert [row["label"] for row in kept["clicks"]] == ["front"]
+
+
+def test_a_run_of_some_structures_stays_one_of_these(place, tmp_path):
+    words = ["-m", str(place / "model"), "-o", str(tmp_path / "out"), "--device", "cpu", "--report", "none"]
+    assert run(["segment", str(place / "image.nii.gz"), *words, "--structures", "front"]) in (0, 3)
+    assert refined(place, tmp_path / "out", "--click", click((5, 20, 3), "back")) in (0, 3)
+    result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert [row["label"] for row in result["measurements"]] == ["front"]
+    assert set(np.unique(read_segmentation(tmp_path / "out" / "seg.nii.gz").array)) == {0, 2}
+
+
 def test_clicks_on_another_run_are_no_clicks_on_this_one(place, out):
     refined(place, out, "--click", click((5, 20, 3), "back"))
     path = out / "clicks.json"

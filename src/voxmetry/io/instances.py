@@ -143,10 +143,14 @@ def table_beside(path: Path) -> Path:
 
 def _require_values(array: NDArray[Any], name: str) -> list[int]:
     values = np.unique(array)
-    low, high = (float(values[0]), float(values[-1])) if len(values) else (0.0, 0.0)
-    if low < 0 or (array.dtype.kind == "f" and not (np.abs(values - np.rint(values)) <= _ROUNDING).all()):
+    high = float(values[-1]) if len(values) else 0.0
+    wrong = values < 0
+    if array.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):  # inf - inf
+            wrong |= ~(np.abs(values - np.rint(values)) <= _ROUNDING)
+    if wrong.any():
         raise LabelError(
-            found=f"values in {name} that are no whole numbers from 0, such as {low:g}",
+            found=f"values in {name} that are no whole numbers from 0, such as {float(values[wrong][0]):g}",
             expected="an instance map: 0 in the background, and one whole number an instance",
             fix="pass the instance map, not the image or a map of scores",
         )
@@ -166,9 +170,9 @@ def _row(value: int, label: str = UNNAMED, score: float = math.nan) -> Detection
 
 
 def _rows(path: Path, values: Sequence[int], map_name: str) -> list[Detection]:
-    found = {}
+    found: dict[int, Detection] = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the first name
             reader = csv.DictReader(file)
             missing = {"instance", "label"} - set(reader.fieldnames or ())
             if missing:
@@ -178,8 +182,12 @@ def _rows(path: Path, values: Sequence[int], map_name: str) -> list[Detection]:
                     fix="add the columns, or rename the file if it is another table",
                 )
             for line in reader:
+                value = int(line["instance"])
                 score = float(line["score"]) if line.get("score") else math.nan
-                found[int(line["instance"])] = _row(int(line["instance"]), line["label"] or UNNAMED, score)
+                if math.isinf(score):
+                    raise ValueError("an infinite score")
+                row = _row(value, line["label"] or UNNAMED, score)
+                _require_one(found.setdefault(value, row), row, path.name)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
         raise FormatError(
             found=f"{path.name}, which cannot be read as a table of instances",
@@ -195,3 +203,13 @@ def _rows(path: Path, values: Sequence[int], map_name: str) -> list[Detection]:
         )
     # A row whose instance has no voxel, as in a cropped map, says nothing about this map.
     return [found[value] for value in values]
+
+
+def _require_one(first: Detection, again: Detection, table: str) -> None:
+    """Refuse a table that says of one instance that it is of two structures, as where each structure counts from 1."""
+    if first.label != again.label:
+        raise LabelError(
+            found=f"instance {again.value} as {first.label} and as {again.label} in {table}",
+            expected="each value of an instance map in one row: a voxel is of one instance",
+            fix="number the instances of all structures in one row from 1, in the map and in the table",
+        )

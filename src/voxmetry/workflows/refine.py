@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from voxmetry import io
 from voxmetry.config import StudySettings, parse_record
@@ -14,6 +15,7 @@ from voxmetry.core.records.clicks import Click
 from voxmetry.errors import ConfigError, FormatError
 from voxmetry.io.atomic import write_text
 from voxmetry.nn import Predictor
+from voxmetry.nn.composite import chosen_labels, only
 from voxmetry.nn.weights import sha256_of
 from voxmetry.workflows.correct_run import correct_run, model_map, read_inputs_again
 from voxmetry.workflows.correction import CorrectionOptions
@@ -55,7 +57,8 @@ def refine_run(
     model
         The model of the run, which was trained with clicks.
     clicks
-        Those that are new; they join those of earlier calls, which `clicks.json` keeps.
+        Those that are new; they join those that the run was made with, and those of earlier calls, which `clicks.json`
+        keeps.
     author
         Who clicked.
     anew
@@ -66,7 +69,8 @@ def refine_run(
     Returns
     -------
     StudyResult
-        The content of the new `result.json`. The model's own label map, without clicks, stays as `model_seg.nii.gz`.
+        The content of the new `result.json`, of the structures that the run was asked for. The label map that the run
+        was made with stays as `model_seg.nii.gz`.
 
     Raises
     ------
@@ -87,7 +91,7 @@ def refine_run(
     inputs = read_inputs_again(result, images)
     before = model_map(out, result, inputs.first)
     map_sha256 = sha256_of(before.array.tobytes(order="C"))
-    earlier = () if anew else _earlier(out, ready.weights.sha256, map_sha256)
+    earlier = () if anew else _earlier(out, result, map_sha256)
     joined = (*earlier, *clicks)
     if not joined:
         raise ConfigError(
@@ -95,7 +99,8 @@ def refine_run(
             expected="at least one, in RAS+ mm",
             fix="give one: --click x,y,z,STRUCTURE, or x,y,z,background where nothing is",
         )
-    found = ready(inputs.volumes, clicks=joined)
+    named = tuple(map(str, _items(result.provenance.settings.get("structures"))))
+    found = only(ready(inputs.volumes, clicks=joined), chosen_labels(ready.spec.labels, named))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "seg.nii.gz"
         io.save(found, path)
@@ -107,18 +112,27 @@ def refine_run(
     return renewed
 
 
-def _earlier(out: Path, weights_sha256: str, map_sha256: str) -> tuple[Click, ...]:
-    """Return the clicks of earlier calls; those on another label map, as of a run before this one, are no more."""
+def _earlier(out: Path, result: StudyResult, map_sha256: str) -> tuple[Click, ...]:
+    """Return the clicks so far: those of earlier calls, or those that the run was made with.
+
+    Those of a file on another label map, as of a run before this one, are no more.
+    """
     path = out / CLICKS
-    if not path.is_file():
-        return ()
-    try:
-        kept = KeptClicks.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise FormatError(
-            found=f"{CLICKS}, which cannot be read",
-            expected="the clicks that voxmetry refine wrote",
-            fix="remove the file, or pass --anew",
-        ) from error
-    same = (kept.weights_sha256, kept.map_sha256) == (weights_sha256, map_sha256)
-    return kept.clicks if same else ()
+    if path.is_file():
+        try:
+            kept = KeptClicks.model_validate_json(path.read_bytes())
+        except ValueError as error:
+            raise FormatError(
+                found=f"{CLICKS}, which cannot be read",
+                expected="the clicks that voxmetry refine wrote",
+                fix="remove the file, or pass --anew",
+            ) from error
+        if (kept.weights_sha256, kept.map_sha256) == (result.provenance.weights_sha256, map_sha256):
+            return kept.clicks
+    made_with = _items(result.provenance.settings.get("clicks"))
+    return tuple(parse_record(click, Click, where="clicks of the run") for click in made_with)
+
+
+def _items(value: object) -> list[Any]:
+    """Return a setting of a run that is a list; none, where a run of an earlier version does not say it."""
+    return list(value) if isinstance(value, (list, tuple)) else []
