@@ -154,6 +154,16 @@ def test_a_pdf_leaves_no_font_open_whatever_layouts_were_tried(make_result, tmp_
     assert all(font.ttfont.reader is None or font.ttfont.reader.file.closed for font in fonts)
 
 
+def test_smaller_pictures_that_save_no_page_are_tried_once(make_result, tmp_path, monkeypatch):
+    pytest.importorskip("fpdf")
+    volume, segmentation = CASES["truncated"]()
+    monkeypatch.setattr(pdf, "MOSTLY_EMPTY", 1.0)
+    monkeypatch.setattr(pdf, "SMALLER", (0.999, 0.998, 0.997))
+    monkeypatch.setattr(pdf, "_spelled", noted := Noted(pdf._spelled))
+    write_report(make_result(volume, segmentation), tmp_path / "r.pdf", volume=volume, segmentation=segmentation)
+    assert [paper.share for paper in noted.papers] == [1.0, 0.997]
+
+
 class Noted:
     """A function that keeps what it returned."""
 
