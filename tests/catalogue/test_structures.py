@@ -136,6 +136,12 @@ def test_left_and_right_of_one_code_without_a_side_are_refused(tmp_path):
         with_codes(LabelTable.from_names({1: "gadget_left", 2: "gadget_right"}), read_structures(path))
 
 
+def test_the_parts_of_a_brain_are_of_the_brain_by_either_way_of_writing():
+    names = ("cerebellar_cortex_left", "Left-Cerebellum-Cortex", "accumbens_right", "inferior_lateral_ventricle_left")
+    assert {group_of(name) for name in names} == {"brain"}
+    assert find_structure("accumbens_left").code == find_structure("Left-Accumbens-area").code != ""
+
+
 def test_the_parts_of_an_organ_model_fall_into_groups():
     assert [group_of(name) for name in ("spleen", "iliac_vena_left", "vertebrae_L6", "iliopsoas_right", "x")] == [
         "organs",

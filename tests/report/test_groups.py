@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -106,3 +108,12 @@ def test_the_field_stays_inside_of_the_page(make_result, tmp_path, browser, widt
         assert opened.evaluate("document.documentElement.scrollWidth") <= width
     finally:
         opened.close()
+
+
+def test_thirty_structures_are_two_pages_on_paper(make_result, tmp_path):
+    pytest.importorskip("fpdf")
+    names = tuple(f"rib_{side}_{number}" for number in range(1, 13) for side in ("left", "right"))
+    volume, segmentation = study((*names, *NAMES[-8:]))
+    path = tmp_path / "report.pdf"
+    write_report(make_result(volume, segmentation, modality="CT"), path, volume=volume, segmentation=segmentation)
+    assert len(re.findall(rb"/Type /Page\b", path.read_bytes())) == 2

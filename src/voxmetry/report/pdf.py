@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MOST_PICTURED = 3
 """Structures and lesions with pictures on paper, after the overview; the page has more."""
+MANY_ROWS = 20
+"""Rows of findings above which the overview alone is on paper: it shows all, and two pages hold it."""
 MOSTLY_EMPTY = 0.55
 """Share of its height above which the text of a last page must reach, or smaller pictures are tried."""
 SMALLER = (0.92, 0.84, 0.76, 0.7)
@@ -68,9 +70,11 @@ def _spelled(document: ReportDocument, material: Material, fonts: Fonts, page: s
     paper.facts()
     _findings(paper, document)
     _pictures(paper, document, material, ("projection", "fusion"), 2)
-    if not _is_shown_already(document):
+    overview = not _is_shown_already(document)
+    if overview:
         _pictures(paper, document, material, ("overview",), 1)
-    _pictures(paper, document, material, ("lesion", "structure"), MOST_PICTURED)
+    most = 0 if overview and len(document.findings.rows) > MANY_ROWS else MOST_PICTURED
+    _pictures(paper, document, material, ("lesion", "structure"), most)
     _comparison(paper, document, material)
     _small_print(paper, document)
     return paper
