@@ -1,7 +1,8 @@
 """Seconds and peak memory of a whole segmentation, beside MONAI's way and nnU-Net's, each in a process of its own.
 
     python benchmarks/bench_inference.py --data DATA [--size 512 512 300] [--classes 25] [--rows voxmetry monai]
-                                         [--nnunet-python PYTHON] [--repeats 3] [--turns 2] [--cap-gb 12]
+                                         [--nnunet-python PYTHON] [--repeats 3] [--turns 2] [--minutes 10]
+                                         [--cap-gb 12]
                                          [--cache FILE] [--plot FILE]
 
 Rows: `voxmetry` (from file to label map, as the peers do), `voxmetry-float32`, `segment` (the whole of `voxmetry
@@ -10,7 +11,8 @@ and `voxmetry-nnunet` run one nnU-Net model, made here and imported, mirroring o
 nnunetv2. A row that takes under a minute is run --repeats times, the table has the medians. A row that needs more than
 --cap-gb is stopped there, and says so. Where other programs run, the seconds of the processors (under `taskset -c 0`,
 so that no thread waits for another) say more than those on the clock. With --turns the rows are run one after the other
-so often, and each ratio is taken between neighbours in time: a machine that shares its host changes its speed.
+so often, and each ratio is taken between neighbours in time: a machine that shares its host changes its speed. With
+--minutes no turn begins that would end later.
 
 The image is the abdominal CT of data/README.md (ct-multiorgan), interpolated to voxels of 0.71 x 0.59 x 1.12 mm and cut
 or mirrored to the size asked for, so that the work grows with the size. The network is a DynUNet of 32 to 320 channels
@@ -25,6 +27,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -58,6 +61,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=["voxmetry", "monai"])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--turns", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="when the last turn has ended, with --turns")
     parser.add_argument("--cap-gb", type=float, help="the most that a row may hold, in 10^9 bytes")
     parser.add_argument("--nnunet-python", type=Path, help="a Python with nnunetv2")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "voxmetry-bench-inference.json")
@@ -66,6 +70,7 @@ def main() -> None:
     parser.add_argument("--only-known", action="store_true", help="run nothing: show all that is in --cache")
     parser.add_argument("--one", nargs=4, metavar=("ROW", "MODEL", "IMAGE", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.end = time.monotonic() + 60 * options.minutes
     if options.one:
         print(json.dumps(run_row(*options.one, cap_gb=options.cap_gb)))
         return
@@ -113,35 +118,61 @@ def image_of(options: argparse.Namespace, size: list[int]) -> Path:
 
 
 def in_turns(options: argparse.Namespace, size: list[int], n_classes: int) -> str:
-    """Run the rows in turns, nothing from the cache; spell each turn and the ratios to its first row as Markdown."""
+    """Run the rows in turns, nothing from the cache; spell each turn and the ratios to the own row as Markdown.
+
+    A turn is not begun where one as long as the last would end after --minutes.
+    """
     image = image_of(options, size)
-    lines = [machine.processor(), "", "| turn | way | s | network s | peak GB | predicted GB | time | memory |"]
-    lines.append("| --: | --- | --: | --: | --: | --: | --: | --: |")
+    models = {row: model_of(options, row, n_classes) for row in options.rows}
+    labels = {row: options.work / f"{row}-{n_classes}-{image.name}" for row in options.rows}
+    lines = [machine.processor(), "", "| turn | way | s | network s | peak GB | predicted GB | time | memory | equal |"]
+    lines.append("| --: | --- | --: | --: | --: | --: | --: | --: | --: |")
     ratios: dict[str, list[tuple[float, float]]] = {row: [] for row in options.rows}
     spent: list[dict[str, object]] = []
     for turn in range(1, options.turns + 1):
-        first: dict[str, object] = {}
-        for row in options.rows:
-            out = options.work / f"{row}-{n_classes}-{image.name}"
-            found = start(options, row, model_of(options, row, n_classes), image, out)
-            first = first or found
+        began = time.monotonic()
+        rows = [
+            {"row": row, "size": size, "classes": n_classes} | start(options, row, models[row], image, labels[row])
+            for row in options.rows
+        ]
+        add_agreement(rows, labels)
+        for found in rows:
+            row, first = str(found["row"]), own_row(found, rows)
             ratio = found["seconds"] / first["seconds"], found["peak_gb"] / first["peak_gb"]
             if "stopped" in found or "stopped" in first:
                 ratio = (float("nan"), float("nan"))
             ratios[row].append(ratio)
             over = "> " if "stopped" in found else ""
-            spent.append({"row": f"{row}, turn {turn}", "size": size, "classes": n_classes} | found)
+            spent.append(found | {"row": f"{row}, turn {turn}"})
             predicted = f"{found['predicted_gb']:.2f}" if "predicted_gb" in found else ""
+            same = f"{found['same_foreground']:.4%}" if "same_foreground" in found else ""
             lines.append(
                 f"| {turn} | {row}: {found['device']} | {over}{found['seconds']:.1f} | {found['network_s']:.1f} | "
-                f"{over}{found['peak_gb']:.2f} | {predicted} | {ratio[0]:.2f} | {ratio[1]:.2f} |"
+                f"{over}{found['peak_gb']:.2f} | {predicted} | {ratio[0]:.2f} | {ratio[1]:.2f} | {same} |"
             )
             print(lines[-1], file=sys.stderr, flush=True)
+        if 2 * time.monotonic() - began > options.end:
+            break
     for row, pairs in ratios.items():
         # A row that was stopped at the limit of memory has no ratio, and makes the median nan.
         time_, memory = (statistics.median(column) for column in zip(*pairs, strict=True))
-        lines.append(f"| median | {row} | | | | | {time_:.2f} | {memory:.2f} |")
+        lines.append(f"| median of {len(pairs)} | {row} | | | | | {time_:.2f} | {memory:.2f} | |")
     return "\n".join([*lines, stages(spent)])
+
+
+def own_row(row: dict[str, object], rows: Sequence[dict[str, object]]) -> dict[str, object]:
+    """Return this engine's row of the same case and model, the first that there is; the row itself where there is none.
+
+    nnU-Net's model, made here and imported, is another one than MONAI's.
+    """
+
+    def same(other: dict[str, object]) -> bool:
+        kinds = [str(each["row"]).endswith("nnunet") for each in (row, other)]
+        return kinds[0] == kinds[1] and (row["size"], row["classes"]) == (other["size"], other["classes"])
+
+    ours = [other for other in rows if str(other["row"]).startswith("voxmetry") and same(other)]
+    plain = [other for other in ours if other["row"] in ("voxmetry", "voxmetry-nnunet")]
+    return next(iter([*plain, *ours]), row)
 
 
 def known_rows(options: argparse.Namespace) -> list[dict[str, object]]:
@@ -595,10 +626,7 @@ def table(rows: list[dict[str, object]]) -> str:
         "| --- | --: | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for row in rows:
-        ours = "voxmetry-nnunet" if str(row["row"]).endswith("nnunet") else "voxmetry"
-        own = next(
-            (r for r in rows if r["row"] == ours and (r["size"], r["classes"]) == (row["size"], row["classes"])), row
-        )
+        own = own_row(row, rows)
         over = "> " if "stopped" in row else ""
         rest = "" if over else f"{1 - row['network_s'] / row['seconds']:.0%}"
         predicted = f"{row['predicted_gb']:.2f}" if "predicted_gb" in row else ""

@@ -1,7 +1,7 @@
 """Training beside MONAI's own DynUNet recipe and nnU-Net's trainer, in one run: batches, steps a second, peak memory.
 
     python benchmarks/bench_training.py DATA|phantoms [--cases 16] [--steps 10] [--repeats 3] [--threads 1] [--by clock]
-                                        [--nnunet-python PYTHON]
+                                        [--nnunet-python PYTHON] [--minutes 6]
 
 DATA is a folder with images/ and labels/, such as the hippocampus cases; `phantoms` makes larger ones: smooth noise of
 160 x 144 x 112 voxels with two ellipsoids. Both sides use the same network, patch, batch and precision, and the same
@@ -13,7 +13,8 @@ on each level); on a processor it computes in float32 alone, so that --precision
 data pipeline is measured without anything beside it: no thread ahead here, no worker
 there, by the processor's time. Training is measured by the clock, as each is used: one thread ahead here, one worker
 process there; with --by processor by the processor's time, and then without either. They take turns, so that other
-work on the machine meets all. Prints a Markdown table.
+work on the machine meets all. With --minutes no turn begins that would end later, one of each kind apart: a quick table
+is that of small phantoms (--shape 112 96 80) and few steps. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -74,6 +76,7 @@ from voxmetry.train.step import train_step
 from voxmetry.workflows.provenance import peak_memory_mb
 
 PIPELINE = "data pipeline, by CPU time"
+NNUNET = "nnU-Net's trainer"
 Feed = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -95,7 +98,10 @@ def main() -> None:
     )
     parser.add_argument("--nnunet-python", type=Path, help="a Python with nnunetv2")
     parser.add_argument("--no-training", action="store_true", help="The data pipeline alone.")
+    parser.add_argument("--no-pipeline", action="store_true", help="Training alone.")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="when the last turn has ended")
     options = parser.parse_args()
+    options.end = time.monotonic() + 60 * options.minutes
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as work:
@@ -117,28 +123,39 @@ def _run(data: DataSet, folder: Path, work: Path, options: argparse.Namespace) -
         "voxmetry": _ours(settings, named, options.device, work),
         "MONAI recipe": _theirs(settings, named, options.device),
     }
-    rows: dict[str, list[dict[str, float]]] = {PIPELINE: []}
-    feeds = {name: _drain(feed(0)) for name, (feed, _) in sides.items()}
-    for repeat in range(options.repeats + 1):
-        found = {name: _per_second(work, options.steps, time.process_time) for name, work in feeds.items()}
-        if repeat:  # the first turn fills caches
-            rows[PIPELINE].append(found)
+    rows: dict[str, list[dict[str, float]]] = {}
+    if not options.no_pipeline:
+        feeds = {name: _drain(feed(0)) for name, (feed, _) in sides.items()}
+        rows[PIPELINE] = _turns(feeds, options, time.process_time)
     if not options.no_training:
         by_clock = options.by == "clock"
-        name = f"training, by {'the clock' if by_clock else 'CPU time'}"
-        rows[name] = []
+        clock = time.perf_counter if by_clock else time.process_time
         ready = {side: _train(feed(int(by_clock)), step) for side, (feed, step) in sides.items()}
         peer = NnUNet(settings, folder, work / "nnunet", options) if options.nnunet_python else None
-        for repeat in range(options.repeats + 1):
-            clock = time.perf_counter if by_clock else time.process_time
-            found = {side: _per_second(work, options.steps, clock) for side, work in ready.items()}
-            if peer:
-                found["nnU-Net's trainer"] = peer.per_second(options.steps, options.by)
-            if repeat:
-                rows[name].append(found)
+        rows[f"training, by {'the clock' if by_clock else 'CPU time'}"] = _turns(ready, options, clock, peer)
         if peer:
             peer.close()
     _report(rows, settings, options)
+
+
+def _turns(
+    sides: dict[str, Callable[[], None]],
+    options: argparse.Namespace,
+    clock: Callable[[], float],
+    peer: NnUNet | None = None,
+) -> list[dict[str, float]]:
+    """Return the steps a second of each side in each turn but the first, which fills caches."""
+    turns: list[dict[str, float]] = []
+    for _ in range(options.repeats + 1):
+        began = time.monotonic()
+        found = {side: _per_second(work, options.steps, clock) for side, work in sides.items()}
+        if peer:
+            found[NNUNET] = peer.per_second(options.steps, options.by)
+        turns.append(found)
+        ended = time.monotonic()
+        if len(turns) > 1 and 2 * ended - began > options.end:
+            break
+    return turns[1:]
 
 
 class NnUNet:
@@ -173,7 +190,8 @@ class NnUNet:
         return float(self._answer())
 
     def close(self) -> None:
-        """End it."""
+        """End it. By a word: MONAI's worker process holds the pipe open as well, so that it has no end."""
+        self.process.stdin.write("end\n")
         self.process.stdin.close()
         self.process.wait()
         self.log.close()
@@ -326,10 +344,11 @@ def _per_second(work: Callable[[], None], steps: int, clock: Callable[[], float]
 
 def _report(rows: dict[str, list[dict[str, float]]], settings: TrainSettings, options: argparse.Namespace) -> None:
     patch = " x ".join(map(str, settings.model.window.patch))
+    taken = " and ".join(str(len(turns)) for turns in rows.values())
     where = torch.cuda.get_device_name() if options.device == "cuda" else machine.processor()
     print(
         f"Patch {patch}, batch {settings.batch_size}, channels {settings.model.network.channels}, {options.precision}, "
-        f"{options.cases} cases of {Path(options.data).name}, {options.steps} steps x {options.repeats}, "
+        f"{options.cases} cases of {Path(options.data).name}, {options.steps} steps x {taken}, "
         f"{options.threads} thread(s) on {where}; "
         f"Python {sys.version.split()[0]}, torch {torch.__version__}, MONAI {monai.__version__}\n"
     )

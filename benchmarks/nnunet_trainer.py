@@ -6,7 +6,7 @@ PYTHON has nnunetv2. DATA holds images/ and labels/ whose values run from 1, WOR
 is JSON: patch and spacing along I, J, K, batch, channels, strides, kernels, modality, threads, workers. nnU-Net
 measures, plans and prepares by its own functions; of its plan the patch, the batch, the spacing and the stages are then
 those of SPEC. Each line that is read, a number of steps and "clock" or "processor", is answered by the steps a second
-of its `train_step` with its own loader. Everything else goes to standard error.
+of its `train_step` with its own loader; "end" ends it. Everything else goes to standard error.
 """
 
 import json
@@ -37,6 +37,8 @@ def main() -> None:
     answers.write("ready\n")
     answers.flush()
     for line in sys.stdin:
+        if line.strip() == "end":
+            break
         steps, by = line.split()
         clock = time.perf_counter if by == "clock" else time.process_time
         trainer.train_step(next(batches))

@@ -10,7 +10,7 @@ import models
 import phantoms
 from voxmetry import Predictor, compare, load_model, read_volume
 from voxmetry.errors import ConfigError
-from voxmetry.nn.openvino import OpenVinoRuntime, openvino_has_bf16
+from voxmetry.nn.openvino import OpenVinoRuntime, import_openvino, openvino_has_bf16
 from voxmetry.nn.runtime import WORTH_COMPILING_GFLOP, choose_for_training, choose_runtime
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +105,12 @@ class TestChoice:
 
 
 class TestOpenVino:
+    @pytest.mark.parametrize(("most", "lets"), [("AVX2", False), ("avx512_core", False), ("AVX512_CORE_BF16", True)])
+    def test_bf16_is_not_used_where_onednn_is_kept_from_it(self, most, lets, monkeypatch):
+        has = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
+        assert openvino_has_bf16.__wrapped__() == (has and lets)
+
     def test_its_telemetry_is_off(self):
         code = (
             "import sys; from voxmetry.nn.openvino import convert, import_openvino; import torch;"

@@ -34,7 +34,11 @@ def import_openvino() -> ModuleType:
 
 @functools.cache
 def openvino_has_bf16() -> bool:
-    """Whether OpenVINO multiplies bf16 on this CPU in hardware."""
+    """Whether OpenVINO multiplies bf16 on this CPU in hardware, and `ONEDNN_MAX_CPU_ISA` lets it."""
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    # Its capabilities do not know of the variable, and it would find no way to compile the network.
+    if most not in ("", "ALL", "DEFAULT") and not any(name in most for name in ("BF16", "FP16", "AMX", "AVX10")):
+        return False
     return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
