@@ -10,6 +10,7 @@ from parity import Blobs, blobs
 from voxmetry import Predictor, Volume
 from voxmetry.nn import Confidence, MemberAgreement
 from voxmetry.nn.constant_windows import ConstantWindows, has_constant_windows
+from voxmetry.nn.slabs import cut
 from voxmetry.nn.uncertainty_maps import with_disagreement
 
 CT = [{"name": "ct", "modality": "CT", "normalise": {"method": "window", "low": -900, "high": 300, "sd": 400.0}}]
@@ -137,8 +138,8 @@ def test_a_channel_that_varies_keeps_a_window(tmp_path):
     tensor[0, 1, 5, 5, 5] = 1.0
     tensor[0, :, 0, 0, 0] += 1e-7
     corners = [(0, 0, 0), (4, 4, 4), (0, 4, 0)]
-    assert constant.values(tensor, corners, (4, 4, 4)) == [(0.0, 0.0), None, (0.0, 0.0)]
-    assert constant.values(tensor, [], (4, 4, 4)) == []
+    assert constant.values([cut(tensor[0], corner, (4, 4, 4)) for corner in corners]) == [(0.0, 0.0), None, (0.0, 0.0)]
+    assert constant.values([]) == []
 
 
 @pytest.mark.parametrize(("method", "expected"), [("window", True), ("zscore", True)])

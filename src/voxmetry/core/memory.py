@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 PROC, CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -36,6 +41,31 @@ def free_bytes() -> int | None:
     machine = _free_of_machine()
     found = [limit - used for limit, used in limits()] + ([] if machine is None else [machine])
     return max(0, min(found)) if found else None
+
+
+def is_mapped(array: NDArray[Any]) -> bool:
+    """Whether an array lies in a file that is mapped, and not in memory."""
+    return _mapping(array) is not None
+
+
+def release_pages(array: NDArray[Any]) -> None:
+    """Give the pages of an array that is mapped from a file back to the system; nothing for one in memory.
+
+    They would else count as this process's memory until the system wants them. What was written stays.
+    """
+    mapping = _mapping(array)
+    if mapping is not None and hasattr(mapping, "madvise"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping(array: NDArray[Any]) -> mmap.mmap | None:
+    shared = False
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        # Of a mapping in mode 'c' what was changed is in memory alone, and would be lost.
+        shared = shared or (isinstance(owner, np.memmap) and owner.mode != "c")
+        owner = owner.base
+    return owner if shared and isinstance(owner, mmap.mmap) else None
 
 
 def _free_of_machine() -> int | None:

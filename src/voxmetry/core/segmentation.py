@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
+from voxmetry.core.memory import release_pages
 from voxmetry.core.notebook import grid_facts, slices, table
 from voxmetry.errors import LabelError
 
@@ -107,4 +108,5 @@ def values_present(array: NDArray[Any]) -> set[int]:
     slabs = array.T if array.flags.f_contiguous else array
     for slab in slabs:
         seen[slab] = True
+        release_pages(array)
     return set(np.flatnonzero(seen).tolist())

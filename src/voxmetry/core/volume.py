@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from voxmetry.core.base import Unit
 from voxmetry.core.geometry import Geometry
+from voxmetry.core.memory import release_pages
 from voxmetry.core.notebook import grid_facts, slices, table
 from voxmetry.core.records import SeriesInfo
 from voxmetry.errors import InputError
@@ -63,7 +64,7 @@ class Volume:
                 found=f"the unit {self.unit!r}", expected=f"one of {get_args(Unit)}", fix="name the unit of the voxels"
             )
         if array.dtype.kind == "f":
-            bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+            bad = _count_not_finite(array)
             if bad:
                 raise InputError(
                     found=f"{bad} of {array.size} voxels are NaN or infinite",
@@ -85,3 +86,12 @@ class Volume:
         window = (-160.0, 240.0) if self.unit == "HU" else None
         picture = slices(self.array, self.geometry, (i // 2, j // 2, k // 2), window=window)
         return picture + table([facts | {"highest": high}])
+
+
+def _count_not_finite(array: NDArray[Any]) -> int:
+    """Count them slab by slab along memory: an image may be larger than that."""
+    bad = 0
+    for slab in array.T if array.flags.f_contiguous else array:
+        bad += slab.size - int(np.count_nonzero(np.isfinite(slab)))
+        release_pages(array)
+    return bad

@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 from voxmetry.core.base import Unit
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
+from voxmetry.core.memory import release_pages
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import FormatError, InputError, OutputError
 from voxmetry.io import label_header
 from voxmetry.io.atomic import atomic_path
+from voxmetry.io.memory import mapped_voxels
 from voxmetry.io.nifti_affine import grid_of, place_affine
 from voxmetry.io.unpack import BROKEN_STREAM, SPARE_BYTES, Unpacked, fill, finish, open_plain, room_for
 
@@ -138,6 +140,7 @@ def write_nifti(x: Volume | Segmentation, path: str | os.PathLike[str]) -> None:
         # A slab at a time along k: an array in C order would otherwise be copied as a whole.
         for k in range(array.shape[2]):
             file.write(array[:, :, k].tobytes(order="F"))
+            release_pages(array)
 
 
 @contextlib.contextmanager
@@ -301,6 +304,10 @@ def _voxels(file: IO[bytes], header: Any, shape: tuple[int, int, int], name: str
     size = os.fstat(file.fileno()).st_size
     # Deflate packs 1032 bytes into one at the very best.
     _check_size(1032 * size + _CHUNK if packed else size, offset + needed, name)
+    if not packed and _is_unscaled(header, name) and size - offset - needed <= SPARE_BYTES:
+        mapped = mapped_voxels(file, shape, dtype, offset, name)
+        if mapped is not None:
+            return mapped
     array = room_for(shape, dtype, name)
     file.seek(offset)
     done = fill(array, file)
@@ -321,14 +328,23 @@ def _check_size(most: int, needed: int, name: str) -> None:
         raise _damaged(name, f"its bytes are too few for the {needed} that its header asks for")
 
 
-def _scaled(array: NDArray[Any], header: Any, name: str) -> NDArray[Any]:
+def _is_unscaled(header: Any, name: str) -> bool:
+    slope, inter = _scaling(header, name)
+    return slope is None or (slope == 1 and inter == 0)
+
+
+def _scaling(header: Any, name: str) -> tuple[float | None, float | None]:
     try:
-        slope, inter = header.get_slope_inter()
+        return header.get_slope_inter()  # type: ignore[no-any-return]
     except HeaderDataError as error:
         raise _damaged(name, f"its scaling is not usable ({error})") from error
+
+
+def _scaled(array: NDArray[Any], header: Any, name: str) -> NDArray[Any]:
+    slope, inter = _scaling(header, name)
     if array.dtype.itemsize > 8:
         array = array.astype(np.float64)
-    if slope is None or (slope == 1 and inter == 0):
+    if _is_unscaled(header, name):
         return array
     wide = array.dtype.itemsize >= 4 and array.dtype != np.float32
     scaled = np.empty(array.shape, np.float64 if wide else np.float32, order="F")

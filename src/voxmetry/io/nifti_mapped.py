@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Geometry
+from voxmetry.io.mapped_array import reserve
 from voxmetry.io.nifti_affine import place_affine
 
 STEPS = 65535
@@ -72,7 +71,7 @@ class MappedNifti:
         header["vox_offset"] = header.single_vox_offset
         with path.open("wb") as file:
             header.write_to(file)
-            _reserve(file.fileno(), header.single_vox_offset + 2 * math.prod(made.shape))
+            reserve(file.fileno(), header.single_vox_offset + 2 * math.prod(made.shape))
         return made
 
     def images(self) -> Iterator[NDArray[np.uint16]]:
@@ -85,17 +84,3 @@ class MappedNifti:
         for index in range(math.prod(self.shape[3:])):
             offset = start + index * 2 * math.prod(each)
             yield np.memmap(self.path, np.dtype("<u2"), "r+", offset=offset, shape=each, order="F")
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Give a file its full size with room on the disk: a mapped file that meets a full disk kills its process."""
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        except OSError as error:
-            # Some file systems of networks cannot reserve; the size alone has to do there.
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-            os.ftruncate(descriptor, size)
-        return
-    os.ftruncate(descriptor, size)

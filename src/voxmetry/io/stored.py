@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxmetry.errors import FormatError
-from voxmetry.io.memory import require_memory
+from voxmetry.io.memory import mapped_voxels, require_memory
 from voxmetry.io.unpack import BROKEN, SPARE_BYTES, Unpacked, fill, finish, open_plain, packing_of, room_for
 
 Encoding: TypeAlias = Literal["raw", "gzip", "bzip2", "packed", "text", "hex"]
@@ -89,6 +89,10 @@ def read_stored(stored: Stored, name: str) -> NDArray[Any]:
     each = int(np.prod(stored.sizes[: stored.data.axes], dtype=object)) * stored.dtype.itemsize
     for path in stored.data.paths:
         _check_size(stored, path, each, name)
+    if stored.encoding == "raw" and parts == 1:
+        mapped = _mapped(stored, name)
+        if mapped is not None:
+            return mapped
     array = room_for(stored.sizes, stored.dtype, name)
     flat = array.reshape(-1, order="F")
     count = len(flat) // parts
@@ -96,6 +100,22 @@ def read_stored(stored: Stored, name: str) -> NDArray[Any]:
         with _telling(path, name), open_plain(path, path.name) as file:
             _read_part(file, stored, flat[index * count : (index + 1) * count], name)
     return array if stored.dtype.isnative else array.astype(stored.dtype.newbyteorder("="), order="F")
+
+
+def _mapped(stored: Stored, name: str) -> NDArray[Any] | None:
+    """Return voxels where they lie, if there is no room to hold them; see `mapped_voxels`."""
+    data, needed = stored.data, int(np.prod(stored.sizes, dtype=object)) * stored.dtype.itemsize
+    (path,) = data.paths
+    with open_plain(path, path.name) as file:
+        end = file.seek(0, 2)
+        file.seek(data.offset)
+        for _ in range(data.lines):
+            file.readline(_TEXT_CHUNK)
+        offset = end - needed if data.skipped == -1 else file.tell() + data.skipped
+        # Whatever else does not fit is said when it is read.
+        if offset < data.offset or not 0 <= end - offset - needed <= SPARE_BYTES:
+            return None
+        return mapped_voxels(file, stored.sizes, stored.dtype, offset, name)
 
 
 @contextmanager

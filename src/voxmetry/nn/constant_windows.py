@@ -13,7 +13,6 @@ import torch
 from voxmetry.config import ModelSpec
 from voxmetry.core.axes import reorientation
 from voxmetry.core.volume import Volume
-from voxmetry.nn.slabs import cut
 
 SPREAD = 1e-5
 """Of normalised values in a window that holds one value but for the rounding of interpolation."""
@@ -67,13 +66,11 @@ class ConstantWindows:
         self.reused = 0
         """Windows that were not run."""
 
-    def values(
-        self, tensor: torch.Tensor, corners: list[tuple[int, ...]], patch: tuple[int, int, int]
-    ) -> list[tuple[float, ...] | None]:
-        """Return for each window its value in each channel, rounded; None where it holds more than one."""
-        if not corners:
+    def values(self, windows: list[torch.Tensor]) -> list[tuple[float, ...] | None]:
+        """Return for each window (C, *patch) its value in each channel, rounded; None where it holds more than one."""
+        if not windows:
             return []
-        ends = [torch.stack(torch.aminmax(cut(tensor[0], corner, patch).flatten(1), dim=1)) for corner in corners]
+        ends = [torch.stack(torch.aminmax(window.flatten(1), dim=1)) for window in windows]
         found: list[tuple[float, ...] | None] = []
         # One transfer for all windows of a row.
         for low, high in torch.stack(ends).cpu().tolist():

@@ -14,7 +14,8 @@ from voxmetry.config import InputSpec, ModelSpec, Normalise
 from voxmetry.core.axes import reorientation
 from voxmetry.core.volume import Volume
 from voxmetry.nn.grids import along_same_axes, interpolate, is_turned, model_grid, positions
-from voxmetry.nn.preprocess import RESAMPLE_VALUES, Prepared, require_channels, require_contrast, require_same_frame
+from voxmetry.nn.normalisation import require_contrast
+from voxmetry.nn.preprocess import RESAMPLE_VALUES, Prepared, require_channels, require_same_frame
 from voxmetry.nn.slabs import DEVICE_FACTOR
 from voxmetry.ops.layout import memory_axes
 

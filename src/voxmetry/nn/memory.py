@@ -40,6 +40,7 @@ from voxmetry.nn.preprocess import RESAMPLE_VALUES
 from voxmetry.nn.restore import SLAB_VALUES
 from voxmetry.nn.runtime import RuntimeChoice
 from voxmetry.nn.slabs import DEVICE_FACTOR, Streaming
+from voxmetry.nn.streamed_input import stream_axis, streamed_bytes, why_held_whole
 from voxmetry.nn.uncertainty_maps import BLOCK_VALUES
 from voxmetry.nn.window import slab_axis
 
@@ -60,6 +61,25 @@ TURNED_LOT_BYTES = 300 * LOT
 MEASURING_BYTES = 6
 """A voxel, while structures are measured and their components numbered, as measured; more for wide images, of which the
 voxels of a structure are taken out."""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Where the network's input and the label map are held: none of it changes a label.
+
+    Parameters
+    ----------
+    streamed
+        The input is made slab by slab.
+    on_disk
+        The label map lies in a temporary file.
+    """
+
+    streamed: bool = False
+    on_disk: bool = False
+
+
+HELD, STREAMED, ON_DISK = Hold(), Hold(streamed=True), Hold(streamed=True, on_disk=True)
 
 
 @dataclass(frozen=True)
@@ -175,6 +195,7 @@ def plan_memory(
     maps: bool = False,
     measured: bool = False,
     clicks: bool = False,
+    whole: bool = False,
 ) -> MemoryPlan:
     """Choose the quickest way that fits.
 
@@ -194,6 +215,8 @@ def plan_memory(
         Whether the result is measured in this process afterwards, while the model stays loaded.
     clicks
         Whether channels of clicks lie beside the images.
+    whole
+        Whether the input must be held as a whole, as networks that tell instances apart need it; so do clicks.
 
     Raises
     ------
@@ -213,19 +236,23 @@ def plan_memory(
     # A network whose products carry eight bits, or eleven, has scores that a ring in float16 holds.
     dtypes = [torch.float32, torch.float16] if choice.precision == "float32" else [torch.float16]
     reuse = [True, False] if has_constant_windows(volumes[0], spec) else [False]
+    why = "clicks and instances look at the whole of it" if whole or clicks else why_held_whole(volumes, spec)
+    holds = [HELD] if why else [HELD, STREAMED, ON_DISK]
     make = partial(_plan, volumes, spec, cost, choice, base=base, limit=limit, measured=measured, clicks=clicks)
-    plans = [make(dtype, keep, maps=False) for dtype in dtypes for keep in reuse]
+    plans = [make(dtype, keep, hold, maps=False) for dtype in dtypes for hold in holds for keep in reuse]
     chosen = next((plan for plan in plans if plan.needed <= limit), plans[-1])
     if maps:
-        plans = [make(chosen.how.dtype, keep, maps=True) for keep in reuse]
+        plans = [make(chosen.how.dtype, keep, hold, maps=True) for hold in holds for keep in reuse]
         chosen = next((plan for plan in plans if plan.needed <= limit), plans[-1])
     if chosen.needed <= limit:
         return chosen
     parts = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in chosen.parts.items())
     way_out = "crop the image, or take a model with larger voxels or fewer classes"
+    if "measurements" in chosen.parts:
+        way_out += "; or segment it without measuring, by voxmetry.Predictor and voxmetry.save in Python"
     raise InferenceError(
         found=f"{limit / 1e9:.2f} GB of memory for {spec.name} on {volumes[0].geometry.shape} voxels",
-        expected=f"{chosen.needed / 1e9:.2f} GB: {parts}",
+        expected=f"{chosen.needed / 1e9:.2f} GB: {parts}" + (f"; the input is held whole, as {why}" if why else ""),
         fix=f"free memory or raise --memory-gb; or {'leave out --maps, ' if maps else ''}{way_out}",
     )
 
@@ -248,6 +275,7 @@ def _plan(
     choice: RuntimeChoice,
     dtype: torch.dtype,
     reuse: bool,
+    hold: Hold,
     *,
     base: int,
     limit: int,
@@ -260,6 +288,8 @@ def _plan(
     grid = model_grid(native, spec)
     padded = [max(pair) for pair in zip(grid.shape, spec.window.patch, strict=True)]
     axis = slab_axis(tuple(padded), reorientation(native, spec.orientation)[0].order.index(2))
+    if hold.streamed:
+        axis = stream_axis(volumes[0], spec)
     section = int(np.prod([size for index, size in enumerate(padded) if index != axis]))
     n_native, n_grid, n_patch = (int(np.prod(shape)) for shape in (native.shape, padded, spec.window.patch))
     ring = section * (spec.window.patch[axis] + 1) * (spec.n_classes * dtype.itemsize + 4)
@@ -268,10 +298,13 @@ def _plan(
     output = spec.n_classes * n_patch * 4
     thin = min(SLAB_VALUES, spec.n_classes * section * spec.window.patch[axis])
     labels = n_native * (1 if max(spec.labels.values) < 256 else 2)
+    in_memory = 0 if hold.on_disk else labels
     kept = spec.n_classes * n_patch * dtype.itemsize if reuse else 0
     room = Room(1, "cpu", "cpu")
     network = _network_bytes(cost, choice, output=output, images=images)
     tensor = 4 * (spec.n_channels + (spec.n_classes if clicks else 0)) * n_grid
+    if hold.streamed:
+        tensor = streamed_bytes(volumes, spec, section)
     if not on_host:
         wide, scores = section * spec.window.patch[axis], images * output
         room = _device_room(
@@ -282,24 +315,27 @@ def _plan(
         "network input": tensor,
         "ring": ring + kept if room.ring == "cpu" else 0,
         "network": network if on_host else 0,
-        "labels": labels,
+        "labels": in_memory,
         "interpolation": int(3 * thin + 8 * CHUNK_VALUES + 8 * n_native * min(1.0, thin / (spec.n_classes * n_grid))),
         "maps": _maps_bytes(native.shape, spec) if maps else 0,
     }
-    preparing = {"so far": base, "network input": tensor, "preprocessing": _preparing_bytes(volumes, spec, n_grid)}
+    preparing = {"so far": base, "network input": tensor}
+    preparing["preprocessing"] = 0 if hold.streamed else _preparing_bytes(volumes, spec, n_grid)
     drawing = {"so far": base, "network input": tensor, "images again": 4 * spec.n_channels * n_grid if clicks else 0}
     # OpenVINO keeps the room of its tensors for the next study; torch gives it back.
     staying = network if device == "openvino" else 0
-    after = _after_bytes(volumes, spec, base=base, tensor=tensor, labels=labels, staying=staying, measured=measured)
+    after = _after_bytes(volumes, spec, base=base, tensor=tensor, labels=in_memory, staying=staying, measured=measured)
     parts = max((running, preparing, drawing, *after), key=lambda parts: sum(parts.values()))
     how = Streaming(
         axis,
         room.batch,
         dtype,
         device=None if on_host or room.ring == device else room.ring,
-        image_device=None if on_host or room.image == device else room.image,
+        image_device=None if on_host or (room.image == device and not hold.streamed) else "cpu",
         full_groups=choice.execution in ("graph", "compile"),
         reuse=reuse,
+        streamed=hold.streamed,
+        labels_on_disk=hold.on_disk,
     )
     return MemoryPlan(how, parts, limit)
 

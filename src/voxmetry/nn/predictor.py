@@ -32,6 +32,7 @@ from voxmetry.nn.restore import Restorer
 from voxmetry.nn.ring_buffer import RingOverflow
 from voxmetry.nn.runtime import TorchRuntime, first_layer_not_finite
 from voxmetry.nn.slabs import Streaming
+from voxmetry.nn.streamed_input import preprocess_streamed
 from voxmetry.nn.uncertainty_maps import MapWriter, require_maps, with_disagreement
 from voxmetry.nn.window import averaged, stream_scores
 from voxmetry.ops.components import clean
@@ -170,6 +171,7 @@ class Predictor:
             maps=bool(maps),
             measured=measured,
             clicks=clicks,
+            whole=self.tells_instances,
         )
 
     def prepare(
@@ -194,7 +196,12 @@ class Predictor:
         return replace(prepared, plan=plan)
 
     def _preprocess(self, volumes: Sequence[Volume], plan: MemoryPlan, previous: Segmentation | None) -> Prepared:
-        """Prepare a study on the GPU where its input is to lie there and there is room; else on the host."""
+        """Prepare a study on the GPU where its input is to lie there and there is room; else on the host.
+
+        What does not fit there either is prepared slab by slab, while the network runs.
+        """
+        if plan.how.streamed:
+            return preprocess_streamed(volumes, self.spec)
         if previous is None and (plan.how.image_device or self.model.tensor_device) == "cuda":
             with contextlib.suppress(OutOfMemory), out_of_memory():
                 found = preprocess_on("cuda", volumes, self.spec)
@@ -313,7 +320,8 @@ class Predictor:
             if counts is not None:
                 counts.reset()
         watch = agreement.watch if agreement is not None and agreement.defined else None
-        restorer = Restorer(prepared.grid, prepared.native, spec)
+        restorer = Restorer(prepared.grid, prepared.native, spec, on_disk=how.labels_on_disk)
+        place = how.image_device or self.model.tensor_device
         apart = "disagreement" in maps
         mirrored = spec.window.mirror_axes
         with torch.inference_mode(), out_of_memory(), ExitStack() as stack:
@@ -327,7 +335,7 @@ class Predictor:
                 with_disagreement(members, mirrored, watch=watch)
                 if apart
                 else averaged(members, mirrored, watch=watch),
-                prepared.tensor.to(how.image_device or self.model.tensor_device),
+                prepared.streamed or prepared.tensor.to(place),
                 spec.window,
                 n_outputs=spec.n_classes + apart,
                 how=how,
@@ -337,7 +345,7 @@ class Predictor:
                 constant=constant,
                 begin=collector.begin if collector is not None else None,
             )
-            for slab in followed(slabs, tuple(prepared.tensor.shape[2:]), self._tell):
+            for slab in followed(slabs, prepared.grid.shape, self._tell):
                 outputs = slab.outputs(spec.n_classes)
                 restorer.feed(outputs)
                 if confidence is not None:

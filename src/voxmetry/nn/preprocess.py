@@ -5,14 +5,14 @@ Training and inference call the same `preprocess`, so that a network never meets
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from voxmetry.config import InputSpec, ModelSpec, Normalise
+from voxmetry.config import InputSpec, ModelSpec
 from voxmetry.core.axes import reorientation
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
@@ -28,12 +28,14 @@ from voxmetry.nn.grids import (
     positions,
     target_spacing,
 )
+from voxmetry.nn.normalisation import fit, is_fixed
 from voxmetry.nn.oblique import sample
 from voxmetry.ops.layout import memory_axes
 from voxmetry.ops.resample import AIR_HU
 
 if TYPE_CHECKING:
     from voxmetry.nn.memory import MemoryPlan
+    from voxmetry.nn.streamed_input import StreamedInput
 
 _MOST_CLASSES = 255
 RESAMPLE_VALUES = 2_000_000
@@ -56,6 +58,8 @@ class Prepared:
         How it is to be run within the memory there is; None where nobody asked.
     volumes
         The study as it was read, for an engine that prepares it itself; else empty.
+    streamed
+        Makes the input slab by slab, where it is not held as a whole: then `tensor` is empty.
     """
 
     tensor: torch.Tensor
@@ -63,6 +67,7 @@ class Prepared:
     native: Geometry
     plan: MemoryPlan | None = None
     volumes: tuple[Volume, ...] = ()
+    streamed: StreamedInput | None = None
 
 
 def preprocess(volumes: Sequence[Volume], spec: ModelSpec, previous: Segmentation | None = None) -> Prepared:
@@ -163,8 +168,7 @@ def _preprocess_turned(volumes: Sequence[Volume], spec: ModelSpec, grid: Geometr
 
 def _nothing(item: InputSpec) -> float:
     """Return what an input has where there is no image: air of CT, no uptake of PET, else 0, the mean."""
-    fixed = all(how.method in ("window", "shift") for how in (item.normalise, *item.then))
-    if not fixed or item.modality not in ("CT", "PT"):
+    if not is_fixed(item) or item.modality not in ("CT", "PT"):
         return 0.0
     return float(normalise(np.array([AIR_HU if item.modality == "CT" else 0.0], dtype=np.float32), item)[0])
 
@@ -223,11 +227,26 @@ def resample_to(array: np.ndarray, source: Geometry, grid: Geometry, orientation
 
 
 def _resample_along_axes(array: np.ndarray, at: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
-    """Interpolate along each axis, some slices at a time: float32 copies of a whole study are larger than itself."""
     result = np.empty([len(places) for places in at], dtype=np.float32)
-    # As it lies in memory, the innermost axis last: only what is left of the study by then is turned round.
+    filled = result.transpose(memory_axes(array))
+    for start, values in resampled_blocks(array, at):
+        filled[start : start + len(values)] = values.numpy()
+    return result
+
+
+def resampled_blocks(
+    array: np.ndarray, at: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Interpolate along each axis, some slices at a time: float32 copies of a whole study are larger than itself.
+
+    Yields
+    ------
+    start, values
+        Slices from `start` on, float32, along the axes as they lie in memory (`memory_axes`), the innermost last. Only
+        what is left of the study by then is turned round.
+    """
     axes = memory_axes(array)
-    stored, filled, places = array.transpose(axes), result.transpose(axes), [at[axis] for axis in axes]
+    stored, places = array.transpose(axes), [at[axis] for axis in axes]
     depth = max(1, RESAMPLE_VALUES // (stored.shape[1] * stored.shape[2]))
     start = 0
     while start < len(places[0]):
@@ -237,10 +256,8 @@ def _resample_along_axes(array: np.ndarray, at: tuple[np.ndarray, np.ndarray, np
         values = torch.from_numpy(np.array(stored[low:high], dtype=np.float32, order="C"))
         # The middle axis first, whose rows are copied whole; the innermost, voxel by voxel, when least is left.
         values = interpolate(interpolate(values, places[1], 1), places[0][start:stop] - low, 0)
-        values = interpolate(values, places[2], 2)
-        filled[start:stop] = values.numpy()
+        yield start, interpolate(values, places[2], 2)
         start = stop
-    return result
 
 
 def normalise(array: np.ndarray, item: InputSpec, *, mask: np.ndarray | None = None) -> np.ndarray:
@@ -260,43 +277,10 @@ def normalise(array: np.ndarray, item: InputSpec, *, mask: np.ndarray | None = N
     InputError
         If all voxels that count have the same value.
     """
-    for how in (item.normalise, *item.then):
-        if how.method == "window":
-            array = ((np.clip(array, how.low, how.high) - how.mean) / how.sd).astype(np.float32)
-        elif how.method == "shift":
-            array = ((array - how.mean) / how.sd).astype(np.float32)
-        elif how.method == "minmax":
-            array = _minmax(array, how, item.name)
-        else:
-            array = _zscore(array, how, item.name, array != 0 if mask is None else mask)
-    return array
-
-
-def _minmax(array: np.ndarray, how: Normalise, name: str) -> np.ndarray:
-    low, high = float(array.min()), float(array.max())
-    require_contrast(low, high, name)
-    bottom, top = how.low or 0.0, 1.0 if how.high is None else how.high
-    return ((array.astype(np.float64) - low) / (high - low) * (top - bottom) + bottom).astype(np.float32)
-
-
-def _zscore(array: np.ndarray, how: Normalise, name: str, mask: np.ndarray) -> np.ndarray:
-    counted = array[mask] if how.nonzero else array.ravel()
-    low, high = np.percentile(counted, how.percentiles) if counted.size else (0.0, 0.0)
-    require_contrast(low, high, name)
-    clipped = np.clip(array, low, high).astype(np.float64)
-    inside = clipped[mask] if how.nonzero else clipped
-    found = ((clipped - inside.mean()) / inside.std()).astype(np.float32)
-    return np.where(mask, found, array).astype(np.float32) if how.nonzero and how.keep_zeros else found
-
-
-def require_contrast(low: float, high: float, name: str) -> None:
-    """Raise `InputError` where the voxels of an input that count hold one value."""
-    if not low < high:
-        raise InputError(
-            found=f"input {name!r} holds a single value in all voxels that count",
-            expected="an image with contrast",
-            fix="look at the image: it may be empty, masked out, or a frame that was decoded to zeros",
-        )
+    found = array
+    for step in fit(lambda: [(array, mask)], item):
+        found = step(found, mask)
+    return found
 
 
 def require_same_frame(first: Geometry, other: Geometry) -> None:

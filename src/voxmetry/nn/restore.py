@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ import torch
 from voxmetry.config import ModelSpec
 from voxmetry.core.axes import reorientation
 from voxmetry.core.geometry import Geometry
+from voxmetry.core.memory import release_pages
 from voxmetry.core.segmentation import Segmentation
+from voxmetry.io.mapped_array import zeros_on_disk
 from voxmetry.nn.corner_scores import MIXED, CornerScores
 from voxmetry.nn.grids import is_turned, restoring_positions
 from voxmetry.nn.oblique import Lot, Places
@@ -39,14 +42,22 @@ class Restorer:
         The study's own grid.
     spec
         The model.
+    on_disk
+        Whether the label map lies in a temporary file, where it is too large for memory.
+
+    Raises
+    ------
+    OutputError
+        If there is no room for that file.
     """
 
-    def __init__(self, grid: Geometry, native: Geometry, spec: ModelSpec) -> None:
+    def __init__(self, grid: Geometry, native: Geometry, spec: ModelSpec, *, on_disk: bool = False) -> None:
         self._native, self._labels = native, spec.labels
         dtype = np.uint8 if max(spec.labels.values) < 256 else np.uint16
         self._values = np.array([0, *(spec.regions or spec.labels.values)], dtype=dtype)
         # As images lie in memory: what compares the two walks along both.
-        self._array = np.zeros(native.shape, dtype=dtype, order="F")
+        make = zeros_on_disk if on_disk else partial(np.zeros, order="F")
+        self._array: np.ndarray = make(native.shape, dtype)
         # Labels of slabs on a GPU gather there, and come over once.
         self._gathered: torch.Tensor | None = None
         self._how = Decision(regions=spec.regions is not None, softmax=spec.activation == "softmax")
@@ -65,6 +76,7 @@ class Restorer:
                 self._feed_along_axes(thin)
             else:
                 self._feed_turned(thin, self._places)
+        release_pages(self._array)
 
     def _feed_along_axes(self, slab: Slab) -> None:
         rows = reached_rows(self._axes, slab, self._done)

@@ -75,6 +75,10 @@ class Streaming:
         compiled for one size.
     reuse
         Whether windows that hold one value are run once; see `constant_windows`.
+    streamed
+        Whether the input is made slab by slab; see `streamed_input`. Slabs follow each other along its axis then.
+    labels_on_disk
+        Whether the label map lies in a temporary file.
     """
 
     axis: int | None = None
@@ -84,11 +88,15 @@ class Streaming:
     image_device: str | None = None
     full_groups: bool = False
     reuse: bool = False
+    streamed: bool = False
+    labels_on_disk: bool = False
 
     def __str__(self) -> str:
         kind, place = str(self.dtype).removeprefix("torch."), self.device or "the network's memory"
         text = f"slabs along axis {self.axis}, {self.batch} window(s) at once, ring buffer in {kind} in {place}"
-        return text if self.image_device is None else f"{text}, image in {self.image_device}"
+        text = text if self.image_device is None else f"{text}, image in {self.image_device}"
+        text = f"{text}, input made slab by slab" if self.streamed else text
+        return f"{text}, label map in a temporary file" if self.labels_on_disk else text
 
 
 def on_device(values: torch.Tensor) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,6 +20,9 @@ from voxmetry.nn.constant_windows import ConstantWindows
 from voxmetry.nn.ring_buffer import RingBuffer, RingOverflow
 from voxmetry.nn.slabs import Slab, Streaming, cut
 from voxmetry.nn.window_weights import even_starts
+
+if TYPE_CHECKING:
+    from voxmetry.nn.streamed_input import StreamedInput
 
 SMALLER_RING = 1.25
 """A ring that is larger by no more than this is worth having labels written along memory."""
@@ -49,7 +54,7 @@ def window_starts(size: int, patch: int, window: WindowSpec) -> list[int]:
 
 def stream_scores(
     run: Run,
-    tensor: torch.Tensor,
+    image: torch.Tensor | StreamedInput,
     window: WindowSpec,
     *,
     n_outputs: int,
@@ -66,8 +71,9 @@ def stream_scores(
     ----------
     run
         The network, mirroring and ensemble included: see `blend.averaged`.
-    tensor
-        (1, C, I, J, K) float32. Smaller than the patch, it is padded as `window.padding` says.
+    image
+        (1, C, I, J, K) float32. Smaller than the patch, it is padded as `window.padding` says. One that is streamed
+        goes along its own axis.
     window
         Patch and overlap.
     n_outputs
@@ -79,7 +85,7 @@ def stream_scores(
     explain
         Called with a patch (1, C, *patch) whose scores are not finite, to say where in the network that began.
     device
-        Where the network runs; None: where the tensor is. Windows of an image that lies elsewhere are sent there.
+        Where the network runs; None: where the image is. Windows of an image that lies elsewhere are sent there.
     constant
         Keeps the scores of windows that hold one value, so that they are run once; None runs all.
     begin
@@ -95,18 +101,21 @@ def stream_scores(
     InferenceError
         If a score is not finite; the window is named.
     """
-    shape = tuple(tensor.shape[2:])
+    shape = tuple(image.shape[2:])
     axis = smallest_section(shape) if how.axis is None else how.axis
-    tensor, before = _pad(tensor, window)
-    padded = tuple(tensor.shape[2:])
+    at_once = min(shape[axis], window.patch[axis])
+    first = _slices(image, axis, 0, at_once)
+    pads, before = _pads(shape, window)
+    padded = tuple(max(size, patch) for size, patch in zip(shape, window.patch, strict=True))
     starts = [window_starts(*sizes, window) for sizes in zip(padded, window.patch, strict=True)]
-    place = tensor.device if device is None else torch.device(device)
+    place = first.device if device is None else torch.device(device)
     ring = RingBuffer(n_outputs, padded, axis, window, how, place)
     rows = starts[axis]
     for row, start in enumerate(rows):
         columns = [*starts[:axis], [start], *starts[axis + 1 :]]
-        corners = _worth_running(list(itertools.product(*columns)), tensor, window.patch, skip_up_to)
-        _run_row(_told(run, begin), tensor, corners, ring, how, explain, constant)
+        part = Row(_padded(_slices(image, axis, start, start + at_once), pads, window), axis, start)
+        corners = _worth_running(list(itertools.product(*columns)), part, window.patch, skip_up_to)
+        _run_row(_told(run, begin), part, corners, ring, how, explain, constant)
         stop = rows[row + 1] if row + 1 < len(rows) else padded[axis]
         yield _unpad(ring.finished(stop), before, shape)
         ring.advance(stop)
@@ -230,17 +239,50 @@ def _count_outputs(run: Run, tensor: torch.Tensor, window: WindowSpec) -> int:
     return int(run(channels).shape[1])
 
 
-def _pad(tensor: torch.Tensor, window: WindowSpec) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """Pad what is smaller than the patch on both sides; return the padding before each axis too."""
-    pads, before = [], []
-    for size, wanted in zip(tensor.shape[2:], window.patch, strict=True):
+def _pads(shape: tuple[int, ...], window: WindowSpec) -> tuple[list[tuple[int, int]], tuple[int, int, int]]:
+    """Return the padding on both sides of what is smaller than the patch, and the one before each axis by itself."""
+    pads = []
+    for size, wanted in zip(shape, window.patch, strict=True):
         missing = max(wanted - size, 0)
-        before.append(missing // 2)
         pads.append((missing // 2, missing - missing // 2))
-    if any(map(any, pads)):
-        mode = "constant" if window.padding == "zeros" else "replicate"
-        tensor = torch.nn.functional.pad(tensor, [n for pair in reversed(pads) for n in pair], mode=mode)
-    return tensor, (before[0], before[1], before[2])
+    return pads, (pads[0][0], pads[1][0], pads[2][0])
+
+
+def _padded(tensor: torch.Tensor, pads: list[tuple[int, int]], window: WindowSpec) -> torch.Tensor:
+    if not any(map(any, pads)):
+        return tensor
+    mode = "constant" if window.padding == "zeros" else "replicate"
+    return torch.nn.functional.pad(tensor, [n for pair in reversed(pads) for n in pair], mode=mode)
+
+
+def _slices(image: torch.Tensor | StreamedInput, axis: int, start: int, stop: int) -> torch.Tensor:
+    """Return the slices of an image under a row of windows."""
+    if isinstance(image, torch.Tensor):
+        return image.narrow(axis + 2, start, stop - start)
+    return image.slices(start, stop)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """The slices of the padded image that a row of windows is cut from.
+
+    Parameters
+    ----------
+    tensor
+        (1, C, I, J, K), one patch deep along `axis`.
+    axis, start
+        Where its first slice lies.
+    """
+
+    tensor: torch.Tensor
+    axis: int
+    start: int
+
+    def cut(self, corner: tuple[int, ...], patch: tuple[int, int, int]) -> torch.Tensor:
+        """Return the window (C, *patch) at a corner, counted from the whole image's."""
+        place = [*corner]
+        place[self.axis] -= self.start
+        return cut(self.tensor[0], tuple(place), patch)
 
 
 def _unpad(slab: Slab, before: tuple[int, int, int], shape: tuple[int, ...]) -> Slab:
@@ -255,16 +297,16 @@ def _unpad(slab: Slab, before: tuple[int, int, int], shape: tuple[int, ...]) -> 
 
 
 def _worth_running(
-    corners: list[tuple[int, ...]], tensor: torch.Tensor, patch: tuple[int, int, int], skip_up_to: float | None
+    corners: list[tuple[int, ...]], row: Row, patch: tuple[int, int, int], skip_up_to: float | None
 ) -> list[tuple[int, ...]]:
     if skip_up_to is None:
         return corners
-    return [corner for corner in corners if bool((cut(tensor[0, 0], corner, patch) > skip_up_to).any())]
+    return [corner for corner in corners if bool((row.cut(corner, patch)[0] > skip_up_to).any())]
 
 
 def _run_row(
     run: RunAt,
-    tensor: torch.Tensor,
+    row: Row,
     corners: list[tuple[int, ...]],
     ring: RingBuffer,
     how: Streaming,
@@ -276,11 +318,13 @@ def _run_row(
 
     def run_waiting() -> None:
         if waiting:
-            patches = _cut_group(tensor, waiting, how, ring.patch).to(ring.network_device)
+            patches = _cut_group(row, waiting, how, ring.patch).to(ring.network_device)
             _run_group(run, patches, waiting, ring, explain)
             waiting.clear()
 
-    values = constant.values(tensor, corners, ring.patch) if constant else [None] * len(corners)
+    values: list[tuple[float, ...] | None] = [None] * len(corners)
+    if constant:
+        values = constant.values([row.cut(corner, ring.patch) for corner in corners])
     for corner, value in zip(corners, values, strict=True):
         known = constant.known(value) if constant else None
         if constant is not None and known is not None:
@@ -290,7 +334,7 @@ def _run_row(
             ring.add(known, corner)
         elif constant is not None and value is not None and constant.wanted(value):
             run_waiting()
-            patches = _cut_group(tensor, [corner], how, ring.patch).to(ring.network_device)
+            patches = _cut_group(row, [corner], how, ring.patch).to(ring.network_device)
             scores = _run_group(run, patches, [corner], ring, explain)[0]
             constant.learn(value, scores.to(ring.sums.device))
         else:
@@ -311,12 +355,10 @@ def _told(run: Run, begin: Callable[[list[tuple[int, ...]]], None] | None) -> Ru
     return run_at
 
 
-def _cut_group(
-    tensor: torch.Tensor, corners: list[tuple[int, ...]], how: Streaming, patch: tuple[int, int, int]
-) -> torch.Tensor:
+def _cut_group(row: Row, corners: list[tuple[int, ...]], how: Streaming, patch: tuple[int, int, int]) -> torch.Tensor:
     """Return the windows (B, C, *patch) at some corners, filled up with the last one where groups must be full."""
     extra = how.batch - len(corners) if how.full_groups else 0
-    return torch.stack([cut(tensor[0], corner, patch) for corner in [*corners, *corners[-1:] * extra]])
+    return torch.stack([row.cut(corner, patch) for corner in [*corners, *corners[-1:] * extra]])
 
 
 def _run_group(

@@ -34,7 +34,7 @@ def clean(segmentation: Segmentation, steps: Sequence[CleanStep]) -> Segmentatio
     Returns
     -------
     Segmentation
-        The same grid and labels, an array of its own.
+        The same grid and labels, an array of its own; the label map itself where there is nothing to do.
 
     Raises
     ------
@@ -57,6 +57,8 @@ def clean(segmentation: Segmentation, steps: Sequence[CleanStep]) -> Segmentatio
     >>> int(clean(whole, [CleanStep(step="largest")]).mask("liver").sum())
     8
     """
+    if not steps:
+        return segmentation
     array = np.array(segmentation.array, order="K")
     for step in steps:
         names = step.labels or segmentation.labels.names

@@ -1,0 +1,224 @@
+"""Intensities as network input: what is taken from a whole image is found in blocks, so that it need not be held.
+
+Whatever the blocks are, the numbers are the same to the last bit: counts, ends and ranks are exact, and sums are of
+whole numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxmetry.config import InputSpec, Normalise
+from voxmetry.errors import InputError
+
+Block: TypeAlias = tuple[NDArray[Any], NDArray[np.bool_] | None]
+"""Intensities of any shape, and the voxels that count where only those that are not zero do; None: just those."""
+Blocks: TypeAlias = Callable[[], Iterable[Block]]
+"""Goes through an image anew each time that it is called."""
+
+SUM_VALUES = 1 << 20
+"""Values that are summed at once: of 32 bits each, so that their sum is exact in float64 in any order."""
+_BITS = 32
+_HALF = 1 << 16
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """One step of a normalisation with the numbers of an image.
+
+    Parameters
+    ----------
+    how
+        The step.
+    low, high
+        Ends that intensities are clipped to; of 'minmax' the image's own.
+    mean, sd
+        What is subtracted, and divided by.
+    """
+
+    how: Normalise
+    low: float = 0.0
+    high: float = 0.0
+    mean: float = 0.0
+    sd: float = 1.0
+
+    def __call__(self, array: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+        """Apply it to intensities, float32."""
+        how = self.how
+        if how.method == "window":
+            return np.asarray((np.clip(array, how.low, how.high) - how.mean) / how.sd, np.float32)
+        if how.method == "shift":
+            return np.asarray((array - how.mean) / how.sd, np.float32)
+        if how.method == "minmax":
+            bottom, top = how.low or 0.0, 1.0 if how.high is None else how.high
+            share = (array.astype(np.float64) - self.low) / (self.high - self.low)
+            return (share * (top - bottom) + bottom).astype(np.float32)
+        clipped = np.clip(array.astype(np.float64), self.low, self.high)
+        found = ((clipped - self.mean) / self.sd).astype(np.float32)
+        if how.nonzero and how.keep_zeros:
+            return np.where(array != 0 if mask is None else mask, found, array).astype(np.float32)
+        return found
+
+
+def fit(blocks: Blocks, item: InputSpec) -> tuple[Scaling, ...]:
+    """Find what a normalisation takes from an image, step by step.
+
+    Parameters
+    ----------
+    blocks
+        The image; together its blocks hold each voxel once.
+    item
+        What is done to it.
+
+    Raises
+    ------
+    InputError
+        If all voxels that count have the same value.
+    """
+    found: list[Scaling] = []
+    for how in (item.normalise, *item.then):
+        found.append(_fit_step(functools.partial(_scaled, blocks, tuple(found)), how, item.name))
+    return tuple(found)
+
+
+def is_fixed(item: InputSpec) -> bool:
+    """Whether a normalisation takes nothing from the image."""
+    return all(how.method in ("window", "shift") for how in (item.normalise, *item.then))
+
+
+def require_contrast(low: float, high: float, name: str) -> None:
+    """Raise `InputError` where the voxels of an input that count hold one value."""
+    if not low < high:
+        raise InputError(
+            found=f"input {name!r} holds a single value in all voxels that count",
+            expected="an image with contrast",
+            fix="look at the image: it may be empty, masked out, or a frame that was decoded to zeros",
+        )
+
+
+def _scaled(blocks: Blocks, steps: tuple[Scaling, ...]) -> Iterator[Block]:
+    for array, mask in blocks():
+        for step in steps:
+            array = step(array, mask)
+        yield array, mask
+
+
+def _fit_step(blocks: Blocks, how: Normalise, name: str) -> Scaling:
+    if how.method in ("window", "shift"):
+        return Scaling(how)
+    if how.method == "minmax":
+        ends = [(float(array.min()), float(array.max())) for array, _ in blocks() if array.size]
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        require_contrast(low, high, name)
+        return Scaling(how, low, high)
+    counted = functools.partial(_counted, blocks, nonzero=how.nonzero)
+    low, high = percentiles(counted, how.percentiles)
+    require_contrast(low, high, name)
+    mean, sd = moments(counted, low, high)
+    return Scaling(how, low, high, mean, sd)
+
+
+def _counted(blocks: Blocks, *, nonzero: bool) -> Iterator[NDArray[Any]]:
+    for array, mask in blocks():
+        yield array[array != 0 if mask is None else mask] if nonzero else array.ravel()
+
+
+def percentiles(values: Callable[[], Iterable[NDArray[Any]]], wanted: tuple[float, float]) -> tuple[float, float]:
+    """Return two percentiles of the values (n,) of some blocks, as numpy's of all of them; 0 and 0 of none.
+
+    Examples
+    --------
+    >>> blocks = lambda: iter([np.arange(5.0), np.arange(5.0, 10.0)])
+    >>> percentiles(blocks, (0, 50))
+    (0.0, 4.5)
+    """
+    several = iter(values())
+    first = next(several, np.zeros(0))
+    second = next(several, None)
+    if second is None:
+        low, high = np.percentile(first, wanted) if first.size else (0.0, 0.0)
+        return float(low), float(high)
+    count = sum(map(len, values()))
+    if not count:
+        return 0.0, 0.0
+    # numpy's own formula: between which two of the values in their order, and how far from the first.
+    places = [(count - 1) * (share / 100) for share in wanted]
+    below = [int(place) for place in places]
+    ranks = sorted({rank for place in below for rank in (place, min(place + 1, count - 1))})
+    known = _of_ranks(values, ranks, first.dtype)
+    found = []
+    for place, at in zip(places, below, strict=True):
+        pair = np.array([known[at], known[min(at + 1, count - 1)]], first.dtype)
+        found.append(float(np.quantile(pair, [place - at])[0]))
+    return found[0], found[1]
+
+
+def _of_ranks(
+    values: Callable[[], Iterable[NDArray[Any]]], ranks: list[int], dtype: np.dtype[Any]
+) -> dict[int, np.float32]:
+    """Return the values at some ranks, from 0 in rising order: by counting their upper and then their lower 16 bits."""
+    if dtype != np.float32:
+        raise TypeError(f"blocks of {dtype}, where those that are streamed are float32")
+    upper = np.zeros(_HALF, np.int64)
+    for block in values():
+        upper += np.bincount(_ordered(block) >> 16, minlength=_HALF)
+    ends = np.cumsum(upper)
+    bins = {rank: int(np.searchsorted(ends, rank, side="right")) for rank in ranks}
+    lower = {place: np.zeros(_HALF, np.int64) for place in set(bins.values())}
+    for block in values():
+        codes = _ordered(block)
+        for place, counts in lower.items():
+            counts += np.bincount(codes[codes >> 16 == place] & (_HALF - 1), minlength=_HALF)
+    found = {}
+    for rank, place in bins.items():
+        within = rank - int(ends[place] - upper[place])
+        low = int(np.searchsorted(np.cumsum(lower[place]), within, side="right"))
+        found[rank] = _value((place << 16) | low)
+    return found
+
+
+def _ordered(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Return whole numbers in the order of float32: the sign bit is turned, of negative values all bits."""
+    codes = np.ascontiguousarray(values).view(np.uint32)
+    turned: NDArray[np.uint32] = np.where(codes >> 31, ~codes, codes | np.uint32(1 << 31))
+    return turned
+
+
+def _value(code: int) -> np.float32:
+    bits = code & ~(1 << 31) if code >> 31 else ~code & 0xFFFFFFFF
+    return np.array([bits], np.uint32).view(np.float32)[0]
+
+
+def moments(values: Callable[[], Iterable[NDArray[Any]]], low: float, high: float) -> tuple[float, float]:
+    """Return mean and standard deviation of values (n,) that are clipped to [low, high].
+
+    They are counted in steps of 2**-32 of the range, and whole numbers are summed: in any order the same. The steps
+    move neither result by more than half of one.
+
+    Examples
+    --------
+    >>> mean, sd = moments(lambda: iter([np.array([1.0, 2.0]), np.array([3.0, 4.0, 9.0])]), 1.0, 5.0)
+    >>> round(mean, 9), round(sd, 9)
+    (3.0, 1.414213562)
+    """
+    scale = ((1 << _BITS) - 1) / (high - low)
+    count = first = second = 0
+    for block in values():
+        for start in range(0, len(block), SUM_VALUES):
+            lot = np.clip(block[start : start + SUM_VALUES].astype(np.float64), low, high)
+            steps = np.rint((lot - low) * scale)
+            # Squares in halves of 16 bits: as a whole they would be longer than float64 is exact.
+            upper = np.floor(steps / _HALF)
+            lower = steps - upper * _HALF
+            count += len(lot)
+            first += int(steps.sum())
+            second += (int(upper @ upper) << 32) + (int(upper @ lower) << 17) + int(lower @ lower)
+    mean = first / count
+    variance = (count * second - first * first) / (count * count)
+    return low + mean / scale, variance**0.5 / scale
