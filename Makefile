@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo test mutations check lint docs bench-cohort bench-service bench-inference bench-training bench-gpu gpu-day bench-surface \
+.PHONY: demo test mutations check lint docs bench-cohort bench-service bench-inference bench-inference-quick bench-training bench-gpu gpu-day bench-surface \
   reproduce-hippocampus reproduce-sarcoma reproduce-head-neck reproduce-brain serve-demo clean help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make bench-service   the service: 200 jobs from 8 clients beside a cohort, then ten kills"
 	@echo "make bench-surface   surface distances against surface-distance and MONAI"
 	@echo "make bench-inference   speed and memory of inference beside MONAI: minutes to an hour"
+	@echo "make bench-inference-quick   the same on a smaller image, in turns: ten minutes; AVX2=1 for processors without bf16"
 	@echo "make bench-training   steps of training beside MONAI's recipe, and nnU-Net's trainer with NNUNET_PYTHON; minutes"
 	@echo "make bench-gpu   the network and a whole study on a GPU: one minute"
 	@echo "make reproduce-hippocampus   the cross-validation and the weights of hippocampus-mr; DATA=FOLDER"
@@ -122,6 +123,12 @@ bench-inference: $(VENV)/ready
 	$(BENCH) --repeats 3 --size 384 384 225 --classes 5 50 105 --rows voxmetry
 	$(if $(NNUNET_PYTHON),$(BENCH) --size 512 512 300 --rows voxmetry-nnunet nnunet --nnunet-python $(NNUNET_PYTHON))
 	$(BENCH) --only-known --plot docs/pictures/inference.png
+
+# Ten minutes at most: this engine, MONAI and, with NNUNET_PYTHON, nnU-Net on a smaller image. AVX2=1 keeps all of them from
+# the longer vectors and bf16 of the processor.
+bench-inference-quick: $(VENV)/ready
+	$(if $(AVX2),ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2) $(BENCH) --size 256 256 150 --turns 3 --minutes 10 \
+	  --rows voxmetry monai-float32 $(if $(NNUNET_PYTHON),voxmetry-nnunet nnunet --nnunet-python $(NNUNET_PYTHON))
 BENCH = $(BIN)/python benchmarks/bench_inference.py $(if $(DATA),--data $(DATA)) $(if $(CAP_GB),--cap-gb $(CAP_GB))
 
 # In float32, which is what nnU-Net's trainer computes in on a processor; without it also in bf16, where it is multiplied.

@@ -11,8 +11,8 @@ from voxmetry.config import ModelSpec
 from voxmetry.nn.slabs import DEVICE_FACTOR, Slab, on_device
 from voxmetry.nn.window_weights import blending_weights
 
-_VALUES = 8_000_000
-"""Scores that are looked at at once: 32 MB of float32."""
+_VALUES = 2_000_000
+"""Scores that are looked at at once: 8 MB of float32, for the reasons of `uncertainty_maps.BLOCK_VALUES`."""
 
 
 def wide(device: torch.device) -> torch.dtype:
