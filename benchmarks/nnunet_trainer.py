@@ -10,6 +10,7 @@ of its `train_step` with its own loader; "end" ends it. Everything else goes to 
 """
 
 import json
+import multiprocessing
 import os
 import shutil
 import sys
@@ -47,7 +48,9 @@ def main() -> None:
             trainer.train_step(next(batches))
         answers.write(f"{int(steps) / (clock() - began)}\n")
         answers.flush()
-    # Its workers would be waited for.
+    # Its workers would be waited for, and would stay behind without.
+    for worker in multiprocessing.active_children():
+        worker.kill()
     os._exit(0)
 
 
