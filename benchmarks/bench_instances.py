@@ -7,6 +7,8 @@ Held-out cases alone. One row a method: average precision at IoU 0.5 and 0.75 of
 count error of those with a score of 0.5 or more (all, where there are no scores), mean Dice of pairs with IoU above
 0.5, share of the exams in which every instance has a partner; 95 % intervals by bootstrap over the patients. With
 --memory alone: the peak memory of each model on the first case, in a process of its own, beside one that only reads.
+With --grids-mm alone: the IoU that a network without an error could reach on such a grid, from the cases to learn from:
+of the references there, and back.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ import numpy as np
 
 from voxmetry import Predictor, Volume
 from voxmetry.core.instances import InstanceSegmentation
+from voxmetry.nn.grids import upright_grid
 from voxmetry.ops.instances import tell_apart
+from voxmetry.ops.resample import resample
+from voxmetry.train.cases import DataSet
 from voxmetry.train.dataset import open_data, read_labelled
 
 RESAMPLES, SEED = 2000, 20261130
@@ -105,6 +110,23 @@ def with_interval(cases: list[dict[str, np.ndarray]]) -> dict[str, tuple[float, 
     return {name: (value, float(ends[name][0]), float(ends[name][1])) for name, value in found.items()}
 
 
+def print_bounds(data: DataSet, grids_mm: list[float]) -> None:
+    """Print the mean IoU of references put on a grid and back, linearly and cut at one half."""
+    print("| grid (mm) | mean IoU | lowest |\n| --- | --- | --- |")
+    found: dict[float, list[float]] = {mm: [] for mm in grids_mm}
+    for case in (case for case in data.cases if not case.held_out):
+        label = read_labelled(case, data).label
+        inside = Volume((label.array > 0).astype(np.float32), label.geometry)
+        for mm in grids_mm:
+            coarse = resample(inside, to=upright_grid(label.geometry, "RAS", (mm, mm, mm)), outside=0)
+            seen = Volume((coarse.array > 0.5).astype(np.float32), coarse.geometry)
+            back = resample(seen, to=label.geometry, outside=0).array > 0.5
+            both, either = back & (inside.array > 0), back | (inside.array > 0)
+            found[mm].append(np.count_nonzero(both) / np.count_nonzero(either))
+    for mm, values in found.items():
+        print(f"| {mm:g} | {np.mean(values):.3f} | {min(values):.3f} |")
+
+
 def print_memory(models: dict[str, Path | None], image: Path) -> None:
     """Print the peak of a process that runs each model on one image; None reads the image alone."""
     print("| model | peak memory (GB) | processor s |\n| --- | --- | --- |")
@@ -137,9 +159,13 @@ def main() -> None:
     parser.add_argument("--semantic", action="append", default=[], help="NAME=MODEL")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--grids-mm", type=float, nargs="+")
     arguments = parser.parse_args()
     data = open_data(arguments.data, root=arguments.root)
     held_out = [case for case in data.cases if case.held_out]
+    if arguments.grids_mm:
+        print_bounds(data, arguments.grids_mm)
+        return
     if arguments.memory:
         named = [item.partition("=")[::2] for item in arguments.semantic]
         models: dict[str, Path | None] = {"none, reads alone": None, **{name: Path(path) for name, path in named}}
