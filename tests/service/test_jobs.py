@@ -288,8 +288,10 @@ class TestLimits:
         in_state(queue, two, "running")
 
     def test_a_second_service_on_the_same_folder_is_kept_out(self, queue, settings):
-        with pytest.raises(LockedError):
+        with pytest.raises(LockedError, match="another process serves this folder") as told:
             JobQueue(settings).start()
+        # An option of cohorts, which the service does not have.
+        assert "--break-lock" not in str(told.value)
 
 
 class TestAfterAKill:
@@ -383,6 +385,10 @@ class TestAfterAKill:
         with pytest.raises(FormatError, match=r"service\.sqlite is damaged"):
             JobQueue(settings).start()
         assert record.read_bytes()[4096:] == b"\xff" * (len(content) - 4096)
+        # Once it is restored the folder is free.
+        record.write_bytes(content)
+        with JobQueue(settings) as queue:
+            assert len(queue.store.listed()) == 1
 
     def test_what_was_done_stays_done_where_its_record_is_damaged(self, settings, played, source):
         queue = JobQueue(settings)

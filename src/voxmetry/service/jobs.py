@@ -94,8 +94,19 @@ class JobQueue:
 
     def start(self) -> None:
         """Hold the data folder, put in order what a kill left, and begin to work."""
+        try:
+            self._begin()
+        except BaseException:
+            self._held.close()
+            raise
+        self._runner.start()
+        if self._deliveries is not None:
+            self._deliveries.start()
+
+    def _begin(self) -> None:
         make_folder(self.root / WORK)
-        self._held.enter_context(run_lock(self.root / WORK))
+        fix = "stop that one first, or name another folder as data in the settings"
+        self._held.enter_context(run_lock(self.root / WORK, what="serves this folder", fix=fix))
         self.store = JobStore(self.root / NAME)
         self._held.callback(self.store.close)
         sweep(self.root)
@@ -104,9 +115,6 @@ class JobQueue:
         for job in self.store.in_state("running"):
             self._runner.take_back(job)
         sweep_uploads(self.root / UPLOADS, self.store, self.root / INCOMING)
-        self._runner.start()
-        if self._deliveries is not None:
-            self._deliveries.start()
 
     def stop(self) -> None:
         """Give up what is under way, which runs again after the next start, and free everything."""

@@ -17,7 +17,14 @@ LOCK, OWNER = "run.lock", "run.owner.json"
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path, *, force: bool = False, tell: Callable[[str], None] | None = None) -> Iterator[None]:
+def run_lock(
+    folder: Path,
+    *,
+    force: bool = False,
+    tell: Callable[[str], None] | None = None,
+    what: str = "runs this cohort",
+    fix: str = "wait for it, or write to another folder; if its machine is gone for good, add --break-lock",
+) -> Iterator[None]:
     """Hold a folder for this process.
 
     The system itself frees the lock when its holder dies, however it dies, so a lock that is held has a living owner.
@@ -31,6 +38,8 @@ def run_lock(folder: Path, *, force: bool = False, tell: Callable[[str], None] |
         Remove the lock file first: for shared disks that keep the lock of a machine that is gone.
     tell
         Called with a sentence about a run that died.
+    what, fix
+        What is said of a living holder, and what to do then.
 
     Raises
     ------
@@ -45,8 +54,8 @@ def run_lock(folder: Path, *, force: bool = False, tell: Callable[[str], None] |
     holder = owner(folder) if (folder / OWNER).exists() else None
     with held(
         folder / LOCK,
-        what=f"runs this cohort: {holder or 'its name is not known yet'}",
-        fix="wait for it, or write to another folder; if its machine is gone for good, add --break-lock",
+        what=f"{what}: {holder or 'its name is not known yet'}",
+        fix=fix,
     ):
         if tell and (before := owner(folder)):
             tell(f"The last run ended without a word ({before}); this one goes on from its record.")
