@@ -19,10 +19,12 @@ from service_clients import SHAPE, call, call_json, form, send_form, start
 from voxmetry import save
 from voxmetry.cli import run
 from voxmetry.config.service import ServiceSettings
-from voxmetry.errors import ConfigError
+from voxmetry.errors import ConfigError, FormatError, OutputError
 from voxmetry.service import infer, multipart
 from voxmetry.service import run as serving
+from voxmetry.service.datastore_index import read_index
 from voxmetry.service.errors import NotFoundError, QueueFullError
+from voxmetry.service.guard import Audit
 from voxmetry.service.jobs import JobQueue
 from voxmetry.service.run import require_safe
 from voxmetry.service.service import Service
@@ -250,6 +252,31 @@ class TestPaths:
             with pytest.raises(infer.DeniedError):
                 infer.path_below(roots, name)
         assert infer.path_below(roots, "a") == roots["a"].resolve()
+
+    @pytest.mark.parametrize(
+        "objects",
+        [
+            {"../../x": {"image": {"ext": ".nii.gz"}}},
+            {"..": {"image": {"ext": ""}}},
+            {"a": {"image": {"ext": "/../../x"}}},
+            {"a": {"image": {"ext": ".nii"}, "labels": {"../..": {"ext": ".nii"}}}},
+            {"a": {"image": {"ext": ".nii"}, "labels": {"final": {"ext": "/x"}}}},
+        ],
+    )
+    def test_a_list_of_images_that_leads_out_of_its_folder_is_refused(self, tmp_path, objects):
+        (tmp_path / "datastore_v2.json").write_text(json.dumps({"objects": objects}))
+        with pytest.raises(FormatError, match="cannot be read"):
+            read_index(tmp_path)
+
+    def test_one_as_it_is_written_elsewhere_is_read(self, tmp_path):
+        objects = {"case 7 (late)": {"image": {"ext": ".nii.gz"}, "labels": {"final": {"ext": ".seg.nrrd"}}}}
+        (tmp_path / "datastore_v2.json").write_text(json.dumps({"objects": objects}))
+        assert list(read_index(tmp_path)) == ["case 7 (late)"]
+
+    def test_an_audit_that_cannot_be_written_is_told(self, tmp_path):
+        (tmp_path / "audit.log").mkdir()
+        with pytest.raises(OutputError, match="a folder of that name"):
+            Audit(tmp_path / "audit.log")
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are of POSIX")
     def test_what_would_be_waited_for_for_ever_is_no_image(self, tmp_path):

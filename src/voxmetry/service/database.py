@@ -39,9 +39,24 @@ class Database:
     def __init__(self, path: Path, statements: Sequence[str], version: int) -> None:
         self.path = path
         self._lock = threading.RLock()
+        self._open: list[sqlite3.Connection] = []
+        self._db = self._connect()
+        try:
+            self._prepare(statements, version)
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open one more connection, which `close` closes."""
         with self._telling():
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.row_factory = sqlite3.Row
+            found = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+        found.row_factory = sqlite3.Row
+        self._open.append(found)
+        return found
+
+    def _prepare(self, statements: Sequence[str], version: int) -> None:
+        with self._telling():
             self._check(version)
             self._db.execute("PRAGMA journal_mode = WAL")
             # What was accepted is there after a power cut as well.
@@ -54,7 +69,8 @@ class Database:
     def close(self) -> None:
         """Close the file."""
         with self._lock:
-            self._db.close()
+            for connection in reversed(self._open):
+                connection.close()
 
     def _check(self, newest: int) -> None:
         try:

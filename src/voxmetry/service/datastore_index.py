@@ -44,9 +44,19 @@ def write_index(folder: Path, index: Mapping[str, Any]) -> None:
     write_text(folder / INDEX, json.dumps(content, indent=1))
 
 
+_PART = re.compile(r"(?!\.{1,2}$)[^/\\\0]+")
+_WORD = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_SUFFIX = re.compile(r"(\.[A-Za-z0-9]{1,8}){0,3}")
+
+
 def _entry(key: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """Take an entry of the index; one that MONAI Label wrote names no id, and is called by its key."""
     image = value["image"]
+    tags = value.get("labels", {})
+    suffixes = [image.get("ext", ""), *(label["ext"] for label in tags.values())]
+    # Key, suffix and tag make a path.
+    if not (_PART.fullmatch(key) and all(map(_WORD.fullmatch, tags)) and all(map(_SUFFIX.fullmatch, suffixes))):
+        raise ValueError("a name that is that of no file here")
     info = {"id": key, **image.get("info", {})}
     labels = {tag: {"ext": x["ext"], "info": x.get("info", {})} for tag, x in value.get("labels", {}).items()}
     return {"image": {"ext": image.get("ext", ""), "info": info}, "labels": labels}

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from voxmetry.config.service import ServiceSettings
 from voxmetry.errors import VoxmetryError
+from voxmetry.io.atomic import output_error
 from voxmetry.service.errors import DeniedError, TooLargeError, TooSlowError, status_of
 from voxmetry.service.tokens import Tokens
 
@@ -78,6 +79,11 @@ class Audit:
     ----------
     path
         The file; at 10 MB it is renamed, and five such files are kept.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,7 +92,12 @@ class Audit:
         self.bytes_in = 0
         self._lock = threading.Lock()
         self._log = logging.Logger("voxmetry.audit")
-        self._handler = logging.handlers.RotatingFileHandler(path, maxBytes=10_000_000, backupCount=5, encoding="utf-8")
+        try:
+            self._handler = logging.handlers.RotatingFileHandler(
+                path, maxBytes=10_000_000, backupCount=5, encoding="utf-8"
+            )
+        except OSError as error:
+            raise output_error(path, error) from error
         self._handler.setFormatter(logging.Formatter("%(message)s"))
         # A full disk costs a line of audit, and no answer.
         self._handler.handleError = lambda record: None  # type: ignore[method-assign]  # noqa: ARG005

@@ -61,13 +61,15 @@ class JobStore(Database):
     what = "record of jobs"
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, _TABLES, VERSION)
         self._reading = threading.Lock()
+        super().__init__(path, _TABLES, VERSION)
+
+    def _prepare(self, statements: Sequence[str], version: int) -> None:
+        super()._prepare(statements, version)
         with self._telling():
             self._db.execute("PRAGMA synchronous = NORMAL")
-            # A connection of its own: whoever reads does not wait for a write to reach the disk.
-            self._reader = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._reader.row_factory = sqlite3.Row
+        # A connection of its own: whoever reads does not wait for a write to reach the disk.
+        self._reader = self._connect()
         self._set_right()
 
     def _set_right(self) -> None:
@@ -85,8 +87,7 @@ class JobStore(Database):
     def close(self) -> None:
         """Close the file."""
         with self._reading:
-            self._reader.close()
-        super().close()
+            super().close()
 
     def _rows(self, statement: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[sqlite3.Row]:
         with self._reading, self._telling():
