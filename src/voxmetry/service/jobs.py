@@ -96,12 +96,12 @@ class JobQueue:
         """Hold the data folder, put in order what a kill left, and begin to work."""
         try:
             self._begin()
+            self._runner.start()
+            if self._deliveries is not None:
+                self._deliveries.start()
         except BaseException:
-            self._held.close()
+            self.stop()
             raise
-        self._runner.start()
-        if self._deliveries is not None:
-            self._deliveries.start()
 
     def _begin(self) -> None:
         make_folder(self.root / WORK)
