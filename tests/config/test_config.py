@@ -114,3 +114,30 @@ def test_settings_of_a_run_before_the_removals_are_read_unless_it_used_them(temp
     for used in ({"teacher": "m"}, {"border_smoothing": 0.2}):
         with pytest.raises(ConfigError, match="removed"):
             parse_record({**before, **used}, TrainSettings, where="test")
+
+
+class TestSwapOnMirror:
+    def model(self, template, **window):
+        sides = [{"value": 1, "name": "kidney_left"}, {"value": 2, "name": "kidney_right"}]
+        labels = {"labels": [label | {"colour": "#E69F00"} for label in sides]}
+        return template | {"labels": labels, "clean": [], "training_domain": {}, "window": template["window"] | window}
+
+    def test_needs_labels_each_named_once_and_the_axis_from_left_to_right(self, template):
+        pair = ["kidney_left", "kidney_right"]
+        assert parse_record(self.model(template, swap_on_mirror=[pair]), ModelSpec, where="").window.swap_on_mirror
+        for window, words in (
+            ({"swap_on_mirror": [["kidney_left", "spleen"]]}, "spleen"),
+            ({"swap_on_mirror": [pair, pair]}, "named once"),
+            ({"swap_on_mirror": [pair], "mirror_axes": [1]}, "left to right"),
+        ):
+            with pytest.raises(ConfigError, match=words):
+                parse_record(self.model(template, **window), ModelSpec, where="")
+
+    def test_a_training_that_knows_sides_does_not_mix_them_in_mirror_images(self, template):
+        made = {
+            "data": "x",
+            "model": self.model(template),
+            "augment": {"swap_on_flip": [["kidney_left", "kidney_right"]]},
+        }
+        with pytest.raises(ConfigError, match="would be mixed"):
+            parse_record(made, TrainSettings, where="")

@@ -15,8 +15,10 @@ from voxmetry.cli import run
 from voxmetry.config import StudySettings
 from voxmetry.errors import ConfigError, InferenceError, ModelError
 from voxmetry.nn.interop import ImportOptions, import_model
+from voxmetry.nn.monai_parts import monai_parts
 from voxmetry.nn.monai_predictor import MonaiPredictor
 from voxmetry.nn.monai_reader import LoadVolumed
+from voxmetry.nn.window import averaged, swapped_sides
 
 TURNED = {"training_domain": {"obliqueness_degrees": {"low": 0, "high": 0}}}
 CASES = {
@@ -51,6 +53,16 @@ def test_the_engine_gives_the_labels_of_the_plain_way(case, tmp_path):
     found, expected = engine(volume), plain(volume)
     assert expected.geometry.is_same(volume.geometry)
     check(found.array, expected.array)
+
+
+def test_sides_change_places_in_mirror_images_as_in_the_engine():
+    window = {"patch": [16, 24, 8], "mirror_axes": [0, 1], "swap_on_mirror": [["front", "back"]]}
+    spec = models.spec(window=window)
+    network, patches = torch.nn.Conv3d(1, 3, 3, padding=1), torch.randn(1, 1, 16, 24, 8)
+    with torch.inference_mode():
+        expected = averaged([network], (0, 1), swapped=swapped_sides(spec))(patches)
+        assert torch.equal(monai_parts(spec, [network]).network(patches), expected)
+        assert not torch.allclose(averaged([network], (0, 1))(patches), expected, atol=1e-3)
 
 
 def test_the_parts_are_monais_and_start_with_loading(tmp_path):

@@ -14,7 +14,7 @@ from voxmetry.errors import ConfigError, InferenceError, ModelError
 from voxmetry.nn.grids import model_grid
 from voxmetry.nn.preprocess import preprocess
 from voxmetry.nn.runtime import choose_device
-from voxmetry.nn.window import window_scores
+from voxmetry.nn.window import averaged, swapped_sides, window_scores
 
 
 class TestRestore:
@@ -71,6 +71,18 @@ class TestWindow:
             turns = [(), (2,), (4,), (2, 4)]
             expected = sum(torch.flip(network(torch.flip(tensor, turn)), turn) for turn in turns) / 4
         assert torch.allclose(found, expected, atol=1e-5)
+
+    def test_sides_change_places_in_an_image_mirrored_from_left_to_right(self, tmp_path):
+        window = {"patch": [16, 24, 8], "mirror_axes": [0, 2], "swap_on_mirror": [["front", "back"]]}
+        spec = models.spec(window=window)
+        network = torch.nn.Conv3d(1, 3, 3, padding=1)
+        run = averaged([network], (0, 2), swapped=swapped_sides(spec))
+        patches = torch.randn(2, 1, 16, 24, 8)
+        with torch.inference_mode():
+            found, mirrored = run(patches), run(torch.flip(patches, (2,)))
+        # What is found in the mirror image is the mirror image of what is found, with the sides exchanged.
+        assert torch.allclose(torch.flip(mirrored, (2,))[:, [0, 2, 1]], found, atol=1e-5)
+        assert not torch.allclose(torch.flip(mirrored, (2,)), found, atol=1e-3)
 
     def test_refuses_scores_that_are_not_finite(self):
         with pytest.raises(InferenceError, match="not finite"):

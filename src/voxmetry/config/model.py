@@ -85,6 +85,9 @@ class WindowSpec(Record):
     nnU-Net's own Gaussian. The two see other patches, and so give other scores."""
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
     """Axes along which the scores are averaged over both mirror images."""
+    swap_on_mirror: tuple[tuple[str, str], ...] = ()
+    """Pairs of structures that are each other's mirror image, such as the left and the right kidney: their scores
+    change places in an image that is mirrored from left to right. Both sides of a body are then measured alike."""
     skip_up_to: float | None = None
     """Windows in which the first input is nowhere above this value, in the image's unit, are background and are not
     run. None runs all. For CT, whose air is about -1000 HU."""
@@ -315,6 +318,7 @@ class ModelSpec(Record):
                     f"window.patch is {size} along axis {axis}, which the network's strides need to be a multiple "
                     f"of {divisor}: {legal} would do"
                 )
+        self._check_mirrored()
         if self.previous and self.resampling.rule != "nnunet":
             raise ValueError(f"`previous` labels are resampled as nnU-Net does; resampling.rule {self.resampling.rule}")
         if self.regions and set(self.regions) != set(self.labels.values):
@@ -334,6 +338,20 @@ class ModelSpec(Record):
         if named - known:
             raise ValueError(f"labels {sorted(named - known)} are not in the label table {sorted(known)}")
         return self
+
+    def _check_mirrored(self) -> None:
+        named = [name for pair in self.window.swap_on_mirror for name in pair]
+        if not named:
+            return
+        odd = sorted(set(named) - set(self.labels.names)) or sorted({name for name in named if named.count(name) > 1})
+        if odd:
+            raise ValueError(f"window.swap_on_mirror: {', '.join(odd)}: each is to be a label of the model, named once")
+        sideways = [axis for axis, code in enumerate(self.orientation) if code in "RL"]
+        if not set(sideways) & set(self.window.mirror_axes) or self.regions:
+            raise ValueError(
+                f"window.swap_on_mirror needs the axis from left to right ({sideways or 'none here'}) in mirror_axes, "
+                "and a model without regions"
+            )
 
     @model_validator(mode="after")
     def _takes_clicks(self) -> Self:

@@ -42,7 +42,7 @@ from voxmetry.nn.grids import interpolate, is_turned, restoring_positions
 from voxmetry.nn.layers import exact_float32
 from voxmetry.nn.monai_reader import LoadVolumed
 from voxmetry.nn.preprocess import normalise, preprocess
-from voxmetry.nn.window import averaged, window_scores
+from voxmetry.nn.window import averaged, swapped_sides, window_scores
 from voxmetry.ops.components import clean
 
 IMAGE, PREDICTION = "image", "pred"
@@ -123,7 +123,7 @@ def monai_parts(spec: ModelSpec, members: Sequence[nn.Module], *, wide: bool = T
         pre, back = [PrepareStudyd(spec)], [ToStudyGridd(spec), *_decided(spec)]
     return MonaiParts(
         pre=Compose([load, *pre]),
-        network=Mean(members, spec.window.mirror_axes),
+        network=Mean(members, spec),
         inferer=_windows(spec),
         post=Compose([*back, CleanUpd(spec)]),
         spec=spec,
@@ -250,10 +250,10 @@ class CleanUpd(Transform):
 class Mean(nn.Module):
     """The mean of an ensemble's scores over mirror images, as one network."""
 
-    def __init__(self, members: Sequence[nn.Module], mirror_axes: tuple[int, ...]) -> None:
+    def __init__(self, members: Sequence[nn.Module], spec: ModelSpec) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self._run = averaged(list(self.members), mirror_axes)
+        self._run = averaged(list(self.members), spec.window.mirror_axes, swapped=swapped_sides(spec))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run patches (B, C, I, J, K)."""

@@ -34,7 +34,7 @@ from voxmetry.nn.runtime import TorchRuntime, first_layer_not_finite
 from voxmetry.nn.slabs import Streaming
 from voxmetry.nn.streamed_input import preprocess_streamed
 from voxmetry.nn.uncertainty_maps import MapWriter, require_maps, with_disagreement
-from voxmetry.nn.window import averaged, stream_scores
+from voxmetry.nn.window import averaged, stream_scores, swapped_sides
 from voxmetry.ops.components import clean
 
 Study: TypeAlias = Volume | Sequence[Volume]
@@ -323,7 +323,7 @@ class Predictor:
         restorer = Restorer(prepared.grid, prepared.native, spec, on_disk=how.labels_on_disk)
         place = how.image_device or self.model.tensor_device
         apart = "disagreement" in maps
-        mirrored = spec.window.mirror_axes
+        mirrored, swapped = spec.window.mirror_axes, swapped_sides(spec)
         with torch.inference_mode(), out_of_memory(), ExitStack() as stack:
             writer = MapWriter(folder, maps, prepared.grid, prepared.native, spec) if maps else None
             regions = spec.regions is not None
@@ -332,9 +332,9 @@ class Predictor:
             if writer:
                 stack.enter_context(writer)
             slabs = stream_scores(
-                with_disagreement(members, mirrored, watch=watch)
+                with_disagreement(members, mirrored, watch=watch, swapped=swapped)
                 if apart
-                else averaged(members, mirrored, watch=watch),
+                else averaged(members, mirrored, watch=watch, swapped=swapped),
                 prepared.streamed or prepared.tensor.to(place),
                 spec.window,
                 n_outputs=spec.n_classes + apart,

@@ -27,7 +27,7 @@ from voxmetry.nn.grids import is_turned, restoring_positions
 from voxmetry.nn.oblique import Places
 from voxmetry.nn.restore import Axis, reached_rows, thin_slabs
 from voxmetry.nn.slabs import Slab
-from voxmetry.nn.window import Run, averaged, mirror_turns
+from voxmetry.nn.window import Run, SwappedSides, averaged, mirror_turns
 
 FILES = {name: f"{name}.nii" for name in ("probabilities", "entropy", "disagreement")} | {"maps": "maps.json"}
 """What may be written, by what it is."""
@@ -164,11 +164,15 @@ def require_maps(wanted: Sequence[MapName], spec: ModelSpec) -> None:
 
 
 def with_disagreement(
-    members: tuple[Run, ...], mirror_axes: tuple[int, ...], *, watch: Callable[[int, torch.Tensor], None] | None = None
+    members: tuple[Run, ...],
+    mirror_axes: tuple[int, ...],
+    *,
+    watch: Callable[[int, torch.Tensor], None] | None = None,
+    swapped: SwappedSides | None = None,
 ) -> Run:
     """Make one function of an ensemble: the mean scores, and the members' disagreement as one channel more.
 
-    `watch` is called with each member's place and its scores.
+    `watch` is called with each member's place and its scores; `swapped` as in `averaged`.
     """
     turns = len(mirror_turns(mirror_axes))
     odds: list[torch.Tensor] = []
@@ -178,7 +182,7 @@ def with_disagreement(
         if watch is not None:
             watch(place, sums)
 
-    mean = averaged(members, mirror_axes, watch=look)
+    mean = averaged(members, mirror_axes, watch=look, swapped=swapped)
 
     def run(patches: torch.Tensor) -> torch.Tensor:
         odds.clear()

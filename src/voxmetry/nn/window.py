@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from voxmetry.config import WindowSpec
+from voxmetry.config import ModelSpec, WindowSpec
 from voxmetry.errors import InferenceError
 from voxmetry.nn.constant_windows import ConstantWindows
 from voxmetry.nn.ring_buffer import RingBuffer, RingOverflow
@@ -121,6 +121,33 @@ def stream_scores(
         ring.advance(stop)
 
 
+@dataclass(frozen=True)
+class SwappedSides:
+    """Which scores change places in an image that is mirrored from left to right; see `WindowSpec.swap_on_mirror`.
+
+    Parameters
+    ----------
+    axis
+        The spatial axis from left to right.
+    order
+        For each output, the one whose place it takes.
+    """
+
+    axis: int
+    order: tuple[int, ...]
+
+
+def swapped_sides(spec: ModelSpec) -> SwappedSides | None:
+    """Return what changes places in a model's mirror images; None: nothing does."""
+    if not spec.window.swap_on_mirror:
+        return None
+    order, names = list(range(spec.n_classes)), spec.labels.names
+    for pair in spec.window.swap_on_mirror:
+        one, other = (1 + names.index(name) for name in pair)
+        order[one], order[other] = other, one
+    return SwappedSides(next(axis for axis, code in enumerate(spec.orientation) if code in "RL"), tuple(order))
+
+
 def window_scores(run: Run, tensor: torch.Tensor, window: WindowSpec, *, batch: int = 1) -> torch.Tensor:
     """Return the scores of a whole volume, as training needs them to validate on small cases.
 
@@ -162,6 +189,7 @@ def averaged(
     mirror_axes: tuple[int, ...],
     *,
     watch: Callable[[int, torch.Tensor], None] | None = None,
+    swapped: SwappedSides | None = None,
 ) -> Run:
     """Make one function of several networks and mirror images: the mean of their scores, patch by patch.
 
@@ -173,6 +201,8 @@ def averaged(
         Spatial axes; each combination of them is one image.
     watch
         Called with the place of each member and the sum of its scores over the mirror images, (B, n, I, J, K).
+    swapped
+        What changes places in those that are mirrored from left to right.
     """
     turns = mirror_turns(mirror_axes)
     if len(members) == 1 and len(turns) == 1:
@@ -183,6 +213,8 @@ def averaged(
         own: torch.Tensor | None = None
         for (place, member), turn in itertools.product(enumerate(members), turns):
             scores = torch.flip(member(torch.flip(patches, turn)), turn).float()
+            if swapped is not None and swapped.axis + 2 in turn:
+                scores = scores[:, swapped.order]
             if total is not None:
                 total.add_(scores)
             else:
