@@ -40,7 +40,7 @@ from voxmetry.nn.preprocess import RESAMPLE_VALUES
 from voxmetry.nn.restore import SLAB_VALUES
 from voxmetry.nn.runtime import RuntimeChoice
 from voxmetry.nn.slabs import DEVICE_FACTOR, Streaming
-from voxmetry.nn.streamed_input import stream_axis, streamed_bytes, why_held_whole
+from voxmetry.nn.streamed_input import HELD, ON_DISK, STREAMED, Hold, stream_axis, streamed_bytes, why_held_whole
 from voxmetry.nn.uncertainty_maps import BLOCK_VALUES
 from voxmetry.nn.window import slab_axis
 
@@ -61,25 +61,6 @@ TURNED_LOT_BYTES = 300 * LOT
 MEASURING_BYTES = 6
 """A voxel, while structures are measured and their components numbered, as measured; more for wide images, of which the
 voxels of a structure are taken out."""
-
-
-@dataclass(frozen=True)
-class Hold:
-    """Where the network's input and the label map are held: none of it changes a label.
-
-    Parameters
-    ----------
-    streamed
-        The input is made slab by slab.
-    on_disk
-        The label map lies in a temporary file.
-    """
-
-    streamed: bool = False
-    on_disk: bool = False
-
-
-HELD, STREAMED, ON_DISK = Hold(), Hold(streamed=True), Hold(streamed=True, on_disk=True)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ passes over them, so that each voxel of the input is the same to the last bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -28,6 +29,25 @@ from voxmetry.nn.preprocess import (
 )
 from voxmetry.nn.window import slab_axis
 from voxmetry.ops.layout import memory_axes
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Where the network's input and the label map are held: none of it changes a label.
+
+    Parameters
+    ----------
+    streamed
+        The input is made slab by slab.
+    on_disk
+        The label map lies in a temporary file.
+    """
+
+    streamed: bool = False
+    on_disk: bool = False
+
+
+HELD, STREAMED, ON_DISK = Hold(), Hold(streamed=True), Hold(streamed=True, on_disk=True)
 
 
 def why_held_whole(volumes: Sequence[Volume], spec: ModelSpec) -> str:
