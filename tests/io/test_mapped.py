@@ -43,7 +43,7 @@ def nrrd(tmp_path, array, *, detached, line="", skip=""):
 def test_a_nifti_that_does_not_fit_is_read_where_it_lies(dtype, tmp_path):
     array = values(dtype)
     nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "image.nii")
-    volume = read_volume(tmp_path / "image.nii")
+    volume = read_volume(tmp_path / "image.nii", mapped=True)
     assert is_mapped(volume.array)
     assert volume.array.dtype == dtype
     assert np.array_equal(volume.array, array)
@@ -53,10 +53,27 @@ def test_a_nifti_that_does_not_fit_is_read_where_it_lies(dtype, tmp_path):
     assert np.array_equal(np.asarray(nibabel.load(tmp_path / "again.nii").dataobj), array)
 
 
+def test_it_is_refused_where_nobody_asked(tmp_path):
+    # What is done with an image often takes a copy of it: the caller must know that it does not.
+    save(Volume(values(), Geometry(np.eye(4), SHAPE)), tmp_path / "image.nii")
+    with pytest.raises(InputError, match="mapped=True"):
+        read_volume(tmp_path / "image.nii")
+
+
+def test_raw_metaimage_that_does_not_fit_is_read_where_it_lies(tmp_path):
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 7 6 5\nElementType = MET_SHORT\nElementSpacing = 1 1 1\n"
+    header += "Offset = 0 0 0\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nElementDataFile = image.raw\n"
+    (tmp_path / "image.mhd").write_text(header)
+    (tmp_path / "image.raw").write_bytes(values().astype("<i2").tobytes(order="F"))
+    volume = read_volume(tmp_path / "image.mhd", mapped=True)
+    assert is_mapped(volume.array)
+    assert np.array_equal(volume.array, values())
+
+
 def test_what_fits_is_held(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda: 10_000)
     save(Volume(values(), Geometry(np.eye(4), SHAPE)), tmp_path / "image.nii")
-    assert not is_mapped(read_volume(tmp_path / "image.nii").array)
+    assert not is_mapped(read_volume(tmp_path / "image.nii", mapped=True).array)
 
 
 @pytest.mark.parametrize("kind", ["packed", "scaled", "other order of bytes"])
@@ -72,14 +89,14 @@ def test_what_cannot_be_mapped_is_refused(kind, tmp_path):
         path = tmp_path / "image.nii.gz"
         path.write_bytes(gzip.compress((tmp_path / "image.nii").read_bytes()))
     with pytest.raises(InputError, match="read where it lies"):
-        read_volume(path)
+        read_volume(path, mapped=True)
 
 
 def test_a_limit_for_one_image_holds_all_the_same(tmp_path, monkeypatch):
     save(Volume(values(), Geometry(np.eye(4), SHAPE)), tmp_path / "image.nii")
     monkeypatch.setenv("VOXMETRY_IMAGE_GB", "0.0000003")
     with pytest.raises(InputError, match="VOXMETRY_IMAGE_GB"):
-        read_volume(tmp_path / "image.nii")
+        read_volume(tmp_path / "image.nii", mapped=True)
 
 
 def test_a_voxel_that_is_no_number_is_found(tmp_path):
@@ -87,7 +104,7 @@ def test_a_voxel_that_is_no_number_is_found(tmp_path):
     array[3, 2, 4] = np.nan
     nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "image.nii")
     with pytest.raises(InputError, match="1 of 210 voxels"):
-        read_volume(tmp_path / "image.nii")
+        read_volume(tmp_path / "image.nii", mapped=True)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +117,7 @@ def test_a_voxel_that_is_no_number_is_found(tmp_path):
     ],
 )
 def test_raw_nrrd_that_does_not_fit_is_read_where_it_lies(detached, line, skip, tmp_path):
-    volume = read_volume(nrrd(tmp_path, values(), detached=detached, line=line, skip=skip))
+    volume = read_volume(nrrd(tmp_path, values(), detached=detached, line=line, skip=skip), mapped=True)
     assert is_mapped(volume.array)
     assert np.array_equal(volume.array, values())
 
@@ -109,7 +126,7 @@ def test_a_nrrd_that_ends_too_early_is_refused_as_ever(tmp_path):
     path = nrrd(tmp_path, values(), detached=True)
     (tmp_path / "image.raw").write_bytes((tmp_path / "image.raw").read_bytes()[:-9])
     with pytest.raises(InputError, match="too few"):
-        read_volume(path)
+        read_volume(path, mapped=True)
 
 
 def test_labels_on_the_disk_are_those_that_were_written(tmp_path):

@@ -29,7 +29,7 @@ from voxmetry.io.nrrd import is_nrrd, read_nrrd
 from voxmetry.io.segment_header import table_in
 
 
-def read_itk(path: str | os.PathLike[str], *, unit: Unit = "1") -> Volume:
+def read_itk(path: str | os.PathLike[str], *, unit: Unit = "1", mapped: bool = False) -> Volume:
     """Read an image in its native type.
 
     Parameters
@@ -38,6 +38,8 @@ def read_itk(path: str | os.PathLike[str], *, unit: Unit = "1") -> Volume:
         A `.nrrd`, `.nhdr`, `.mha` or `.mhd` file with one three-dimensional image of real numbers.
     unit
         What its values mean; these formats do not say.
+    mapped
+        See `voxmetry.read_volume`.
 
     Raises
     ------
@@ -48,7 +50,7 @@ def read_itk(path: str | os.PathLike[str], *, unit: Unit = "1") -> Volume:
     GeometryError
         If its header does not say where the voxels lie.
     """
-    array, geometry, _ = _read(Path(path))
+    array, geometry, _ = _read(Path(path), mapped=mapped)
     return Volume(array, geometry, unit)
 
 
@@ -142,8 +144,8 @@ def _write(image: Any, path: Path, target: Path) -> None:
         raise output_error(target, OSError(errno.EIO, "the writer failed, as on a full disk")) from error
 
 
-def _read(path: Path) -> tuple[NDArray[Any], Geometry, Mapping[str, str]]:
-    return read_nrrd(path) if is_nrrd(path) else read_metaimage(path)
+def _read(path: Path, *, mapped: bool = False) -> tuple[NDArray[Any], Geometry, Mapping[str, str]]:
+    return read_nrrd(path, mapped=mapped) if is_nrrd(path) else read_metaimage(path, mapped=mapped)
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ def require_memory(needed: int, name: str) -> None:
             expected=f"half of the free memory at most, {SHARE * free / 1e9:.2f} GB: what is done with it needs room",
             fix="use a machine with more memory, close other programs, or crop or resample the image first; a label "
             "map takes one byte a voxel where it is stored as uint8, and an image that is stored unpacked and without "
-            "scaling (.nii with slope 1, raw .nrrd) is read where it lies",
+            "scaling (.nii, raw .nrrd) is read where it lies by voxmetry.read_volume(path, mapped=True) in Python",
         )
 
 

@@ -48,7 +48,7 @@ _ONCE = {
 _COSINE_TOLERANCE = 1e-3
 
 
-def read_metaimage(path: Path) -> tuple[NDArray[Any], Geometry, Mapping[str, str]]:
+def read_metaimage(path: Path, *, mapped: bool = False) -> tuple[NDArray[Any], Geometry, Mapping[str, str]]:
     """Read a file with one number a voxel: its voxels (I, J, K), their grid, and all fields of its header.
 
     Raises
@@ -69,7 +69,7 @@ def read_metaimage(path: Path) -> tuple[NDArray[Any], Geometry, Mapping[str, str
     sizes = _sizes(fields, path)
     geometry = _geometry(fields, sizes, path)
     stored = _stored(fields, sizes, path, match, start)
-    return read_stored(stored, path.name), geometry, fields
+    return read_stored(stored, path.name, mapped=mapped), geometry, fields
 
 
 def _fields(text: str, path: Path) -> dict[str, str]:

@@ -49,7 +49,7 @@ _SILENT = logging.Logger(__name__)
 _SILENT.addHandler(logging.NullHandler())
 
 
-def read_nifti(path: str | os.PathLike[str], *, unit: Unit = "1") -> Volume:
+def read_nifti(path: str | os.PathLike[str], *, unit: Unit = "1", mapped: bool = False) -> Volume:
     """Read an image.
 
     Parameters
@@ -58,6 +58,8 @@ def read_nifti(path: str | os.PathLike[str], *, unit: Unit = "1") -> Volume:
         A `.nii` or `.nii.gz` file with one three-dimensional image of real numbers.
     unit
         What its values mean; NIfTI does not say.
+    mapped
+        See `voxmetry.read_volume`.
 
     Returns
     -------
@@ -74,7 +76,7 @@ def read_nifti(path: str | os.PathLike[str], *, unit: Unit = "1") -> Volume:
     GeometryError
         If its header has no usable affine.
     """
-    array, geometry, _ = _read(Path(path))
+    array, geometry, _ = _read(Path(path), mapped=mapped)
     return Volume(array, geometry, unit)
 
 
@@ -154,15 +156,17 @@ def _open_for_writing(path: Path) -> Iterator[IO[bytes]]:
             yield packed  # type: ignore[misc]
 
 
-def _read(path: Path) -> tuple[NDArray[Any], Geometry, Any]:
+def _read(path: Path, *, mapped: bool = False) -> tuple[NDArray[Any], Geometry, Any]:
     with _opened(_header_of(path)) as file:
         header = _header(file, path.name)
         shape = _shape(header, path.name)
         geometry = grid_of(header, shape, path.name)
         if header.is_single:
-            return _scaled(_voxels(file, header, shape, path.name), header, path.name), geometry, header
+            array = _voxels(file, header, shape, path.name, mapped=mapped)
+            return _scaled(array, header, path.name), geometry, header
     with _opened(_voxels_of(path)) as file:
-        return _scaled(_voxels(file, header, shape, path.name), header, path.name), geometry, header
+        array = _voxels(file, header, shape, path.name, mapped=mapped)
+        return _scaled(array, header, path.name), geometry, header
 
 
 def _header_of(path: Path) -> Path:
@@ -295,7 +299,7 @@ def _dtype(header: Any, name: str) -> np.dtype[Any]:
     return dtype
 
 
-def _voxels(file: IO[bytes], header: Any, shape: tuple[int, int, int], name: str) -> NDArray[Any]:
+def _voxels(file: IO[bytes], header: Any, shape: tuple[int, int, int], name: str, *, mapped: bool) -> NDArray[Any]:
     """Read the voxels into an array in Fortran order, and the file to its end, where gzip keeps its checksum."""
     dtype = _dtype(header, name)
     offset = int(header.get_data_offset())
@@ -304,10 +308,10 @@ def _voxels(file: IO[bytes], header: Any, shape: tuple[int, int, int], name: str
     size = os.fstat(file.fileno()).st_size
     # Deflate packs 1032 bytes into one at the very best.
     _check_size(1032 * size + _CHUNK if packed else size, offset + needed, name)
-    if not packed and _is_unscaled(header, name) and size - offset - needed <= SPARE_BYTES:
-        mapped = mapped_voxels(file, shape, dtype, offset, name)
-        if mapped is not None:
-            return mapped
+    if mapped and not packed and _is_unscaled(header, name) and size - offset - needed <= SPARE_BYTES:
+        there = mapped_voxels(file, shape, dtype, offset, name)
+        if there is not None:
+            return there
     array = room_for(shape, dtype, name)
     file.seek(offset)
     done = fill(array, file)

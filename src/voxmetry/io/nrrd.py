@@ -75,7 +75,7 @@ class NrrdHeader:
     stored: Stored
 
 
-def read_nrrd(path: Path) -> tuple[NDArray[Any], Geometry, Mapping[str, str]]:
+def read_nrrd(path: Path, *, mapped: bool = False) -> tuple[NDArray[Any], Geometry, Mapping[str, str]]:
     """Read a file with one number a voxel: its voxels (I, J, K), their grid, and the header's key/value pairs.
 
     Raises
@@ -96,7 +96,7 @@ def read_nrrd(path: Path) -> tuple[NDArray[Any], Geometry, Mapping[str, str]]:
             expected="one real number a voxel, on three axes",
             fix="save one channel, layer or volume as an image of its own",
         )
-    array = read_stored(header.stored, path.name)
+    array = read_stored(header.stored, path.name, mapped=mapped)
     return array.reshape(header.geometry.shape, order="F"), header.geometry, header.pairs
 
 

@@ -36,6 +36,7 @@ def read_volume(
     suv: Literal["bw", "lbm", "bsa", "none"] = "bw",
     allow_uneven: bool = False,
     resample_tilt: bool = False,
+    mapped: bool = False,
 ) -> Volume:
     """Read one image: a NIfTI, NRRD or MetaImage file, a folder of DICOM files, or one DICOM file of a series.
 
@@ -60,6 +61,10 @@ def read_volume(
     allow_uneven, resample_tilt
         Take a series with missing slices or uneven steps, or one whose stack leans, resampled onto a regular grid;
         `source.processing` says how.
+    mapped
+        Read an image where it lies if it takes more than half of the free memory, and is stored unpacked and without
+        scaling (`.nii`, raw NRRD and MetaImage): its file must stay as it is while the volume is used. Else such an
+        image is refused.
 
     Returns
     -------
@@ -80,7 +85,7 @@ def read_volume(
     source = existing(path)
     if source.is_file() and suffix_of(source) in IMAGES:
         with naming_file(source.name):
-            return _read_file(source, unit or ("HU" if modality == "CT" else "1"))
+            return _read_file(source, unit or ("HU" if modality == "CT" else "1"), mapped=mapped)
     from voxmetry.io.dicom import choose_series, list_series, read_series
     from voxmetry.io.dicom.read.choose import allowed_verdicts
     from voxmetry.io.dicom.read.headers import looks_like_dicom
@@ -103,14 +108,14 @@ def read_volume(
     return volume
 
 
-def _read_file(source: Path, unit: Unit) -> Volume:
+def _read_file(source: Path, unit: Unit, *, mapped: bool) -> Volume:
     if suffix_of(source) not in ITK:
         from voxmetry.io.nifti import read_nifti
 
-        return read_nifti(source, unit=unit)
+        return read_nifti(source, unit=unit, mapped=mapped)
     from voxmetry.io.itk import read_itk
 
-    return read_itk(source, unit=unit)
+    return read_itk(source, unit=unit, mapped=mapped)
 
 
 def read_segmentation(

@@ -73,8 +73,8 @@ def whole_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
-def read_stored(stored: Stored, name: str) -> NDArray[Any]:
-    """Read voxels into an array in Fortran order, of the native order of bytes.
+def read_stored(stored: Stored, name: str, *, mapped: bool = False) -> NDArray[Any]:
+    """Read voxels into an array in Fortran order, of the native order of bytes; `mapped` as for `read_volume`.
 
     Raises
     ------
@@ -89,10 +89,10 @@ def read_stored(stored: Stored, name: str) -> NDArray[Any]:
     each = int(np.prod(stored.sizes[: stored.data.axes], dtype=object)) * stored.dtype.itemsize
     for path in stored.data.paths:
         _check_size(stored, path, each, name)
-    if stored.encoding == "raw" and parts == 1:
-        mapped = _mapped(stored, name)
-        if mapped is not None:
-            return mapped
+    if mapped and stored.encoding == "raw" and parts == 1:
+        there = _mapped(stored, name)
+        if there is not None:
+            return there
     array = room_for(stored.sizes, stored.dtype, name)
     flat = array.reshape(-1, order="F")
     count = len(flat) // parts
