@@ -8,7 +8,7 @@ OUT ?= demo-out
   reproduce-hippocampus reproduce-sarcoma reproduce-head-neck reproduce-brain serve-demo clean help
 
 help:
-	@echo "make demo    segment a brain region from DICOM to report, into $(OUT)"
+	@echo "make demo    segment a brain from DICOM to report, into $(OUT)"
 	@echo "make serve-demo   Orthanc, the service and OHIF on this machine, with a study that goes round; into serve-demo-out"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, import contracts and tests"
@@ -24,7 +24,7 @@ help:
 	@echo "make bench-gpu   the network and a whole study on a GPU: one minute"
 	@echo "make reproduce-hippocampus   the cross-validation and the weights of hippocampus-mr; DATA=FOLDER"
 	@echo "make reproduce-head-neck   the weights of head-neck-ct, hours on two cores; DATA=FOLDER"
-	@echo "make reproduce-brain   the weights of brain-mr from made images, a day on two cores; DATA=FOLDER"
+	@echo "make reproduce-brain   the weights of brain-mr from made images, three hours on two cores; DATA=FOLDER"
 	@echo "make reproduce-sarcoma   the cross-validation and the weights of sarcoma-petct; DATA=FOLDER"
 	@echo "make clean   remove $(VENV) and $(OUT)"
 
@@ -36,7 +36,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/ready
-	@echo "== Segmenting a region of the ICBM 152 brain template: DICOM in, report out"
+	@echo "== Segmenting the ICBM 152 brain template: DICOM in, report out"
 	$(BIN)/voxmetry demo --out $(OUT) --overwrite
 	@echo "== Open $(OUT)/report.html in a browser"
 
@@ -70,19 +70,21 @@ reproduce-sarcoma: $(VENV)/ready
 # One run each: patients of the data set's own split are held out (head-neck-ct), or all real images are (brain-mr). Both
 # may be stopped at any time and go on. MINUTES ends a run early, with weights written.
 define reproduce_one
-	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train configs/train/$(1).yaml -o $(RUNS)/$(1) --resume $(if $(MINUTES),--max-minutes $(MINUTES)) $(2)
+	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train configs/train/$(1).yaml -o $(RUNS)/$(1) --resume $(if $(MINUTES),--max-minutes $(MINUTES))
 	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry evaluate configs/data/$(1).yaml -m $(RUNS)/$(1)/model -o $(RUNS)/$(1)/evaluation --overwrite
 	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry calibrate configs/data/$(1).yaml -m $(RUNS)/$(1)/model -o $(RUNS)/$(1)/calibration \
 	  --into $(RUNS)/$(1)/model
 endef
 
 reproduce-head-neck: $(VENV)/ready
-	$(call reproduce_one,head-neck-ct,)
+	$(call reproduce_one,head-neck-ct)
 
 # The second stage puts a level at full resolution above the first one's network.
 reproduce-brain: $(VENV)/ready
 	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train configs/train/brain-mr-coarse.yaml -o $(RUNS)/brain-mr-coarse --resume
-	$(call reproduce_one,brain-mr,--from $(RUNS)/brain-mr-coarse/model)
+	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train configs/train/brain-mr.yaml -o $(RUNS)/brain-mr --resume \
+	  --from $(RUNS)/brain-mr-coarse/model $(if $(MINUTES),--max-minutes $(MINUTES))
+	$(BIN)/python benchmarks/bench_brain.py $(DATA)/brain-mr -m $(RUNS)/brain-mr/model
 
 # ONLY="nadir" for those whose name holds the word.
 mutations: $(VENV)/ready

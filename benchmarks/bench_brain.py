@@ -103,6 +103,8 @@ def of_changes(predictor: Predictor, folder: Path, n: int) -> list[dict[str, obj
             volume = read_volume(path, modality="MR")
             before, after = volumes_ml(predictor(volume)), volumes_ml(predictor(change(volume)))
             apart += [(abs(after[name] / ml - 1), name) for name, ml in before.items() if ml >= LEAST_ML]
+        if not apart:
+            continue
         worst = max(apart)
         rows.append(
             {"change": title, "largest": worst[0], "of": worst[1], "median": float(np.median([x for x, _ in apart]))}

@@ -1,4 +1,4 @@
-"""The bundled models: what each folder holds, and what head-neck-ct finds, refuses and leaves alone."""
+"""The bundled models: what each folder holds, and what head-neck-ct and brain-mr find, refuse and leave alone."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import phantoms
-from voxmetry import LabelTable, compare, load_model, read_segmentation, read_volume, save, segment
+from voxmetry import LabelTable, Volume, compare, load_model, read_segmentation, read_volume, save, segment
 from voxmetry.cli import run
 from voxmetry.io import write_series
 from voxmetry.models import BUNDLED, list_models
 
-NAMES = ("head-neck-ct", "hippocampus-mr", "sarcoma-petct")
+NAMES = ("brain-mr", "head-neck-ct", "hippocampus-mr", "sarcoma-petct")
 MOST_BYTES = 6_000_000
 
 
@@ -64,6 +64,45 @@ class TestHeadNeck:
     def test_finds_nothing_in_a_thigh(self, head_neck, real_data):
         volume = read_volume(real_data / "sarcoma" / "STS_002" / "CT_image.nii.gz", modality="CT")
         assert not segment(volume, head_neck).array.any()
+
+
+@pytest.mark.real_data
+class TestBrain:
+    def test_finds_the_parts_of_a_head_on_their_sides_however_it_is_stored(self, real_data, tmp_path):
+        image = real_data / "brain-mr" / "t1" / "ixi_013.nii.gz"
+        if not image.is_file():
+            pytest.skip("no brain-mr in the real data: see data/README.md")
+        volume = read_volume(image, modality="MR")
+        array = np.ascontiguousarray(np.flip(volume.array, 0).transpose(1, 2, 0))
+        turned = Volume(array, volume.geometry.flipped(0).permuted((1, 2, 0)), volume.unit)
+        found = segment(turned, load_model("brain-mr", device="cpu"))
+        regions = read_segmentation(real_data / "brain-mr" / "regions" / "ixi_013.nii.gz").array
+        regions = np.flip(regions, 0).transpose(1, 2, 0)
+        for name, value in {"thalamus_right": 59, "thalamus_left": 60, "putamen_left": 58, "brain_stem": 35}.items():
+            ours, theirs = found.mask(name), regions == value
+            assert 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) > 0.75, name
+
+    def test_a_spine_is_rejected(self, real_data, tmp_path, capsys):
+        image = real_data / "spine-mr" / "images" / "vb2_02.nii.gz"
+        if not image.is_file():
+            pytest.skip("no spine-mr in the real data: see data/README.md")
+        out = tmp_path / "out"
+        arguments = [
+            "segment",
+            str(image),
+            "-m",
+            "brain-mr",
+            "-o",
+            str(out),
+            "--set",
+            "report=none",
+            "--modality",
+            "MR",
+        ]
+        assert run(arguments) == 3
+        flags = {flag["code"]: flag["severity"] for flag in json.loads((out / "result.json").read_text())["flags"]}
+        assert flags["unlike_training"] == "reject"
+        assert "another" in capsys.readouterr().out
 
 
 def test_a_brain_in_mr_is_refused(tmp_path, capsys):

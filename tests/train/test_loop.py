@@ -461,6 +461,18 @@ class TestLearnedOnly:
         with pytest.raises(ConfigError, match="learned_only"):
             parse_record(settings().model_dump() | {"learned_only": names}, TrainSettings, where="a test")
 
+    def test_pairs_of_sides_go_together_or_stay(self):
+        window = {"patch": [16, 24, 8], "mirror_axes": [0], "swap_on_mirror": [["front", "back"]]}
+        made = settings().model_dump(mode="json", exclude_none=True)
+        made["model"] |= {"window": window}
+        with pytest.raises(ConfigError, match="both go, or neither"):
+            parse_record(made | {"learned_only": ["front"]}, TrainSettings, where="a test")
+        rest = [{"value": 9, "name": "rest", "colour": "#000000"}]
+        spec = models.spec(labels={"labels": [*models.spec().labels.model_dump(mode="json")["labels"], *rest]})
+        spec = spec.model_copy(update={"window": spec.window.model_validate(window)})
+        _, left = without_structures(build_network(spec), spec, ["front", "back"])
+        assert (left.labels.names, left.window.swap_on_mirror) == (("rest",), ())
+
     def test_depth_turned_to_space_keeps_its_places(self):
         deep = {"channels": [8, 16, 16], "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "kernels": [[3, 3, 3]] * 3}
         spec = models.spec(network={"kind": "dynunet", "space_to_depth": [2, 2, 1], **deep})

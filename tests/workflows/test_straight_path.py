@@ -26,7 +26,10 @@ def demos(tmp_path_factory):
     """The demonstration of each side: its folder and its result."""
     folders = {side: tmp_path_factory.mktemp(side) for side in ("left", "right")}
     how = StudySettings(device="cpu")
-    return {side: (folder, run_demo(folder, side=side, settings=how)) for side, folder in folders.items()}
+    return {
+        side: (folder, run_demo(folder, model="hippocampus-mr", side=side, settings=how))
+        for side, folder in folders.items()
+    }
 
 
 LIGHT = StudySettings(report="none")
@@ -102,11 +105,27 @@ class TestDemo:
         assert abs(totals[0] - totals[1]) < 0.03 * sum(totals)
 
     def test_removes_its_own_series_and_nothing_else(self, tmp_path):
-        run_demo(tmp_path, settings=StudySettings(device="cpu", report="none"))
+        quick = StudySettings(device="cpu", report="none")
+        run_demo(tmp_path, model="hippocampus-mr", settings=quick)
         (tmp_path / "dicom" / "notes.txt").write_text("mine")
         with pytest.raises(VoxmetryError, match="not empty"):
-            run_demo(tmp_path, settings=StudySettings(overwrite=True))
+            run_demo(tmp_path, model="hippocampus-mr", settings=StudySettings(overwrite=True))
         assert (tmp_path / "dicom" / "notes.txt").read_text() == "mine"
+
+    def test_without_a_choice_it_is_a_whole_brain_whose_sides_agree(self, tmp_path):
+        result = run_demo(tmp_path, settings=StudySettings(device="cpu", report="none"))
+        assert result.provenance.model == "brain-mr"
+        found = {row.label: row.volume_ml for row in result.measurements}
+        assert result.total.volume_ml == pytest.approx(sum(found.values()))
+        pairs = [(ml, found[f"{name.removesuffix('_left')}_right"]) for name, ml in found.items() if "_left" in name]
+        # The template is symmetric.
+        assert pairs
+        assert all(abs(left - right) < 0.1 * (left + right) for left, right in pairs)
+
+    def test_a_model_for_which_no_image_ships_is_told_what_to_do(self, tmp_path):
+        with pytest.raises(VoxmetryError, match="no CT like it may ship"):
+            run_demo(tmp_path, model="head-neck-ct")
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.real_data

@@ -188,6 +188,8 @@ class TrainSettings(Record):
         odd = sorted(set(self.learned_only) - set(model.labels.names))
         if odd or len(set(self.learned_only)) >= len(model.labels):
             raise ValueError(f"learned_only: {', '.join(odd)}: no labels" if odd else "learned_only: nothing is left")
+        if any(len(set(pair) & set(self.learned_only)) == 1 for pair in model.window.swap_on_mirror):
+            raise ValueError("learned_only: of two structures in window.swap_on_mirror both go, or neither")
         if (self.initial_bias == "frequency" or self.learned_only) and model.network.kind != "dynunet":
             raise ValueError("initial_bias 'frequency' and learned_only are for a network of kind 'dynunet'")
         if self.learned_only and model.clicks is not None:

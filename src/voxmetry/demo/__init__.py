@@ -1,6 +1,6 @@
 """The demo: real anatomy through the whole straight path.
 
-The regions are cropped from the ICBM 2009a nonlinear symmetric T1 template; its notice lies beside them.
+Brain and regions are cropped from the ICBM 2009a nonlinear symmetric T1 template; its notice lies beside them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal
 
 from voxmetry.config import StudySettings
 from voxmetry.core.records import StudyResult
+from voxmetry.errors import ConfigError
 from voxmetry.io import list_series, read_volume
 from voxmetry.io.dicom.objects.write import write_series
 from voxmetry.io.output_folder import require_no_results
@@ -19,22 +20,26 @@ from voxmetry.workflows.run_folder import OUTPUTS
 from voxmetry.workflows.segment import segment_study
 
 FOLDER = Path(__file__).parent
-DESCRIPTION = "ICBM 152 template, hippocampus"
+DESCRIPTION = "ICBM 152 template"
+BRAIN, HIPPOCAMPUS = "brain-mr", "hippocampus-mr"
 
 
 def run_demo(
     out: Path | str,
     *,
+    model: str = BRAIN,
     side: Literal["left", "right"] = "right",
     settings: StudySettings | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> StudyResult:
-    """Write a region round one hippocampus as a DICOM series, segment it, measure it, report it.
+    """Write the template's brain, or a region of it, as a DICOM series, segment it, measure it, report it.
 
     Parameters
     ----------
     out
         Folder for the results; the DICOM series goes into `out`/dicom.
+    model
+        "brain-mr" for the whole brain, "hippocampus-mr" for the region round one hippocampus.
     side
         Which hippocampus.
     settings, tell
@@ -44,13 +49,33 @@ def run_demo(
     -------
     StudyResult
         As `segment_study` returns it.
+
+    Raises
+    ------
+    ConfigError
+        If no image ships for the model.
+    VoxmetryError
+        As `segment_study`.
     """
     out, settings = Path(out), settings or StudySettings()
+    image, what = _example(model, side)
     require_no_results(out, OUTPUTS.values(), overwrite=settings.overwrite)
     remove_own_series(out / "dicom")
-    region = read_volume(FOLDER / f"icbm152-hippocampus-{side}.nii.gz")
-    write_series(region, out / "dicom", modality="MR", description=f"{DESCRIPTION}, {side}")
-    return segment_study(out / "dicom", out, "hippocampus-mr", settings=settings, tell=tell)
+    write_series(read_volume(image), out / "dicom", modality="MR", description=f"{DESCRIPTION}, {what}")
+    return segment_study(out / "dicom", out, model, settings=settings, tell=tell)
+
+
+def _example(model: str, side: str) -> tuple[Path, str]:
+    """Return the image for a model and what it shows."""
+    if model == BRAIN:
+        return FOLDER / "icbm152-brain.nii.gz", "brain"
+    if model == HIPPOCAMPUS:
+        return FOLDER / f"icbm152-hippocampus-{side}.nii.gz", f"hippocampus, {side}"
+    raise ConfigError(
+        found=f"a demo of {model}",
+        expected=f"{BRAIN} or {HIPPOCAMPUS}: the template of many brains shows no person, and no CT like it may ship",
+        fix=f"voxmetry segment STUDY -m {model} -o OUT, with a study of yours",
+    )
 
 
 def remove_own_series(folder: Path) -> None:
