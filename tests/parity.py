@@ -9,10 +9,10 @@ from scipy.ndimage import gaussian_filter
 
 import models
 from voxmetry import Predictor, Volume
+from voxmetry.nn.mirroring import mirror_turns
 from voxmetry.nn.preprocess import preprocess
 from voxmetry.nn.restore import Restorer
 from voxmetry.nn.slabs import Slab
-from voxmetry.nn.window import mirror_turns
 
 
 def restore(scores, *, grid, native, spec):

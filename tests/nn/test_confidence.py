@@ -11,8 +11,8 @@ import phantoms
 from voxmetry import Predictor, StudySettings, save, segment_study
 from voxmetry.flags.study import AGREEMENT
 from voxmetry.nn.confidence import Confidence, MemberAgreement
+from voxmetry.nn.mirroring import averaged
 from voxmetry.nn.slabs import Slab
-from voxmetry.nn.window import averaged
 from voxmetry.nn.window_weights import blending_weights
 
 

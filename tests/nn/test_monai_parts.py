@@ -15,10 +15,10 @@ from voxmetry.cli import run
 from voxmetry.config import StudySettings
 from voxmetry.errors import ConfigError, InferenceError, ModelError
 from voxmetry.nn.interop import ImportOptions, import_model
+from voxmetry.nn.mirroring import averaged, swapped_sides
 from voxmetry.nn.monai_parts import monai_parts
 from voxmetry.nn.monai_predictor import MonaiPredictor
 from voxmetry.nn.monai_reader import LoadVolumed
-from voxmetry.nn.window import averaged, swapped_sides
 
 TURNED = {"training_domain": {"obliqueness_degrees": {"low": 0, "high": 0}}}
 CASES = {

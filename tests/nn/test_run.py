@@ -12,9 +12,10 @@ from voxmetry import load_model, segment
 from voxmetry.config import WindowSpec
 from voxmetry.errors import ConfigError, InferenceError, ModelError
 from voxmetry.nn.grids import model_grid
+from voxmetry.nn.mirroring import averaged, swapped_sides
 from voxmetry.nn.preprocess import preprocess
 from voxmetry.nn.runtime import choose_device
-from voxmetry.nn.window import averaged, swapped_sides, window_scores
+from voxmetry.nn.window import window_scores
 
 
 class TestRestore:

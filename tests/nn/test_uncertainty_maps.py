@@ -14,8 +14,9 @@ from voxmetry.cli import run
 from voxmetry.core.axes import reorientation
 from voxmetry.errors import ConfigError, InferenceError, OutputError
 from voxmetry.nn.grids import interpolate, positions
+from voxmetry.nn.mirroring import averaged
 from voxmetry.nn.uncertainty_maps import with_disagreement
-from voxmetry.nn.window import averaged, window_scores
+from voxmetry.nn.window import window_scores
 
 SHAPE = (41, 37, 23)
 

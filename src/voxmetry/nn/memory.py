@@ -268,9 +268,8 @@ def _plan(
     native = volumes[0].geometry
     grid = model_grid(native, spec)
     padded = [max(pair) for pair in zip(grid.shape, spec.window.patch, strict=True)]
-    axis = slab_axis(tuple(padded), reorientation(native, spec.orientation)[0].order.index(2))
-    if hold.streamed:
-        axis = stream_axis(volumes[0], spec)
+    stored = reorientation(native, spec.orientation)[0].order.index(2)
+    axis = stream_axis(volumes[0], spec) if hold.streamed else slab_axis(tuple(padded), stored)
     section = int(np.prod([size for index, size in enumerate(padded) if index != axis]))
     n_native, n_grid, n_patch = (int(np.prod(shape)) for shape in (native.shape, padded, spec.window.patch))
     ring = section * (spec.window.patch[axis] + 1) * (spec.n_classes * dtype.itemsize + 4)
@@ -307,7 +306,15 @@ def _plan(
     staying = network if device == "openvino" else 0
     after = _after_bytes(volumes, spec, base=base, tensor=tensor, labels=in_memory, staying=staying, measured=measured)
     parts = max((running, preparing, drawing, *after), key=lambda parts: sum(parts.values()))
-    how = Streaming(
+    how = _streaming(axis, room, choice, dtype, hold, reuse=reuse)
+    return MemoryPlan(how, parts, limit)
+
+
+def _streaming(
+    axis: int, room: Room, choice: RuntimeChoice, dtype: torch.dtype, hold: Hold, *, reuse: bool
+) -> Streaming:
+    device, on_host = choice.device, choice.device in ("cpu", "openvino")
+    return Streaming(
         axis,
         room.batch,
         dtype,
@@ -318,7 +325,6 @@ def _plan(
         streamed=hold.streamed,
         labels_on_disk=hold.on_disk,
     )
-    return MemoryPlan(how, parts, limit)
 
 
 def _network_bytes(cost: NetworkCost, choice: RuntimeChoice, *, output: int, images: int) -> int:

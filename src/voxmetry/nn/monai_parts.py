@@ -40,9 +40,10 @@ from voxmetry.errors import InferenceError
 from voxmetry.nn.device_memory import OutOfMemory, out_of_memory
 from voxmetry.nn.grids import interpolate, is_turned, restoring_positions
 from voxmetry.nn.layers import exact_float32
+from voxmetry.nn.mirroring import averaged, swapped_sides
 from voxmetry.nn.monai_reader import LoadVolumed
 from voxmetry.nn.preprocess import normalise, preprocess
-from voxmetry.nn.window import averaged, swapped_sides, window_scores
+from voxmetry.nn.window import window_scores
 from voxmetry.ops.components import clean
 
 IMAGE, PREDICTION = "image", "pred"

@@ -25,6 +25,7 @@ from voxmetry.nn.device_memory import OutOfMemory, out_of_memory, release_device
 from voxmetry.nn.device_preprocess import preprocess_on
 from voxmetry.nn.instances import InstanceCollector, paint, tells_instances
 from voxmetry.nn.memory import MemoryPlan, fallback, plan_memory
+from voxmetry.nn.mirroring import averaged, swapped_sides
 from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.preprocess import Prepared, normalise, preprocess, require_channels
 from voxmetry.nn.progress import followed
@@ -34,7 +35,7 @@ from voxmetry.nn.runtime import TorchRuntime, first_layer_not_finite
 from voxmetry.nn.slabs import Streaming
 from voxmetry.nn.streamed_input import preprocess_streamed
 from voxmetry.nn.uncertainty_maps import MapWriter, require_maps, with_disagreement
-from voxmetry.nn.window import averaged, stream_scores, swapped_sides
+from voxmetry.nn.window import stream_scores
 from voxmetry.ops.components import clean
 
 Study: TypeAlias = Volume | Sequence[Volume]

@@ -24,10 +24,10 @@ from voxmetry.io.atomic import atomic_path, make_folder, write_text
 from voxmetry.io.nifti_mapped import STEPS, MappedNifti
 from voxmetry.nn.corner_scores import MIXED, CornerScores
 from voxmetry.nn.grids import is_turned, restoring_positions
+from voxmetry.nn.mirroring import Run, SwappedSides, averaged, mirror_turns
 from voxmetry.nn.oblique import Places
 from voxmetry.nn.restore import Axis, reached_rows, thin_slabs
 from voxmetry.nn.slabs import Slab
-from voxmetry.nn.window import Run, SwappedSides, averaged, mirror_turns
 
 FILES = {name: f"{name}.nii" for name in ("probabilities", "entropy", "disagreement")} | {"maps": "maps.json"}
 """What may be written, by what it is."""

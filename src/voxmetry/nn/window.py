@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from voxmetry.config import ModelSpec, WindowSpec
+from voxmetry.config import WindowSpec
 from voxmetry.errors import InferenceError
 from voxmetry.nn.constant_windows import ConstantWindows
+from voxmetry.nn.mirroring import Run, averaged
 from voxmetry.nn.ring_buffer import RingBuffer, RingOverflow
 from voxmetry.nn.slabs import Slab, Streaming, cut
 from voxmetry.nn.window_weights import even_starts
@@ -28,8 +29,6 @@ SMALLER_RING = 1.25
 """A ring that is larger by no more than this is worth having labels written along memory."""
 
 
-Run = Callable[[torch.Tensor], torch.Tensor]
-"""Patches (B, C, *patch) float32 to scores (B, n_outputs, *patch)."""
 RunAt = Callable[[torch.Tensor, list[tuple[int, ...]]], torch.Tensor]
 """The same, told where the patches lie."""
 
@@ -70,7 +69,7 @@ def stream_scores(
     Parameters
     ----------
     run
-        The network, mirroring and ensemble included: see `blend.averaged`.
+        The network, mirroring and ensemble included: see `mirroring.averaged`.
     image
         (1, C, I, J, K) float32. Smaller than the patch, it is padded as `window.padding` says. One that is streamed
         goes along its own axis.
@@ -121,33 +120,6 @@ def stream_scores(
         ring.advance(stop)
 
 
-@dataclass(frozen=True)
-class SwappedSides:
-    """Which scores change places in an image that is mirrored from left to right; see `WindowSpec.swap_on_mirror`.
-
-    Parameters
-    ----------
-    axis
-        The spatial axis from left to right.
-    order
-        For each output, the one whose place it takes.
-    """
-
-    axis: int
-    order: tuple[int, ...]
-
-
-def swapped_sides(spec: ModelSpec) -> SwappedSides | None:
-    """Return what changes places in a model's mirror images; None: nothing does."""
-    if not spec.window.swap_on_mirror:
-        return None
-    order, names = list(range(spec.n_classes)), spec.labels.names
-    for pair in spec.window.swap_on_mirror:
-        one, other = (1 + names.index(name) for name in pair)
-        order[one], order[other] = other, one
-    return SwappedSides(next(axis for axis, code in enumerate(spec.orientation) if code in "RL"), tuple(order))
-
-
 def window_scores(run: Run, tensor: torch.Tensor, window: WindowSpec, *, batch: int = 1) -> torch.Tensor:
     """Return the scores of a whole volume, as training needs them to validate on small cases.
 
@@ -182,67 +154,6 @@ def window_scores(run: Run, tensor: torch.Tensor, window: WindowSpec, *, batch: 
             mean = slab.sums / slab.weights
             parts.append(mean.movedim(axis, 0)[new].movedim(0, axis))
         return torch.cat(parts, dim=axis)[None]
-
-
-def averaged(
-    members: list[Run] | tuple[Run, ...],
-    mirror_axes: tuple[int, ...],
-    *,
-    watch: Callable[[int, torch.Tensor], None] | None = None,
-    swapped: SwappedSides | None = None,
-) -> Run:
-    """Make one function of several networks and mirror images: the mean of their scores, patch by patch.
-
-    Parameters
-    ----------
-    members
-        Networks with the same outputs.
-    mirror_axes
-        Spatial axes; each combination of them is one image.
-    watch
-        Called with the place of each member and the sum of its scores over the mirror images, (B, n, I, J, K).
-    swapped
-        What changes places in those that are mirrored from left to right.
-    """
-    turns = mirror_turns(mirror_axes)
-    if len(members) == 1 and len(turns) == 1:
-        return members[0]
-
-    def run(patches: torch.Tensor) -> torch.Tensor:
-        total: torch.Tensor | None = None
-        own: torch.Tensor | None = None
-        for (place, member), turn in itertools.product(enumerate(members), turns):
-            scores = torch.flip(member(torch.flip(patches, turn)), turn).float()
-            if swapped is not None and swapped.axis + 2 in turn:
-                scores = scores[:, swapped.order]
-            if total is not None:
-                total.add_(scores)
-            else:
-                total = scores if watch is None else scores.clone()
-            if watch is not None:
-                own = scores if own is None else own.add_(scores)
-                if turn == turns[-1]:
-                    watch(place, own)
-                    own = None
-        if total is None:
-            raise ValueError("no members")
-        return total.div_(len(members) * len(turns))
-
-    return run
-
-
-def mirror_turns(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Return the tensor axes to flip for each mirror image, the unmirrored one first.
-
-    Examples
-    --------
-    >>> mirror_turns((0, 2))
-    [(), (2,), (4,), (2, 4)]
-    """
-    turns: list[tuple[int, ...]] = [()]
-    for axis in axes:
-        turns += [(*turn, axis + 2) for turn in turns]
-    return turns
 
 
 def smallest_section(shape: tuple[int, ...]) -> int:
