@@ -380,7 +380,8 @@ class TestSlowAndBroken:
                 if begun:
                     answer = b""
                     while not answer.endswith(b"}"):  # the head and the JSON come in pieces of their own
-                        assert (piece := connection.recv(1 << 16))
+                        piece = connection.recv(1 << 16)
+                        assert piece
                         answer += piece
                     assert answer.startswith(b"HTTP/1.1 ")
                 connection.sendall(ask.encode())

@@ -129,7 +129,9 @@ class TestResume:
         config.write_text(dump_yaml(settings()), encoding="utf-8")
         out = tmp_path / "run"
         command = [sys.executable, "-m", "voxmetry", "train", str(config), "--data", str(data), "--device", "cpu"]
-        environment = os.environ | {"PYTHONPATH": str(SRC), "PYTHONWARNINGS": "ignore"}
+        # As many threads as here: another number adds up in another order.
+        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        environment = os.environ | threads | {"PYTHONPATH": str(SRC), "PYTHONWARNINGS": "ignore"}
         child = subprocess.Popen(
             [*command, "--out", str(out)], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )

@@ -134,7 +134,7 @@ def percentiles(values: Callable[[], Iterable[NDArray[Any]]], wanted: tuple[floa
 
     Examples
     --------
-    >>> blocks = lambda: iter([np.arange(5.0), np.arange(5.0, 10.0)])
+    >>> blocks = lambda: iter([np.arange(5, dtype="f4"), np.arange(5, 10, dtype="f4")])
     >>> percentiles(blocks, (0, 50))
     (0.0, 4.5)
     """

@@ -169,7 +169,7 @@ def models_for(modalities: Sequence[str]) -> str:
     Examples
     --------
     >>> models_for(["MR"])
-    'a model for MR, such as hippocampus-mr (-m hippocampus-mr); voxmetry models list shows all'
+    'a model for MR, such as brain-mr or hippocampus-mr (-m brain-mr); voxmetry models list shows all'
     """
     kinds = "/".join(modalities)
     fit = [spec.name for spec in list_models() if {item.modality for item in spec.inputs} <= set(modalities)]
