@@ -340,16 +340,15 @@ class ModelSpec(Record):
         return self
 
     def _check_mirrored(self) -> None:
-        named = [name for pair in self.window.swap_on_mirror for name in pair]
-        if not named:
+        if not self.window.swap_on_mirror:
             return
-        odd = sorted(set(named) - set(self.labels.names)) or sorted({name for name in named if named.count(name) > 1})
-        if odd:
+        if odd := self.labels.misnamed(self.window.swap_on_mirror):
             raise ValueError(f"window.swap_on_mirror: {', '.join(odd)}: each is to be a label of the model, named once")
-        sideways = [axis for axis, code in enumerate(self.orientation) if code in "RL"]
-        if not set(sideways) & set(self.window.mirror_axes) or self.regions:
+        sideways = self.left_right_axis
+        if sideways not in self.window.mirror_axes or self.regions:
+            shown = "none here" if sideways is None else [sideways]
             raise ValueError(
-                f"window.swap_on_mirror needs the axis from left to right ({sideways or 'none here'}) in mirror_axes, "
+                f"window.swap_on_mirror needs the axis from left to right ({shown}) in mirror_axes, "
                 "and a model without regions"
             )
 
@@ -384,6 +383,11 @@ class ModelSpec(Record):
         if any(unfit.values()):
             raise ValueError(f"a network of kind 'maskrcnn' takes no {', no '.join(k for k, v in unfit.items() if v)}")
         return self
+
+    @property
+    def left_right_axis(self) -> int | None:
+        """The axis of the model's grid from left to right; None where axes are taken as they are stored."""
+        return next((axis for axis, code in enumerate(self.orientation) if code in "RL"), None)
 
     @property
     def n_channels(self) -> int:

@@ -136,14 +136,11 @@ class TrainSettings(Record):
 
     @model_validator(mode="after")
     def _sides_known(self) -> Self:
-        named = [name for pair in self.augment.swap_on_flip for name in pair]
-        odd = sorted(set(named) - set(self.model.labels.names)) or sorted({n for n in named if named.count(n) > 1})
-        if odd:
+        if odd := self.model.labels.misnamed(self.augment.swap_on_flip):
             raise ValueError(f"augment.swap_on_flip: {', '.join(odd)}: each is to be a label of the model, named once")
         window = self.model.window
-        sideways = {axis for axis, code in enumerate(self.model.orientation) if code in "RL"}
         learnt = self.augment.swap_on_flip or (self.synthesis is not None and self.synthesis.mirrored)
-        if learnt and sideways & set(window.mirror_axes) and not window.swap_on_mirror:
+        if learnt and self.model.left_right_axis in window.mirror_axes and not window.swap_on_mirror:
             raise ValueError(
                 "window.mirror_axes has the axis from left to right, and structures have sides: name those that change "
                 "places in window.swap_on_mirror, or their scores would be mixed"

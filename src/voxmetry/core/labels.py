@@ -113,6 +113,11 @@ class LabelTable(Record):
         """The label names in the table's order."""
         return tuple(label.name for label in self.labels)
 
+    def misnamed(self, pairs: Iterable[tuple[str, str]]) -> list[str]:
+        """Return the names in pairs of structures that are no label here, or else those that come more than once."""
+        named = [name for pair in pairs for name in pair]
+        return sorted(set(named) - set(self.names)) or sorted({name for name in named if named.count(name) > 1})
+
     def __getitem__(self, name: str) -> Label:
         for label in self.labels:
             if label.name == name:

@@ -38,7 +38,9 @@ def swapped_sides(spec: ModelSpec) -> SwappedSides | None:
     for pair in spec.window.swap_on_mirror:
         one, other = (1 + names.index(name) for name in pair)
         order[one], order[other] = other, one
-    return SwappedSides(next(axis for axis, code in enumerate(spec.orientation) if code in "RL"), tuple(order))
+    if spec.left_right_axis is None:
+        raise ValueError("a model whose axes have no sides")
+    return SwappedSides(spec.left_right_axis, tuple(order))
 
 
 def averaged(

@@ -275,11 +275,11 @@ def left_right_axis(spec: ModelSpec) -> int:
     ConfigError
         If the model takes axes as they are stored, so that none is known to.
     """
-    found = [axis for axis, code in enumerate(spec.orientation) if code in "RL"]
-    if not found:
+    found = spec.left_right_axis
+    if found is None:
         raise ConfigError(
             found=f"augment.swap_on_flip with the orientation {spec.orientation}",
             expected="an orientation that names the patient's axes, such as RAS",
             fix="name them, or remove swap_on_flip",
         )
-    return found[0]
+    return found
