@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 def make_studies(folder: Path, n: int, *, first: int = 0) -> list[Path]:
     """Write n studies, each with noise of its own."""
-    images = [read_volume(path) for path in sorted(FOLDER.glob("*.nii.gz"))]
+    images = [read_volume(path) for path in sorted(FOLDER.glob("*hippocampus*.nii.gz"))]
     folder.mkdir(parents=True)
     made = []
     for number in range(first, first + n):
