@@ -238,7 +238,7 @@ def chaos(*, studies: int, main_kills: int, worker_kills: int, seed: int, local:
         found = states(folder / "out")
         aside = [case for case, (state, _, _) in found.items() if state == "set aside"]
         if aside:
-            # Random kills hit the same study twice: nobody can tell that from a study that breaks its worker.
+            # Random kills hit the same study three times: nobody can tell that from a study that breaks its worker.
             again = [*line, "--only-failed"]
             last = subprocess.run(again, env=ENVIRONMENT, capture_output=True, text=True, check=False)
             found = states(folder / "out")

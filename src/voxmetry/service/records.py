@@ -12,7 +12,7 @@ from voxmetry.core.records import Flag
 from voxmetry.workflows.cohort.records import Fault
 
 JobState: TypeAlias = Literal["waiting", "running", "done", "failed", "set aside", "cancelled"]
-"""'set aside' is a job that took its worker down twice."""
+"""'set aside' is a job that took its worker down three times."""
 DeliveryState: TypeAlias = Literal["none", "waiting", "delivered", "failed"]
 
 OVER: frozenset[str] = frozenset({"done", "failed", "set aside", "cancelled"})

@@ -43,7 +43,7 @@ class DaskWorkers:
         One of the tasks: each worker must have this version, and see the folder of its results.
     """
 
-    max_starts: int | None = 2
+    max_starts: int | None = 3
 
     def __init__(self, settings: RunSettings, first: Task) -> None:
         distributed = _require_distributed()

@@ -11,7 +11,7 @@ from voxmetry.core.base import Number, Record
 from voxmetry.core.records import Comparison, Flag, Lesion, Measurement, OtherInput
 
 State: TypeAlias = Literal["waiting", "running", "done", "failed", "set aside", "refused", "duplicate"]
-"""'refused' and 'duplicate' are found while planning; 'set aside' is a study that took its worker down twice."""
+"""'refused' and 'duplicate' are found while planning; 'set aside' is a study that took its worker down three times."""
 
 
 class Fault(Record):

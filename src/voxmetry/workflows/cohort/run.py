@@ -25,8 +25,9 @@ from voxmetry.workflows.cohort.records import CohortPlan, Outcome, PlannedStudy,
 from voxmetry.workflows.cohort.rules import settings_of
 from voxmetry.workflows.cohort.task import lost_worker
 
-MOST_LOSSES = 2
-"""A study that takes its worker down this often is set aside."""
+MOST_LOSSES = 3
+"""A study whose worker is lost this often is set aside. Two losses happen to an innocent study too, where something else
+kills workers: nobody can tell that from a study that breaks its worker."""
 
 PATIENCE_SECONDS = 0.5
 
