@@ -26,8 +26,8 @@ from voxmetry.workflows.cohort.rules import settings_of
 from voxmetry.workflows.cohort.task import lost_worker
 
 MOST_LOSSES = 3
-"""A study whose worker is lost this often is set aside. Two losses happen to an innocent study too, where something else
-kills workers: nobody can tell that from a study that breaks its worker."""
+"""A study whose worker is lost this often is set aside. Two losses happen to a sound study too, where something
+else kills workers: nobody can tell that from a study that breaks its worker."""
 
 PATIENCE_SECONDS = 0.5
 
