@@ -221,8 +221,6 @@ def test_fast_runs_inside_the_box_that_the_coarse_model_finds(parts, study, tmp_
     outside = np.ones(mask.shape, bool)
     outside[box] = False
     assert not found.array[outside].any()
-    with pytest.raises(ConfigError, match="coarse"):
-        Composite(composite(parts), CPU, fast=True)
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,15 @@ def test_a_peer_that_is_not_known_is_told(live):
     assert call_json(live.host, "POST", "/v1/jobs", {"model": "tiny-mr", "uid": "1.2", "peer": "pacs"})[0] == 404
 
 
+def test_a_fast_job_of_a_single_network_says_so(live):
+    content = {"model": "tiny-mr", "path": "research/b.nii.gz", "options": {"fast": True, "report": "none"}}
+    _, job = call_json(live.host, "POST", "/v1/jobs", content)
+    found = over(live.host, job["id"])
+    assert found["state"] == "done", found
+    _, _, body = call(live.host, "GET", f"/v1/jobs/{job['id']}/files/result.json")
+    assert json.loads(body)["provenance"]["fast"] == {"overlap": 0.25, "full_overlap": 0.5, "coarse": ""}
+
+
 def test_a_structure_that_the_model_does_not_have_fails_that_job_alone(live):
     content = {"model": "tiny-mr", "path": "research/b.nii.gz", "options": {"structures": ["nose"]}}
     _, job = call_json(live.host, "POST", "/v1/jobs", content)

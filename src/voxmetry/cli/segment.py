@@ -130,7 +130,11 @@ class Writing:
     ] = None
     fast: Annotated[
         bool,
-        typer.Option("--fast", help="Find the box of structures by a coarse model, and run inside of it only."),
+        typer.Option(
+            "--fast",
+            help="Less accurate: windows overlap by a quarter at most; of a model that names a coarse one, only inside "
+            "the box that it finds.",
+        ),
     ] = False
     tolerance_mm: ToleranceMm = None
     report: Annotated[

@@ -54,7 +54,8 @@ def study(result: StudyResult, out: Path, *, as_json: bool, verbose: bool = Fals
         say("No automatic check failed; none can tell whether an outline is right.")
     seconds = result.provenance.seconds["total"]
     made = result.provenance
-    say(f"{made.model} on {made.device} in {made.precision}, {seconds:.1f} s. Research use only.")
+    fast = f", fast ({made.fast})" if made.fast else ""
+    say(f"{made.model} on {made.device} in {made.precision}{fast}, {seconds:.1f} s. Research use only.")
     if verbose and made.plan:
         say(made.plan)
     for name in result.files.values():

@@ -1,5 +1,6 @@
 """Settings and model specifications, read from strict YAML."""
 
+from voxmetry.config.fast import FAST_OVERLAP, fast_spec
 from voxmetry.config.inputs import InputSpec, Normalise, Range, SeriesRules
 from voxmetry.config.model import (
     Axcodes,
@@ -36,6 +37,7 @@ from voxmetry.config.train import Augment, TrainSettings
 from voxmetry.config.yaml import dump_yaml, load_yaml, parse_record
 
 __all__ = [
+    "FAST_OVERLAP",
     "Augment",
     "Axcodes",
     "CleanStep",
@@ -70,6 +72,7 @@ __all__ = [
     "Weights",
     "WindowSpec",
     "dump_yaml",
+    "fast_spec",
     "load_yaml",
     "parse_record",
     "predicted_dice",

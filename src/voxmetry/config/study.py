@@ -74,7 +74,8 @@ class StudySettings(Record):
     any_region: bool = False
     """Run a study whose header names another part of the body than the model is for; it is flagged then."""
     fast: bool = False
-    """Let the coarse model that a model of models names find the box, and run the members inside of it."""
+    """Trade accuracy for time. Neighbouring windows overlap by a quarter at most; of a model of models that names a
+    coarse one, the members run inside the box that this finds, as they would without `fast`."""
     dicom: DicomOutput = DicomOutput()
     report: Literal["full", "brief", "none"] = "full"
     """A report; a thumbnail, and a report only if the study is flagged for review; neither."""

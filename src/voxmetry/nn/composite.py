@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from voxmetry.config import ModelSpec, Weights
+from voxmetry.config import FAST_OVERLAP, ModelSpec, Weights
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import Label, LabelTable
+from voxmetry.core.records import FastRun
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError
@@ -40,6 +41,8 @@ class How:
     """Folders of the models that this one is part of."""
     places: Mapping[str, Path] = field(default_factory=dict)
     """Folders of members that are not found by their names."""
+    fast: bool = False
+    """Whether each network runs fast, see `load_model`."""
 
 
 class Composite:
@@ -57,14 +60,15 @@ class Composite:
     structures
         Names of what is wanted; only members that give some of it run. None given: all.
     fast
-        Let the coarse model find the box of what is wanted, and run the members inside of it only.
+        Trade accuracy for time. A model that names a coarse one lets that find the box of what is wanted, and runs the
+        members inside of it only, as they run without `fast`; of any other the members run fast, see `load_model`.
 
     Raises
     ------
     ModelError
         If a member is missing or does not give the values that it is said to.
     ConfigError
-        If a structure is unknown, or `fast` is asked for and the model names no coarse one.
+        If a structure is unknown.
     """
 
     def __init__(
@@ -82,23 +86,20 @@ class Composite:
                 expected="members that do not lead back to the model",
                 fix="correct the members in its model.yaml",
             )
-        self._how = replace(how, above=(*how.above, self._folder.resolve()))
+        inside = fast and self.spec.coarse is not None
+        self._how = replace(
+            how, above=(*how.above, self._folder.resolve()), fast=(how.fast or fast) and not inside
+        )
         self._wanted = chosen_labels(self.spec.labels, structures)
         self._needed = self.spec.needed(tuple(structures))
         self._loaded: dict[str, Predictor | Composite] = {}
-        self._fast = fast
+        self._coarse = self.spec.coarse if inside else None
         self.notes: tuple[str, ...] = ()
         """What a person should know about the last study, each a sentence."""
-        if fast and self.spec.coarse is None:
-            raise ConfigError(
-                found=f"fast, with {self.spec.name}",
-                expected="a model that names a coarse one (`coarse` in its model.yaml)",
-                fix="leave out --fast",
-            )
         for member in self.spec.members:
             self._require(member)
-        if fast and self.spec.coarse:
-            self._find(self.spec.coarse)
+        if self._coarse:
+            self._find(self._coarse)
         self.weights = Weights(file="members", sha256=members_sha256(self.spec, self._folder, how.places))
         """Checksum of all members' checksums."""
         first = self._load(self._needed[0].model)
@@ -109,6 +110,17 @@ class Composite:
     def networks(self) -> tuple[tuple[ModelSpec, Path], ...]:
         """Specification and folder of each network that gives some of the labels, those of nested composites too."""
         return tuple(found for member in self._needed for found in _networks(self._find(member.model)))
+
+    @property
+    def fast(self) -> FastRun | None:
+        """What is traded for time; None where runs are full ones."""
+        if self._coarse:
+            return FastRun(coarse=self._coarse)
+        if not self._how.fast:
+            return None
+        changed = [ready.fast for ready in self._loaded.values() if ready.fast and ready.fast.overlap is not None]
+        own = max((one.full_overlap or 0.0 for one in changed), default=None)
+        return FastRun(overlap=FAST_OVERLAP if changed else None, full_overlap=own)
 
     @property
     def last_plan(self) -> str:
@@ -148,8 +160,8 @@ class Composite:
         looks: list[tuple[str, Sequence[str], float]] = []
         if self.spec.crop:
             looks.append((self.spec.crop.model, self.spec.crop.structures, self.spec.crop.margin_mm))
-        if self._fast and self.spec.coarse:
-            looks.append((self.spec.coarse, self._wanted.names, COARSE_MARGIN_MM))
+        if self._coarse:
+            looks.append((self._coarse, self._wanted.names, COARSE_MARGIN_MM))
         for model, structures, margin_mm in looks:
             found = self._load(model)(study)
             names = [name for name in structures if name in found.labels.names]
@@ -228,6 +240,7 @@ class Composite:
                     device=how.device,
                     precision=how.precision,
                     execution=how.execution,
+                    fast=how.fast,
                     memory_gb=how.memory_gb,
                     tell=how.tell,
                 )
@@ -273,7 +286,7 @@ def combine(
     Raises
     ------
     ConfigError
-        If two give the same value or the same name, or take other inputs, or are to run fast.
+        If two give the same value or the same name, or take other inputs.
     """
     specs = [(str(model), read_any_spec(model)) for model in models]
     labels: list[Label] = []

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from voxmetry.config import MaskRcnnNetwork, ModelSpec, Weights
+from voxmetry.config import MaskRcnnNetwork, ModelSpec, Weights, fast_spec
+from voxmetry.core.records import FastRun
 from voxmetry.errors import ConfigError, ModelError
 from voxmetry.models import find_model, read_spec
 from voxmetry.nn.memory import NetworkCost, known_cost
@@ -46,6 +47,8 @@ class Model:
         Returns one of the networks in torch, whatever runs the members; None where there is none.
     folder
         Where it was loaded from; its `split.json` names the cases that it was trained on.
+    fast
+        What it trades for time; None where it was loaded for full runs.
     """
 
     spec: ModelSpec
@@ -55,6 +58,7 @@ class Model:
     cost: NetworkCost
     torch_member: Callable[[int], nn.Module] | None = None
     folder: Path | None = None
+    fast: FastRun | None = None
 
     @property
     def device(self) -> str:
@@ -109,7 +113,14 @@ class Model:
         return monai_parts(self.spec, members, wide=wide)
 
 
-def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto", execution: str = "eager") -> Model:
+def load_model(
+    name: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    execution: str = "eager",
+    fast: bool = False,
+) -> Model:
     """Load a model and check its weights.
 
     Parameters
@@ -124,6 +135,8 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
         docs/reference/performance.md), "float32", "bf16" or "fp16".
     execution
         "eager", "compile" (torch's compiler: CPU and CUDA) or "graph" (a CUDA graph).
+    fast
+        Trade accuracy for time: windows overlap by a quarter at most. `Model.fast` says what that changed.
 
     Raises
     ------
@@ -142,6 +155,7 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
             expected="`weights` with `file` and `sha256`",
             fix="train it first: voxmetry train",
         )
+    full, spec = spec, fast_spec(spec) if fast else spec
     networks = _Networks(spec, spec.weights, folder)
     cost = known_cost(partial(networks.member, 0), spec)
     if isinstance(spec.network, MaskRcnnNetwork):
@@ -154,7 +168,14 @@ def load_model(name: str | Path, *, device: str = "auto", precision: str = "auto
         build_runtime(partial(networks.member, place), f"{networks.key} {place}", spec, choice)
         for place in range(spec.members)
     )
-    return Model(spec, spec.weights, members, choice, cost, networks.member, folder)
+    traded = fast_run(spec, full) if fast else None
+    return Model(spec, spec.weights, members, choice, cost, networks.member, folder, traded)
+
+
+def fast_run(spec: ModelSpec, full: ModelSpec) -> FastRun:
+    """Say what a model for fast runs does otherwise than the full one."""
+    few, own = spec.window.overlap, full.window.overlap
+    return FastRun(overlap=few, full_overlap=own) if few < own else FastRun()
 
 
 def require_for_instances(spec: ModelSpec, device: str, execution: str) -> None:

@@ -39,6 +39,7 @@ class MonaiPredictor(Predictor):
         device: str = "auto",
         precision: str = "auto",
         execution: str = "eager",
+        fast: bool = False,
         memory_gb: float | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> None:
@@ -52,7 +53,7 @@ class MonaiPredictor(Predictor):
                 expected="cpu or cuda in float32, eager: it is the reference",
                 fix="use --device cpu --precision float32, or --engine stream",
             )
-        super().__init__(model, device=device, precision="float32", memory_gb=memory_gb, tell=tell)
+        super().__init__(model, device=device, precision="float32", fast=fast, memory_gb=memory_gb, tell=tell)
 
     def prepare(
         self,

@@ -11,7 +11,7 @@ from voxmetry.nn.predictor import Predictor, Study
 
 
 def segment(
-    volumes: Study, model: Model | str | Path, *, device: str = "auto", precision: str = "auto"
+    volumes: Study, model: Model | str | Path, *, device: str = "auto", precision: str = "auto", fast: bool = False
 ) -> Segmentation:
     """Segment one study: prepare, run the network, restore to the study's own grid, clean up.
 
@@ -25,6 +25,8 @@ def segment(
         "auto", "cpu", "cuda", "mps" or "openvino"; a loaded model keeps its own.
     precision
         "auto", "float32", "bf16" or "fp16"; a loaded model keeps its own.
+    fast
+        Trade accuracy for time, see `load_model` and `Composite`; a loaded model keeps its own.
 
     Returns
     -------
@@ -37,5 +39,5 @@ def segment(
         If the input does not fit the model, the model cannot be loaded, or its scores are not finite.
     """
     if is_composite(model):
-        return Composite(Path(str(model)), How(device=device, precision=precision))(volumes)
-    return Predictor(model, device=device, precision=precision)(volumes)
+        return Composite(Path(str(model)), How(device=device, precision=precision), fast=fast)(volumes)
+    return Predictor(model, device=device, precision=precision, fast=fast)(volumes)

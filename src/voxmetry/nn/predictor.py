@@ -14,6 +14,7 @@ import torch
 
 from voxmetry.config import MapName, ModelSpec, Weights
 from voxmetry.core.instances import InstanceSegmentation
+from voxmetry.core.records import FastRun
 from voxmetry.core.records.clicks import Click
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -59,6 +60,8 @@ class Predictor:
         "auto", "float32", "bf16" or "fp16"; a loaded model keeps its own.
     execution
         "eager", "compile" or "graph", see `load_model`; a loaded model keeps its own.
+    fast
+        Trade accuracy for time, see `load_model`; a loaded model keeps its own.
     memory_gb
         The most that this process may hold, in 10^9 bytes of resident memory; None takes what the system has left.
         What a study needs is predicted before it is prepared: it is run within that, or refused with the figure.
@@ -87,17 +90,18 @@ class Predictor:
         device: str = "auto",
         precision: str = "auto",
         execution: str = "eager",
+        fast: bool = False,
         memory_gb: float | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> None:
         if not isinstance(model, Model):
-            model = load_model(model, device=device, precision=precision, execution=execution)
+            model = load_model(model, device=device, precision=precision, execution=execution, fast=fast)
         self.model = model
         self._memory_gb = memory_gb
         self._tell = tell or (lambda _: None)
         self.last_plan: MemoryPlan | None = None
         """How the last study was run."""
-        self._tell(f"{self.spec.name} on {self.model.choice}")
+        self._tell(f"{self.spec.name} on {self.model.choice}" + (f"; fast: {self.fast}" if self.fast else ""))
 
     @property
     def spec(self) -> ModelSpec:
@@ -118,6 +122,11 @@ class Predictor:
     def precision(self) -> str:
         """Precision of the network's products."""
         return self.model.choice.precision
+
+    @property
+    def fast(self) -> FastRun | None:
+        """What is traded for time; None where runs are full ones."""
+        return self.model.fast
 
     def __call__(
         self,

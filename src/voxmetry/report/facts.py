@@ -121,6 +121,7 @@ def examined(result: StudyResult, plan: PicturePlan, say: Language = ENGLISH) ->
         Fact(term=say("Model"), detail=f"{clean(run.model)} {clean(run.model_version)}"),
         *_corrected(result, say),
         Fact(term=say("Run"), detail=say.moment(run.started)),
+        *_fast(result, say),
         Fact(term=say("Matrix"), detail=say("{size} voxels", size=say.times(source.shape))),
         Fact(term=say("Voxel size"), detail=f"{say.times(source.spacing_mm, 2)} mm"),
         Fact(term=say("Field of view"), detail=lies),
@@ -136,6 +137,19 @@ def _corrected(result: StudyResult, say: Language) -> tuple[Fact, ...]:
     if result.correction is None:
         return ()
     return (Fact(term=say("Corrected by"), detail=clean(result.correction.author)),)
+
+
+def _fast(result: StudyResult, say: Language) -> tuple[Fact, ...]:
+    """Say what a fast run traded for time; a full one says nothing."""
+    fast = result.provenance.fast
+    if fast is None:
+        return ()
+    parts = [say("only inside the box that {model} finds", model=clean(fast.coarse))] if fast.coarse else []
+    if fast.overlap is not None and fast.full_overlap is not None:
+        few, own = (say.decimals(100 * share, 0) for share in (fast.overlap, fast.full_overlap))
+        parts.append(say("windows overlap by {few} % in place of {own} %", few=few, own=own))
+    detail = "; ".join(parts) or say("as a full run: windows overlap by no more")
+    return (Fact(term=say("Fast run"), detail=detail),)
 
 
 def definitions(

@@ -276,6 +276,7 @@ def origin_of(result: StudyResult) -> Origin:
         serial=made.weights_sha256,
         software=made.voxmetry_version,
         author="" if corrected is None else corrected.author,
+        fast="" if made.fast is None else str(made.fast),
     )
 
 

@@ -67,10 +67,19 @@ def load_any(
     Raises
     ------
     ConfigError
-        If several models are named that do not make one map, or `settings.fast` is on for a single network.
+        If several models are named that do not make one map, or `settings.fast` is on for a classical baseline or for
+        a model that was loaded for full runs.
     """
-    if isinstance(model, (nn.Predictor, nn.Composite, Baseline)):
+    if isinstance(model, (nn.Predictor, nn.Composite, nn.Model)) and settings.fast and model.fast is None:
+        raise ConfigError(
+            found=f"fast, with {model.spec.name}, which was loaded for full runs",
+            expected="a model that was loaded for fast runs, or its name",
+            fix="load it with fast=True, such as voxmetry.Predictor(name, fast=True)",
+        )
+    if isinstance(model, (nn.Predictor, nn.Composite)):
         return model
+    if isinstance(model, Baseline):
+        return _full_only(model, settings)
     how = How(settings.device, settings.precision, settings.execution, settings.memory_gb, tell)
     if isinstance(model, Sequence) and not isinstance(model, str):
         if len(model) > 1:
@@ -90,12 +99,6 @@ def load_any(
                 fix="name one of its members, or use --engine stream",
             )
         return nn.Composite(model, how, structures=settings.structures, fast=settings.fast)
-    if settings.fast:
-        raise ConfigError(
-            found="fast, with a single network",
-            expected="a model of models that names a coarse one, such as totalsegmentator-ct",
-            fix="leave out --fast",
-        )
     if isinstance(model, nn.Model) or not is_baseline(model):
         predictor = monai_predictor() if settings.engine == "monai" else nn.Predictor
         return predictor(
@@ -103,10 +106,22 @@ def load_any(
             device=settings.device,
             precision=settings.precision,
             execution=settings.execution,
+            fast=settings.fast,
             memory_gb=settings.memory_gb,
             tell=tell,
         )
-    return load_baseline(model)
+    return _full_only(load_baseline(model), settings)
+
+
+def _full_only(baseline: Baseline, settings: StudySettings) -> Baseline:
+    """Return a classical baseline; refuse to run it fast."""
+    if settings.fast:
+        raise ConfigError(
+            found=f"fast, with {baseline.spec.name}, a classical baseline",
+            expected="a model with a network, whose windows can overlap by less",
+            fix="leave out --fast",
+        )
+    return baseline
 
 
 def monai_predictor() -> type[nn.Predictor]:

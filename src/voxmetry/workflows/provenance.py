@@ -57,6 +57,7 @@ def provenance(model: nn.Predictor | nn.Composite | Baseline, settings: StudySet
         device=model.device,
         precision="float32" if isinstance(model, Baseline) else model.precision,
         plan="" if isinstance(model, Baseline) else str(model.last_plan or ""),
+        fast=None if isinstance(model, Baseline) else model.fast,
         started=clock.started.isoformat(timespec="seconds"),
         seconds=clock.total(),
         peak_memory_mb=peak_memory_mb(),

@@ -5,12 +5,13 @@ import pytest
 
 import models
 import phantoms
-from voxmetry import save
+from voxmetry import StudySettings, save
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io import write_series
 from voxmetry.workflows.cohort.bids import read_sidecar
 from voxmetry.workflows.cohort.layout import bids_sidecar
 from voxmetry.workflows.cohort.plan import plan_cohort
+from voxmetry.workflows.cohort.records import RunSettings
 from voxmetry.workflows.cohort.rules import Rule, Rules
 from workflows.cohort.conftest import image
 
@@ -202,6 +203,15 @@ class TestBids:
         description = data_set / "derivatives" / "voxmetry" / "dataset_description.json"
         assert json.loads(description.read_text())["DatasetType"] == "derivative"
         assert plan_cohort(data_set, None, [str(tiny)], settings=settings).of("waiting") == ()
+
+
+def test_a_fast_run_is_foreseen_with_fewer_windows(tiny, tmp_path):
+    save(phantoms.volume(phantoms.geometry(shape=(60, 60, 40))), tmp_path / "a.nii.gz")
+    seconds = []
+    for fast in (False, True):
+        settings = RunSettings(study=StudySettings(fast=fast))
+        seconds.append(plan_cohort(tmp_path, tmp_path / "out", [str(tiny)], settings=settings).forecast.seconds)
+    assert 0 < seconds[1] < 0.6 * seconds[0]
 
 
 def test_a_patch_that_covers_the_image_is_one_window(tiny):

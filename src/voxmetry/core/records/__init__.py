@@ -36,6 +36,7 @@ from voxmetry.core.records.instances import (
 from voxmetry.core.records.series import SeriesInfo, SeriesVerdict, SuvBasis
 from voxmetry.core.records.statistics import BlandAltman, Distribution, MeanInterval, PairedComparison, Reliability
 from voxmetry.core.records.study import (
+    FastRun,
     Flag,
     InstanceMeasurement,
     Lesion,
@@ -66,6 +67,7 @@ __all__ = [
     "Detection",
     "DetectionSummary",
     "Distribution",
+    "FastRun",
     "Flag",
     "FollowUp",
     "FollowUpSettings",

@@ -163,6 +163,31 @@ class SourceInfo(Record):
     """What SUV was worked out from, and what was taken for granted; None for what is no SUV of a DICOM series."""
 
 
+class FastRun(Record):
+    """What a run with `fast` did otherwise than a full one.
+
+    Examples
+    --------
+    >>> str(FastRun(overlap=0.25, full_overlap=0.5)), str(FastRun(coarse="totalsegmentator-ct-6mm"))
+    ('windows overlap by 25 % in place of 50 %', 'only inside the box that totalsegmentator-ct-6mm finds')
+    >>> str(FastRun())
+    'as a full run: windows overlap by no more'
+    """
+
+    overlap: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share that neighbouring windows overlap by; None where that is the model's own."""
+    full_overlap: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """The model's own share; of a model of models the largest of its members. None where `overlap` is."""
+    coarse: str = ""
+    """The model that found the box inside of which alone the others ran; empty where all was looked at."""
+
+    def __str__(self) -> str:
+        parts = [f"only inside the box that {self.coarse} finds"] if self.coarse else []
+        if self.overlap is not None and self.full_overlap is not None:
+            parts.append(f"windows overlap by {self.overlap:.0%} in place of {self.full_overlap:.0%}".replace("%", " %"))
+        return ", ".join(parts) or "as a full run: windows overlap by no more"
+
+
 class Provenance(Record):
     """How a result came to be: enough to make it again."""
 
@@ -179,6 +204,8 @@ class Provenance(Record):
     """Of the network's products: "float32", "bf16" or "fp16"."""
     plan: str = ""
     """How the network was run, and the memory that was predicted for it."""
+    fast: FastRun | None = None
+    """What was traded for time; None for a full run."""
     started: str
     """UTC, ISO 8601."""
     seconds: dict[str, float]

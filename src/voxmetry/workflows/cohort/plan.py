@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from voxmetry._version import __version__
+from voxmetry.config import ModelSpec, fast_spec
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io.dicom.read.choose import allowed_verdicts
 from voxmetry.io.suffixes import suffix_of
@@ -86,10 +88,11 @@ def plan_cohort(
     marked = mark_duplicates(with_references(assigned, references) if references else assigned)
     before = read_progress(place)
     cores = os.cpu_count() or 1
-    rates = measured_rates(known, settings) if measure else rates_of(before, marked, known)
+    as_run = _as_run(known, settings)
+    rates = measured_rates(as_run, settings) if measure else rates_of(before, marked, as_run)
     studies = [
         _foreseen(
-            progress_of(study, before.get(study.key), place, settings), known, rates.get(study.model, ()), cores=cores
+            progress_of(study, before.get(study.key), place, settings), as_run, rates.get(study.model, ()), cores=cores
         )
         for study in with_recipes(marked, known, settings)
     ]
@@ -196,6 +199,16 @@ def _reference_mark(path: str) -> str:
         return fingerprint([Path(path)])
     except OSError:
         return "missing"
+
+
+def _as_run(known: dict[str, KnownModel], settings: RunSettings) -> dict[str, KnownModel]:
+    """Return the models with the windows that they are run in: fewer, where the settings ask for fast runs."""
+    if not settings.study.fast:
+        return known
+    return {
+        name: replace(model, spec=fast_spec(model.spec)) if isinstance(model.spec, ModelSpec) else model
+        for name, model in known.items()
+    }
 
 
 def _foreseen(

@@ -44,6 +44,7 @@ _TECHNICAL = (
 _OWN = (
     *("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "SeriesDescription", "ContentDescription"),
     *("SegmentLabel", "SegmentDescription", "TrackingID", "AlgorithmName", "AlgorithmVersion", "TextValue"),
+    "AlgorithmParameters",
     *("ROIName", "ROIDescription", "ROIGenerationDescription", "StructureSetLabel", "StructureSetName"),
     *("DocumentTitle", "MIMETypeOfEncapsulatedDocument", "SegmentAlgorithmName", "ROIObservationLabel"),
     *("DimensionDescriptionLabel", "MappingResource", "MappingResourceName", "TemplateIdentifier"),

@@ -37,6 +37,8 @@ class Origin:
         Version of Voxmetry.
     author
         The person who made or corrected it; empty where a program alone did.
+    fast
+        What a fast run traded for time, in words; empty for a full one.
     """
 
     how: How
@@ -45,6 +47,7 @@ class Origin:
     serial: str = ""
     software: str = ""
     author: str = ""
+    fast: str = ""
 
     def __post_init__(self) -> None:
         if self.how != "manual" and not (self.algorithm and self.version):
@@ -72,7 +75,10 @@ class Origin:
         if self.how == "manual":
             return None
         return AlgorithmIdentificationSequence(
-            name=fitted(self.algorithm), family=codes.DCM.ArtificialIntelligence, version=fitted(self.version)
+            name=fitted(self.algorithm),
+            family=codes.DCM.ArtificialIntelligence,
+            version=fitted(self.version),
+            parameters={"fast": self.fast} if self.fast else None,
         )
 
     def equipment(self) -> dict[str, str]:
