@@ -5,7 +5,8 @@
                                          [--cap-gb 12]
                                          [--cache FILE] [--plot FILE]
 
-Rows: `voxmetry` (from file to label map, as the peers do), `voxmetry-float32`, `segment` (the whole of `voxmetry
+Rows: `voxmetry` (from file to label map, as the peers do), `voxmetry-float32`, `voxmetry-fast` (with `--fast`, its
+labels held against the row `voxmetry` by Dice of each structure over 1 mL), `segment` (the whole of `voxmetry
 segment`, with measurements and report), `monai` (its default of float64 for resampling) and `monai-float32`; `nnunet`
 and `voxmetry-nnunet` run one nnU-Net model, made here and imported, mirroring off; `nnunet` needs a Python with
 nnunetv2. A row that takes under a minute is run --repeats times, the table has the medians. A row that needs more than
@@ -49,6 +50,8 @@ PATCH, SPACING_MM = 96, 1.5
 CHANNELS = (32, 64, 128, 256, 320, 320)
 FULL = (512, 512, 300)
 PEERS = ("monai", "nnunet")
+LEAST_ML = 1.0
+"""Structures below are left out of the Dice between two ways."""
 QUICK_S = 60
 """A longer run is not repeated."""
 
@@ -125,8 +128,9 @@ def in_turns(options: argparse.Namespace, size: list[int], n_classes: int) -> st
     image = image_of(options, size)
     models = {row: model_of(options, row, n_classes) for row in options.rows}
     labels = {row: options.work / f"{row}-{n_classes}-{image.name}" for row in options.rows}
-    lines = [machine.processor(), "", "| turn | way | s | network s | peak GB | predicted GB | time | memory | equal |"]
-    lines.append("| --: | --- | --: | --: | --: | --: | --: | --: | --: |")
+    lines = [machine.processor(), ""]
+    lines.append("| turn | way | s | network s | peak GB | predicted GB | time | memory | equal | Dice with voxmetry |")
+    lines.append("| --: | --- | --: | --: | --: | --: | --: | --: | --: | --: |")
     ratios: dict[str, list[tuple[float, float]]] = {row: [] for row in options.rows}
     spent: list[dict[str, object]] = []
     for turn in range(1, options.turns + 1):
@@ -148,7 +152,8 @@ def in_turns(options: argparse.Namespace, size: list[int], n_classes: int) -> st
             same = f"{found['same_foreground']:.4%}" if "same_foreground" in found else ""
             lines.append(
                 f"| {turn} | {row}: {found['device']} | {over}{found['seconds']:.1f} | {found['network_s']:.1f} | "
-                f"{over}{found['peak_gb']:.2f} | {predicted} | {ratio[0]:.2f} | {ratio[1]:.2f} | {same} |"
+                f"{over}{found['peak_gb']:.2f} | {predicted} | {ratio[0]:.2f} | {ratio[1]:.2f} | {same} | "
+                f"{told_dice(found)} |"
             )
             print(lines[-1], file=sys.stderr, flush=True)
         if 2 * time.monotonic() - began > options.end:
@@ -156,7 +161,7 @@ def in_turns(options: argparse.Namespace, size: list[int], n_classes: int) -> st
     for row, pairs in ratios.items():
         # A row that was stopped at the limit of memory has no ratio, and makes the median nan.
         time_, memory = (statistics.median(column) for column in zip(*pairs, strict=True))
-        lines.append(f"| median of {len(pairs)} | {row} | | | | | {time_:.2f} | {memory:.2f} | |")
+        lines.append(f"| median of {len(pairs)} | {row} | | | | | {time_:.2f} | {memory:.2f} | | |")
     return "\n".join([*lines, stages(spent)])
 
 
@@ -302,7 +307,7 @@ def run_voxmetry(row: str, model: Path, image: Path, out: Path) -> dict[str, obj
 
     clock = [time.perf_counter()]
     precision = "float32" if row == "voxmetry-float32" else "auto"
-    loaded = voxmetry.load_model(model, precision=precision)
+    loaded = voxmetry.load_model(model, precision=precision, fast=row.startswith("voxmetry-fast"))
     timed = Timed(loaded.members[0])
     predictor = voxmetry.Predictor(dataclasses.replace(loaded, members=(timed,)))
     clock.append(time.perf_counter())
@@ -321,7 +326,7 @@ def run_voxmetry(row: str, model: Path, image: Path, out: Path) -> dict[str, obj
         "prepare_s": prepare,
         "restore_s": run - timed.seconds,
         "write_s": write,
-        "device": str(loaded.choice),
+        "device": str(loaded.choice) + (f"; {loaded.fast}" if loaded.fast else ""),
         "predicted_gb": prepared.plan.needed / 1e9,
         "ring_gb": prepared.plan.parts.get("ring", 0) / 1e9,
     }
@@ -598,11 +603,16 @@ def make_nnunet(data: Path, folder: Path, n_classes: int) -> None:
 
 
 def add_agreement(rows: list[dict[str, object]], files: dict[str, Path]) -> None:
-    """Hold each label map against the peer's, where that was run: the share of foreground voxels that are equal."""
+    """Hold each label map against the peer's, where that was run: the share of foreground voxels that are equal.
+
+    Fast runs are held against the full one as well.
+    """
     import nibabel
     import numpy as np
 
     for row in rows:
+        if str(row["row"]).startswith("voxmetry-fast") and files.get("voxmetry", Path("none")).exists():
+            row |= own_dice(files["voxmetry"], files[str(row["row"])])
         names = ["nnunet"] if str(row["row"]).endswith("nnunet") else ["monai", "monai-float32"]
         peer = next((files[name] for name in names if name in files and files[name].exists()), None)
         if peer is None or "stopped" in row:
@@ -611,6 +621,28 @@ def add_agreement(rows: list[dict[str, object]], files: dict[str, Path]) -> None
         other = np.asarray(nibabel.load(files[str(row["row"])]).dataobj)
         foreground = (plain > 0) | (other > 0)
         row["same_foreground"] = float((plain == other)[foreground].mean()) if foreground.any() else float("nan")
+
+
+def own_dice(full: Path, fast: Path) -> dict[str, float]:
+    """Return the lowest and the mean Dice of two label maps over the structures of `LEAST_ML` in the first."""
+    import nibabel
+    import numpy as np
+
+    image = nibabel.load(full)
+    a, b = np.asarray(image.dataobj), np.asarray(nibabel.load(fast).dataobj)
+    n = int(max(a.max(), b.max())) + 1
+    in_a, in_b, both = (np.bincount(x.ravel(), minlength=n)[1:] for x in (a, b, np.where(a == b, a, 0)))
+    voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    large = in_a * voxel_ml >= LEAST_ML
+    dice = 2 * both[large] / (in_a + in_b)[large]
+    return {"own_dice_lowest": float(dice.min()), "own_dice_mean": float(dice.mean()), "structures": int(large.sum())}
+
+
+def told_dice(row: dict[str, object]) -> str:
+    """Spell the Dice of a fast run with the full one; empty for other rows."""
+    if "own_dice_lowest" not in row:
+        return ""
+    return f"{row['own_dice_lowest']:.4f}, {row['own_dice_mean']:.4f} ({row['structures']})"
 
 
 def table(rows: list[dict[str, object]]) -> str:
@@ -622,8 +654,8 @@ def table(rows: list[dict[str, object]]) -> str:
         ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages) + f"; {machine.processor()}",
         "",
         "| size | classes | way | s | network s | rest | CPU s | network CPU s | peak GB | predicted GB | time | "
-        "CPU time | memory | runs | same foreground |",
-        "| --- | --: | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
+        "CPU time | memory | runs | same foreground | Dice with voxmetry: lowest, mean (structures) |",
+        "| --- | --: | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for row in rows:
         own = own_row(row, rows)
@@ -636,7 +668,7 @@ def table(rows: list[dict[str, object]]) -> str:
             f"{over}{row['seconds']:.1f} | {row['network_s']:.1f} | {rest} | {row['cpu_s']:.1f} | "
             f"{row['network_cpu_s']:.1f} | {over}{row['peak_gb']:.2f} | {predicted} | "
             f"{over}{row['seconds'] / own['seconds']:.2f} | {over}{row['cpu_s'] / own['cpu_s']:.2f} | "
-            f"{over}{row['peak_gb'] / own['peak_gb']:.2f} | {row['runs']} | {same} |"
+            f"{over}{row['peak_gb'] / own['peak_gb']:.2f} | {row['runs']} | {same} | {told_dice(row)} |"
         )
     if any("stopped" in row for row in rows):
         lines += ["", "A row with > was stopped at the limit of memory: it had not finished."]

@@ -58,9 +58,7 @@ def test_the_engine_of_monai_is_as_fast(tmp_path, study):
 
 
 def test_an_imported_nnunet_model(tmp_path):
-    import_model(
-        nnunet_folders.write(tmp_path, "isotropic"), tmp_path / "model", ImportOptions(orientation="stored")
-    )
+    import_model(nnunet_folders.write(tmp_path, "isotropic"), tmp_path / "model", ImportOptions(orientation="stored"))
     volume = read_volume(tmp_path / "image_0000.nii.gz")
     ready = load_any(tmp_path / "model", StudySettings(device="cpu", fast=True))
     assert ready.fast == TRADED

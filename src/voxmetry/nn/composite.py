@@ -87,9 +87,7 @@ class Composite:
                 fix="correct the members in its model.yaml",
             )
         inside = fast and self.spec.coarse is not None
-        self._how = replace(
-            how, above=(*how.above, self._folder.resolve()), fast=(how.fast or fast) and not inside
-        )
+        self._how = replace(how, above=(*how.above, self._folder.resolve()), fast=(how.fast or fast) and not inside)
         self._wanted = chosen_labels(self.spec.labels, structures)
         self._needed = self.spec.needed(tuple(structures))
         self._loaded: dict[str, Predictor | Composite] = {}

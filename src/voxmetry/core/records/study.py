@@ -184,7 +184,8 @@ class FastRun(Record):
     def __str__(self) -> str:
         parts = [f"only inside the box that {self.coarse} finds"] if self.coarse else []
         if self.overlap is not None and self.full_overlap is not None:
-            parts.append(f"windows overlap by {self.overlap:.0%} in place of {self.full_overlap:.0%}".replace("%", " %"))
+            few, own = (f"{100 * share:.0f} %" for share in (self.overlap, self.full_overlap))
+            parts.append(f"windows overlap by {few} in place of {own}")
         return ", ".join(parts) or "as a full run: windows overlap by no more"
 
 
