@@ -10,7 +10,7 @@ import pytest
 import models
 import nnunet_folders
 import phantoms
-from voxmetry import LabelTable, Predictor, StudySettings, load_model, read_volume, segment
+from voxmetry import LabelTable, Predictor, StudySettings, load_model, segment
 from voxmetry.config import dump_yaml
 from voxmetry.core.records import FastRun
 from voxmetry.errors import ConfigError
@@ -57,13 +57,17 @@ def test_the_engine_of_monai_is_as_fast(tmp_path, study):
     assert ready.model.as_monai().inferer.overlap == 0.25
 
 
-def test_an_imported_nnunet_model(tmp_path):
-    import_model(nnunet_folders.write(tmp_path, "isotropic"), tmp_path / "model", ImportOptions(orientation="stored"))
-    volume = read_volume(tmp_path / "image_0000.nii.gz")
-    ready = load_any(tmp_path / "model", StudySettings(device="cpu", fast=True))
+def test_an_imported_nnunet_model(tmp_path, study):
+    folder = tmp_path / "model"
+    import_model(nnunet_folders.write(tmp_path, "isotropic"), folder, ImportOptions(orientation="stored"))
+    ready = load_any(folder, StudySettings(device="cpu", fast=True))
     assert ready.fast == TRADED
     assert ready.spec.window.placement == "nnunet"
-    assert not np.array_equal(ready(volume).array, segment(volume, tmp_path / "model", device="cpu").array)
+    found = ready(study).array
+    written = (folder / "model.yaml").read_text(encoding="utf-8")
+    assert "overlap: 0.5" in written
+    (folder / "model.yaml").write_text(written.replace("overlap: 0.5", "overlap: 0.25"), encoding="utf-8")
+    assert np.array_equal(found, segment(study, folder, device="cpu").array)
 
 
 def test_windows_that_overlap_by_less_stay_as_they_are(tmp_path, study):

@@ -71,6 +71,6 @@ def test_the_report_says_it_in_its_language(model, series, tmp_path, code, fast,
     result = segment_study(series, tmp_path / "out", model, settings=StudySettings(device="cpu", report="none"))
     made = result.model_copy(update={"provenance": result.provenance.model_copy(update={"fast": fast})})
     say = load_language(code)
-    plan = PicturePlan((1.0, 1.0, 1.0), 0.0, present=(), compared=False, pictures=())
+    plan = PicturePlan(extent_mm=(1.0, 1.0, 1.0), oblique_degrees=0.0, present=(), compared=False, pictures=())
     facts = {fact.term: fact.detail for fact in examined(made, plan, say)}
     assert facts[say("Fast run")] == said
