@@ -155,8 +155,9 @@ def load_model(
             expected="`weights` with `file` and `sha256`",
             fix="train it first: voxmetry train",
         )
-    full, spec = spec, fast_spec(spec) if fast else spec
-    networks = _Networks(spec, spec.weights, folder)
+    weights, full = spec.weights, spec
+    spec = fast_spec(full) if fast else full
+    networks = _Networks(spec, weights, folder)
     cost = known_cost(partial(networks.member, 0), spec)
     if isinstance(spec.network, MaskRcnnNetwork):
         require_for_instances(spec, device, execution)
@@ -169,7 +170,7 @@ def load_model(
         for place in range(spec.members)
     )
     traded = fast_run(spec, full) if fast else None
-    return Model(spec, spec.weights, members, choice, cost, networks.member, folder, traded)
+    return Model(spec, weights, members, choice, cost, networks.member, folder, traded)
 
 
 def fast_run(spec: ModelSpec, full: ModelSpec) -> FastRun:
