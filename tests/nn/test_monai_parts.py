@@ -1,5 +1,7 @@
 """A model in MONAI's own parts: the plain way, and the engine beside it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from parity import Blobs, blobs, check
 from voxmetry import Predictor, load_model, read_volume, save, segment_study
 from voxmetry.cli import run
 from voxmetry.config import StudySettings
-from voxmetry.errors import ConfigError, InferenceError, ModelError
+from voxmetry.errors import ConfigError, InferenceError, InputError, ModelError
 from voxmetry.nn.interop import ImportOptions, import_model
 from voxmetry.nn.mirroring import averaged, swapped_sides
 from voxmetry.nn.monai_parts import monai_parts
@@ -53,6 +55,14 @@ def test_the_engine_gives_the_labels_of_the_plain_way(case, tmp_path):
     found, expected = engine(volume), plain(volume)
     assert expected.geometry.is_same(volume.geometry)
     check(found.array, expected.array)
+
+
+def test_images_in_different_frames_of_reference_are_refused(tmp_path):
+    inputs = [{"name": name, "modality": "MR", "normalise": {"method": "zscore"}} for name in ("t1", "t2")]
+    predictor = MonaiPredictor(models.write(tmp_path, inputs=inputs), device="cpu")
+    volumes = [blobs(dataclasses.replace(phantoms.geometry(), frame_uid=uid)) for uid in ("1.2", "1.3")]
+    with pytest.raises(InputError, match="frames of reference"):
+        predictor.prepare(volumes)
 
 
 def test_sides_change_places_in_mirror_images_as_in_the_engine():

@@ -51,49 +51,43 @@ def compare_files(
     VoxmetryError
         If a file cannot be read or the two cannot be compared.
     """
-    if settings.apart == "maps":
-        ours, theirs = read_instance_pair(pair)
-        return compare_pair(pair.case, prediction=ours, reference=theirs, settings=settings, patient=patient)
-    prediction, reference = read_pair(pair)
+    prediction, reference = read_pair(pair, instances=settings.apart == "maps")
     return compare_pair(pair.case, prediction=prediction, reference=reference, settings=settings, patient=patient)
 
 
-def read_pair(pair: FilePair) -> tuple[Segmentation, Segmentation]:
+def read_pair(
+    pair: FilePair, *, instances: bool = False
+) -> tuple[Segmentation | InstanceSegmentation, Segmentation | InstanceSegmentation]:
     """Read a prediction and its reference on one grid.
 
-    Raises
-    ------
-    GeometryError
-        If their voxels are not the same points in the patient.
-    VoxmetryError
-        If a file cannot be read.
-    """
-    prediction, reference = read_segmentation(pair.prediction), read_segmentation(pair.reference)
-    if not reference.geometry.is_same(prediction.geometry):
-        # The same points in the patient in another order or extent are the same grid, as for an image and its labels.
-        move = find_move(reference.geometry, prediction.geometry, what="prediction and reference")
-        reference = Segmentation(move(reference.array), prediction.geometry, reference.labels)
-    return prediction, reference
-
-
-def read_instance_pair(pair: FilePair) -> tuple[InstanceSegmentation, InstanceSegmentation]:
-    """Read two instance maps on one grid.
+    Parameters
+    ----------
+    pair
+        The case's files.
+    instances
+        Whether they are instance maps; else they are label maps.
 
     Raises
     ------
     GeometryError
         If their voxels are not the same points in the patient.
     LabelError
-        If the reference is a label map of structures.
+        If the reference of an instance map is a label map of structures.
     VoxmetryError
         If a file cannot be read.
     """
-    prediction, reference = read_instances(pair.prediction), read_instances(pair.reference)
-    require_instances(reference.array, pair.reference.name)
-    if not reference.geometry.is_same(prediction.geometry):
-        move = find_move(reference.geometry, prediction.geometry, what="prediction and reference")
-        reference = of_rows(move(reference.array), prediction.geometry, reference.detections)
-    return prediction, reference
+    read = read_instances if instances else read_segmentation
+    prediction, reference = read(pair.prediction), read(pair.reference)
+    if isinstance(reference, InstanceSegmentation):
+        require_instances(reference.array, pair.reference.name)
+    grid = prediction.geometry
+    if reference.geometry.is_same(grid):
+        return prediction, reference
+    # The same points in the patient in another order or extent are the same grid, as for an image and its labels.
+    moved = find_move(reference.geometry, grid, what="prediction and reference")(reference.array)
+    if isinstance(reference, InstanceSegmentation):
+        return prediction, of_rows(moved, grid, reference.detections)
+    return prediction, Segmentation(moved, grid, reference.labels)
 
 
 def compare_pair(

@@ -14,8 +14,8 @@ from voxmetry.config import InputSpec, ModelSpec, Normalise
 from voxmetry.core.axes import reorientation
 from voxmetry.core.volume import Volume
 from voxmetry.nn.grids import along_same_axes, interpolate, is_turned, model_grid, positions
-from voxmetry.nn.normalisation import require_contrast
-from voxmetry.nn.preprocess import RESAMPLE_VALUES, Prepared, require_channels, require_same_frame
+from voxmetry.nn.normalisation import Scaling, require_contrast
+from voxmetry.nn.preprocess import RESAMPLE_VALUES, Prepared, require_channels
 from voxmetry.nn.slabs import DEVICE_FACTOR
 from voxmetry.ops.layout import memory_axes
 
@@ -52,8 +52,6 @@ def preprocess_on(device: str, volumes: Sequence[Volume], spec: ModelSpec) -> Pr
     oriented = [reorientation(volume.geometry, spec.orientation) for volume in volumes]
     if not all(along_same_axes(turned, grid) for _, turned in oriented):
         return None
-    for volume in volumes[1:]:
-        require_same_frame(first, volume.geometry)
     channels = []
     for volume, (moved, turned), item in zip(volumes, oriented, spec.inputs, strict=True):
         channels.append(normalised(resampled(moved.forward(volume.array), positions(turned, grid), device), item))
@@ -89,29 +87,23 @@ def normalised(image: torch.Tensor, item: InputSpec) -> torch.Tensor:
         If all voxels that count have the same value.
     """
     for how in (item.normalise, *item.then):
-        if how.method == "window":
-            image = (image.clamp(how.low, how.high) - how.mean) / how.sd
-        elif how.method == "shift":
-            image = (image - how.mean) / how.sd
-        elif how.method == "minmax":
-            low, high = float(image.min()), float(image.max())
-            require_contrast(low, high, item.name)
-            bottom, top = how.low or 0.0, 1.0 if how.high is None else how.high
-            image = ((image.double() - low) / (high - low) * (top - bottom) + bottom).float()
-        else:
-            image = _zscore(image, how, item.name)
+        image = _fit(image, how, item.name)(image)
     return image
 
 
-def _zscore(image: torch.Tensor, how: Normalise, name: str) -> torch.Tensor:
-    mask = image != 0
-    counted = image[mask] if how.nonzero else image.flatten()
+def _fit(image: torch.Tensor, how: Normalise, name: str) -> Scaling:
+    """Find what a step takes from the image, as `normalisation.fit` does in blocks."""
+    if how.method in ("window", "shift"):
+        return Scaling(how)
+    if how.method == "minmax":
+        low, high = float(image.min()), float(image.max())
+        require_contrast(low, high, name)
+        return Scaling(how, low, high)
+    counted = image[image != 0] if how.nonzero else image.flatten()
     low, high = percentiles(counted, how.percentiles) if counted.numel() else (0.0, 0.0)
     require_contrast(low, high, name)
     inside = counted.clamp(low, high).double()
-    mean, sd = inside.mean(), inside.std(correction=0)
-    found = ((image.clamp(low, high).double() - mean) / sd).float()
-    return torch.where(mask, found, image) if how.nonzero and how.keep_zeros else found
+    return Scaling(how, low, high, float(inside.mean()), float(inside.std(correction=0)))
 
 
 def percentiles(values: torch.Tensor, wanted: Sequence[float]) -> tuple[float, float]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from voxmetry.config import InputSpec, Normalise
@@ -19,6 +20,7 @@ from voxmetry.errors import InputError
 
 Block: TypeAlias = tuple[NDArray[Any], NDArray[np.bool_] | None]
 """Intensities of any shape, and the voxels that count where only those that are not zero do; None: just those."""
+Values = TypeVar("Values", NDArray[Any], torch.Tensor)
 Blocks: TypeAlias = Callable[[], Iterable[Block]]
 """Goes through an image anew each time that it is called."""
 
@@ -48,22 +50,31 @@ class Scaling:
     mean: float = 0.0
     sd: float = 1.0
 
-    def __call__(self, array: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-        """Apply it to intensities, float32."""
+    def __call__(self, values: Values, mask: NDArray[np.bool_] | None = None) -> Values:
+        """Apply it to intensities, float32; a tensor stays on its device, and has no mask."""
         how = self.how
         if how.method == "window":
-            return np.asarray((np.clip(array, how.low, how.high) - how.mean) / how.sd, np.float32)
+            # Never None here: `Normalise` asks for both.
+            return _float32((values.clip(how.low or 0.0, how.high or 0.0) - how.mean) / how.sd)
         if how.method == "shift":
-            return np.asarray((array - how.mean) / how.sd, np.float32)
+            return _float32((values - how.mean) / how.sd)
         if how.method == "minmax":
             bottom, top = how.low or 0.0, 1.0 if how.high is None else how.high
-            share = (array.astype(np.float64) - self.low) / (self.high - self.low)
-            return (share * (top - bottom) + bottom).astype(np.float32)
-        clipped = np.clip(array.astype(np.float64), self.low, self.high)
-        found = ((clipped - self.mean) / self.sd).astype(np.float32)
+            share = (_float64(values) - self.low) / (self.high - self.low)
+            return _float32(share * (top - bottom) + bottom)
+        found = _float32((_float64(values).clip(self.low, self.high) - self.mean) / self.sd)
         if how.nonzero and how.keep_zeros:
-            return np.where(array != 0 if mask is None else mask, found, array).astype(np.float32)
+            kept = values == 0 if mask is None else ~mask
+            found[kept] = values[kept]
         return found
+
+
+def _float64(values: Values) -> Values:
+    return values.astype(np.float64) if isinstance(values, np.ndarray) else values.double()
+
+
+def _float32(values: Values) -> Values:
+    return values.astype(np.float32, copy=False) if isinstance(values, np.ndarray) else values.float()
 
 
 def fit(blocks: Blocks, item: InputSpec) -> tuple[Scaling, ...]:

@@ -92,8 +92,6 @@ def preprocess(volumes: Sequence[Volume], spec: ModelSpec, previous: Segmentatio
     require_channels(volumes, spec)
     _require_previous(previous, volumes[0].geometry, spec)
     first = volumes[0]
-    for volume in volumes[1:]:
-        require_same_frame(first.geometry, volume.geometry)
     if spec.resampling.rule == "nnunet":
         return _preprocess_nnunet(volumes, spec, previous)
     grid = model_grid(first.geometry, spec)
@@ -107,12 +105,19 @@ def preprocess(volumes: Sequence[Volume], spec: ModelSpec, previous: Segmentatio
 
 
 def require_channels(volumes: Sequence[Volume], spec: ModelSpec) -> None:
-    """Raise `InputError` unless there is one volume for each input of the model."""
+    """Raise `InputError` unless there is one volume for each input of the model, in one frame of reference."""
     if len(volumes) != len(spec.inputs):
         raise InputError(
             found=f"{len(volumes)} volumes",
             expected=f"{len(spec.inputs)}: " + ", ".join(f"{item.name} ({item.modality})" for item in spec.inputs),
             fix="pass one volume for each input of the model, in this order",
+        )
+    # A volume that names no frame fits to each.
+    if len({volume.geometry.frame_uid for volume in volumes} - {None, ""}) > 1:
+        raise InputError(
+            found="two input volumes in different frames of reference",
+            expected="channels of one study that share a frame of reference",
+            fix="register one to the other first; their positions cannot be compared as they are",
         )
 
 
@@ -281,13 +286,3 @@ def normalise(array: np.ndarray, item: InputSpec, *, mask: np.ndarray | None = N
     for step in fit(lambda: [(array, mask)], item):
         found = step(found, mask)
     return found
-
-
-def require_same_frame(first: Geometry, other: Geometry) -> None:
-    """Raise `InputError` where two volumes say that they lie in different frames of reference."""
-    if first.frame_uid and other.frame_uid and first.frame_uid != other.frame_uid:
-        raise InputError(
-            found="two input volumes in different frames of reference",
-            expected="channels of one study that share a frame of reference",
-            fix="register one to the other first; their positions cannot be compared as they are",
-        )

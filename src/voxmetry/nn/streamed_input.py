@@ -24,7 +24,6 @@ from voxmetry.nn.preprocess import (
     RESAMPLE_VALUES,
     Prepared,
     require_channels,
-    require_same_frame,
     resampled_blocks,
 )
 from voxmetry.nn.window import slab_axis
@@ -167,8 +166,6 @@ def preprocess_streamed(volumes: Sequence[Volume], spec: ModelSpec) -> Prepared:
     """
     require_channels(volumes, spec)
     first = volumes[0].geometry
-    for volume in volumes[1:]:
-        require_same_frame(first, volume.geometry)
     grid = model_grid(first, spec)
     return Prepared(torch.empty(0), grid, first, streamed=StreamedInput(volumes, spec, grid))
 

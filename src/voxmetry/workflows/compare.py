@@ -18,7 +18,7 @@ from voxmetry.io.output_folder import output_folder
 from voxmetry.io.read import read_volume
 from voxmetry.io.suffixes import ITK, NIFTI
 from voxmetry.measurement import tables
-from voxmetry.measurement.compare_cases import compare_cohort, compare_files, named_alike, read_instance_pair, read_pair
+from voxmetry.measurement.compare_cases import compare_cohort, compare_files, named_alike, read_pair
 from voxmetry.measurement.instances import label_map
 from voxmetry.measurement.match_files import FilePair, MatchedFiles, case_name, match_files
 from voxmetry.measurement.patients import read_patients
@@ -208,11 +208,9 @@ def _reader(matched: MatchedFiles, images: Path | None, settings: CohortSettings
 
     def read(case: str) -> Masks:
         pair = pairs[case]
-        if settings.apart == "maps":
-            # Pictures show structures: where two instances touch, the cut between them is not drawn.
-            prediction, reference = (label_map(x) for x in named_alike(*read_instance_pair(pair)))
-        else:
-            prediction, reference = read_pair(pair)
+        # Pictures show structures: where two instances touch, the cut between them is not drawn.
+        sides = named_alike(*read_pair(pair, instances=settings.apart == "maps"))
+        prediction, reference = (label_map(side) for side in sides)
         image = _image(images, case)
         if image is not None:
             image.geometry.require_same(prediction.geometry, what=f"the image and the label map of {case}")
