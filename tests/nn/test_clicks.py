@@ -105,6 +105,20 @@ def test_the_place_in_mm_and_the_voxel_are_one_click(image, predictor):
     assert by_mm[0, 1:3].max() == 0
 
 
+def test_the_later_of_two_clicks_in_one_voxel_counts(image, predictor):
+    spec, voxel = predictor.spec, np.array([5, 20, 3])
+    beside = GRID.to_mm(voxel[None] + 0.3)[0]
+    first = Click(at=(5, 20, 3), label="back", space="voxel")
+    taken_back = Click(at=tuple(beside), label="background")
+    prepared = preprocess([image], spec)
+    both = with_clicks(prepared, [first, taken_back], spec).tensor
+    assert torch.equal(both, with_clicks(prepared, [taken_back], spec).tensor)
+    again = with_clicks(prepared, [first, taken_back, first], spec).tensor
+    assert torch.equal(again, with_clicks(prepared, [first], spec).tensor)
+    with pytest.raises(ConfigError, match="liver"):
+        with_clicks(prepared, [first.model_copy(update={"label": "liver"}), first], spec)
+
+
 def test_clicks_change_the_answer_and_none_do_not(image, predictor):
     plain = predictor(image)
     assert np.array_equal(plain.array, predictor(image, clicks=[]).array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ import phantoms
 from voxmetry import Predictor, Volume, read_segmentation, read_volume, save
 from voxmetry.cli import run
 from voxmetry.core.records.clicks import parse_click
+from voxmetry.errors import ConfigError
 from voxmetry.service.infer import clicks_of_params, options_of_params
 
 GRID = phantoms.geometry(shape=(24, 26, 12), spacing_mm=(1.0, 1.2, 2.5))
@@ -84,6 +86,18 @@ def test_a_run_that_was_made_with_clicks_keeps_them(place, tmp_path):
     assert [row["label"] for row in kept["clicks"]] == ["front"]
 
 
+def test_a_click_takes_back_an_earlier_one_in_its_voxel(place, out):
+    wrong, right = click((5, 20, 3), "back"), click((5, 20, 3), "background")
+    refined(place, out, "--click", wrong, "--click", click((20, 4, 9), "front"))
+    refined(place, out, "--click", right)
+    kept = json.loads((out / "clicks.json").read_text(encoding="utf-8"))
+    assert sorted(row["label"] for row in kept["clicks"]) == ["background", "front"]
+    image = read_volume(place / "image.nii.gz", modality="MR")
+    clicks = [parse_click(click((20, 4, 9), "front")), parse_click(right)]
+    expected = Predictor(place / "model", device="cpu")(image, clicks=clicks)
+    assert np.array_equal(read_segmentation(out / "seg.nii.gz").array, expected.array)
+
+
 def test_a_run_of_some_structures_stays_one_of_these(place, tmp_path):
     words = ["-m", str(place / "model"), "-o", str(tmp_path / "out"), "--device", "cpu", "--report", "none"]
     assert run(["segment", str(place / "image.nii.gz"), *words, "--structures", "front"]) in (0, 3)
@@ -99,6 +113,28 @@ def test_clicks_on_another_run_are_no_clicks_on_this_one(place, out):
     path.write_text(path.read_text(encoding="utf-8").replace('"map_sha256": "', '"map_sha256": "0'), encoding="utf-8")
     refined(place, out, "--click", click((20, 4, 9), "front"))
     assert [row["label"] for row in json.loads(path.read_text(encoding="utf-8"))["clicks"]] == ["front"]
+
+
+def test_a_run_that_was_made_anew_has_no_clicks(place, out):
+    refined(place, out, "--click", click((5, 20, 3), "back"))
+    words = ["-m", str(place / "model"), "-o", str(out), "--device", "cpu", "--overwrite"]
+    assert run(["segment", str(place / "image.nii.gz"), *words]) in (0, 3)
+    refined(place, out, "--click", click((20, 4, 9), "front"))
+    kept = json.loads((out / "clicks.json").read_text(encoding="utf-8"))
+    assert [row["label"] for row in kept["clicks"]] == ["front"]
+
+
+def test_clicks_are_kept_with_the_run_or_not_at_all(place, out, monkeypatch):
+    """A kill between the two left a run whose last clicks the next call did not know."""
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("voxmetry.workflows.correct_run.note_correction", stopped)
+    with contextlib.suppress(KeyboardInterrupt):
+        refined(place, out, "--click", click((5, 20, 3), "back"))
+    assert (out / "correction.csv").is_file()
+    assert (out / "clicks.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -132,6 +168,11 @@ class TestProtocol:
     def test_points_under_the_names_of_structures(self):
         found = clicks_of_params({"front": [[1, 2, 3]], "back": [], "background": []}, ("front", "back"))
         assert found == [{"at": [1, 2, 3], "label": "front", "space": "voxel"}]
+
+    def test_two_names_for_one_voxel_are_refused(self):
+        params = {"front": [[1, 2, 3]], "background": [[1, 2, 3], [4, 5, 6]]}
+        with pytest.raises(ConfigError, match="points of background and front in one voxel, 1, 2, 3"):
+            options_of_params(params, ("front", "back"))
 
     def test_a_model_without_clicks_passes_them_over(self):
         assert options_of_params({"foreground": [[1, 2, 3]], "background": []}).clicks is None

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from voxmetry.config import ModelSpec
+from voxmetry.core.geometry import Geometry
 from voxmetry.core.records.clicks import BACKGROUND, Click
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.nn.preprocess import Prepared
@@ -65,7 +66,7 @@ def guidance(
 
 
 def with_clicks(prepared: Prepared, clicks: Sequence[Click], spec: ModelSpec) -> Prepared:
-    """Return a prepared study with the channels of clicks behind the images.
+    """Return a prepared study with the channels of clicks behind the images; see `latest_of_each_voxel`.
 
     Raises
     ------
@@ -82,10 +83,12 @@ def with_clicks(prepared: Prepared, clicks: Sequence[Click], spec: ModelSpec) ->
             expected="a model whose model.yaml has `clicks`",
             fix="train one with `clicks: {}` under `model` in the configuration",
         )
-    points = []
     for click in clicks:
-        mm = np.array(click.at) if click.space == "mm" else prepared.native.to_mm(np.array([click.at]))[0]
-        _require_inside(mm, prepared, click)
+        class_of(click, spec)
+        _require_inside(click, prepared.native)
+    points = []
+    for click in latest_of_each_voxel(clicks, prepared.native):
+        mm = prepared.native.to_mm(_voxel_of(click, prepared.native)[None])[0]
         voxel = np.linalg.solve(prepared.grid.affine, np.append(mm, 1.0))[:3]
         points.append((class_of(click, spec), voxel.tolist()))
     images = prepared.tensor
@@ -126,9 +129,39 @@ def class_of(click: Click, spec: ModelSpec) -> int:
     )
 
 
-def _require_inside(mm: NDArray[np.float64], prepared: Prepared, click: Click) -> None:
-    place = np.linalg.solve(prepared.native.affine, np.append(mm, 1.0))[:3]
-    if ((place < -0.5) | (place > np.array(prepared.native.shape) - 0.5)).any():
+def latest_of_each_voxel(clicks: Sequence[Click], grid: Geometry) -> tuple[Click, ...]:
+    """Leave out each click that a later one in the same voxel takes back.
+
+    Parameters
+    ----------
+    clicks
+        In the order in which they were made.
+    grid
+        Of the first image, as it is stored.
+
+    Examples
+    --------
+    >>> first, second = (Click(at=(1.0, 1.0, 1.2), label=label) for label in ("tumour", "background"))
+    >>> [click.label for click in latest_of_each_voxel([first, second], Geometry(np.eye(4), (9, 9, 9)))]
+    ['background']
+    """
+    latest: dict[tuple[float, ...], Click] = {}
+    for click in clicks:
+        latest[tuple(np.floor(_voxel_of(click, grid) + 0.5).tolist())] = click
+    return tuple(latest.values())
+
+
+def _voxel_of(click: Click, grid: Geometry) -> NDArray[np.float64]:
+    """Return the index of a click's place in the first image, with a fraction."""
+    at = np.array(click.at, np.float64)
+    if click.space == "voxel":
+        return at
+    return np.asarray(np.linalg.solve(grid.affine, np.append(at, 1.0))[:3], np.float64)
+
+
+def _require_inside(click: Click, grid: Geometry) -> None:
+    place = _voxel_of(click, grid)
+    if ((place < -0.5) | (place > np.array(grid.shape) - 0.5)).any():
         what = "mm" if click.space == "mm" else "voxels"
         raise InputError(
             found=f"a click at {', '.join(f'{x:g}' for x in click.at)} {what}, outside of the image",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,11 +60,13 @@ def options_of_params(params: dict[str, Any], labels: Sequence[str] = ()) -> Job
     Raises
     ------
     ConfigError
-        If one is unusable.
+        If one is unusable, or a voxel has points under two names: which one was meant is not told.
     """
     given = {name: params[name] for name in OF_MONAI if name in params}
     clicks = clicks_of_params(params, labels)
-    return parse_record(given | ({"clicks": clicks} if clicks else {}), JobOptions, where="params")
+    options = parse_record(given | ({"clicks": clicks} if clicks else {}), JobOptions, where="params")
+    _require_one_name_a_voxel(options.clicks or ())
+    return options
 
 
 def clicks_of_params(params: dict[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -81,6 +85,20 @@ def clicks_of_params(params: dict[str, Any], labels: Sequence[str]) -> list[dict
         if isinstance(points, list):
             found += [{"at": point, "label": label, "space": "voxel"} for point in points]
     return found
+
+
+def _require_one_name_a_voxel(clicks: Sequence[Click]) -> None:
+    said: dict[tuple[int, ...], str] = {}
+    for click in clicks:
+        voxel = tuple(math.floor(x + 0.5) for x in click.at)
+        other = said.setdefault(voxel, click.label)
+        if other != click.label:
+            names = " and ".join(name or "foreground" for name in (other, click.label))
+            raise ConfigError(
+                found=f"points of {names} in one voxel, {', '.join(map(str, voxel))}",
+                expected="each voxel under one name: lists of points do not tell which one is the later",
+                fix="remove one of the two points",
+            )
 
 
 def path_below(roots: dict[str, Path], name: str) -> Path:
@@ -108,10 +126,11 @@ def path_below(roots: dict[str, Path], name: str) -> Path:
             expected="a path below one of the service's roots",
             fix="name the root, a slash, and the path inside of it",
         )
-    # A named pipe or a device would hold up whoever reads it.
-    if not (real.is_file() or real.is_dir()):
-        raise not_found("image", "check the path below the root")
-    return real
+    # A named pipe or a device would hold up whoever reads it; a name may be too long, a folder not to be looked into.
+    with contextlib.suppress(OSError):
+        if real.is_file() or real.is_dir():
+            return real
+    raise not_found("image", "check the path below the root")
 
 
 def source_of_upload(files: Sequence[tuple[Path, str]], n_inputs: int) -> tuple[Path, ...]:

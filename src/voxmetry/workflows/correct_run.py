@@ -17,6 +17,7 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError, ModelError
 from voxmetry.flags.study import flag_asymmetry, flag_islands, flag_volumes
 from voxmetry.io.annotations.series import keys_of
+from voxmetry.io.atomic import write_text
 from voxmetry.io.output_folder import output_folder
 from voxmetry.measurement import DEFINITIONS, measure
 from voxmetry.models import find_model, read_any_spec
@@ -70,6 +71,7 @@ def correct_run(
     reference: Path | str | None = None,
     prior: Path | str | None = None,
     said: Said = Said(),  # noqa: B008  (frozen)
+    beside: tuple[str, str] | None = None,
 ) -> StudyResult:
     """Renew measurements, quality flags, DICOM objects and report of a run from a correction of its label map.
 
@@ -91,6 +93,8 @@ def correct_run(
         The folder of the earlier study's run: the change is renewed. Without it, it is left out.
     said
         What is known of the correction from beside its file.
+    beside
+        Name and text of a further file, which is replaced together with the others.
 
     Returns
     -------
@@ -140,6 +144,8 @@ def correct_run(
             }
         )
         _keep(out, stage)
+        if beside is not None:
+            write_text(stage / beside[0], beside[1])
         shown = ReportInputs.of(inputs, answer, truth, change)
         outputs = Outputs(stage, keep_earlier=True)
         if settings.report == "brief":

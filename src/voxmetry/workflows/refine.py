@@ -13,8 +13,8 @@ from voxmetry.core.base import Record
 from voxmetry.core.records import StudyResult
 from voxmetry.core.records.clicks import Click
 from voxmetry.errors import ConfigError, FormatError
-from voxmetry.io.atomic import write_text
 from voxmetry.nn import Predictor
+from voxmetry.nn.clicks import latest_of_each_voxel
 from voxmetry.nn.composite import chosen_labels, only
 from voxmetry.nn.weights import sha256_of
 from voxmetry.workflows.correct_run import correct_run, model_map, read_inputs_again
@@ -58,7 +58,7 @@ def refine_run(
         The model of the run, which was trained with clicks.
     clicks
         Those that are new; they join those that the run was made with, and those of earlier calls, which `clicks.json`
-        keeps.
+        keeps. Of two in one voxel the later one counts.
     author
         Who clicked.
     anew
@@ -106,19 +106,18 @@ def refine_run(
         io.save(found, path)
         # A click may take the last voxel of a structure away, and make one elsewhere.
         how = CorrectionOptions(author=author or "clicks", allow_empty=True, allow_elsewhere=True)
-        renewed = correct_run(out, path, images, how)
-    kept = KeptClicks(weights_sha256=ready.weights.sha256, map_sha256=map_sha256, clicks=joined)
-    write_text(out / CLICKS, kept.model_dump_json(indent=1))
-    return renewed
+        in_force = latest_of_each_voxel(joined, inputs.first.geometry)
+        kept = KeptClicks(weights_sha256=ready.weights.sha256, map_sha256=map_sha256, clicks=in_force)
+        return correct_run(out, path, images, how, beside=(CLICKS, kept.model_dump_json(indent=1)))
 
 
 def _earlier(out: Path, result: StudyResult, map_sha256: str) -> tuple[Click, ...]:
     """Return the clicks so far: those of earlier calls, or those that the run was made with.
 
-    Those of a file on another label map, as of a run before this one, are no more.
+    Those of a file on another label map, or of a run before this one, which has no correction yet, are no more.
     """
     path = out / CLICKS
-    if path.is_file():
+    if path.is_file() and result.correction is not None:
         try:
             kept = KeptClicks.model_validate_json(path.read_bytes())
         except ValueError as error:
