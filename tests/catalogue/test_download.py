@@ -85,8 +85,9 @@ def test_a_file_arrives_whole_and_leaves_nothing_beside(server, tmp_path):
 
 def test_a_transfer_that_breaks_off_is_continued_where_it_was(server, tmp_path):
     server.behave = ["break", "break"]
-    get(server, tmp_path / "weights.zip")
+    told = get(server, tmp_path / "weights.zip")
     assert (tmp_path / "weights.zip").read_bytes() == CONTENT
+    assert any("640000 of 1280000 bytes arrived; once more from 1 MB" in line for line in told)
     assert [asked.get("Range") for asked in server.asked] == [None, "bytes=640000-", "bytes=960000-"]
 
 
@@ -139,8 +140,11 @@ def test_a_refusal_is_told_and_only_a_servers_own_fault_is_tried_again(server, t
 
 
 def test_a_server_that_is_not_there_is_told(tmp_path):
+    told = []
     with pytest.raises(DownloadError, match="--from"):
-        fetch("http://127.0.0.1:9/weights.zip", tmp_path / "weights.zip", tell=str, pause_s=0.0)
+        fetch("http://127.0.0.1:9/weights.zip", tmp_path / "weights.zip", tell=told.append, pause_s=0.0)
+    assert told
+    assert all("refused; once more" in line and "MB" not in line for line in told)
 
 
 def test_a_file_that_is_too_large_is_refused(server, tmp_path):

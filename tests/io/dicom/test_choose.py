@@ -48,6 +48,27 @@ def test_none_is_refused_with_the_reasons():
     assert caught.value.expected == "one series of modality MR that can be read"
 
 
+SEG, PAGE = info("3.1", "SEG", "not an image"), info("3.2", "CT", "not an image")
+TILTED = info("3.3", "CT", "tilted")
+
+
+@pytest.mark.parametrize(
+    ("found", "rules", "advice"),
+    [
+        ([SEG], None, "voxmetry measure and voxmetry convert"),
+        ([PAGE], None, "name the folder of the images"),
+        ([PAGE, TILTED], None, "--resample-tilt"),
+        ([BROKEN], None, "--allow-uneven"),
+        ([CT, BROKEN], SeriesRules(description=("liver",)), "--series 1.1"),
+        ([STRAY], None, "export the series again"),
+    ],
+)
+def test_what_to_do_fits_what_is_there(found, rules, advice):
+    with pytest.raises(SeriesError) as caught:
+        choose_series(found, rules=rules)
+    assert advice in caught.value.fix
+
+
 def test_the_named_one():
     assert choose_series([CT, MR, STRAY], series_uid="1.2") is MR
 

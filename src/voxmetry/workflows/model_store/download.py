@@ -64,7 +64,8 @@ def fetch(
     last: Exception | None = None
     for attempt in range(TRIES):
         if attempt:
-            tell(f"{target.name}: broken off; once more from {_size(part) / 1e6:.0f} MB")
+            have = _size(part)
+            tell(f"{target.name}: {_reason(last)}; once more{f' from {have / 1e6:.0f} MB' if have else ''}")
             time.sleep(pause_s * 2 ** (attempt - 1))
         try:
             _continue(url, part, tell, largest)

@@ -88,10 +88,32 @@ def choose_series(
         found = f"no series of modality {modality}, only {', '.join(other)}"
         fix = f"use a model for {' or '.join(other)} (voxmetry models list), or name the folder of the {modality}"
     else:
-        found, fix = "no series that could be taken", "export the series again so that it is complete and regular"
+        found, fix = "no series that could be taken", _advice(infos, modality, allowed)
     lines = [_line(info, refusals[index] or "could be taken") for index, info in enumerate(infos)]
     raise SeriesError(found="\n".join([f"{found}:", *lines]), expected=wanted, fix=fix)
 
+
+def _advice(infos: Sequence[SeriesInfo], modality: str | None, allowed: frozenset[str]) -> str:
+    """Say what to do where no series is taken: it depends on what speaks against them."""
+    if infos and all(info.verdict == "not an image" for info in infos):
+        if any(info.modality in _DRAWN for info in infos):
+            return "name the folder of the images; voxmetry measure and voxmetry convert read what was drawn on them"
+        return "name the folder of the images"
+    candidates = [info for info in infos if modality in (None, info.modality)]
+    usable = next((info for info in candidates if info.verdict in allowed), None)
+    if usable is not None:
+        return f"name the series that is meant, if it is to be taken all the same (--series {usable.key})"
+    verdicts = {info.verdict for info in candidates}
+    again = "export the series again so that it is complete and regular"
+    if "tilted" in verdicts:
+        return f"{again}, or resample it: --resample-tilt; in Python: resample_tilt=True"
+    if verdicts & {"uneven", "missing"}:
+        return f"{again}, or interpolate what is missing: --allow-uneven; in Python: allow_uneven=True"
+    return again
+
+
+_DRAWN = ("SEG", "RTSTRUCT")
+"""Modalities of objects that hold segmentations."""
 
 _PHASES = (
     ("portal venous", r"portal|porto|\bpv\b|\bvenous\b|\bven\b|venös|\b(?:60|65|70|75|80)\s?s(?:ec)?\b"),
