@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from voxmetry.io import write_series
 from voxmetry.models import BUNDLED, list_models
 
 NAMES = ("brain-mr", "head-neck-ct", "hippocampus-mr", "sarcoma-petct")
+ROOT = Path(__file__).parents[1]
 MOST_BYTES = 6_000_000
 
 
@@ -32,6 +35,24 @@ def test_a_folder_is_small_and_says_what_it_is_of(name):
         assert words in card
     spec = next(spec for spec in list_models() if spec.name == name)
     assert f"Licence of these weights: {spec.licence}" in card
+
+
+@pytest.mark.parametrize("name", ["hippocampus-mr", "sarcoma-petct"])
+def test_what_a_new_patient_can_expect_stands_first_and_is_told_alike(name):
+    card = (BUNDLED / name / "MODEL_CARD.md").read_text(encoding="utf-8")
+    first, _ = card.split("## Accuracy: 5-fold cross-validation")
+    _, told = first.split("can expect")
+    figures = re.findall(r"\*\*(0\.\d{3})\*\*", told)
+    assert figures
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in readme.splitlines() if line.startswith(f"| `{name}`"))
+    assert "kept apart" in row
+    page = (ROOT / "docs" / "reference" / "models.md").read_text(encoding="utf-8")
+    section, _ = page.split(f"## {name}")[1].split("5-fold cross-validation", 1)
+    sentence = section[section.index("kept apart") :]
+    for figure in figures:
+        assert figure in row
+        assert figure in sentence
 
 
 def test_these_are_all():
