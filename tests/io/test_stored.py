@@ -121,6 +121,14 @@ class TestNrrdRefusals:
         with pytest.raises(error, match=words):
             read_volume(nrrd(tmp_path / "a.nrrd", raw() + b"\n", **fields))
 
+    def test_voxels_counted_from_the_end_of_a_file_that_was_cut_off(self, tmp_path):
+        """Else the end of the header is taken for voxels."""
+        path = nrrd(tmp_path / "a.nrrd", raw(), byte_skip="-1")
+        check(path)
+        path.write_bytes(path.read_bytes()[:-20])
+        with pytest.raises(FormatError, match="end too early"):
+            read_volume(path)
+
     def test_a_field_that_is_said_twice(self, tmp_path):
         with pytest.raises(FormatError, match="'space origin' twice"):
             read_volume(nrrd(tmp_path / "a.nrrd", raw(), tail="space origin: (0,0,0)\n"))

@@ -136,6 +136,10 @@ class TestTheTableBesideAMap:
         with pytest.raises(LabelError, match=r"instance 1 as liver and as kidney in a\.csv"):
             self.read(tmp_path, "instance,label\n1,liver\n2,liver\n1,kidney\n3,kidney\n")
 
+    def test_two_scores_of_one_instance_are_refused(self, tmp_path):
+        with pytest.raises(LabelError, match=r"instance 1 as liver of score 0\.9 and as liver of score 0\.2 in a\.csv"):
+            self.read(tmp_path, "instance,label,score\n1,liver,0.9\n2,liver,1\n3,liver,1\n1,liver,0.2\n")
+
     def test_a_row_that_says_the_same_again_is_no_other_structure(self, tmp_path):
         rows = self.read(tmp_path, "instance,label\n1,liver\n2,liver\n1,liver\n3,kidney\n")
         assert [row.label for row in rows] == ["liver", "liver", "kidney"]

@@ -206,10 +206,12 @@ def _rows(path: Path, values: Sequence[int], map_name: str) -> list[Detection]:
 
 
 def _require_one(first: Detection, again: Detection, table: str) -> None:
-    """Refuse a table that says of one instance that it is of two structures, as where each structure counts from 1."""
-    if first.label != again.label:
+    """Refuse a table that says two things of one instance, as where each structure counts from 1."""
+    labels, scores = [first.label, again.label], [str(first.score), str(again.score)]
+    if labels[0] != labels[1] or scores[0] != scores[1]:
+        said = labels if labels[0] != labels[1] else [f"{first.label} of score {score}" for score in scores]
         raise LabelError(
-            found=f"instance {again.value} as {first.label} and as {again.label} in {table}",
+            found=f"instance {again.value} as {said[0]} and as {said[1]} in {table}",
             expected="each value of an instance map in one row: a voxel is of one instance",
             fix="number the instances of all structures in one row from 1, in the map and in the table",
         )

@@ -159,9 +159,13 @@ def _read_part(file: IO[bytes], stored: Stored, into: NDArray[Any], name: str) -
 
 
 def _read_raw(file: IO[bytes], skipped: int, into: NDArray[Any], name: str) -> None:
+    begin = file.tell()
     if skipped == -1:
-        end = file.seek(0, 2)
-        file.seek(max(end - into.nbytes, 0))
+        first = file.seek(0, 2) - into.nbytes
+        if first < begin:
+            # The last bytes would begin within the header.
+            raise EOFError
+        file.seek(first)
     else:
         file.seek(skipped, 1)
     if fill(into, file) < into.nbytes:
