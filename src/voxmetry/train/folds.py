@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from voxmetry.config import TrainSettings
 from voxmetry.errors import InputError
 from voxmetry.train.cases import DataSet
 from voxmetry.train.dataset import patient_folds
+from voxmetry.train.labelled_cases import LabelledCase
 
 
 def hold_out(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -62,3 +66,37 @@ def all_folds(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], 
     if settings.fold is None:
         return (hold_out(data, settings)[1],)
     return patient_folds(data.cases, n=settings.folds, seed=settings.seed)
+
+
+def require_apart(cases: Mapping[str, LabelledCase], training: Sequence[str], held_out: Sequence[str]) -> None:
+    """See that no held-out case shows the very image of a training case: what it would say is no estimate.
+
+    Parameters
+    ----------
+    cases
+        Prepared cases by name.
+    training, held_out
+        Names of both sides.
+
+    Raises
+    ------
+    InputError
+        If two images are equal voxel for voxel; both cases are named.
+    """
+    seen: dict[tuple[tuple[int, ...], bytes], list[str]] = {}
+    for name in training:
+        seen.setdefault(_glimpse(cases[name]), []).append(name)
+    for name in held_out:
+        for other in seen.get(_glimpse(cases[name]), ()):
+            if np.array_equal(cases[name].image, cases[other].image):
+                raise InputError(
+                    found=f"the image of {name}, which is held out, is voxel for voxel that of {other}, a training case",
+                    expected="no image on both sides of the split",
+                    fix="leave one of them out, or give both the same patient; voxmetry data check lists all such pairs",
+                )
+
+
+def _glimpse(case: LabelledCase) -> tuple[tuple[int, ...], bytes]:
+    """Return what equal images have in common, from one plane: a case may lie on disk."""
+    plane = np.ascontiguousarray(case.image[:, case.image.shape[1] // 2])
+    return case.image.shape, hashlib.sha256(plane.tobytes()).digest()

@@ -33,7 +33,7 @@ from voxmetry.train.dataset import require_structures
 from voxmetry.train.devices import open_fabric
 from voxmetry.train.feed import CaseFeed, Feed, open_made
 from voxmetry.train.finish import write_model
-from voxmetry.train.folds import all_folds, chosen_on, hold_out
+from voxmetry.train.folds import all_folds, chosen_on, hold_out, require_apart
 from voxmetry.train.initial_bias import set_initial_bias
 from voxmetry.train.join import open_joined
 from voxmetry.train.labelled_cases import LabelledCase
@@ -164,6 +164,7 @@ def _prepared(
         return cached_cases(data.select(names[1]), settings.model, cache, fabric=state.fabric, track=track)
     cases = cached_cases(data, settings.model, cache, fabric=state.fabric, track=track)
     require_structures(all_folds(data, settings), {name: case.volume_ml for name, case in cases.items()})
+    require_apart(cases, *names)
     return cases
 
 
