@@ -33,16 +33,31 @@ from voxmetry.train.cases import DataSet
 from voxmetry.train.dataset import open_data, read_labelled
 
 RESAMPLES, SEED = 2000, 20261130
-LEAST_ML = 1.0
-"""Parts of a label map that are smaller are no vertebra."""
+LEAST_SHARE = 0.5
+"""What is smaller than this share of the smallest instance to learn from is no instance, whatever found it: a part of one
+that the edge of the image cuts off, which the references leave out."""
 LEAST_SCORE = 0.5
 
 Method = Callable[[Volume], InstanceSegmentation]
 
 
-def pair_up(found: InstanceSegmentation, truth: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the IoU (predictions, references) of all pairs, scores, and Dice from it; predictions by falling score."""
-    rows = sorted(found.detections, key=lambda row: -row.score if np.isfinite(row.score) else -1.0)
+def smallest_ml(data: DataSet) -> float:
+    """Return the volume of the smallest instance of the cases to learn from."""
+    volumes = []
+    for case in (case for case in data.cases if not case.held_out):
+        read = read_labelled(case, data)
+        if read.instances is None:
+            raise SystemExit("the data set does not say its instances")
+        counts = np.bincount(read.instances.ravel())[1:]
+        volumes += (counts[counts > 0] * read.label.geometry.voxel_ml).tolist()
+    return float(min(volumes))
+
+
+def pair_up(found: InstanceSegmentation, truth: np.ndarray, least_ml: float) -> dict[str, np.ndarray]:
+    """Return the IoU (predictions, references) of all pairs, and scores; predictions by falling score."""
+    sizes_ml = np.bincount(found.array.ravel()) * found.geometry.voxel_ml
+    rows = [row for row in found.detections if sizes_ml[row.value] >= least_ml]
+    rows = sorted(rows, key=lambda row: -row.score if np.isfinite(row.score) else -1.0)
     values = [row.value for row in rows]
     n_truth, n_found = int(truth.max()), int(found.array.max())
     both = np.bincount(
@@ -173,6 +188,7 @@ def main() -> None:
             models | ({"Mask R-CNN": arguments.mask_rcnn} if arguments.mask_rcnn else {}), held_out[0].images[0]
         )
         return
+    least_ml = LEAST_SHARE * smallest_ml(data)
     methods: dict[str, Method] = {}
     if arguments.mask_rcnn:
         methods["Mask R-CNN"] = Predictor(arguments.mask_rcnn, device="cpu").instances
@@ -181,7 +197,7 @@ def main() -> None:
         predictor = Predictor(Path(path), device="cpu")
         for kind in ("components", "watershed"):
             methods[f"{name} + {kind}"] = lambda volume, kind=kind, run=predictor: tell_apart(
-                run(volume), kind, min_volume_ml=LEAST_ML
+                run(volume), kind, min_volume_ml=least_ml
             )
     rows: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in methods}
     seconds = dict.fromkeys(methods, 0.0)
@@ -193,9 +209,10 @@ def main() -> None:
             began = time.process_time()
             found = run(read.volumes[0])
             seconds[name] += time.process_time() - began
-            rows[name].append(pair_up(found, read.instances))
+            rows[name].append(pair_up(found, read.instances, least_ml))
     table = {name: with_interval(cases) for name, cases in rows.items()}
     print(f"{len(held_out)} held-out cases, {sum(c['iou'].shape[1] for c in rows[next(iter(rows))])} instances")
+    print(f"without what is smaller than {least_ml:.1f} mL, {LEAST_SHARE:g} of the smallest instance to learn from")
     print("| method | " + " | ".join(next(iter(table.values()))) + " | processor s a case |")
     for name, figures in table.items():
         cells = [f"{value:.3f} ({low:.3f} to {high:.3f})" for value, low, high in figures.values()]
