@@ -26,6 +26,7 @@ import yaml
 from voxmetry import Segmentation, read_segmentation, read_volume, save
 from voxmetry.config import TrainSettings, load_yaml, parse_record
 from voxmetry.core.labels import LabelTable
+from voxmetry.measurement.statistics import bootstrap_mean
 from voxmetry.train import train
 from voxmetry.train.dataset import open_data, patient_folds
 
@@ -49,7 +50,7 @@ def main() -> None:
     held_out = set(patient_folds(open_data(options.data).cases, n=5, seed=recipe.seed)[0])
     kept = [name for name in cases if name not in held_out]
     alone = {name: NAMES[1 + place // 2 % 2] for place, name in enumerate(kept) if place % 2}
-    rows = []
+    models: dict[str, Path] = {}
     for arm in options.arms:
         manifest = write_manifest(arm, options.data, options.out, kept, sorted(held_out), alone)
         settings = parse_record(
@@ -59,12 +60,26 @@ def main() -> None:
             TrainSettings,
             where=arm,
         )
-        model = train(settings, options.out / arm, data=manifest, resume=True, cache=options.out / "cache")
-        rows.append((arm, *dice(model / "validation.csv")))
-    print("| training | anterior | posterior |\n| --- | --: | --: |")
-    for arm, anterior, posterior in rows:
-        print(f"| {arm} | {anterior:.4f} | {posterior:.4f} |")
-    (options.out / "table.json").write_text(json.dumps(rows), encoding="utf-8")
+        models[arm] = train(settings, options.out / arm, data=manifest, resume=True, cache=options.out / "cache")
+    print_table({arm: dice(model / "validation.csv") for arm, model in models.items()}, options.out / "table.json")
+
+
+def print_table(found: dict[str, np.ndarray], to: Path) -> None:
+    """Print the means, and the differences to the first arm with their 95 % intervals, paired by case."""
+    first, full = next(iter(found.items()))
+    print(f"{len(full)} held-out cases")
+    print("| training | " + " | ".join(f"{name} | less than {first}" for name in NAMES.values()) + " |")
+    print("| --- |" + " --: | --- |" * len(NAMES))
+    rows = []
+    for arm, values in found.items():
+        cells = []
+        for place in range(len(NAMES)):
+            mean = bootstrap_mean(full[:, place] - values[:, place])
+            rows.append((arm, NAMES[place + 1], float(values[:, place].mean()), mean.mean, mean.low, mean.high))
+            less = "" if arm == first else f"{mean.mean:.4f} ({mean.low:.4f} to {mean.high:.4f})"
+            cells += [f"{values[:, place].mean():.4f}", less]
+        print(f"| {arm} | " + " | ".join(cells) + " |")
+    to.write_text(json.dumps(rows), encoding="utf-8")
 
 
 def write_manifest(
@@ -128,12 +143,11 @@ def synthesis(data: Path, out: Path, kept: list[str]) -> dict[str, object]:
     }
 
 
-def dice(path: Path) -> tuple[float, float]:
-    """Return the mean Dice of both structures over the held-out cases."""
+def dice(path: Path) -> np.ndarray:
+    """Return the Dice of both structures of the held-out cases, (cases, 2), sorted by case."""
     with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    anterior, posterior = (float(np.nanmean([float(row[f"dice_{name}"]) for row in rows])) for name in NAMES.values())
-    return anterior, posterior
+        rows = sorted(csv.DictReader(file), key=lambda row: row["case"])
+    return np.array([[float(row[f"dice_{name}"]) for name in NAMES.values()] for row in rows])
 
 
 if __name__ == "__main__":
