@@ -34,7 +34,7 @@ from voxmetry.train.dataset import open_data, read_labelled
 
 RESAMPLES, SEED = 2000, 20261130
 LEAST_SHARE = 0.5
-"""What is smaller than this share of the smallest instance to learn from is no instance, whatever found it: it is a part
+"""What is smaller than this share of the smallest instance to learn from is no instance, whatever found it: it is part
 of one that the edge of the image cuts off, and references leave those out."""
 LEAST_SCORE = 0.5
 

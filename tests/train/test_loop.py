@@ -251,7 +251,7 @@ class TestBadData:
         folder = shutil.copytree(data, tmp_path / "data")
         training, (held_out, *_) = hold_out(open_data(folder), settings())
         shutil.copy(folder / "images" / f"{training[0]}.nii.gz", folder / "images" / f"{held_out}.nii.gz")
-        with pytest.raises(InputError, match=f"{held_out}, which is held out, is voxel for voxel that of {training[0]}"):
+        with pytest.raises(InputError, match=f"{held_out}, .*voxel for voxel that of {training[0]}"):
             train(settings(), tmp_path / "run", data=folder)
 
     def test_a_structure_that_another_fold_would_lack_is_told_when_the_first_one_starts(self, data, tmp_path):

@@ -90,9 +90,9 @@ def require_apart(cases: Mapping[str, LabelledCase], training: Sequence[str], he
         for other in seen.get(_glimpse(cases[name]), ()):
             if np.array_equal(cases[name].image, cases[other].image):
                 raise InputError(
-                    found=f"the image of {name}, which is held out, is voxel for voxel that of {other}, a training case",
+                    found=f"the image of {name}, which is held out, is voxel for voxel that of {other}, trained on",
                     expected="no image on both sides of the split",
-                    fix="leave one of them out, or give both the same patient; voxmetry data check lists all such pairs",
+                    fix="leave one of them out, or give both the same patient; voxmetry data check lists all pairs",
                 )
 
 
