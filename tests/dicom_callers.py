@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
-from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage, Verification
 
+from voxmetry.service.dicom.association import CallingEntity
 from voxmetry.service.dicom.collector import Collector
 from voxmetry.service.dicom.receiver import Receiver
 
@@ -73,7 +73,7 @@ ROUTE = {"model": "hippocampus-mr", "ae_title": "VOX", "senders": ("ct",), "quie
 
 def call(port: int, *, title: str = "CT1", called: str = "VOX", tls: Any = None, contexts: Any = None) -> Any:
     """Ask for an association, as a scanner does."""
-    entity = AE(ae_title=title)
+    entity = CallingEntity(ae_title=title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 20
     for context in contexts or (Verification, MRImageStorage, CTImageStorage):
         entity.add_requested_context(context)

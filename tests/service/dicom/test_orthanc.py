@@ -24,10 +24,6 @@ from voxmetry.service.dicom.network_store import NetworkStore
 from voxmetry.service.dicom.poller import OrthancPoller
 from voxmetry.service.dicom.send import Sender
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
 LIMITS = DicomReceiver(free_mb=1)
 
 

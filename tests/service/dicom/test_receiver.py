@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pydicom
@@ -17,17 +18,14 @@ import pytest
 from pynetdicom.sop_class import MRImageStorage
 
 from dicom_callers import ROUTE, Submitted, call, eventually, send
+from orthanc import free_port
 from voxmetry.config.routes import DicomPeer, Route, SeriesMatch, Tls
+from voxmetry.config.service import ServiceSettings
 from voxmetry.errors import InputError, OutputError
 from voxmetry.io import read_volume
 from voxmetry.service.dicom import incoming as bounded
+from voxmetry.service.dicom.gateway import Gateway
 from voxmetry.service.dicom.tls import client_context
-
-# pynetdicom, as a caller, does not close a connection that the other side has closed.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
 
 
 def names(folder: Path) -> list[str]:
@@ -611,6 +609,24 @@ class TestTls:
         assert not call(running.port, tls=(nameless, "127.0.0.1")).is_established
         eventually(lambda: running.over(1))
         silent.close()
+
+
+def test_a_caller_whom_nobody_answers_closes_its_connection() -> None:
+    # What it leaves to the garbage collector is a warning, and those are errors here.
+    assert not call(free_port()).is_established
+
+
+def test_what_was_begun_ends_where_the_port_is_taken(tmp_path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dicom = {"host": "127.0.0.1", "port": taken.getsockname()[1], "free_mb": 1}
+        peers = {"ct": {"kind": "dicom", "ae_title": "CT1", "addresses": ("127.0.0.1",)}}
+        settings = ServiceSettings(
+            data=str(tmp_path), models=("hippocampus-mr",), peers=peers, routes={"hippocampus": ROUTE}, dicom=dicom
+        )
+        gateway = Gateway(settings, SimpleNamespace(root=tmp_path))
+        with pytest.raises(OutputError, match="cannot be listened at"):
+            gateway.start()
+    assert not gateway.collector._thread.is_alive()
 
 
 def test_an_object_goes_to_disk_and_not_to_memory(start, series, tmp_path) -> None:

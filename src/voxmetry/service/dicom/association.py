@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pydicom.filewriter import write_file_meta_info
-from pynetdicom import evt
+from pynetdicom import AE, evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
@@ -114,7 +114,27 @@ class _Messages(DIMSEServiceProvider):
             incoming.drop()
 
 
-class _Socket(AssociationSocket):
+class ClosedSocket(AssociationSocket):
+    """Is closed also where the other side was the first: pynetdicom leaves that to the garbage collector."""
+
+    def _shutdown_socket(self) -> None:
+        connection = cast(socket.socket, self.socket)
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            connection.close()
+
+
+class CallingEntity(AE):
+    """Asks others for associations."""
+
+    def _create_socket(self, assoc: Association, address: Any, tls_args: Any) -> AssociationSocket:
+        made = ClosedSocket(assoc, address=address)
+        made.tls_args = tls_args
+        return made
+
+
+class _Socket(ClosedSocket):
     """Reads a packet up to a size and within a time."""
 
     def recv(self, nr_bytes: int) -> bytearray:

@@ -93,31 +93,31 @@ class DicomwebArchive:
         DownloadError
             If the peer cannot be asked.
         """
-        client = client_for(self._peer, most_bytes=MOST_JSON, timeout=self._timeout)
-        try:
-            answer = client.search_for_series(study_instance_uid=study, fields=["00081030", "0008103E", "00201209"])
-            if not answer:
-                answer = client.search_for_series(
-                    search_filters={"SeriesInstanceUID": study}, fields=["0008103E", "00201209"]
-                )
-            return [_found(pydicom.Dataset.from_json(item)) for item in answer]
-        except WEB_ERRORS as error:
-            raise unreachable(self.name, error) from error
+        fields = ["0008103E", "00201209"]
+        with client_for(self._peer, most_bytes=MOST_JSON, timeout=self._timeout) as client:
+            try:
+                answer = client.search_for_series(study_instance_uid=study, fields=["00081030", *fields])
+                if not answer:
+                    answer = client.search_for_series(search_filters={"SeriesInstanceUID": study}, fields=fields)
+                return [_found(pydicom.Dataset.from_json(item)) for item in answer]
+            except WEB_ERRORS as error:
+                raise unreachable(self.name, error) from error
 
     def download(self, series: Found, folder: Path) -> Iterator[Path]:
         """Write the objects of a series into files named by us, one after the other. Raises as `series_of`."""
-        client = client_for(self._peer, most_bytes=self._limits.group_mb * MEGABYTE, timeout=self._timeout)
-        try:
-            # As they are stored: what is encoded there is decoded here.
-            media = (("application/dicom", "*"),)
-            for dataset in client.iter_series(series.study, series.series, media_types=media):
-                path = folder / f"{secrets.token_hex(12)}.part"
-                _save(dataset, path)
-                yield path
-        except VoxmetryError:
-            raise
-        except WEB_ERRORS as error:
-            raise unreachable(self.name, error) from error
+        most = self._limits.group_mb * MEGABYTE
+        with client_for(self._peer, most_bytes=most, timeout=self._timeout) as client:
+            try:
+                # As they are stored: what is encoded there is decoded here.
+                media = (("application/dicom", "*"),)
+                for dataset in client.iter_series(series.study, series.series, media_types=media):
+                    path = folder / f"{secrets.token_hex(12)}.part"
+                    _save(dataset, path)
+                    yield path
+            except VoxmetryError:
+                raise
+            except WEB_ERRORS as error:
+                raise unreachable(self.name, error) from error
 
 
 class OrthancArchive:
@@ -140,15 +140,16 @@ class OrthancArchive:
         DownloadError
             If the server does not answer, or not so.
         """
-        session = session_for(self.peer, most_bytes=MOST_JSON, timeout=self._timeout)
-        try:
-            response = session.get(f"{self.peer.url}/{path}", params={key: str(value) for key, value in query.items()})
-            if response.status_code == requests.codes.not_found:
-                return None
-            response.raise_for_status()
-            return response.json()
-        except WEB_ERRORS as error:
-            raise unreachable(self.name, error) from error
+        values = {key: str(value) for key, value in query.items()}
+        with session_for(self.peer, most_bytes=MOST_JSON, timeout=self._timeout) as session:
+            try:
+                response = session.get(f"{self.peer.url}/{path}", params=values)
+                if response.status_code == requests.codes.not_found:
+                    return None
+                response.raise_for_status()
+                return response.json()
+            except WEB_ERRORS as error:
+                raise unreachable(self.name, error) from error
 
     def series_of(self, study: str) -> list[Found]:
         """Return the series of a study; `study` is Orthanc's identifier of a study or a series."""
@@ -175,18 +176,19 @@ class OrthancArchive:
     def download(self, series: Found, folder: Path) -> Iterator[Path]:
         """Write the objects of a series into files named by us, one after the other. Raises as `ask`."""
         answer = self.ask(f"series/{series.id}") or {"Instances": []}
-        session = session_for(self.peer, most_bytes=self._limits.instance_mb * MEGABYTE, timeout=self._timeout)
-        for instance in answer["Instances"]:
-            path = folder / f"{secrets.token_hex(12)}.part"
-            try:
-                with session.get(f"{self.peer.url}/instances/{instance}/file", stream=True) as response:
-                    response.raise_for_status()
-                    _write(response.iter_content(_CHUNK), path)
-            except VoxmetryError:
-                raise
-            except WEB_ERRORS as error:
-                raise unreachable(self.name, error) from error
-            yield path
+        most = self._limits.instance_mb * MEGABYTE
+        with session_for(self.peer, most_bytes=most, timeout=self._timeout) as session:
+            for instance in answer["Instances"]:
+                path = folder / f"{secrets.token_hex(12)}.part"
+                try:
+                    with session.get(f"{self.peer.url}/instances/{instance}/file", stream=True) as response:
+                        response.raise_for_status()
+                        _write(response.iter_content(_CHUNK), path)
+                except VoxmetryError:
+                    raise
+                except WEB_ERRORS as error:
+                    raise unreachable(self.name, error) from error
+                yield path
 
 
 def _save(dataset: pydicom.Dataset, path: Path) -> None:

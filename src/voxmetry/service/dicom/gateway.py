@@ -47,7 +47,14 @@ class Gateway:
         self._record: NetworkStore | None = None
 
     def start(self) -> None:
-        """Listen, and begin to poll. Raises as `Receiver`."""
+        """Listen, and begin to poll; what was begun ends where something fails. Raises as `Receiver`."""
+        try:
+            self._begin()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _begin(self) -> None:
         if self.collector is not None and self.receiver is not None:
             self.collector.start()
             self.receiver.start()

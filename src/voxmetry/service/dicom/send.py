@@ -9,12 +9,12 @@ from typing import Any
 
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from voxmetry.config.routes import Delivery, DicomPeer, OrthancPeer, WebPeer
 from voxmetry.errors import ConfigError, DownloadError
 from voxmetry.io.dicom.read.headers import PARSING_ERRORS
+from voxmetry.service.dicom.association import CallingEntity
 from voxmetry.service.dicom.tls import client_context
 from voxmetry.service.dicom.web import MOST_JSON, WEB_ERRORS, client_for, unreachable
 
@@ -76,17 +76,17 @@ class Sender:
             finally:
                 association.release()
             return
-        client = client_for(known, most_bytes=MOST_JSON, timeout=self._settings.timeout_seconds)
-        try:
-            client.search_for_studies(limit=1)
-        except WEB_ERRORS as error:
-            raise unreachable(peer, error) from error
+        with client_for(known, most_bytes=MOST_JSON, timeout=self._settings.timeout_seconds) as client:
+            try:
+                client.search_for_studies(limit=1)
+            except WEB_ERRORS as error:
+                raise unreachable(peer, error) from error
 
     # --- C-STORE
 
     def _associate(self, name: str, peer: DicomPeer, contexts: Sequence[tuple[str, Sequence[str]]]) -> Any:
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
-        entity = AE(ae_title=self._settings.ae_title)
+        entity = CallingEntity(ae_title=self._settings.ae_title)
         seconds = self._settings.timeout_seconds
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = seconds
         for sop_class, syntaxes in contexts:
@@ -145,7 +145,10 @@ class Sender:
     # --- STOW-RS
 
     def _stow(self, name: str, peer: WebPeer | OrthancPeer, files: Sequence[Path]) -> dict[str, str]:
-        client = client_for(peer, most_bytes=MOST_JSON, timeout=self._settings.timeout_seconds)
+        with client_for(peer, most_bytes=MOST_JSON, timeout=self._settings.timeout_seconds) as client:
+            return self._stow_by(client, name, files)
+
+    def _stow_by(self, client: Any, name: str, files: Sequence[Path]) -> dict[str, str]:
         problems = {}
         for path in files:
             try:

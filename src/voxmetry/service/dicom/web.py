@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,7 @@ class _Adapter(HTTPAdapter):
 
 
 def session_for(peer: WebPeer | OrthancPeer, *, most_bytes: float, timeout: float) -> requests.Session:
-    """Return a session that speaks to one peer.
+    """Return a session that speaks to one peer; use it as a context, so that its connections end.
 
     It follows no redirect: what is meant for a named system goes to no other.
 
@@ -81,13 +82,14 @@ def session_for(peer: WebPeer | OrthancPeer, *, most_bytes: float, timeout: floa
     return session
 
 
-def client_for(peer: WebPeer | OrthancPeer, *, most_bytes: float, timeout: float) -> DICOMwebClient:
-    """Return a DICOMweb client of one peer. Raises as `session_for`."""
-    session = session_for(peer, most_bytes=most_bytes, timeout=timeout)
-    client = DICOMwebClient(peer.dicomweb_url, session=session, timeout=timeout)
-    # It is tried again later, by us.
-    client.set_http_retry_params(retry=False)
-    return client
+@contextlib.contextmanager
+def client_for(peer: WebPeer | OrthancPeer, *, most_bytes: float, timeout: float) -> Iterator[DICOMwebClient]:
+    """Give a DICOMweb client of one peer, whose connections end with the block. Raises as `session_for`."""
+    with session_for(peer, most_bytes=most_bytes, timeout=timeout) as session:
+        client = DICOMwebClient(peer.dicomweb_url, session=session, timeout=timeout)
+        # It is tried again later, by us.
+        client.set_http_retry_params(retry=False)
+        yield client
 
 
 def _secret(path: str) -> str:
