@@ -20,6 +20,8 @@ from voxmetry.config import StudySettings
 from voxmetry.config.service import ServiceSettings
 from voxmetry.errors import ConfigError, FormatError
 from voxmetry.io import write_series
+from voxmetry.service.api import require_order
+from voxmetry.service.datastore import Image
 from voxmetry.service.infer import JobOptions, source_of_upload
 from voxmetry.service.records import Job
 from voxmetry.service.service import Service
@@ -131,6 +133,15 @@ def test_what_is_not_taken(live, content):
     status, found = call_json(live.host, "POST", "/v1/jobs", content)
     assert status == 422
     assert set(found) == {"error", "found", "expected", "fix"}
+
+
+def test_folders_of_a_study_are_not_dealt_out_among_inputs_of_one_modality(tmp_path):
+    """By their names a T1 would become a FLAIR; a CT that is taken for a PET is told when it is read."""
+    folders = [Image("", tmp_path / name) for name in ("a", "b")]
+    with pytest.raises(ConfigError, match="2 folders, for inputs of MR, MR"):
+        require_order(folders, ["MR", "MR"])
+    require_order(folders, ["CT", "PT"])
+    require_order(folders[:1], ["MR", "MR"])
 
 
 def test_a_peer_that_is_not_known_is_told(live):

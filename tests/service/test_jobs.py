@@ -17,9 +17,16 @@ from voxmetry.config import StudySettings
 from voxmetry.config.service import ServiceSettings
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.records import Flag, Provenance, SourceInfo, StudyResult
-from voxmetry.errors import ConfigError, FormatError, InferenceError, LockedError, OutputError
+from voxmetry.errors import ConfigError, InferenceError, LockedError, OutputError
 from voxmetry.service import runner as room
-from voxmetry.service.errors import BusyError, NoRoomError, NotFoundError, QueueFullError
+from voxmetry.service.errors import (
+    BusyError,
+    DamagedRecordError,
+    NoRoomError,
+    NotFoundError,
+    QueueFullError,
+    status_of,
+)
 from voxmetry.service.jobs import JobQueue
 from voxmetry.service.retention import UPLOAD
 from voxmetry.workflows.cohort.executor import Again, Finished, Lost, Step, Stopped
@@ -369,6 +376,8 @@ class TestAfterAKill:
             assert set(listed) == {first.id, bad.id, good.id}
             assert listed[bad.id] == "failed"
             assert "cannot be read" in queue.get(bad.id).fault.found
+            # Else retention never came to it.
+            assert queue.get(bad.id).finished
             assert queue.events(job=bad.id)[-1].what == "failed"
             until(lambda: played[1].busy)
             played[1].finish(first)
@@ -383,8 +392,11 @@ class TestAfterAKill:
         content = record.read_bytes()
         # The first page says what tables there are.
         record.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
-        with pytest.raises(FormatError, match=r"service\.sqlite is damaged"):
+        with pytest.raises(DamagedRecordError, match=r"service\.sqlite is damaged") as caught:
             JobQueue(settings).start()
+        # Whoever waits for a disk waits for this as well, and nobody who sent something is told that it is wrong.
+        assert isinstance(caught.value, OutputError)
+        assert status_of(caught.value) == 500
         assert record.read_bytes()[4096:] == b"\xff" * (len(content) - 4096)
         # Once it is restored the folder is free.
         record.write_bytes(content)
@@ -404,6 +416,39 @@ class TestAfterAKill:
         queue.stop()
         with JobQueue(settings) as queue:
             assert (queue.get(job.id).state, queue.get(job.id).files) == ("done", ("result.json",))
+            # What was remarked is not known any more.
+            assert queue.get(job.id).needs_review
+
+    def test_what_can_be_read_of_a_record_is_kept(self, settings, played, source):
+        queue = JobQueue(settings)
+        queue.start()
+        until(lambda: played)
+        job = queue.submit(source, "tiny-mr", send_to=("archive",), priority=7, label="bed 4")
+        in_state(queue, job, "running")
+        played[0].finish(job, flags=(FLAG,))
+        in_state(queue, job, "done")
+        queue.store.rows("UPDATE jobs SET settings = '{\"of another version\": 1}' WHERE id = ?", (job.id,))
+        found = queue.get(job.id)
+        assert (found.flags, found.needs_review) == ((FLAG,), True)
+        assert (found.send_to, found.delivery, found.priority, found.label) == (("archive",), "waiting", 7, "bed 4")
+        queue.stop()
+
+    def test_a_job_whose_model_is_no_more_fails_alone(self, settings, played, source):
+        queue = JobQueue(settings)
+        queue.start()
+        until(lambda: played)
+        ran, old, good = (queue.submit(source, "tiny-mr") for _ in range(3))
+        in_state(queue, ran, "running")
+        queue.store.rows("UPDATE jobs SET model = 'a-model-of-last-year' WHERE id = ?", (old.id,))
+        queue.stop()
+        with JobQueue(settings) as queue:
+            until(lambda: len(played) == 2 and played[1].busy)
+            played[1].finish(ran)
+            in_state(queue, good, "running")
+            failed = queue.get(old.id)
+            assert failed.state == "failed"
+            assert "a-model-of-last-year" in failed.fault.found
+            assert queue.health().ok
 
 
 class TestUploads:
@@ -499,6 +544,15 @@ class TestDelivery:
         queue, job = sending(deliver)
         until(lambda: queue.get(job.id).delivery == "delivered")
         assert sent == [("archive", ["seg.dcm"])] * 3
+
+    def test_a_job_that_does_not_say_to_whom_was_not_delivered(self, sending):
+        queue, job = sending(lambda peer, files: {"seg.dcm": "refused"}, tries=2)
+        until(lambda: queue.get(job.id).delivery == "failed")
+        queue.store.rows("UPDATE jobs SET send_to = '{', delivery = 'waiting' WHERE id = ?", (job.id,))
+        queue._deliveries.record.forget(job.id)
+        queue.deliver_soon()
+        until(lambda: queue.get(job.id).delivery != "waiting")
+        assert queue.get(job.id).delivery == "none"
 
     def test_given_up_after_its_tries_and_told(self, sending):
         queue, job = sending(lambda peer, files: {"seg.dcm": "refused"}, tries=2)

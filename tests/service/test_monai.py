@@ -227,6 +227,12 @@ class TestRefusals:
         assert found == status
         assert content.get("found") or content.get("detail")
 
+    def test_what_is_wrong_with_a_request_is_told_before_its_image_is_fetched(self, live):
+        """Else what was fetched for it stays."""
+        params = {"params": json.dumps({"structures": 5})}
+        where = "/infer/tiny-mr?image=nowhere"
+        assert send_form(live.host, "POST", where, params)[0] == 422
+
     def test_an_image_that_cannot_be_read_fails_in_the_words_of_the_reader(self, live):
         status, _, _ = send_form(live.host, "PUT", "/datastore/?image=bad", (), [("file", "x.nii.gz", b"nonsense")])
         assert status == 200

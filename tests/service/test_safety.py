@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -11,8 +12,10 @@ import stat
 import time
 import zipfile
 from collections import namedtuple
+from unittest.mock import Mock
 
 import pytest
+import uvicorn
 
 import phantoms
 from service_clients import SHAPE, call, call_json, form, send_form, start
@@ -251,6 +254,9 @@ class TestPaths:
         for name in ("a/link", "a/../secret"):
             with pytest.raises(infer.DeniedError):
                 infer.path_below(roots, name)
+        for name in ("a/none", "a/" + "n" * 300):
+            with pytest.raises(NotFoundError):
+                infer.path_below(roots, name)
         assert infer.path_below(roots, "a") == roots["a"].resolve()
 
     @pytest.mark.parametrize(
@@ -426,6 +432,30 @@ class TestSlowAndBroken:
         assert send_form(live.host, "POST", "/infer/tiny-mr", (), sent)[0] == 504
         # The request is over, its job goes on.
         assert wait(live.host, seen[0].id)["state"] == "done"
+
+    def test_a_port_that_is_taken_leaves_no_socket_open(self, monkeypatch, tmp_path):
+        made = []
+
+        class Kept(socket.socket):
+            def __init__(self, *arguments, **more):
+                super().__init__(*arguments, **more)
+                made.append(self)
+
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            monkeypatch.setattr(socket, "socket", Kept)
+            with pytest.raises(OutputError, match="cannot be listened on"):
+                serving._listener(ServiceSettings(data=str(tmp_path), port=taken.getsockname()[1]))
+        assert made[0].fileno() == -1
+
+    def test_connections_that_are_left_at_the_end_are_closed(self, monkeypatch):
+        async def in_vain(_server, sockets=None):
+            pass
+
+        monkeypatch.setattr(uvicorn.Server, "shutdown", in_vain)
+        server, left = serving._server(uvicorn, uvicorn.Config(app=None), Mock()), Mock()
+        server.server_state.connections.add(left)
+        asyncio.run(server.shutdown())
+        left.transport.abort.assert_called_once()
 
     def test_a_client_that_goes_away_leaves_nothing(self, live):
         kind, body = form((), [("file", "a.nii.gz", b"x" * 100_000)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +58,8 @@ def _add_submit(router: APIRouter, service: Service) -> None:
         """Submit a study that lies below a root, in the datastore, or on a peer."""
         name = service.queue.model_name(new.model)
         settings, source = new.options.over(service.settings.settings), _sources(service, new)
+        if new.uid is not None:
+            require_order(source, [item.modality for item in service.queue.models[name].spec.inputs])
         series = next((image.series for image in source if image.series), None)
         if len(source) == 1 and series is not None:
             settings = settings.model_copy(update={"series": series})
@@ -198,6 +201,22 @@ def _sources(service: Service, new: NewJob) -> list[Image]:
     folders = {image.path: image.kind for image in found}
     # All series of a study: the folder that holds them, for a model of several inputs.
     return [found[0]] if len(found) == 1 else [Image("", path, kind=kind) for path, kind in sorted(folders.items())]
+
+
+def require_order(folders: Sequence[Image], modalities: Sequence[str]) -> None:
+    """Refuse the folders of one study for inputs of one modality: which is for which nobody said, and none would show.
+
+    Raises
+    ------
+    ConfigError
+        If that is so.
+    """
+    if len(folders) > 1 and len(set(modalities)) < len(modalities):
+        raise ConfigError(
+            found=f"a study in {len(folders)} folders, for inputs of {', '.join(modalities)}",
+            expected="a folder for each input, in the order of the model",
+            fix="name them as paths, in this order",
+        )
 
 
 def _of_peer(service: Service, peer: str, uid: str) -> list[Image]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from voxmetry.errors import FormatError, OutputError
+from voxmetry.service.errors import DamagedRecordError
 from voxmetry.workflows.cohort.database import written_together
 
 
@@ -29,8 +30,10 @@ class Database:
     ------
     OutputError
         If it cannot be written, here and in every method: the disk is full, or may not be written to.
+    DamagedRecordError
+        If it is damaged, here and in every method.
     FormatError
-        If the file is no such record, damaged, or of a newer version.
+        If the file is no such record, or of a newer version.
     """
 
     what: ClassVar[str] = "record"
@@ -92,7 +95,7 @@ class Database:
             yield
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise FormatError(
+                raise DamagedRecordError(
                     found=f"{self.path.name} is damaged",
                     expected=f"the {self.what} that voxmetry serve made, whole",
                     fix="restore it from a copy, or move it away with its -wal and -shm: what it knew is lost then, "

@@ -5,6 +5,7 @@ A peer that is away holds up nobody else, and what it took once is not sent to i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -46,11 +47,13 @@ class Deliveries:
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="voxmetry-delivery", daemon=True)
         self._peers: dict[str, threading.Thread] = {}
+        self._held = contextlib.ExitStack()
         self.record: NetworkStore
 
     def start(self) -> None:
         """Begin to send."""
         self.record = NetworkStore(self._queue.root)
+        self._held.callback(self.record.close)
         self._thread.start()
 
     def wake(self) -> None:
@@ -74,6 +77,8 @@ class Deliveries:
         deadline = time.monotonic() + STOP_SECONDS
         for thread in self._peers.values():
             thread.join(max(0.0, deadline - time.monotonic()))
+        if not any(thread.is_alive() for thread in self._peers.values()):
+            self._held.close()
 
     # --- what is to be sent
 
@@ -93,10 +98,9 @@ class Deliveries:
         """Write down what is to be sent of a job, once; and say how it stands."""
         if not self.record.of_job(job.id):
             files = self._files_of(job)
-            if not files:
-                self._queue.store.change(
-                    job.id, tell=("delivery", "nothing to send: no such object was written"), delivery="none"
-                )
+            if not files or not job.send_to:
+                why = "no such object was written" if job.send_to else "the record does not say to whom"
+                self._queue.store.change(job.id, tell=("delivery", f"nothing to send: {why}"), delivery="none")
                 return
             self.record.plan(job.id, job.send_to, files)
         self._tell(job.id)

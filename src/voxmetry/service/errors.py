@@ -13,6 +13,10 @@ class NoRoomError(OutputError):
     """The disk of the service has too little room."""
 
 
+class DamagedRecordError(OutputError):
+    """A record of the service is damaged: nothing that a caller sent is wrong."""
+
+
 class NotFoundError(InputError):
     """There is no such job, image, label or file."""
 
@@ -41,6 +45,7 @@ _STATUS: tuple[tuple[type[VoxmetryError], int], ...] = (
     (TooSlowError, 408),
     (DeniedError, 403),
     (BusyError, 409),
+    (DamagedRecordError, 500),
     (OutputError, 507),
     (ConfigError, 422),
     (InputError, 422),

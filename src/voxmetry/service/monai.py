@@ -223,10 +223,12 @@ def _add_infer(router: APIRouter, service: Service) -> None:
         async with received(request, service) as (form, folder):
             params = parse_params(form.fields.get("params"))
             sent = form.file("file")
-            source = await asyncio.to_thread(_source, service, image, session_id, sent.path if sent else None)
             spec = service.queue.models[name].spec
-            clickable = spec.labels.names if takes_clicks(spec) else ()
-            settings = _settings(service, params, source.series, output, clickable)
+            # Before anything is fetched for it, which nobody would delete then.
+            settings = _settings(service, params, output, spec.labels.names if takes_clicks(spec) else ())
+            source = await asyncio.to_thread(_source, service, image, session_id, sent.path if sent else None)
+            if source.series is not None:
+                settings = settings.model_copy(update={"series": source.series})
             if source.path.parent == folder:
                 # The job may go on for longer than this request.
                 source = Image("", keep(folder) / source.path.name, kind=RECEIVED)
@@ -266,14 +268,10 @@ def _source(service: Service, image: str, session_id: str, sent: Path | None) ->
     return service.images.find(image)
 
 
-def _settings(
-    service: Service, params: dict[str, Any], series: str | None, output: str, clickable: Sequence[str]
-) -> StudySettings:
+def _settings(service: Service, params: dict[str, Any], output: str, clickable: Sequence[str]) -> StudySettings:
     settings = options_of_params(params, clickable).over(service.settings.settings)
     # Nobody waits for a report: a thumbnail for the page, and a report where it is flagged.
     update: dict[str, object] = {"report": "brief" if settings.report == "full" else settings.report}
-    if series is not None:
-        update["series"] = series
     if output == "dicom_seg":
         update["dicom"] = DicomOutput(seg=True)
     return settings.model_copy(update=update)

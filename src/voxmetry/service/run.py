@@ -138,6 +138,10 @@ def _server(uvicorn: Any, config: Any, service: Service) -> Any:
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             service.end_waits()
             await super().shutdown(sockets=sockets)
+            # Those that came while the others were closed, and those that were not over in time.
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+            await asyncio.sleep(0)
 
     return Server(config)
 
@@ -160,10 +164,12 @@ def _listener(settings: ServiceSettings) -> socket.socket:
     """Listen before the models are loaded: that the port is taken is told at once."""
     try:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-        listener.listen(128)
+        with contextlib.ExitStack() as unless_it_listens:
+            listener = unless_it_listens.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((settings.host, settings.port))
+            listener.listen(128)
+            unless_it_listens.pop_all()
     except OSError as error:
         raise OutputError(
             found=f"{settings.host}:{settings.port} cannot be listened on: {error.strerror or type(error).__name__}",

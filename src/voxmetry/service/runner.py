@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from voxmetry._version import __version__
 from voxmetry.core.records import StudyResult
-from voxmetry.errors import OutputError, VoxmetryError
+from voxmetry.errors import ConfigError, OutputError, VoxmetryError
 from voxmetry.service.records import Job
 from voxmetry.service.store import now
 from voxmetry.workflows.cohort.executor import Again, Event, Executor, Finished, Lost, Step, Stopped
@@ -145,6 +145,9 @@ class Runner:
             self._hand_out(job, workers, alone=True)
 
     def _hand_out(self, job: Job, workers: Executor, *, alone: bool) -> None:
+        if job.model not in self._queue.models:
+            self._fail(job, _no_model(job.model))
+            return
         task = self._task(job).model_copy(update={"max_starts": workers.max_starts})
         self._queue.store.change(
             job.id, tell=("running", ""), state="running", started=now(), step="", n_starts=job.n_starts + 1
@@ -232,9 +235,13 @@ class Runner:
             self.fault, self._not_before = error.found, time.monotonic() + PAUSE_SECONDS * n
             self.take_back(job)
             return
+        self._fail(job, error)
+
+    def _fail(self, job: Job, error: VoxmetryError) -> None:
         fault = Fault.model_validate(error.to_dict())
         outcome = Outcome(case=job.id, model=job.model, state="failed", fault=fault, place=f"{RESULTS}/{job.id}")
         self._finish(job, outcome)
+        self._queue.tell_all()
 
     def _give_back(self) -> None:
         """Take everything from the workers, and end them."""
@@ -271,6 +278,14 @@ class Runner:
             flags=result.flags,
             seconds={"study": result.provenance.seconds.get("total", math.nan)},
         )
+
+
+def _no_model(name: str) -> ConfigError:
+    return ConfigError(
+        found=f"a job of the model {name}, which this service does not have any more",
+        expected="a model of its settings",
+        fix="add the model to models in the settings of the service, or submit the study with another one",
+    )
 
 
 def read_result(root: Path, job: Job) -> StudyResult | None:

@@ -71,15 +71,12 @@ class Hooks:
         Fetches DICOM studies from a peer.
     network
         Counts what came by DICOM, by words.
-    close
-        Called when the service ends, the last one first.
     """
 
     strategies: dict[str, Strategy] = field(default_factory=lambda: dict(STRATEGIES))
     trainer: Trainer | None = None
     fetch: Fetch | None = None
     network: Callable[[], Mapping[str, int]] | None = None
-    close: list[Callable[[], None]] = field(default_factory=list)
 
 
 class Service:

@@ -14,7 +14,7 @@ from typing import Any
 from voxmetry.config import StudySettings
 from voxmetry.core.records import Flag
 from voxmetry.service.database import Database
-from voxmetry.service.records import Counts, Job, JobEvent, Numbers
+from voxmetry.service.records import OVER, Counts, Job, JobEvent, Numbers
 from voxmetry.workflows.cohort.records import Fault
 
 NAME = "service.sqlite"
@@ -77,7 +77,7 @@ class JobStore(Database):
         rows = self._rows("SELECT * FROM jobs WHERE state NOT IN ('done', 'failed', 'set aside', 'cancelled')")
         for row in rows:
             if _read(row) is None:
-                damaged = _damaged(row)
+                damaged = _damaged(row).model_copy(update={"finished": now()})
                 self.change(
                     row["id"],
                     tell=("failed", DAMAGED.found),
@@ -86,7 +86,8 @@ class JobStore(Database):
 
     def close(self) -> None:
         """Close the file."""
-        with self._reading:
+        # In this order, as whoever reads within `all_or_nothing`.
+        with self._lock, self._reading:
             super().close()
 
     def _rows(self, statement: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[sqlite3.Row]:
@@ -288,18 +289,21 @@ DAMAGED = Fault(
 
 def _damaged(row: sqlite3.Row) -> Job:
     """Return what can still be said of a job whose row cannot be read: one that failed, or was over before."""
-    known = {name: str(row[name] or "") for name in ("id", "model", "label", "created", "finished")}
-    done = row["state"] == "done"
-    names = _names(row["files"]) if done else ()
-    return Job(
-        **known,
-        state="done" if done else "failed",
-        settings=StudySettings(),
-        source=_names(row["source"]),
-        owned=row["owned"] == 1,
-        fault=None if done else DAMAGED,
-        files=names,
-    )
+    known: dict[str, Any] = {"id": str(row["id"])}
+    plain = known | {"state": "failed", "model": "", "settings": StudySettings(), "source": ()}
+    for name in Job.model_fields:
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            value = json.loads(row[name]) if name in _JSON and row[name] else row[name]
+            known[name] = getattr(Job.model_validate(plain | {name: value}), name)
+    state = known.get("state")
+    if state not in OVER:
+        known |= {"state": "failed", "fault": DAMAGED, "step": "", "files": (), "delivery": "none"}
+    elif state in ("failed", "set aside"):
+        known["fault"] = known.get("fault") or DAMAGED
+    elif state == "done" and not {"flags", "needs_review"} <= set(known):
+        # What was remarked cannot be told any more: somebody is to look.
+        known["needs_review"] = True
+    return Job.model_validate(plain | known)
 
 
 def _names(text: object) -> tuple[str, ...]:
