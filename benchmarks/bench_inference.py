@@ -5,15 +5,15 @@
                                          [--cap-gb 12]
                                          [--cache FILE] [--plot FILE]
 
-Rows: `voxmetry` (from file to label map, as the peers do), `voxmetry-float32`, `voxmetry-fast` (with `--fast`, its
-labels held against the row `voxmetry` by Dice of each structure over 1 mL), `segment` (the whole of `voxmetry
-segment`, with measurements and report), `monai` (its default of float64 for resampling) and `monai-float32`; `nnunet`
-and `voxmetry-nnunet` run one nnU-Net model, made here and imported, mirroring off; `nnunet` needs a Python with
-nnunetv2. A row that takes under a minute is run --repeats times, the table has the medians. A row that needs more than
---cap-gb is stopped there, and says so. Where other programs run, the seconds of the processors (under `taskset -c 0`,
-so that no thread waits for another) say more than those on the clock. With --turns the rows are run one after the other
-so often, and each ratio is taken between neighbours in time: a machine that shares its host changes its speed. With
---minutes no turn begins that would end later.
+Rows: `voxmetry` (from file to label map, as the peers do), `voxmetry-float32`, `voxmetry-fast` and `voxmetry-fast-int8`
+(with `--fast`, the second in 8 bits; their labels are held against the row `voxmetry` by Dice of each structure over
+1 mL), `segment` (the whole of `voxmetry segment`, with measurements and report), `monai` (its default of float64 for
+resampling) and `monai-float32`; `nnunet` and `voxmetry-nnunet` run one nnU-Net model, made here and imported, mirroring
+off; `nnunet` needs a Python with nnunetv2. A row that takes under a minute is run --repeats times, the table has the
+medians. A row that needs more than --cap-gb is stopped there, and says so. Where other programs run, the seconds of the
+processors (under `taskset -c 0`, so that no thread waits for another) say more than those on the clock. With --turns
+the rows are run one after the other so often, and each ratio is taken between neighbours in time: a machine that shares
+its host changes its speed. With --minutes no turn begins that would end later.
 
 The image is the abdominal CT of data/README.md (ct-multiorgan), interpolated to voxels of 0.71 x 0.59 x 1.12 mm and cut
 or mirrored to the size asked for, so that the work grows with the size. The network is a DynUNet of 32 to 320 channels
@@ -206,7 +206,16 @@ def model_of(options: argparse.Namespace, row: str, n_classes: int) -> Path:
         return model / ("source" if row == "nnunet" else "imported")
     if not model.exists():
         make_model(options.data, model, n_classes)
-    return model
+    if row != "voxmetry-fast-int8":
+        return model
+    short = options.work / f"model-{n_classes}-int8"
+    if not (short / "int8.json").exists():
+        from voxmetry.workflows.quantise_model import QuantiseOptions, quantise_model
+
+        # A part of the CT, which the network is calibrated on and held against float32 on.
+        image = image_of(options, [256, 256, 150])
+        quantise_model(model, [image], out=short, options=QuantiseOptions(least_dice=0.0, overwrite=True))
+    return short
 
 
 def fingerprint(row: str) -> str:

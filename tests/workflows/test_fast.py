@@ -36,7 +36,7 @@ def test_at_the_shell_in_json_and_in_the_report(model, series, tmp_path, capsys)
     assert run([*words, "--fast"]) in (0, 3)
     assert "in float32, fast (windows overlap by 25 % in place of 50 %)," in " ".join(capsys.readouterr().out.split())
     text = (tmp_path / "out" / "result.json").read_text()
-    assert json.loads(text)["provenance"]["fast"] == {"overlap": 0.25, "full_overlap": 0.5, "coarse": ""}
+    assert json.loads(text)["provenance"]["fast"].items() >= {"overlap": 0.25, "full_overlap": 0.5}.items()
     assert "--fast" in command(StudyResult.model_validate_json(text))
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Fast run" in page

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from voxmetry.cli import show_models
+from voxmetry.cli.progress import steps
 from voxmetry.cli.streams import say, say_json
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("merge")(models_merge)
     app.command("import")(models_import)
     app.command("export")(models_export)
+    app.command("quantise")(models_quantise)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
@@ -188,3 +190,32 @@ def models_export(
         return
     for path in written:
         say(str(path))
+
+
+def models_quantise(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or a model folder.")],
+    studies: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STUDY...",
+            help="Images to calibrate on: DICOM folders or files; for a model of several inputs a file for each, study "
+            "after study.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for a copy of the model; its own if not given.")
+    ] = None,
+    windows: Annotated[int, typer.Option(help="Windows to calibrate on, over all images.", min=1, max=1000)] = 32,
+    least_dice: Annotated[
+        float, typer.Option(help="What each structure of 1 mL and more must keep against float32.", min=0, max=1)
+    ] = 0.99,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier 8 bits, or a model in OUT.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a model's network to 8 bits, for `segment --fast` on a processor, and compare it with float32."""
+    from voxmetry.workflows.quantise_model import QuantiseOptions, quantise_model
+
+    options = QuantiseOptions(windows=windows, least_dice=least_dice, overwrite=overwrite)
+    with steps() as tell:
+        made, folder = quantise_model(model, studies, out=out, options=options, tell=tell)
+    show_models.eight_bits(made, folder, as_json=as_json)

@@ -56,6 +56,8 @@ def study(result: StudyResult, out: Path, *, as_json: bool, verbose: bool = Fals
     made = result.provenance
     fast = f", fast ({made.fast})" if made.fast else ""
     say(f"{made.model} on {made.device} in {made.precision}{fast}, {seconds:.1f} s. Research use only.")
+    if made.fast and made.fast.no_eight_bits:
+        say(f"Not in 8 bits: {made.fast.no_eight_bits}.")
     if verbose and made.plan:
         say(made.plan)
     for name in result.files.values():

@@ -116,9 +116,15 @@ class Composite:
             return FastRun(coarse=self._coarse)
         if not self._how.fast:
             return None
-        changed = [ready.fast for ready in self._loaded.values() if ready.fast and ready.fast.overlap is not None]
+        loaded = [one for ready in self._loaded.values() if (one := ready.fast) is not None]
+        changed = [one for one in loaded if one.overlap is not None]
         own = max((one.full_overlap or 0.0 for one in changed), default=None)
-        return FastRun(overlap=FAST_OVERLAP if changed else None, full_overlap=own)
+        return FastRun(
+            overlap=FAST_OVERLAP if changed else None,
+            full_overlap=own,
+            eight_bits=tuple(dict.fromkeys(name for one in loaded for name in one.eight_bits)),
+            no_eight_bits="; ".join(dict.fromkeys(one.no_eight_bits for one in loaded if one.no_eight_bits)),
+        )
 
     @property
     def last_plan(self) -> str:

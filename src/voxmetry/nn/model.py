@@ -15,6 +15,7 @@ from voxmetry.config import MaskRcnnNetwork, ModelSpec, Weights, fast_spec
 from voxmetry.core.records import FastRun
 from voxmetry.errors import ConfigError, ModelError
 from voxmetry.models import find_model, read_spec
+from voxmetry.nn.eight_bits import in_eight_bits, stored_members, why_not_eight_bits
 from voxmetry.nn.memory import NetworkCost, known_cost
 from voxmetry.nn.networks.build import Ensemble, build_network, require_size
 from voxmetry.nn.runtime import Runtime, RuntimeChoice, build_runtime, choose_runtime
@@ -136,7 +137,8 @@ def load_model(
     execution
         "eager", "compile" (torch's compiler: CPU and CUDA) or "graph" (a CUDA graph).
     fast
-        Trade accuracy for time: windows overlap by a quarter at most. `Model.fast` says what that changed.
+        Trade accuracy for time: windows overlap by a quarter at most; on a processor the network runs in 8 bits where
+        `voxmetry models quantise` stored it so with the model. `Model.fast` says what that changed.
 
     Raises
     ------
@@ -165,18 +167,27 @@ def load_model(
     only_torch = isinstance(spec.network, MaskRcnnNetwork) or spec.clicks is not None
     gflop = 0.0 if only_torch else cost.gflop
     choice = choose_runtime(device, precision, gflop=gflop, execution=execution)
-    members = tuple(
-        build_runtime(partial(networks.member, place), f"{networks.key} {place}", spec, choice)
-        for place in range(spec.members)
-    )
-    traded = fast_run(spec, full) if fast else None
+    traded = fast_run(spec, full, why_not_eight_bits(spec, folder, choice, precision)) if fast else None
+    members: tuple[Runtime, ...]
+    if traded is not None and traded.eight_bits:
+        members, choice = stored_members(spec, folder), in_eight_bits(choice)
+    else:
+        members = tuple(
+            build_runtime(partial(networks.member, place), f"{networks.key} {place}", spec, choice)
+            for place in range(spec.members)
+        )
     return Model(spec, weights, members, choice, cost, networks.member, folder, traded)
 
 
-def fast_run(spec: ModelSpec, full: ModelSpec) -> FastRun:
-    """Say what a model for fast runs does otherwise than the full one."""
+def fast_run(spec: ModelSpec, full: ModelSpec, why_not: str) -> FastRun:
+    """Say what a model for fast runs does otherwise than the full one; `why_not` it is not in 8 bits, or ""."""
     few, own = spec.window.overlap, full.window.overlap
-    return FastRun(overlap=few, full_overlap=own) if few < own else FastRun()
+    return FastRun(
+        overlap=few if few < own else None,
+        full_overlap=own if few < own else None,
+        eight_bits=() if why_not else (spec.name,),
+        no_eight_bits=why_not,
+    )
 
 
 def require_for_instances(spec: ModelSpec, device: str, execution: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from voxmetry.errors import ModelError
 from voxmetry.nn.cache import cache_root
 
 
@@ -42,7 +43,24 @@ def openvino_has_bf16() -> bool:
     return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-class OpenVinoRuntime:
+class _Compiled:
+    """A compiled network, which runs the patches of a batch one after the other."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        """Run the patches; the result holds until the next call."""
+        parts = []
+        for patch in patches:
+            self._request.infer({0: patch[None].contiguous().numpy()}, share_inputs=True, share_outputs=True)
+            parts.append(torch.from_numpy(self._request.get_output_tensor(0).data))
+            if len(patches) > 1:
+                parts[-1] = parts[-1].clone()
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class OpenVinoRuntime(_Compiled):
     """A network compiled for this CPU.
 
     Parameters
@@ -72,31 +90,56 @@ class OpenVinoRuntime:
     ) -> None:
         openvino = import_openvino()
         core = openvino.Core()
-        hint = {"float32": "f32", "bf16": "bf16"}[precision]
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         folder = cache_folder(key, shape, openvino.__version__)
         converted = folder / "network.xml" if folder else None
-        if folder:
-            options["CACHE_DIR"] = str(folder)
+        options = _options(precision, folder)
         if converted and converted.exists():
-            self._compiled = core.compile_model(converted, "CPU", options)
-        else:
-            model = convert(make(), shape, example or shape)
-            if converted:
-                _save(model, converted)
-                model = core.read_model(converted)
-            self._compiled = core.compile_model(model, "CPU", options)
-        self._request = self._compiled.create_infer_request()
+            super().__init__(core.compile_model(converted, "CPU", options))
+            return
+        model = convert(make(), shape, example or shape)
+        if converted:
+            save_network(model, converted)
+            model = core.read_model(converted)
+        super().__init__(core.compile_model(model, "CPU", options))
 
-    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
-        """Run the patches of a batch one after the other; the result holds until the next call."""
-        parts = []
-        for patch in patches:
-            self._request.infer({0: patch[None].contiguous().numpy()}, share_inputs=True, share_outputs=True)
-            parts.append(torch.from_numpy(self._request.get_output_tensor(0).data))
-            if len(patches) > 1:
-                parts[-1] = parts[-1].clone()
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+class StoredRuntime(_Compiled):
+    """A network that lies converted in a file, such as one in 8 bits, compiled for this CPU.
+
+    Parameters
+    ----------
+    path
+        Its .xml, with the .bin beside it.
+    key
+        Names the content of both, for the cache of what was compiled.
+    shape
+        (1, C, *patch).
+    precision
+        "float32" or "bf16": of the products that are not in 8 bits.
+
+    Raises
+    ------
+    ModelError
+        If OpenVINO cannot read or compile it, as one of a later version.
+    """
+
+    def __init__(self, path: Path, key: str, *, shape: tuple[int, ...], precision: str) -> None:
+        openvino = import_openvino()
+        options = _options(precision, cache_folder(key, shape, openvino.__version__))
+        try:
+            super().__init__(openvino.Core().compile_model(path, "CPU", options))
+        except RuntimeError as error:
+            raise ModelError(
+                found=f"{path.name}, which OpenVINO {openvino.__version__} cannot use",
+                expected="a network that was converted by this version or an earlier one",
+                fix="install the newer OpenVINO, or make it again: voxmetry models quantise",
+            ) from error
+
+
+def _options(precision: str, folder: Path | None) -> dict[str, Any]:
+    hint = {"float32": "f32", "bf16": "bf16"}[precision]
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+    return options | ({"CACHE_DIR": str(folder)} if folder else {})
 
 
 def convert(network: nn.Module, shape: tuple[int, ...], example: tuple[int, ...]) -> Any:
@@ -126,7 +169,7 @@ def cache_folder(key: str, shape: tuple[int, ...], version: str) -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def _save(model: Any, path: Path) -> None:
+def save_network(model: Any, path: Path) -> None:
     """Write the converted network; its .xml appears last, so that a half-written one is never read."""
     openvino = import_openvino()
     part = path.with_name(f"part-{os.getpid()}.xml")

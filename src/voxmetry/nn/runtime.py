@@ -46,7 +46,7 @@ class RuntimeChoice:
     device
         "cpu", "cuda", "mps" or "openvino".
     precision
-        "float32", "bf16" or "fp16": of the network's products. Scores are blended in float32 all the same.
+        "float32", "bf16", "fp16" or "int8": of the network's products. Scores are blended in float32 all the same.
     why
         In words.
     execution

@@ -120,6 +120,15 @@ def stream_scores(
         ring.advance(stop)
 
 
+def padded_windows(image: torch.Tensor, window: WindowSpec) -> Iterator[torch.Tensor]:
+    """Yield each window (C, *patch) of an image (1, C, I, J, K), padded as for scores, in order along its axes."""
+    shape = tuple(image.shape[2:])
+    padded = _padded(image, _pads(shape, window)[0], window)
+    sizes = zip(padded.shape[2:], window.patch, strict=True)
+    for corner in itertools.product(*(window_starts(size, patch, window) for size, patch in sizes)):
+        yield cut(padded[0], corner, window.patch)
+
+
 def window_scores(run: Run, tensor: torch.Tensor, window: WindowSpec, *, batch: int = 1) -> torch.Tensor:
     """Return the scores of a whole volume, as training needs them to validate on small cases.
 

@@ -148,6 +148,8 @@ def _fast(result: StudyResult, say: Language) -> tuple[Fact, ...]:
     if fast.overlap is not None and fast.full_overlap is not None:
         few, own = (say.decimals(100 * share, 0) for share in (fast.overlap, fast.full_overlap))
         parts.append(say("windows overlap by {few} % in place of {own} %", few=few, own=own))
+    if fast.eight_bits:
+        parts.append(say("in 8 bits: {names}", names=", ".join(map(clean, fast.eight_bits))))
     detail = "; ".join(parts) or say("as a full run: windows overlap by no more")
     return (Fact(term=say("Fast run"), detail=detail),)
 
@@ -249,7 +251,9 @@ def command(result: StudyResult) -> str:
     that are at their default are left out.
     """
     run = result.provenance
-    model = run.model if (BUNDLED / run.model / "model.yaml").is_file() else "MODEL"
+    # A bundled model that runs in 8 bits is a copy of it in a folder of its own.
+    bundled = (BUNDLED / run.model / "model.yaml").is_file() and not (run.fast and run.fast.eight_bits)
+    model = run.model if bundled else "MODEL"
     words = ["voxmetry", "segment", *_images(result), "-m", model, "-o", "OUT"]
     for name, default in StudySettings().model_dump(mode="json").items():
         value = run.settings.get(name, default)

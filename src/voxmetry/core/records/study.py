@@ -170,8 +170,8 @@ class FastRun(Record):
     --------
     >>> str(FastRun(overlap=0.25, full_overlap=0.5)), str(FastRun(coarse="totalsegmentator-ct-6mm"))
     ('windows overlap by 25 % in place of 50 %', 'only inside the box that totalsegmentator-ct-6mm finds')
-    >>> str(FastRun())
-    'as a full run: windows overlap by no more'
+    >>> str(FastRun(eight_bits=("brain-mr",))), str(FastRun())
+    ('in 8 bits: brain-mr', 'as a full run: windows overlap by no more')
     """
 
     overlap: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -180,12 +180,17 @@ class FastRun(Record):
     """The model's own share; of a model of models the largest of its members. None where `overlap` is."""
     coarse: str = ""
     """The model that found the box inside of which alone the others ran; empty where all was looked at."""
+    eight_bits: tuple[str, ...] = ()
+    """Models whose networks ran in 8 bits."""
+    no_eight_bits: str = ""
+    """Why others did not, and what would let them."""
 
     def __str__(self) -> str:
         parts = [f"only inside the box that {self.coarse} finds"] if self.coarse else []
         if self.overlap is not None and self.full_overlap is not None:
             few, own = (f"{100 * share:.0f} %" for share in (self.overlap, self.full_overlap))
             parts.append(f"windows overlap by {few} in place of {own}")
+        parts += [f"in 8 bits: {', '.join(self.eight_bits)}"] if self.eight_bits else []
         return ", ".join(parts) or "as a full run: windows overlap by no more"
 
 

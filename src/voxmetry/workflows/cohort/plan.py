@@ -13,6 +13,9 @@ from voxmetry.config import ModelSpec, fast_spec
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io.dicom.read.choose import allowed_verdicts
 from voxmetry.io.suffixes import suffix_of
+from voxmetry.models import find_model
+from voxmetry.models.composite import CompositeSpec
+from voxmetry.models.eight_bits import eight_bits_mark
 from voxmetry.workflows.cohort.assign import assign
 from voxmetry.workflows.cohort.bids import find_bids, is_bids
 from voxmetry.workflows.cohort.database import read_progress
@@ -94,7 +97,7 @@ def plan_cohort(
         _foreseen(
             progress_of(study, before.get(study.key), place, settings), as_run, rates.get(study.model, ()), cores=cores
         )
-        for study in with_recipes(marked, known, settings)
+        for study in with_recipes(marked, as_run, settings)
     ]
     to_run = [study for study in studies if study.state == "waiting"]
     return CohortPlan(
@@ -202,13 +205,18 @@ def _reference_mark(path: str) -> str:
 
 
 def _as_run(known: dict[str, KnownModel], settings: RunSettings) -> dict[str, KnownModel]:
-    """Return the models with the windows that they are run in: fewer, where the settings ask for fast runs."""
+    """Return the models as they are run: where the settings ask for fast runs, with fewer windows and in 8 bits."""
     if not settings.study.fast:
         return known
-    return {
-        name: replace(model, spec=fast_spec(model.spec)) if isinstance(model.spec, ModelSpec) else model
-        for name, model in known.items()
-    }
+    return {name: _as_run_fast(model) for name, model in known.items()}
+
+
+def _as_run_fast(model: KnownModel) -> KnownModel:
+    if not isinstance(model.spec, (ModelSpec, CompositeSpec)):
+        return model
+    digest = f"{model.digest} {eight_bits_mark(find_model(model.path))}"
+    spec = fast_spec(model.spec) if isinstance(model.spec, ModelSpec) else model.spec
+    return replace(model, spec=spec, digest=digest)
 
 
 def _foreseen(
