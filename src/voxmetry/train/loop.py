@@ -123,6 +123,8 @@ def train(
         if first:
             require_same_cases({name: case.source for name, case in cases.items()}, out)
             write_text(out / "split.json", json.dumps({"training": names[0], "validation": names[1]}, indent=1))
+        if settings.synthesis is None:
+            require_apart(cases, *names)
         validation = [cases[name] for name in names[1]]
         feed: Feed = (
             CaseFeed([cases[name] for name in names[0]], settings, device=fabric.device)
@@ -164,7 +166,6 @@ def _prepared(
         return cached_cases(data.select(names[1]), settings.model, cache, fabric=state.fabric, track=track)
     cases = cached_cases(data, settings.model, cache, fabric=state.fabric, track=track)
     require_structures(all_folds(data, settings), {name: case.volume_ml for name, case in cases.items()})
-    require_apart(cases, *names)
     return cases
 
 
