@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from voxmetry.core.base import Record
 from voxmetry.errors import LabelError
@@ -38,7 +39,18 @@ def colours_of(names: Iterable[str], known: Mapping[str, str]) -> dict[str, str]
 
 def plain_name(name: str) -> str:
     """Return a name as it is compared with others: case, spaces, '-' and '_' do not count."""
-    return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
+    return re.sub(r"[\s_-]+", " ", composed(name).casefold()).strip()
+
+
+def composed(name: str) -> str:
+    """Return a name with its accents as one character each (Unicode NFC): macOS writes them apart, others together.
+
+    Examples
+    --------
+    >>> composed("La\u0308sion") == "Läsion"
+    True
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 class Code(Record):
@@ -53,7 +65,7 @@ class Label(Record):
     """One value of a label map."""
 
     value: Annotated[int, Field(ge=1, le=65535)]
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1), AfterValidator(composed)]
     colour: Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
     kind: Literal["organ", "lesion"] = "organ"
     code: Code | None = None
@@ -120,7 +132,7 @@ class LabelTable(Record):
 
     def __getitem__(self, name: str) -> Label:
         for label in self.labels:
-            if label.name == name:
+            if label.name == composed(name):
                 return label
         raise LabelError(
             found=f"no label named {name!r}",
@@ -143,7 +155,7 @@ class LabelTable(Record):
         ('label_1', 2)
         """
         for label in self.labels:
-            if label.name == name:
+            if label.name == composed(name):
                 return label
         plain = [label for label in self.labels if plain_name(label.name) == plain_name(name)]
         if not plain and name.strip().isdecimal():
@@ -174,7 +186,7 @@ class LabelTable(Record):
         >>> LabelTable.from_names({1: "GTV_Mass_CT", 2: "lung"}).renamed({"GTV_Mass_CT": "tumour"}).names
         ('tumour', 'lung')
         """
-        new = {self.find(old).value: name for old, name in names.items()}
+        new = {self.find(old).value: composed(name) for old, name in names.items()}
         changed = tuple(x.model_copy(update={"name": new.get(x.value, x.name)}) for x in self.labels)
         found = [plain_name(label.name) for label in changed]
         twice = sorted({label.name for label in changed if found.count(plain_name(label.name)) > 1})
