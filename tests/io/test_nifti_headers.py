@@ -185,6 +185,11 @@ class TestFoundByDamage:
         with pytest.raises(InputError, match="NaN or infinite"):
             read_volume(write(tmp_path / "a.nii", at=112, value=struct.pack("<ff", 3e38, 1e30)))
 
+    @pytest.mark.parametrize("slope", [np.inf, -np.inf])
+    def test_a_slope_that_is_infinite(self, tmp_path, slope):
+        with pytest.raises(FormatError, match="the slope is infinite"):
+            read_volume(write(tmp_path / "a.nii", at=112, value=struct.pack("<ff", slope, 0)))
+
     @pytest.mark.parametrize("axes", [0, 8, 32767, -3])
     def test_a_number_of_axes_that_nifti_has_not(self, tmp_path, axes):
         with pytest.raises(FormatError):

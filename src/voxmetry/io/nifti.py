@@ -338,6 +338,9 @@ def _is_unscaled(header: Any, name: str) -> bool:
 
 
 def _scaling(header: Any, name: str) -> tuple[float | None, float | None]:
+    # Not a number means "none" by custom; nibabel takes infinity for that as well, which nobody writes on purpose.
+    if np.isinf(header["scl_slope"]):
+        raise _damaged(name, "its scaling is not usable (the slope is infinite)")
     try:
         return header.get_slope_inter()  # type: ignore[no-any-return]
     except HeaderDataError as error:
