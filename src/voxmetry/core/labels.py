@@ -131,9 +131,8 @@ class LabelTable(Record):
         return sorted(set(named) - set(self.names)) or sorted({name for name in named if named.count(name) > 1})
 
     def __getitem__(self, name: str) -> Label:
-        for label in self.labels:
-            if label.name == composed(name):
-                return label
+        if (label := self._named(name)) is not None:
+            return label
         raise LabelError(
             found=f"no label named {name!r}",
             expected=f"one of {', '.join(self.names) or '(the table is empty)'}",
@@ -154,9 +153,8 @@ class LabelTable(Record):
         >>> table.find("1").name, table.find("left kidney").value
         ('label_1', 2)
         """
-        for label in self.labels:
-            if label.name == composed(name):
-                return label
+        if (label := self._named(name)) is not None:
+            return label
         plain = [label for label in self.labels if plain_name(label.name) == plain_name(name)]
         if not plain and name.strip().isdecimal():
             plain = [label for label in self.labels if str(label.value) == name.strip().lstrip("0")]
@@ -167,6 +165,10 @@ class LabelTable(Record):
             expected=f"one of {', '.join(f'{x.name} ({x.value})' for x in self.labels) or '(the table is empty)'}",
             fix="use one of these names or values",
         )
+
+    def _named(self, name: str) -> Label | None:
+        wanted = composed(name)
+        return next((label for label in self.labels if label.name == wanted), None)
 
     def renamed(self, names: Mapping[str, str]) -> LabelTable:
         """Return the same table with other names.
