@@ -19,7 +19,7 @@ from voxmetry.errors import ConfigError, InputError, MissingExtraError, ModelErr
 from voxmetry.io import write_series
 from voxmetry.measurement.overlap import overlaps
 from voxmetry.models.eight_bits import RECORD, EightBits, read_eight_bits
-from voxmetry.nn.eight_bits import why_never_eight_bits, why_not_eight_bits
+from voxmetry.nn.eight_bits import find_eight_bits, why_never_eight_bits
 from voxmetry.nn.runtime import RuntimeChoice
 from voxmetry.workflows.quantise_model import QuantiseOptions, quantise_model
 
@@ -219,7 +219,7 @@ def test_without_them_a_fast_run_says_how_to_get_them(plain, study, tmp_path, ca
 
 def test_a_gpu_keeps_its_own_precision(plain):
     spec = load_model(plain, device="cpu").spec
-    said = why_not_eight_bits(spec, plain, RuntimeChoice("cuda", "bf16", "as asked for"), "auto")
+    _, said = find_eight_bits(spec, plain, RuntimeChoice("cuda", "bf16", "as asked for"), "auto")
     assert said == "8 bits are for processors, and this is cuda"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from voxmetry.config import FAST_OVERLAP, ModelSpec, Weights
+from voxmetry.config import ModelSpec, Weights
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import Label, LabelTable
 from voxmetry.core.records import FastRun
@@ -20,6 +20,7 @@ from voxmetry.models import find_member, find_model, members_sha256, read_any_sp
 from voxmetry.models.composite import CompositeSpec, Member
 from voxmetry.nn.common_grid import CommonGrid, box_of, inside
 from voxmetry.nn.merged_spec import join_labels
+from voxmetry.nn.model import fast_runs_together
 from voxmetry.nn.predictor import Predictor, Study
 from voxmetry.ops.boxes import Box
 from voxmetry.ops.components import clean
@@ -116,15 +117,7 @@ class Composite:
             return FastRun(coarse=self._coarse)
         if not self._how.fast:
             return None
-        loaded = [one for ready in self._loaded.values() if (one := ready.fast) is not None]
-        changed = [one for one in loaded if one.overlap is not None]
-        own = max((one.full_overlap or 0.0 for one in changed), default=None)
-        return FastRun(
-            overlap=FAST_OVERLAP if changed else None,
-            full_overlap=own,
-            eight_bits=tuple(dict.fromkeys(name for one in loaded for name in one.eight_bits)),
-            no_eight_bits="; ".join(dict.fromkeys(one.no_eight_bits for one in loaded if one.no_eight_bits)),
-        )
+        return fast_runs_together([run for ready in self._loaded.values() if (run := ready.fast) is not None])
 
     @property
     def last_plan(self) -> str:

@@ -22,8 +22,10 @@ def why_never_eight_bits(spec: ModelSpec) -> str:
     return ""
 
 
-def why_not_eight_bits(spec: ModelSpec, folder: Path, choice: RuntimeChoice, precision: str) -> str:
-    """Say why a fast run of a model is not in 8 bits; "" where it is.
+def find_eight_bits(
+    spec: ModelSpec, folder: Path, choice: RuntimeChoice, precision: str
+) -> tuple[EightBits | None, str]:
+    """Return the networks in 8 bits that a fast run of a model takes, or None and why it takes none.
 
     Parameters
     ----------
@@ -41,16 +43,17 @@ def why_not_eight_bits(spec: ModelSpec, folder: Path, choice: RuntimeChoice, pre
     """
     never = why_never_eight_bits(spec)
     if never:
-        return never
+        return None, never
     if choice.device not in ("cpu", "openvino"):
-        return f"8 bits are for processors, and this is {choice.device}"
+        return None, f"8 bits are for processors, and this is {choice.device}"
     if precision != "auto":
-        return f"{precision} was asked for"
+        return None, f"{precision} was asked for"
     if choice.execution != "eager":
-        return f"execution {choice.execution} was asked for"
-    if read_eight_bits(folder, spec) is None:
-        return f"none are stored with {spec.name}: voxmetry models quantise MODEL STUDY makes them, once"
-    return ""
+        return None, f"execution {choice.execution} was asked for"
+    made = read_eight_bits(folder, spec)
+    if made is None:
+        return None, f"none are stored with {spec.name}: voxmetry models quantise MODEL STUDY makes them, once"
+    return made, ""
 
 
 def in_eight_bits(choice: RuntimeChoice) -> RuntimeChoice:
@@ -59,7 +62,7 @@ def in_eight_bits(choice: RuntimeChoice) -> RuntimeChoice:
     return replace(choice, device="openvino", precision="int8", why=why)
 
 
-def stored_members(spec: ModelSpec, folder: Path, made: EightBits | None = None) -> tuple[Runtime, ...]:
+def stored_members(spec: ModelSpec, folder: Path, made: EightBits) -> tuple[Runtime, ...]:
     """Return one runtime for each network in 8 bits that lies in a folder.
 
     Parameters
@@ -69,16 +72,13 @@ def stored_members(spec: ModelSpec, folder: Path, made: EightBits | None = None)
     folder
         Where its files lie.
     made
-        What is said of them; None reads it.
+        What is said of them.
     """
-    said = made or read_eight_bits(folder, spec)
-    if said is None:
-        return ()
     shape = (1, spec.n_channels, *spec.window.patch)
     names = file_names(spec)
     pairs = zip(names[::2], names[1::2], strict=True)
     return tuple(
-        StoredRuntime(folder / xml, f"{said.files[data]} {said.files[xml]}", shape=shape, precision=_rest())
+        StoredRuntime(folder / xml, f"{made.files[data]} {made.files[xml]}", shape=shape, precision=_rest())
         for data, xml in pairs
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from voxmetry.config import MaskRcnnNetwork, ModelSpec, Weights, fast_spec
+from voxmetry.config import FAST_OVERLAP, MaskRcnnNetwork, ModelSpec, Weights, fast_spec
 from voxmetry.core.records import FastRun
 from voxmetry.errors import ConfigError, ModelError
 from voxmetry.models import find_model, read_spec
-from voxmetry.nn.eight_bits import in_eight_bits, stored_members, why_not_eight_bits
+from voxmetry.nn.eight_bits import find_eight_bits, in_eight_bits, stored_members
 from voxmetry.nn.memory import NetworkCost, known_cost
 from voxmetry.nn.networks.build import Ensemble, build_network, require_size
 from voxmetry.nn.runtime import Runtime, RuntimeChoice, build_runtime, choose_runtime
@@ -167,16 +167,28 @@ def load_model(
     only_torch = isinstance(spec.network, MaskRcnnNetwork) or spec.clicks is not None
     gflop = 0.0 if only_torch else cost.gflop
     choice = choose_runtime(device, precision, gflop=gflop, execution=execution)
-    traded = fast_run(spec, full, why_not_eight_bits(spec, folder, choice, precision)) if fast else None
+    made, why_not = find_eight_bits(spec, folder, choice, precision) if fast else (None, "")
+    traded = fast_run(spec, full, why_not) if fast else None
     members: tuple[Runtime, ...]
-    if traded is not None and traded.eight_bits:
-        members, choice = stored_members(spec, folder), in_eight_bits(choice)
+    if made is not None:
+        members, choice = stored_members(spec, folder, made), in_eight_bits(choice)
     else:
         members = tuple(
             build_runtime(partial(networks.member, place), f"{networks.key} {place}", spec, choice)
             for place in range(spec.members)
         )
     return Model(spec, weights, members, choice, cost, networks.member, folder, traded)
+
+
+def fast_runs_together(runs: Sequence[FastRun]) -> FastRun:
+    """Say what the members of a model of models do otherwise than in a full run."""
+    own = [run.full_overlap for run in runs if run.full_overlap is not None]
+    return FastRun(
+        overlap=FAST_OVERLAP if own else None,
+        full_overlap=max(own, default=None),
+        eight_bits=tuple(dict.fromkeys(name for run in runs for name in run.eight_bits)),
+        no_eight_bits="; ".join(dict.fromkeys(run.no_eight_bits for run in runs if run.no_eight_bits)),
+    )
 
 
 def fast_run(spec: ModelSpec, full: ModelSpec, why_not: str) -> FastRun:

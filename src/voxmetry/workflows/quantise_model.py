@@ -27,6 +27,7 @@ from voxmetry.models.eight_bits import RECORD, EightBits, StructureDice, file_na
 from voxmetry.nn.eight_bits import in_eight_bits, stored_members, why_never_eight_bits
 from voxmetry.nn.preprocess import preprocess
 from voxmetry.nn.quantise import import_nncf, quantise_network, some_windows
+from voxmetry.nn.weights import sha256_of
 from voxmetry.workflows.inputs import read_inputs
 
 WINDOWS = 32
@@ -202,7 +203,7 @@ def _record(
         model=spec.name,
         weights_sha256=weights.sha256,
         graph_sha256=graph_sha256(spec),
-        files={name: hashlib.sha256((stage / name).read_bytes()).hexdigest() for name in file_names(spec)},
+        files={name: sha256_of((stage / name).read_bytes()) for name in file_names(spec)},
         windows=n_windows,
         images=tuple(_image_sha256(volumes) for volumes in images),
         versions={"voxmetry": __version__, **versions},
