@@ -6,7 +6,7 @@
                                          [--cache FILE] [--plot FILE]
 
 Rows: `voxmetry` (from file to label map, as the peers do), `voxmetry-float32`, `voxmetry-fast` and `voxmetry-fast-int8`
-(with `--fast`, the second in 8 bits; their labels are held against the row `voxmetry` by Dice of each structure over
+(with `--fast`, the second in 8 bits; their labels are compared with the row `voxmetry` by Dice of each structure over
 1 mL), `segment` (the whole of `voxmetry segment`, with measurements and report), `monai` (its default of float64 for
 resampling) and `monai-float32`; `nnunet` and `voxmetry-nnunet` run one nnU-Net model, made here and imported, mirroring
 off; `nnunet` needs a Python with nnunetv2. A row that takes under a minute is run --repeats times, the table has the
@@ -212,7 +212,7 @@ def model_of(options: argparse.Namespace, row: str, n_classes: int) -> Path:
     if not (short / "int8.json").exists():
         from voxmetry.workflows.quantise_model import QuantiseOptions, quantise_model
 
-        # A part of the CT, which the network is calibrated on and held against float32 on.
+        # A part of the CT, which the network is calibrated on and compared with float32 on.
         image = image_of(options, [256, 256, 150])
         quantise_model(model, [image], out=short, options=QuantiseOptions(least_dice=0.0, overwrite=True))
     return short
@@ -614,7 +614,7 @@ def make_nnunet(data: Path, folder: Path, n_classes: int) -> None:
 def add_agreement(rows: list[dict[str, object]], files: dict[str, Path]) -> None:
     """Hold each label map against the peer's, where that was run: the share of foreground voxels that are equal.
 
-    Fast runs are held against the full one as well.
+    Fast runs are compared with the full one as well.
     """
     import nibabel
     import numpy as np

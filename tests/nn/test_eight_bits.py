@@ -1,4 +1,4 @@
-"""Networks in 8 bits: made by a verb, held against float32, run by fast runs alone, never those of other weights."""
+"""Networks in 8 bits: made by a verb, compared with float32, run by fast runs alone, never those of other weights."""
 
 from __future__ import annotations
 

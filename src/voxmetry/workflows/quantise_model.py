@@ -1,4 +1,4 @@
-"""`voxmetry models quantise`: a model's networks in 8 bits, calibrated on images, held against float32 on the same."""
+"""`voxmetry models quantise`: a model's networks in 8 bits, calibrated on images, compared with float32 on the same."""
 
 from __future__ import annotations
 
