@@ -34,7 +34,7 @@ def names(folder: Path) -> list[str]:
 
 class TestASeries:
     def test_becomes_one_job_after_a_quiet_time_and_reads_as_what_was_sent(self, start, series) -> None:
-        running = start()
+        running = start({"hippocampus": Route(**{**ROUTE, "quiet_seconds": 4, "on_release": False})})
         first, second = call(running.port), call(running.port)
         # Two associations at once, as archives do.
         assert send(first, series[:5]) == [0] * 5
@@ -59,7 +59,7 @@ class TestASeries:
         assert len(names(running.submitted.jobs[0]["folder"])) == len(series)
 
     def test_is_handed_on_at_release_where_the_route_says_so(self, start, series) -> None:
-        running = start({"now": Route(**{**ROUTE, "quiet_seconds": 3600, "on_release": True})})
+        running = start({"now": Route(**ROUTE)})
         caller = call(running.port)
         send(caller, series)
         time.sleep(0.6)
@@ -325,11 +325,12 @@ class TestAbortedTransfers:
 
     @pytest.mark.parametrize("how", ["close", "silence"])
     def test_in_the_middle_of_an_object_leave_no_part_of_it(self, start, series, how) -> None:
-        running = start({"hippocampus": Route(**{**ROUTE, "abandoned_seconds": 0.3})}, idle_seconds=1.0)
+        running = start({"hippocampus": Route(**{**ROUTE, "abandoned_seconds": 0.3})})
         caller = call(running.port)
         send(caller, series[:1])
         _begin_object(caller, pydicom.dcmread(series[1]))
         eventually(lambda: list(running.collector.folder.glob("*.part")))
+        running.patience(1.0)
         if how == "close":
             caller.dul.socket.socket.close()
             caller.kill()
@@ -340,7 +341,7 @@ class TestAbortedTransfers:
     def test_after_a_kill_what_was_released_goes_on_and_what_was_cut_short_does_not(
         self, start, series, tmp_path
     ) -> None:
-        route = Route(**{**ROUTE, "quiet_seconds": 3600, "abandoned_seconds": 3600})
+        route = Route(**{**ROUTE, "on_release": False, "abandoned_seconds": 3600})
         first = start({"hippocampus": route})
         whole, cut = call(first.port), call(first.port)
         send(whole, series)
@@ -354,7 +355,8 @@ class TestAbortedTransfers:
         copy = tmp_path / "killed"
         shutil.copytree(first.root, copy)
         cut.release()
-        again = start({"hippocampus": Route(**{**ROUTE, "abandoned_seconds": 1.5})}, root=copy)
+        soon = Route(**{**ROUTE, "on_release": False, "quiet_seconds": 0.4, "abandoned_seconds": 1.5})
+        again = start({"hippocampus": soon}, root=copy)
         eventually(lambda: again.over(1))
         assert len(names(again.submitted.jobs[0]["folder"])) == len(series)
         eventually(lambda: again.collector.counts["groups aborted"] == 1)
@@ -396,7 +398,7 @@ def _begin_object(caller: Any, dataset: Any) -> None:
 
 
 def connect(port: int, data: bytes = b"") -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
     connection.sendall(data)
     return connection
 
@@ -440,6 +442,7 @@ class TestMalformed:
     def running(self, start, series):
         running = start({"hippocampus": Route(**{**ROUTE, "abandoned_seconds": 0.3})}, idle_seconds=1.0)
         yield running
+        running.patience(60.0)
         caller = call(running.port)
         assert send(caller, series) == [0] * len(series)
         caller.release()
@@ -532,6 +535,7 @@ class TestMalformed:
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     def test_requests_that_wait_for_no_answer(self, running, series) -> None:
+        running.patience(60.0)
         caller = call(running.port)
         dataset = pydicom.dcmread(series[0])
         from io import BytesIO
@@ -556,11 +560,11 @@ class TestMalformed:
 
 class TestManyAtOnce:
     def test_one_address_holds_half_of_the_associations_at_most(self, start, series) -> None:
-        running = start(associations=6, idle_seconds=2.0)
+        running = start(associations=6)
         open_ones = [connect(running.port) for _ in range(3)]
-        time.sleep(0.2)
+        eventually(lambda: sum(running.receiver.connections.values()) == 3)
         refused = connect(running.port)
-        refused.settimeout(10)
+        refused.settimeout(60)
         assert refused.recv(10) == b""
         for connection in [*open_ones, refused]:
             connection.close()
