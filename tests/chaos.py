@@ -94,17 +94,22 @@ def n_finished(out: Path) -> int:
         return 0
 
 
-def wait_for(out: Path, n: int) -> None:
+def wait_for(out: Path, n: int, seconds: float = 600.0) -> None:
     """Wait until the record calls n studies done or failed."""
+    end = time.monotonic() + seconds
     while n_finished(out) < n:
+        assert time.monotonic() < end, f"{n_finished(out)} of {n} studies are done"
         time.sleep(0.02)
 
 
 class Cluster:
-    """A Dask scheduler and workers, as processes of their own; a worker that dies is replaced."""
+    """A Dask scheduler and workers, as processes of their own; a worker that dies is replaced.
 
-    def __init__(self, folder: Path, n_workers: int = 2) -> None:
-        self._file, self._folder = folder / "scheduler.json", folder
+    `preload` is a Python file that each worker runs first.
+    """
+
+    def __init__(self, folder: Path, n_workers: int = 2, *, preload: Path | None = None) -> None:
+        self._file, self._folder, self._preload = folder / "scheduler.json", folder, preload
         self._stopping = False
         self._scheduler = self._start("dask_scheduler", "--port", "0", "--scheduler-file", str(self._file))
         while not self._file.exists():
@@ -121,8 +126,10 @@ class Cluster:
             return subprocess.Popen(line, env=ENVIRONMENT, stdout=log, stderr=log, cwd=self._folder)
 
     def _worker(self) -> subprocess.Popen[bytes]:
-        place = ("--local-directory", str(self._folder / "dask"))
-        return self._start("dask_worker", self.address, "--nthreads", "1", "--no-nanny", *place)
+        words = ["--local-directory", str(self._folder / "dask")]
+        if self._preload is not None:
+            words += ["--preload", str(self._preload)]
+        return self._start("dask_worker", self.address, "--nthreads", "1", "--no-nanny", *words)
 
     def _keep(self) -> None:
         while not self._stopping:
@@ -179,7 +186,9 @@ def torment(
             random_.choice(cluster.workers).kill()
         else:
             for child in children_of(process.pid)[:1]:
-                os.kill(child, signal.SIGKILL)
+                # It may have ended meanwhile.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
         done[kind] += 1
     if process is not None:
         process.wait()

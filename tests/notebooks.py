@@ -23,7 +23,7 @@ def execute(path: Path, folder: Path) -> nbformat.NotebookNode:
     client = NotebookClient(
         notebook,
         kernel_name="python3",
-        timeout=300,
+        timeout=1800,
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )

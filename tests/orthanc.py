@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +23,12 @@ PLUGINS = (Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so"), Path("/usr/
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens at now, below those that the system gives to whoever asks for any."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            port = random.SystemRandom().randrange(20_000, 32_000)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def why_not() -> str | None:
@@ -49,7 +54,7 @@ class Orthanc:
         return f"http://127.0.0.1:{self.http}"
 
     def get(self, path: str, **query: Any) -> Any:
-        response = self.session.get(f"{self.url}/{path}", params=query, timeout=30)
+        response = self.session.get(f"{self.url}/{path}", params=query, timeout=120)
         response.raise_for_status()
         return response.json()
 
@@ -61,18 +66,27 @@ class Orthanc:
         return response.json() if response.content else None
 
     def upload(self, *paths: Path) -> None:
-        for path in paths:
-            self.post("instances", path.read_bytes())
+        """Send files, several in one archive: what comes in parts may be called stable in parts."""
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            for number, path in enumerate(paths):
+                archive.write(path, f"{number:06}.dcm")
+        self.post("instances", packed.getvalue())
 
     def knows(self, name: str, title: str, port: int) -> None:
         """Let it call a C-STORE service on loopback by a name."""
         self.session.put(
-            f"{self.url}/modalities/{name}", json={"AET": title, "Host": "127.0.0.1", "Port": port}, timeout=30
+            f"{self.url}/modalities/{name}", json={"AET": title, "Host": "127.0.0.1", "Port": port}, timeout=120
         ).raise_for_status()
 
     def clear(self) -> None:
         for patient in self.get("patients"):
-            self.session.delete(f"{self.url}/patients/{patient}", timeout=60)
+            self.session.delete(f"{self.url}/patients/{patient}", timeout=120)
+
+    def settled(self) -> bool:
+        """Whether it calls all that it has stable, and will say no more of it."""
+        kinds = ("series", "studies", "patients")
+        return all(self.get(f"{kind}/{each}")["IsStable"] for kind in kinds for each in self.get(kind))
 
     def series(self, modality: str | None = None) -> list[dict[str, Any]]:
         found = [self.get(f"series/{each}") for each in self.get("series")]
@@ -94,6 +108,9 @@ def running(folder: Path, *, title: str = "ORTHANC", stable_seconds: int = 1, **
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False,
         "StableAge": stable_seconds,
+        "DicomAssociationCloseDelay": 0,
+        "DicomScpTimeout": 120,
+        "DicomScuTimeout": 120,
         "DicomAlwaysAllowStore": True,
         "DicomModalitiesInDatabase": True,
         "UnknownSopClassAccepted": True,
@@ -113,20 +130,21 @@ def running(folder: Path, *, title: str = "ORTHANC", stable_seconds: int = 1, **
         )
     server = Orthanc(http, dicom, folder)
     try:
-        for _ in range(300):
+        end = time.monotonic() + 300
+        while True:
             with contextlib.suppress(requests.RequestException):
                 server.get("system")
                 break
             if process.poll() is not None:
                 raise RuntimeError((folder / "orthanc.log").read_text(errors="replace")[-2000:])
+            if time.monotonic() > end:
+                raise RuntimeError("Orthanc does not answer")
             time.sleep(0.1)
-        else:
-            raise RuntimeError("Orthanc does not answer")
         yield server
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(120)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from email.parser import BytesParser
 from email.policy import HTTP
 from pathlib import Path
@@ -20,6 +21,14 @@ from voxmetry.errors import VoxmetryError
 
 SHAPE = (17, 25, 9)
 LIMIT = "----------lImIt_of_THE_fIle_eW_$"
+
+
+def until(true, seconds=300):
+    """Wait until something holds; a machine may stand still for seconds in between."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)
 
 
 def call(host, method, path, body=None, headers=None, timeout=120):
@@ -181,13 +190,13 @@ def start(settings, **more):
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert up.wait(60)
+    assert up.wait(300)
     if failed:
         raise failed[0]
 
     def end():
         known["server"].should_exit = True
-        thread.join(60)
+        thread.join(300)
         assert not thread.is_alive()
 
     return known["address"], end

@@ -62,14 +62,14 @@ def test_the_viewer_serves_its_folder_alone(tmp_path: Path, monkeypatch) -> None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     base = f"http://127.0.0.1:{server.server_address[1]}"
     try:
-        assert requests.get(f"{base}/viewer?StudyInstanceUIDs=1", timeout=10).text == "the page"
-        ours = requests.get(f"{base}/app-config.js", timeout=10)
+        assert requests.get(f"{base}/viewer?StudyInstanceUIDs=1", timeout=120).text == "the page"
+        ours = requests.get(f"{base}/app-config.js", timeout=120)
         assert f"{base}/dicom-web" in ours.text
-        assert requests.get(f"{base}/dicom-web/studies", timeout=10).status_code == 502
+        assert requests.get(f"{base}/dicom-web/studies", timeout=120).status_code == 502
         for path in ("/../secret", "/%2e%2e/secret", "//secret"):
             request = requests.Request("GET", base).prepare()
             request.url = base + path
-            assert "secret" not in requests.Session().send(request, timeout=10).text
+            assert "secret" not in requests.Session().send(request, timeout=120).text
     finally:
         server.shutdown()
         server.server_close()

@@ -40,7 +40,7 @@ def hold(folder, ready, done):
     with output_folder(folder, NAMES, overwrite=True) as stage:
         write_text(stage / "a.csv", "from the other process")
         ready.set()
-        done.wait(30)
+        done.wait(300)
 
 
 @pytest.fixture
@@ -52,11 +52,11 @@ def other(tmp_path):
     earlier(folder)
     process = context.Process(target=hold, args=(folder, ready, done))
     process.start()
-    assert ready.wait(30)
+    assert ready.wait(300)
     yield folder, process, done
     # Not through the event: a process that was killed may hold its lock.
     process.kill()
-    process.join(30)
+    process.join(300)
 
 
 def test_new_results_take_the_place_of_all_earlier_ones(tmp_path):
@@ -131,7 +131,7 @@ def test_a_second_process_is_kept_out_until_the_first_is_done(other):
     with pytest.raises(LockedError, match="another process"), output_folder(folder, NAMES, overwrite=True):
         pytest.fail("both write")
     done.set()
-    process.join(30)
+    process.join(300)
     assert (folder / "a.csv").read_text() == "from the other process"
     assert names(folder) == ["a.csv"]
 
@@ -140,7 +140,7 @@ def test_a_second_process_is_kept_out_until_the_first_is_done(other):
 def test_what_a_killed_process_left_is_swept_and_its_hold_is_gone(other):
     folder, process, _ = other
     os.kill(process.pid, signal.SIGKILL)
-    process.join(30)
+    process.join(300)
     time.sleep(0.1)
     assert any(name.startswith(".part-") for name in names(folder))
     with output_folder(folder, NAMES, overwrite=True) as stage:

@@ -138,6 +138,6 @@ import phantoms
 from voxmetry.nn import Predictor
 print(Predictor({str(folder)!r}, device="cpu")(phantoms.volume()).array.shape)
 """
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("(")

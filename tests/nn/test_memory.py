@@ -46,7 +46,7 @@ def in_a_process(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
         folder = {str(folder)!r}
         """
     source = textwrap.dedent(head) + textwrap.dedent(code)
-    return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=1800, check=False)
 
 
 @pytest.fixture(scope="module")

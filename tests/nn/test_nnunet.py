@@ -78,7 +78,7 @@ class TestParity:
             pytest.skip("VOXMETRY_NNUNET_PYTHON names no Python with nnunetv2: see tests/nnunet_oracle.py")
         program = Path(__file__).parents[1] / "nnunet_oracle.py"
         for kept, options in ((EXPECTED, ["regions"]), (IN_FLOAT32, ["--float32", "regions"])):
-            subprocess.run([python, program, tmp_path / "out.npz", *options], check=True, timeout=300)
+            subprocess.run([python, program, tmp_path / "out.npz", *options], check=True, timeout=1800)
             for name, labels in np.load(tmp_path / "out.npz").items():
                 assert (labels == np.load(kept)[name]).mean() > 0.9999
 

@@ -225,7 +225,7 @@ def test_a_study_larger_than_memory_gives_the_same_labels(tmp_path):
         print(len(np.unique(read_volume(out + "/streamed.nii.gz").array)) > 1)
         """
     ran = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=1800, check=False
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == ["False False", "True True", "True", "True"], ran.stderr

@@ -76,6 +76,7 @@ def test_only_a_page_with_groups_has_the_script_that_searches(make_result, tmp_p
 
 def test_the_search_hides_what_has_another_name(make_result, tmp_path, browser):
     opened = browser.new_page(viewport={"width": 1100, "height": 900})
+    opened.set_default_timeout(120_000)
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
@@ -103,6 +104,7 @@ def test_the_search_hides_what_has_another_name(make_result, tmp_path, browser):
 @pytest.mark.parametrize("width", [390, 1100])
 def test_the_field_stays_inside_of_the_page(make_result, tmp_path, browser, width):
     opened = browser.new_page(viewport={"width": width, "height": 800})
+    opened.set_default_timeout(120_000)
     try:
         opened.goto(page(make_result, tmp_path / "many.html").as_uri())
         assert opened.evaluate("document.documentElement.scrollWidth") <= width

@@ -11,6 +11,7 @@ import models
 import phantoms
 from service_clients import SHAPE, start
 from voxmetry import save
+from voxmetry.config.service import ServiceLimits
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
@@ -28,6 +29,7 @@ class Live:
     address: str
     data: Path
     root: Path
+    limits: ServiceLimits
 
     @property
     def host(self) -> str:
@@ -51,8 +53,8 @@ def live(tmp_path_factory, tiny_model):
         models=(str(tiny_model),),
         roots={"research": str(root)},
         settings=StudySettings(report="brief", device="cpu"),
-        limits={"free_mb": 1, "upload_mb": 3, "upload_files": 50, "idle_seconds": 1.5, "upload_seconds": 20},
+        limits={"free_mb": 1, "upload_mb": 3, "upload_files": 50},
     )
     address, end = start(settings)
-    yield Live(address, folder / "data", root)
+    yield Live(address, folder / "data", root, settings.limits)
     end()

@@ -20,6 +20,7 @@ from voxmetry.config import StudySettings
 from voxmetry.config.service import ServiceSettings
 from voxmetry.errors import ConfigError, FormatError
 from voxmetry.io import write_series
+from voxmetry.service import run as serving
 from voxmetry.service.api import require_order
 from voxmetry.service.datastore import Image
 from voxmetry.service.infer import JobOptions, source_of_upload
@@ -261,13 +262,14 @@ def test_whoever_waits_is_answered_when_the_service_ends(tmp_path, tiny_model, m
         return changes(service)
 
     monkeypatch.setattr(Service, "changes", begun)
+    monkeypatch.setattr(serving, "GRACE_SECONDS", 120)
     address, end = start(
         ServiceSettings(data=str(tmp_path / "data"), port=0, models=(str(tiny_model),), limits={"free_mb": 0})
     )
     host, answers = address.removeprefix("http://"), []
 
     def ask():
-        connection = http.client.HTTPConnection(host, timeout=60)
+        connection = http.client.HTTPConnection(host, timeout=300)
         connection.request("GET", "/v1/events?after=0&wait=30")
         answer = connection.getresponse()
         answers.append((answer.status, json.loads(answer.read())["events"]))
@@ -275,8 +277,8 @@ def test_whoever_waits_is_answered_when_the_service_ends(tmp_path, tiny_model, m
 
     asking = threading.Thread(target=ask)
     asking.start()
-    assert waits.wait(60)
+    assert waits.wait(300)
     end()
-    asking.join(60)
+    asking.join(300)
     assert answers == [(200, [])]
     assert "Traceback" not in capfd.readouterr().err

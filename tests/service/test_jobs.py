@@ -7,12 +7,14 @@ import datetime
 import queue as queues
 import shutil
 import sqlite3
+import threading
 import time
 from collections import namedtuple
 
 import pytest
 
 import models
+from service_clients import until
 from voxmetry.config import StudySettings
 from voxmetry.config.service import ServiceSettings
 from voxmetry.core.labels import LabelTable
@@ -110,13 +112,6 @@ def queue(settings, played):
         yield made
 
 
-def until(true, seconds=60):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.01)
-
-
 def in_state(queue, job, state):
     until(lambda: queue.get(job.id).state == state)
     return queue.get(job.id)
@@ -129,9 +124,8 @@ class TestOrder:
         later = [queue.submit(source, "tiny-mr", priority=p) for p in (2, 5, 5, 9)]
         for _ in range(5):
             until(lambda: played[0].busy)
-            played[0].finish(queue.get(next(iter(played[0].busy))[0]))
-            until(lambda: not played[0].busy or played[0].events.empty())
-        for job in (first, *later):
+            job = queue.get(next(iter(played[0].busy))[0])
+            played[0].finish(job)
             in_state(queue, job, "done")
         assert played[0].started == [first.id, later[3].id, later[1].id, later[2].id, later[0].id]
 
@@ -174,11 +168,11 @@ class TestEnds:
         monkeypatch.setattr(room, "PAUSE_SECONDS", 0.05)
         job = queue.submit(source, "tiny-mr")
         full = OutputError(found="the disk is full", expected="room", fix="make some")
-        for _ in range(room.MOST_REFUSALS - 1):
-            until(lambda: played[0].busy)
+        for n in range(1, room.MOST_REFUSALS):
+            # Not that it is idle in between: that is over sooner than somebody may look.
+            until(lambda n=n: len(played[0].started) == n)
             played[0].events.put(Stopped((job.id, "tiny-mr"), full))
-            until(lambda: not played[0].busy)
-        until(lambda: played[0].busy)
+        until(lambda: len(played[0].started) == room.MOST_REFUSALS)
         played[0].finish(job)
         assert queue.wait(job.id, 60).n_starts == room.MOST_REFUSALS
 
@@ -205,12 +199,16 @@ class TestEnds:
         played[0].finish(job)
         in_state(queue, job, "done")
 
-    def test_workers_that_do_not_start_are_started_again_and_told(self, queue, played, source):
+    def test_workers_that_do_not_start_are_started_again_and_told(self, queue, played, source, monkeypatch):
+        looked, make = threading.Event(), room.make_executor
+        # The next ones start when somebody has looked at what is told meanwhile.
+        monkeypatch.setattr(room, "make_executor", lambda *how: looked.wait(300) and make(*how))
         job = queue.submit(source, "tiny-mr")
         until(lambda: played[0].busy)
         played[0].events.put(InferenceError(found="a worker ended before it was ready", expected="x", fix="y"))
         until(lambda: not queue.health().ok)
         assert "before it was ready" in queue.health().words
+        looked.set()
         until(lambda: len(played) == 2)
         assert played[0].closed
         until(lambda: played[1].busy)

@@ -62,7 +62,7 @@ def test_requests_made_up_from_it_are_answered_as_it_says(described):
             if case.path.endswith("/events"):
                 # Nobody waits for something to happen here.
                 case.query["wait"] = 0
-            case.call_and_validate(timeout=30, excluded_checks=leave_out)
+            case.call_and_validate(timeout=120, excluded_checks=leave_out)
 
         check()
         n += 1

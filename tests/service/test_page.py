@@ -49,6 +49,7 @@ def opened(browser, served, request):
     """A page that is logged in, and what it asked for and complained of."""
     address, token, _ = served
     context = browser.new_context(**KINDS[getattr(request, "param", "desktop")])
+    context.set_default_timeout(120_000)
     page = context.new_page()
     seen = {"requests": [], "errors": []}
     page.on("request", lambda asked: seen["requests"].append(asked.url))
@@ -101,7 +102,7 @@ def test_the_report_opens_with_its_viewer_apart_from_the_page(opened):
     problems = []
     report.on("pageerror", lambda error: problems.append(str(error)))
     report.locator("h1").wait_for()
-    report.locator("canvas").first.wait_for(timeout=30_000)
+    report.locator("canvas").first.wait_for()
     # What runs in a report reaches neither the cookie nor the service.
     assert report.evaluate("window.origin") == "null"
     assert report.evaluate("fetch('/v1/jobs').then(() => 'reached', () => 'refused')") == "refused"

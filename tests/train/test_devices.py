@@ -130,7 +130,7 @@ def two_processes(chosen, data, folder):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return tuple(json.loads((notes / f"{rank}.json").read_text()) for rank in (0, 1))

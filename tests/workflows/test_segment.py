@@ -382,7 +382,7 @@ class TestBadInput:
             "from voxmetry.cli import run\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "def slow(*a, **k):\n"
-            "    print('ready', flush=True); time.sleep(60)\n"
+            "    print('ready', flush=True); time.sleep(3600)\n"
             "w.nn.Predictor.run = slow\n"
             f"raise SystemExit(run({arguments}))"
         )
@@ -394,7 +394,7 @@ class TestBadInput:
             time.sleep(0.2)
             child.send_signal(signal.SIGINT)
             try:
-                _, told = child.communicate(timeout=30)
+                _, told = child.communicate(timeout=600)
             finally:
                 child.kill()
         assert child.returncode == 1

@@ -38,9 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code; an error is told in words, never as a traceback."""
-    _listen()
     try:
-        with plain_streams(), _notes():
+        with _listening(), plain_streams(), _notes():
             return _run(arguments)
     except StandardOutputError as error:
         # A reader that closed its end, such as `head`, has what it wanted.
@@ -191,13 +190,22 @@ def _version() -> str:
     return __version__
 
 
-def _listen() -> None:
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Take signals that ask to stop for Ctrl-C; a program that runs a verb within itself has its own ones back then."""
+    before: dict[int, Any] = {}
     for name in SIGNALS:
         number = getattr(signal, name, None)
         # What `nohup` has silenced stays so; only the main thread of a process may listen.
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             with suppress(ValueError):
-                signal.signal(number, _interrupt)
+                before[number] = signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None is one that Python did not set, and cannot set again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voxmetry.config.service import ServiceSettings
+from voxmetry.config.service import ServiceLimits, ServiceSettings
 from voxmetry.errors import ConfigError, MissingExtraError, OutputError
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 HEADER_SECONDS = 20.0
 """How long a connection may take until its first request's headers are whole."""
 MOST_CONNECTIONS = 500
+GRACE_SECONDS = 5
+"""How long answers that are under way have at the end."""
 _AT_ONCE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 """SO_LINGER: on, for no time."""
 
@@ -112,12 +114,12 @@ def serve(
         app = create_app(service)
         config = uvicorn.Config(
             app,
-            http=_protocol(settings.limits.idle_seconds),
+            http=_protocol(settings.limits),
             ws="none",
             access_log=False,
             log_level="warning",
             timeout_keep_alive=15,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=GRACE_SECONDS,
             limit_concurrency=MOST_CONNECTIONS,
             server_header=False,
             date_header=True,
@@ -193,7 +195,7 @@ def _require_extra() -> Any:
     return uvicorn
 
 
-def _protocol(idle_seconds: float) -> Any:
+def _protocol(limits: ServiceLimits) -> Any:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class PatientProtocol(H11Protocol):  # type: ignore[misc, unused-ignore]
@@ -217,7 +219,7 @@ def _protocol(idle_seconds: float) -> Any:
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._stuck = self.loop.call_later(idle_seconds, self._give_up)
+            self._stuck = self.loop.call_later(limits.idle_seconds, self._give_up)
 
         def _give_up(self) -> None:
             # Closing would wait for what is not read, here and then in the system.

@@ -85,6 +85,7 @@ def page(orthanc, browser, tmp_path):
 
     def show(series: str, mode: str, until: str) -> tuple[str, np.ndarray, list[list[float]]]:
         opened = browser.new_page(viewport={"width": 1400, "height": 850})
+        opened.set_default_timeout(120_000)
         opened.goto(f"http://127.0.0.1:{port}/{mode}?StudyInstanceUIDs={study}", timeout=120_000)
         label = opened.locator("[data-cy=series-description-label]", has_text=series)
         label.wait_for(timeout=120_000)
@@ -96,7 +97,7 @@ def page(orthanc, browser, tmp_path):
         opened.wait_for_timeout(8000)
         if opened.locator("button:has-text('Yes')").count():
             opened.locator("button:has-text('Yes')").click()
-        opened.locator(until).first.wait_for(state="attached", timeout=60_000)
+        opened.locator(until).first.wait_for(state="attached", timeout=120_000)
         opened.wait_for_timeout(4000)
         opened.screenshot(path=tmp_path / "page.png")
         words, lines = opened.inner_text("body"), opened.evaluate(LINES)

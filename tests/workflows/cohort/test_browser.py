@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
 def seen(browser):
     """A page in Chromium, and what it said and asked for."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     page.said, page.asked = [], []
     page.on("console", lambda message: page.said.append(message.text))
     page.on("pageerror", lambda error: page.said.append(str(error)))

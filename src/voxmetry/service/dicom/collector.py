@@ -25,6 +25,7 @@ from voxmetry.config.routes import DicomReceiver, Route
 from voxmetry.core.base import Record
 from voxmetry.errors import OutputError, VoxmetryError
 from voxmetry.io.atomic import make_folder, write_text
+from voxmetry.service.dicom.awake import AwakeClock
 from voxmetry.service.dicom.objects import Instance, NotAnImageError, read_instance
 from voxmetry.service.retention import INCOMING, RECEIVED_NAME
 
@@ -108,11 +109,23 @@ class Collector:
         Of groups.
     submit
         Takes what is complete.
+    clock
+        By which a sender is silent.
     """
 
-    def __init__(self, root: Path, routes: Mapping[str, Route], limits: DicomReceiver, submit: Submit) -> None:
+    def __init__(
+        self,
+        root: Path,
+        routes: Mapping[str, Route],
+        limits: DicomReceiver,
+        submit: Submit,
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.folder, self._uploads = root / INCOMING, root / "uploads"
         self._routes, self._limits, self._submit = routes, limits, submit
+        # A pause of this machine is no silence of the sender: a series that it cut in two would be done in part.
+        self._clock = clock or AwakeClock()
         self._groups: dict[tuple[str, str, str], _Group] = {}
         self._lock = threading.RLock()
         self._stopping = threading.Event()
@@ -178,7 +191,7 @@ class Collector:
             known.n_bytes = n_bytes
             group.files[instance.sop_instance] = known
             group.series.setdefault(instance.series, instance)
-            group.last, group.broken = time.monotonic(), False
+            group.last, group.broken = self._clock(), False
             self._latest[association] = group
             with contextlib.suppress(OSError):
                 (group.folder / WHOLE).unlink(missing_ok=True)
@@ -193,7 +206,7 @@ class Collector:
             folder = self.folder / secrets.token_hex(12)
             (folder / IMAGES).mkdir(parents=True)
             write_text(folder / ABOUT, about.model_dump_json())
-            group = self._groups[place] = _Group(folder, about, time.monotonic())
+            group = self._groups[place] = _Group(folder, about, self._clock())
         return group
 
     def _require_room(self, group: _Group, n_bytes: int, known: _File | None) -> None:
@@ -212,7 +225,7 @@ class Collector:
                 if association not in group.associations:
                     continue
                 group.associations.discard(association)
-                group.last = time.monotonic()
+                group.last = self._clock()
                 if not released:
                     group.broken = True
                 if group.broken or group.associations:
@@ -237,13 +250,13 @@ class Collector:
                     # The queue is full, or the disk: what came is kept, and offered again.
                     LOG.warning("a series that was received waits: %s", _words(error))
                     self.counts["groups kept waiting"] += 1
-                    group.last = time.monotonic() + AGAIN_SECONDS
+                    group.last = self._clock() + AGAIN_SECONDS
                     continue
                 with self._lock:
                     self._groups = {place: each for place, each in self._groups.items() if each is not group}
 
     def _over(self) -> list[_Group]:
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             found = []
             for group in self._groups.values():
@@ -353,7 +366,7 @@ class Collector:
             LOG.warning("a series of the route %s, which is no more, was deleted", about.route)
             shutil.rmtree(folder, ignore_errors=True)
             return
-        group = _Group(folder, about, time.monotonic())
+        group = _Group(folder, about, self._clock())
         group.broken = not (folder / WHOLE).exists()
         if not (folder / IMAGES).is_dir():
             # It was moved on already; the queue knows whether it took it.
