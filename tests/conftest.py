@@ -40,6 +40,6 @@ def browser() -> Iterator[Any]:
         if path is None and not Path(playwright.chromium.executable_path).exists():
             pytest.skip("no Chromium on this machine")
         arguments = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
-        started = playwright.chromium.launch(executable_path=path, args=arguments)
+        started = playwright.chromium.launch(executable_path=path, args=arguments, timeout=300_000)
         yield started
         started.close()

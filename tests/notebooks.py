@@ -24,6 +24,8 @@ def execute(path: Path, folder: Path) -> nbformat.NotebookNode:
         notebook,
         kernel_name="python3",
         timeout=1800,
+        startup_timeout=600,
+        iopub_timeout=300,  # of outputs that come after the reply; beyond it they are lost without a word
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )
