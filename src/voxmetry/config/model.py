@@ -287,6 +287,9 @@ class ModelSpec(Record):
     resampling: Resampling = Resampling()
     window: WindowSpec
     network: Network
+    intensity_model: bool = False
+    """Whether the network's scores are weighed by how likely each voxel's intensity is in each structure, by normal
+    distributions that are fitted to each window; two sides of `window.swap_on_mirror` have one."""
     members: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] = 1
     """Networks of an ensemble, whose scores are averaged; the weights file holds all of them."""
     labels: LabelTable
@@ -368,6 +371,20 @@ class ModelSpec(Record):
         return self
 
     @model_validator(mode="after")
+    def _weighs_intensities(self) -> Self:
+        unfit = {
+            "a network of kind 'maskrcnn'": isinstance(self.network, MaskRcnnNetwork),
+            "regions": self.regions is not None,
+            "a single structure": len(self.labels) == 1,
+        }
+        if self.intensity_model and any(unfit.values()):
+            raise ValueError(
+                "intensity_model weighs structures against each other: it does not go with "
+                f"{', or '.join(name for name, has in unfit.items() if has)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _instances(self) -> Self:
         if not isinstance(self.network, MaskRcnnNetwork):
             return self
@@ -388,6 +405,15 @@ class ModelSpec(Record):
     def left_right_axis(self) -> int | None:
         """The axis of the model's grid from left to right; None where axes are taken as they are stored."""
         return next((axis for axis, code in enumerate(self.orientation) if code in "RL"), None)
+
+    @property
+    def architecture(self) -> str:
+        """What decides the network's tensors and operations, but for its patch and members, as text."""
+        parts: list[object] = [self.network.model_dump_json(), self.n_channels, self.n_classes, self.clicks is not None]
+        if self.intensity_model:
+            names = self.labels.names
+            parts.append([(names.index(one), names.index(other)) for one, other in self.window.swap_on_mirror])
+        return repr(parts)
 
     @property
     def n_channels(self) -> int:

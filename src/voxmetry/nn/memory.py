@@ -153,7 +153,7 @@ def known_cost(make: Callable[[], nn.Module], spec: ModelSpec) -> NetworkCost:
     To count operations torch imports its compiler, which takes longer than a small study's network. The network is
     made only where they must be counted.
     """
-    what = (torch.__version__, spec.network.model_dump_json(), spec.window.patch, spec.n_channels, spec.n_classes)
+    what = (torch.__version__, spec.architecture, spec.window.patch)
     path = cache_root() / "cost" / f"{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.json"
     try:
         return NetworkCost(**json.loads(path.read_text(encoding="utf-8")))

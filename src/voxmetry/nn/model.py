@@ -24,7 +24,10 @@ from voxmetry.nn.weights import fill, read_checked, sha256_of
 if TYPE_CHECKING:
     from voxmetry.nn.monai_parts import MonaiParts
 
-BUILDERS = ("build.py", "clicks.py", "dynunet.py", "fcn.py", "mask_rcnn.py", "nnunet.py", "roi_align.py")
+BUILDERS = tuple(
+    f"{name}.py"
+    for name in ("build", "clicks", "dynunet", "fcn", "intensity_model", "mask_rcnn", "nnunet", "roi_align")
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +224,7 @@ class _Networks:
     def __init__(self, spec: ModelSpec, weights: Weights, folder: Path) -> None:
         self._spec, self._name = spec, weights.file
         self._data = read_checked(folder / weights.file, sha256=weights.sha256)
-        what = (weights.sha256, spec.network.model_dump_json(), spec.n_channels, spec.n_classes, _builders())
+        what = (weights.sha256, spec.architecture, _builders())
         self.key = " ".join(map(str, what))
         """Names the networks, their weights and the code that builds them."""
         self._built: list[nn.Module] = []

@@ -21,6 +21,9 @@ from voxmetry.errors import MissingExtraError, ModelError
 from voxmetry.nn.openvino import convert, import_openvino, save_network
 from voxmetry.nn.window import padded_windows
 
+IN_FLOAT = ["MatMul", "Add", "Multiply", "Subtract", "Squeeze"]
+"""Operations of `IntensityModel` that NNCF would quantise."""
+
 
 def import_nncf() -> ModuleType:
     """Import NNCF with its usage telemetry off: nothing leaves this machine.
@@ -109,6 +112,8 @@ def quantise_network(network: nn.Module, spec: ModelSpec, windows: Sequence[np.n
             target_device=nncf.TargetDevice.CPU,
             subset_size=len(windows),
             advanced_parameters=parameters,
+            # Sums and squares of intensities lose more by 8 bits than a convolution does.
+            ignored_scope=nncf.IgnoredScope(types=IN_FLOAT if spec.intensity_model else [], validate=False),
         )
         if not n_quantised(quantised):
             raise RuntimeError("no operation of it was quantised")

@@ -20,7 +20,7 @@ _HEADS = ("output_block", "deep_supervision_heads")
 _FIRST = "input_block"
 _TAKES_INPUT = re.compile(r"^input_block\.conv[13]\.")
 """The layers of a DynUNet that the input goes into."""
-_WRAPPED = re.compile(r"^(network\.)?(unet\.)?")
+_WRAPPED = re.compile(r"^(network\.){0,2}(unet\.)?")
 """What stands before the names of a DynUNet's tensors where clicks or blocks of voxels are put into it."""
 LEARNING_RATE_SHARE = 0.5
 """A fine-tuning run's peak learning rate, as a share of the one from random weights."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from voxmetry.config import ModelSpec
 from voxmetry.core.labels import LabelTable
+from voxmetry.nn.networks.intensity_model import IntensityModel
 from voxmetry.train.initial_bias import output_layers
 
 
@@ -40,6 +41,8 @@ def without_structures(network: nn.Module, spec: ModelSpec, names: Sequence[str]
             if layer.bias is not None:
                 layer.bias = nn.Parameter(layer.bias[rows])
             layer.out_channels = len(rows)
+        if isinstance(made, IntensityModel):
+            made = made.of_structures(places)
     steps = []
     for step in spec.clean:
         left = tuple(name for name in step.labels if name not in names)

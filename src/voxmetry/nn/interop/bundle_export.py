@@ -119,6 +119,7 @@ def _require_expressible(spec: ModelSpec) -> None:
         f"the network of kind {spec.network.kind}": isinstance(spec.network, (NetworkSpec, MonaiNetwork)),
         "space_to_depth": not isinstance(spec.network, NetworkSpec) or math.prod(spec.network.space_to_depth) == 1,
         "an ensemble": spec.members == 1,
+        "intensity_model": not spec.intensity_model,
         "several inputs": len(spec.inputs) == 1,
         "inputs of a previous stage": spec.previous is None,
         "regions": spec.regions is None,

@@ -14,6 +14,7 @@ from voxmetry.config.networks import FcnNetwork, MaskRcnnNetwork, MonaiNetwork, 
 from voxmetry.errors import ConfigError, MissingExtraError, ModelError
 from voxmetry.nn.networks.clicks import ClickNetwork
 from voxmetry.nn.networks.fcn import Fcn
+from voxmetry.nn.networks.intensity_model import IntensityModel
 from voxmetry.nn.networks.nnunet import NnunetUNet
 
 HARMLESS = 20_000_000
@@ -67,6 +68,15 @@ def build_network(spec: ModelSpec) -> nn.Module:
 
 
 def _build_one(spec: ModelSpec, n_inputs: int) -> nn.Module:
+    network = _build_plain(spec, n_inputs)
+    if not spec.intensity_model:
+        return network
+    places = {name: place for place, name in enumerate(spec.labels.names, start=1)}
+    alike = [(places[one], places[other]) for one, other in spec.window.swap_on_mirror]
+    return IntensityModel(network, n_images=len(spec.inputs), n_classes=spec.n_classes, alike=alike)
+
+
+def _build_plain(spec: ModelSpec, n_inputs: int) -> nn.Module:
     network = spec.network
     if isinstance(network, NetworkSpec):
         # MONAI takes seconds to import, and a network that OpenVINO has in its cache is not built at all.
