@@ -6,7 +6,7 @@ All that is drawn comes from one generator, so a batch follows from its seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +26,8 @@ PRIOR_SD = 0.06
 """Spread of a tissue's mean round that of a prior."""
 LABEL_SD = 0.03
 """Spread of a label's mean round that of its tissues."""
+LATTICE = (0.8191725, 0.6710436, 0.5497005)
+"""Steps of an even sequence of places in a cube: powers of 1 / g, where g^4 = g + 1."""
 
 
 class Synthesiser:
@@ -106,9 +108,8 @@ class Synthesiser:
         means, spreads = self._intensities(draw, n, progress)
         means, spreads = means.masked_fill(lacks, 0), spreads.masked_fill(lacks, 0)
         image = torch.zeros((n, *self.patch), device=self.device)
-        for _ in range(self.how.jitters):
-            moved = voxels + self._jitter(draw, linear, chosen) if self.how.jitters > 1 else voxels
-            found = self._look_up(moved, chosen, flipped, lesion)
+        for offset in self._offsets_in_voxel(draw, linear, chosen):
+            found = self._look_up(voxels + offset, chosen, flipped, lesion)
             image += self._render(draw, found, means, spreads)
         image /= self.how.jitters
         label = self._look_up(voxels, chosen, flipped, lesion).long()
@@ -149,10 +150,23 @@ class Synthesiser:
         high = torch.where(near, box[:, 1] - quarter, 0.9 * shape)
         return low + (high - low) * draw.uniform(0, 1, n, 3)
 
-    def _jitter(self, draw: Draw, linear: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Return places within each voxel of the patch, in voxels of the map."""
-        inside = draw.uniform(-0.5, 0.5, len(chosen), 3, *self.patch) * self.step_mm.view(1, 3, 1, 1, 1)
-        return torch.einsum("nab,nbijk->naijk", linear, inside) / self.spacings[chosen].view(-1, 3, 1, 1, 1)
+    def _offsets_in_voxel(
+        self, draw: Draw, linear: torch.Tensor, chosen: torch.Tensor
+    ) -> Iterator[torch.Tensor | float]:
+        """Yield places within each voxel of the patch, from its middle, in voxels of the map.
+
+        They are spread evenly, so that few of them see a voxel's parts in their shares: a lattice that each voxel
+        shifts at random (Cranley and Patterson 1976, doi 10.1137/0713071).
+        """
+        if self.how.jitters == 1:
+            yield 0.0
+            return
+        shift = draw.uniform(0, 1, len(chosen), 3, *self.patch)
+        lattice = torch.tensor(LATTICE, device=self.device).view(1, 3, 1, 1, 1)
+        to_map = linear * self.step_mm / self.spacings[chosen][:, :, None]
+        for number in range(self.how.jitters):
+            inside = (shift + number * lattice).frac_().sub_(0.5)
+            yield torch.einsum("nab,nbijk->naijk", to_map, inside)
 
     def _look_up(
         self,
