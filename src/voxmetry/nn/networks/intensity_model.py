@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.jit._trace import is_tracing
 
 LEAST_SD = 0.15
 """Of a structure's normalised intensities: below it partial volume and noise would count as evidence."""
@@ -43,6 +44,9 @@ class IntensityModel(nn.Module):
     alike
         Pairs of class indices with the same distribution, such as a structure's two sides.
     """
+
+    twin: torch.Tensor
+    """(structures,) the place of each one's twin, or its own."""
 
     def __init__(
         self, network: nn.Module, *, n_images: int, n_classes: int, alike: Sequence[tuple[int, int]] = ()
@@ -81,7 +85,7 @@ class IntensityModel(nn.Module):
         with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             scores, images = logits.float().flatten(2), x[:, : self.n_images].float().flatten(2)
             # On a CPU parts of a window, which stay in its cache, take a third of the time. A graph has one part.
-            whole = torch.is_grad_enabled() or torch.jit.is_tracing() or kind not in ("cpu", "meta")
+            whole = torch.is_grad_enabled() or is_tracing() or kind not in ("cpu", "meta")
             n_parts = 1 if whole else -(-scores.shape[2] // VOXELS_A_PART)
             parts = list(zip(scores.chunk(n_parts, 2), images.chunk(n_parts, 2), strict=True)) if n_parts > 1 else []
             parts = parts or [(scores, images)]
