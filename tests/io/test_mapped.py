@@ -6,7 +6,7 @@ import pytest
 
 from voxmetry import Geometry, LabelTable, Segmentation, Volume, read_volume, save
 from voxmetry.core.memory import is_mapped, release_pages
-from voxmetry.errors import InputError
+from voxmetry.errors import InputError, OutputError
 from voxmetry.io import memory
 from voxmetry.io.mapped_array import zeros_on_disk
 
@@ -76,20 +76,55 @@ def test_what_fits_is_held(tmp_path, monkeypatch):
     assert not is_mapped(read_volume(tmp_path / "image.nii", mapped=True).array)
 
 
-@pytest.mark.parametrize("kind", ["packed", "scaled", "other order of bytes"])
-def test_what_cannot_be_mapped_is_refused(kind, tmp_path):
+@pytest.mark.parametrize("kind", ["packed", "scaled", "packed and scaled", "other order of bytes"])
+def test_what_cannot_be_mapped_goes_into_a_temporary_file(kind, tmp_path, monkeypatch):
     header = nibabel.Nifti1Header(endianness=">" if kind.startswith("other") else "<")
     header.set_data_dtype(np.int16)
     image = nibabel.Nifti1Image(values(), np.eye(4), header)
-    if kind == "scaled":
-        image.header.set_slope_inter(2.0, 1.0)
+    if "scaled" in kind:
+        image.header.set_slope_inter(2.5, 1.0)
     path = tmp_path / "image.nii"
     nibabel.save(image, path)
-    if kind == "packed":
+    if "packed" in kind:
         path = tmp_path / "image.nii.gz"
         path.write_bytes(gzip.compress((tmp_path / "image.nii").read_bytes()))
-    with pytest.raises(InputError, match="read where it lies"):
-        read_volume(path, mapped=True)
+    volume = read_volume(path, mapped=True)
+    assert is_mapped(volume.array)
+    with pytest.raises(InputError, match="mapped=True"):
+        read_volume(path)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 10_000)
+    held = read_volume(path)
+    assert not is_mapped(held.array)
+    assert held.array.dtype == volume.array.dtype
+    assert np.array_equal(held.array, volume.array)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "ascii"])
+def test_a_packed_nrrd_goes_into_a_temporary_file(encoding, tmp_path, monkeypatch):
+    path = nrrd(tmp_path, values(), detached=True)
+    path.write_text(path.read_text().replace("encoding: raw", f"encoding: {encoding}"))
+    data = values().astype("<i2").tobytes(order="F")
+    words = " ".join(map(str, values().ravel(order="F").tolist())).encode()
+    (tmp_path / "image.raw").write_bytes(gzip.compress(data) if encoding == "gzip" else words)
+    if encoding == "ascii":
+        # Its words are read as a whole.
+        monkeypatch.setattr(memory, "free_bytes", lambda: 800)
+        with pytest.raises(InputError, match="memory are free"):
+            read_volume(path, mapped=True)
+        return
+    volume = read_volume(path, mapped=True)
+    assert is_mapped(volume.array)
+    assert np.array_equal(volume.array, values())
+
+
+def test_a_disk_without_room_for_the_voxels_is_said(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    nibabel.save(nibabel.Nifti1Image(values(), np.eye(4)), tmp_path / "image.nii.gz")
+    monkeypatch.setattr("voxmetry.io.mapped_array.reserve", full)
+    with pytest.raises(OutputError, match="No space left"):
+        read_volume(tmp_path / "image.nii.gz", mapped=True)
 
 
 def test_a_limit_for_one_image_holds_all_the_same(tmp_path, monkeypatch):

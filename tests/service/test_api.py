@@ -155,7 +155,7 @@ def test_a_fast_job_of_a_single_network_says_so(live):
     found = over(live.host, job["id"])
     assert found["state"] == "done", found
     _, _, body = call(live.host, "GET", f"/v1/jobs/{job['id']}/files/result.json")
-    assert json.loads(body)["provenance"]["fast"].items() >= {"overlap": 0.25, "full_overlap": 0.5}.items()
+    assert json.loads(body)["provenance"]["fast"]["fewer_windows"] is True
 
 
 def test_a_structure_that_the_model_does_not_have_fails_that_job_alone(live):

@@ -34,13 +34,15 @@ def series(tmp_path_factory):
 def test_at_the_shell_in_json_and_in_the_report(model, series, tmp_path, capsys):
     words = ["segment", str(series), "-m", str(model), "-o", str(tmp_path / "out"), "--device", "cpu"]
     assert run([*words, "--fast"]) in (0, 3)
-    assert "in float32, fast (windows overlap by 25 % in place of 50 %)," in " ".join(capsys.readouterr().out.split())
+    assert "in float32, fast (a quarter of the windows, and those at what these find)," in " ".join(
+        capsys.readouterr().out.split()
+    )
     text = (tmp_path / "out" / "result.json").read_text()
-    assert json.loads(text)["provenance"]["fast"].items() >= {"overlap": 0.25, "full_overlap": 0.5}.items()
+    assert json.loads(text)["provenance"]["fast"]["fewer_windows"] is True
     assert "--fast" in command(StudyResult.model_validate_json(text))
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Fast run" in page
-    assert "windows overlap by 25 % in place of 50 %" in page
+    assert "a quarter of the windows, and those at what these find" in page
 
 
 def test_a_full_run_is_silent(model, series, tmp_path, capsys):
@@ -55,7 +57,7 @@ def test_dicom_objects_say_it_too(model, series, tmp_path, deidentify):
     segment_study(series, tmp_path / "out", model, settings=settings)
     (segment,) = pydicom.dcmread(tmp_path / "out" / "seg.dcm").SegmentSequence[:1]
     told = segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters
-    assert told == "fast=windows overlap by 25 % in place of 50 %"
+    assert told == "fast=a quarter of the windows, and those at what these find"
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,7 @@ def test_dicom_objects_say_it_too(model, series, tmp_path, deidentify):
     [
         ("en", FastRun(coarse="ct-6mm"), "only inside the box that ct-6mm finds"),
         ("en", FastRun(), "as a full run: windows overlap by no more"),
+        ("de", FastRun(fewer_windows=True), "ein Viertel der Fenster, und die an dem, was diese finden"),
         ("de", FastRun(overlap=0.25, full_overlap=0.5), "Fenster überlappen um 25 % statt um 50 %"),
         ("es", FastRun(overlap=0.25, full_overlap=0.5), "las ventanas se solapan un 25 % en lugar de un 50 %"),
     ],

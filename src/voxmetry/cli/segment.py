@@ -132,8 +132,8 @@ class Writing:
         bool,
         typer.Option(
             "--fast",
-            help="Less accurate: windows overlap by a quarter at most, in 8 bits where the model has them; of a model "
-            "that names a coarse one, only inside the box that it finds.",
+            help="Less accurate: a part of the windows, in 8 bits where the model has them; of a model that names a "
+            "coarse one, only inside the box that it finds.",
         ),
     ] = False
     tolerance_mm: ToleranceMm = None

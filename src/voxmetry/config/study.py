@@ -74,9 +74,9 @@ class StudySettings(Record):
     any_region: bool = False
     """Run a study whose header names another part of the body than the model is for; it is flagged then."""
     fast: bool = False
-    """Trade accuracy for time. Neighbouring windows overlap by a quarter at most, and networks run in 8 bits where
-    `voxmetry models quantise` stored them so; of a model of models that names a
-    coarse one, the members run inside the box that this finds, as they would without `fast`."""
+    """Trade accuracy for time. A part of the windows is run, or they overlap by a quarter at most, and networks run in
+    8 bits where `voxmetry models quantise` stored them so; of a model of models that names a coarse one, the members
+    run inside the box that this finds, as they would without `fast`."""
     dicom: DicomOutput = DicomOutput()
     report: Literal["full", "brief", "none"] = "full"
     """A report; a thumbnail, and a report only if the study is flagged for review; neither."""

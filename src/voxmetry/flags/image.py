@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voxmetry.config import Landmarks, Range, TrainingDomain
+from voxmetry.core.memory import release_pages
 from voxmetry.core.records import Flag
 from voxmetry.core.volume import Volume
-from voxmetry.ops.layout import values_in
+from voxmetry.ops.layout import memory_axes
+from voxmetry.ops.parts import SLAB_VOXELS
+from voxmetry.ops.ranks import percentiles
 
 METAL_HU = 3000
 """Bone and enamel end below; metal reaches the top of the scanner's scale, 3071 HU, or lies above."""
@@ -64,13 +69,26 @@ def landmarks(volume: Volume, modality: str) -> tuple[float, float, float]:
     >>> landmarks(Volume(np.arange(1000, dtype=np.float32).reshape(10, 10, 10), grid, "HU"), "CT")
     (50.9, 500.0, 949.1)
     """
-    values = values_in(volume.array, volume.array != 0)
-    if not values.size:
+    if not volume.array.any():
         return (np.nan, np.nan, np.nan)
-    low, middle, high = (round(float(x), 4) for x in np.percentile(values, LANDMARKS))
+    low, middle, high = (round(x, 4) for x in percentiles(lambda: _not_zero(volume.array), LANDMARKS))
     if modality in ("CT", "PT"):
         return (low, middle, high)
     return (low / high, middle / high, 1.0) if high > 0 else (np.nan, np.nan, np.nan)
+
+
+def _slabs(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield slabs of an array along memory, (n, rows, columns)."""
+    stored = array.transpose(memory_axes(array))
+    thick = max(1, SLAB_VOXELS // max(1, stored.shape[1] * stored.shape[2]))
+    for start in range(0, len(stored), thick):
+        yield stored[start : start + thick]
+        release_pages(array)
+
+
+def _not_zero(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    for slab in _slabs(array):
+        yield slab[slab != 0]
 
 
 def landmarks_seen(images: Mapping[str, list[tuple[float, float, float]]]) -> dict[str, Landmarks]:
@@ -125,7 +143,7 @@ def _values(volume: Volume, name: str) -> Iterator[Flag]:
 
 
 def _metal(volume: Volume) -> Iterator[Flag]:
-    ml = int(np.count_nonzero(volume.array >= METAL_HU)) * volume.geometry.voxel_ml
+    ml = sum(int(np.count_nonzero(slab >= METAL_HU)) for slab in _slabs(volume.array)) * volume.geometry.voxel_ml
     if ml >= METAL_ML:
         yield _review(
             "metal",

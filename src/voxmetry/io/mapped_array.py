@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from voxmetry.errors import OutputError
 def zeros_on_disk(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Return an array of zeros in Fortran order, mapped from a file that is gone when the array is.
 
-    The file lies in the folder for temporary files, which TMPDIR names.
+    The file lies in the folder for large temporary files: what TMPDIR names, else /var/tmp, which lies on a disk where
+    /tmp may be memory, else the system's own.
 
     Raises
     ------
@@ -26,15 +28,21 @@ def zeros_on_disk(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     try:
-        with tempfile.TemporaryFile(prefix="voxmetry-") as file:
+        with tempfile.TemporaryFile(prefix="voxmetry-", dir=_folder()) as file:
             reserve(file.fileno(), size)
             return np.asarray(np.memmap(file, dtype, "r+", shape=shape, order="F"))
     except OSError as error:
         raise OutputError(
             found=f"no room for a temporary file of {size / 1e9:.2f} GB: {error.strerror or type(error).__name__}",
-            expected="room for a label map that is larger than memory",
+            expected="room for an image or a label map that is larger than memory",
             fix="set TMPDIR to a folder on a larger disk, or free memory",
         ) from error
+
+
+def _folder() -> str | None:
+    large = "/var/tmp"
+    named = any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    return large if not named and Path(large).is_dir() and os.access(large, os.W_OK) else None
 
 
 def reserve(descriptor: int, size: int) -> None:

@@ -23,15 +23,16 @@ from numpy.typing import NDArray
 from voxmetry.core.base import Unit
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
-from voxmetry.core.memory import release_pages
+from voxmetry.core.memory import is_mapped, release_pages
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import FormatError, InputError, OutputError
 from voxmetry.io import label_header
 from voxmetry.io.atomic import atomic_path
-from voxmetry.io.memory import mapped_voxels
+from voxmetry.io.mapped_array import zeros_on_disk
+from voxmetry.io.memory import fits_memory, mapped_voxels
 from voxmetry.io.nifti_affine import grid_of, place_affine
-from voxmetry.io.unpack import BROKEN_STREAM, SPARE_BYTES, Unpacked, fill, finish, open_plain, room_for
+from voxmetry.io.unpack import BROKEN_STREAM, SPARE_BYTES, Unpacked, fill, finish, native, open_plain, room_for
 
 PAIRS = (".hdr", ".img", ".hdr.gz", ".img.gz")
 """Suffixes of images that are two files; either one may be named."""
@@ -163,10 +164,10 @@ def _read(path: Path, *, mapped: bool = False) -> tuple[NDArray[Any], Geometry, 
         geometry = grid_of(header, shape, path.name)
         if header.is_single:
             array = _voxels(file, header, shape, path.name, mapped=mapped)
-            return _scaled(array, header, path.name), geometry, header
+            return _scaled(array, header, path.name, mapped=mapped), geometry, header
     with _opened(_voxels_of(path)) as file:
         array = _voxels(file, header, shape, path.name, mapped=mapped)
-        return _scaled(array, header, path.name), geometry, header
+        return _scaled(array, header, path.name, mapped=mapped), geometry, header
 
 
 def _header_of(path: Path) -> Path:
@@ -308,11 +309,11 @@ def _voxels(file: IO[bytes], header: Any, shape: tuple[int, int, int], name: str
     size = os.fstat(file.fileno()).st_size
     # Deflate packs 1032 bytes into one at the very best.
     _check_size(1032 * size + _CHUNK if packed else size, offset + needed, name)
-    if mapped and not packed and _is_unscaled(header, name) and size - offset - needed <= SPARE_BYTES:
+    if mapped and not packed and size - offset - needed <= SPARE_BYTES:
         there = mapped_voxels(file, shape, dtype, offset, name)
         if there is not None:
             return there
-    array = room_for(shape, dtype, name)
+    array = room_for(shape, dtype, name, mapped=mapped)
     file.seek(offset)
     done = fill(array, file)
     if done < needed:
@@ -323,7 +324,7 @@ def _voxels(file: IO[bytes], header: Any, shape: tuple[int, int, int], name: str
             expected="sizes and type in the header that are those of the voxels",
             fix="copy or convert the file again from its source; with other sizes the voxels would be in wrong places",
         )
-    return array if dtype.isnative else array.astype(dtype.newbyteorder("="), order="F")
+    return native(array)
 
 
 def _check_size(most: int, needed: int, name: str) -> None:
@@ -347,18 +348,23 @@ def _scaling(header: Any, name: str) -> tuple[float | None, float | None]:
         raise _damaged(name, f"its scaling is not usable ({error})") from error
 
 
-def _scaled(array: NDArray[Any], header: Any, name: str) -> NDArray[Any]:
+def _scaled(array: NDArray[Any], header: Any, name: str, *, mapped: bool) -> NDArray[Any]:
     slope, inter = _scaling(header, name)
     if array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     if _is_unscaled(header, name):
         return array
     wide = array.dtype.itemsize >= 4 and array.dtype != np.float32
-    scaled = np.empty(array.shape, np.float64 if wide else np.float32, order="F")
+    kind = np.dtype(np.float64 if wide else np.float32)
+    # What was too large to be held is so when it is scaled.
+    large = is_mapped(array) or (mapped and not fits_memory(array.size * kind.itemsize))
+    scaled = zeros_on_disk(array.shape, kind) if large else np.empty(array.shape, kind, order="F")
     # What overflows becomes infinite, which no image may hold.
     with np.errstate(over="ignore", invalid="ignore"):
         for k in range(array.shape[2]):
             scaled[:, :, k] = array[:, :, k] * np.float64(slope) + np.float64(inter)
+            release_pages(array)
+            release_pages(scaled)
     return scaled
 
 

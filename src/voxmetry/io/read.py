@@ -62,9 +62,11 @@ def read_volume(
         Take a series with missing slices or uneven steps, or one whose stack leans, resampled onto a regular grid;
         `source.processing` says how.
     mapped
-        Read an image where it lies if it takes more than half of the free memory, and is stored unpacked and without
-        scaling (`.nii`, raw NRRD and MetaImage): its file must stay as it is while the volume is used. Else such an
-        image is refused.
+        Take an image that needs more than half of the free memory without holding it. One that is stored unpacked and
+        without scaling (`.nii`, raw NRRD and MetaImage) is read where it lies: its file must stay as it is while the
+        volume is used. Of any other the voxels go into a temporary file (`TMPDIR`) that is gone when the volume is, a
+        DICOM series slice by slice. A series that is resampled when it is read (`allow_uneven`, `resample_tilt`) is
+        held. Without this such an image is refused.
 
     Returns
     -------
@@ -98,7 +100,7 @@ def read_volume(
         )
     allowed = allowed_verdicts(allow_uneven=allow_uneven, resample_tilt=resample_tilt)
     chosen = choose_series(list_series(source), modality=modality, series_uid=series, rules=rules, allowed=allowed)
-    volume = read_series(chosen, suv=suv, allow_uneven=allow_uneven, resample_tilt=resample_tilt)
+    volume = read_series(chosen, suv=suv, allow_uneven=allow_uneven, resample_tilt=resample_tilt, mapped=mapped)
     if unit is not None and volume.unit != unit:
         raise InputError(
             found=f"a series in {volume.unit} that was declared to be in {unit}",

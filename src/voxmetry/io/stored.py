@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from voxmetry.errors import FormatError
 from voxmetry.io.memory import mapped_voxels, require_memory
-from voxmetry.io.unpack import BROKEN, SPARE_BYTES, Unpacked, fill, finish, open_plain, packing_of, room_for
+from voxmetry.io.unpack import BROKEN, SPARE_BYTES, Unpacked, fill, finish, native, open_plain, packing_of, room_for
 
 Encoding: TypeAlias = Literal["raw", "gzip", "bzip2", "packed", "text", "hex"]
 """'packed' is any of zlib, gzip and bzip2, by the first bytes."""
@@ -93,13 +93,13 @@ def read_stored(stored: Stored, name: str, *, mapped: bool = False) -> NDArray[A
         there = _mapped(stored, name)
         if there is not None:
             return there
-    array = room_for(stored.sizes, stored.dtype, name)
+    array = room_for(stored.sizes, stored.dtype, name, mapped=mapped)
     flat = array.reshape(-1, order="F")
     count = len(flat) // parts
     for index, path in enumerate(stored.data.paths):
         with _telling(path, name), open_plain(path, path.name) as file:
             _read_part(file, stored, flat[index * count : (index + 1) * count], name)
-    return array if stored.dtype.isnative else array.astype(stored.dtype.newbyteorder("="), order="F")
+    return native(array)
 
 
 def _mapped(stored: Stored, name: str) -> NDArray[Any] | None:

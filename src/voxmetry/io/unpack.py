@@ -17,8 +17,10 @@ import numpy as np
 from isal import igzip_lib
 from numpy.typing import NDArray
 
+from voxmetry.core.memory import release_pages
 from voxmetry.errors import FormatError, InputError
-from voxmetry.io.memory import require_memory
+from voxmetry.io.mapped_array import zeros_on_disk
+from voxmetry.io.memory import fits_memory, require_allowed, require_memory
 
 BROKEN_STREAM: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]  # its stub declares an exception
 BROKEN: tuple[type[Exception], ...] = (EOFError, OSError, ValueError, BROKEN_STREAM)
@@ -222,6 +224,16 @@ def numbered(header: Path, pattern: str, numbers: Sequence[int]) -> tuple[Path, 
     return tuple(beside(header, name) for name in names)
 
 
+def native(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the values of an array that may be changed in the processor's own order of bytes, in the same place."""
+    if array.dtype.isnative:
+        return array
+    for slab in array.T if array.flags.f_contiguous else array:
+        slab.byteswap(inplace=True)
+        release_pages(array)
+    return array.view(array.dtype.newbyteorder("="))
+
+
 def fill(array: NDArray[Any], source: IO[bytes] | io.RawIOBase) -> int:
     """Read into a contiguous array until it is full; returns how many bytes were there."""
     into = array.reshape(-1, order="A").view(np.uint8).data
@@ -231,6 +243,7 @@ def fill(array: NDArray[Any], source: IO[bytes] | io.RawIOBase) -> int:
         if not count:
             break
         done += count
+        release_pages(array)
     return done
 
 
@@ -242,17 +255,23 @@ def finish(source: IO[bytes] | io.RawIOBase, most: int) -> bool:
     return left >= 0
 
 
-def room_for(shape: Sequence[int], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+def room_for(shape: Sequence[int], dtype: np.dtype[Any], name: str, *, mapped: bool = False) -> NDArray[Any]:
     """Return an array in Fortran order for voxels that are still to be read.
 
-    The system gives its memory page by page as voxels arrive, so that a header alone takes none.
+    The system gives its memory page by page as voxels arrive, so that a header alone takes none. With `mapped` an
+    image that is too large to be held goes into a temporary file.
 
     Raises
     ------
     InputError
         If it is more than may be taken.
+    OutputError
+        If there is no room for that file.
     """
     needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if mapped and not fits_memory(needed):
+        require_allowed(needed, name)
+        return zeros_on_disk(tuple(shape), dtype)
     require_memory(needed, name)
     try:
         return np.empty(shape, dtype, order="F")

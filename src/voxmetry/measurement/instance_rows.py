@@ -10,7 +10,8 @@ from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.records import InstanceMeasurement
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.measurement.lesions import Component, Locator, part_fields
+from voxmetry.measurement.lesions import Component, part_fields
+from voxmetry.measurement.locator import Locator
 from voxmetry.ops.boxes import label_boxes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import Label
+from voxmetry.core.memory import is_mapped
 from voxmetry.core.records import Lesion
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, LabelError
+from voxmetry.io.memory import fits_memory
+from voxmetry.measurement.locator import Locator
 from voxmetry.measurement.volumetry import (
     border_sides,
     centroid_ras_mm,
@@ -22,10 +25,9 @@ from voxmetry.measurement.volumetry import (
     max_diameter_mm,
     two_points,
 )
-from voxmetry.ops.boxes import Box, boxes_of, label_boxes
-from voxmetry.ops.components import components
+from voxmetry.ops.boxes import Box, boxes_of
 from voxmetry.ops.layout import values_in
-from voxmetry.ops.surface import surfaces
+from voxmetry.ops.parts import find_parts
 
 PEAK_RADIUS_MM = (3 * 1000 / (4 * math.pi)) ** (1 / 3)
 """Radius of a sphere of 1 mL, 6.2 mm."""
@@ -33,6 +35,8 @@ PEAK_RADIUS_MM = (3 * 1000 / (4 * math.pi)) ** (1 / 3)
 
 Plane: TypeAlias = Literal["axial", "coronal", "sagittal"]
 _PLANES: tuple[Plane, ...] = ("sagittal", "coronal", "axial")
+BOX_BYTES, LESION_BYTES = 6, 100
+"""A voxel of a lesion's box, and of the lesion, while it is measured."""
 _THICK = 1.7
 """Times that a slice is thicker than its pixels are long, from which on it was acquired as one. No scanner's usual
 ratio lies near it, so that rounding does not decide."""
@@ -64,6 +68,7 @@ def lesions(
     organs: Segmentation | None = None,
     connectivity: int = 26,
     min_volume_ml: float = 0.0,
+    skipped: list[str] | None = None,
 ) -> tuple[Lesion, ...]:
     """Measure each connected component of the lesion labels.
 
@@ -82,6 +87,9 @@ def lesions(
         26: voxels that share a corner belong together; 18: an edge; 6: a face.
     min_volume_ml
         Smaller components are left out.
+    skipped
+        Takes the id of each lesion that there is no memory to measure, which is left out then, and "the organs in which
+        lesions lie" where there is none to find these by; None measures all, whatever that takes.
 
     Returns
     -------
@@ -129,13 +137,25 @@ def lesions(
     present = [label for label in chosen if label.value in boxes]
     # Surfaces of all organs are looked for only where a lesion is to be located.
     locate = Locator(organs) if organs is not None and present else None
+    if locate is not None and skipped is not None and locate.too_large:
+        skipped.append("the organs in which lesions lie")
+        locate = None
     rows = []
     for label in present:
-        found = ordered_components(segmentation, label, boxes[label.value], connectivity, min_volume_ml)
-        rows += [
-            Lesion(id=f"{label.name}-{number}", **part_fields(x, segmentation.geometry, volume, locate))
-            for number, x in enumerate(found, start=1)
-        ]
+        found = _in_order(
+            segmentation,
+            label,
+            boxes[label.value],
+            connectivity,
+            min_volume_ml,
+            as_far_as_fits=skipped is not None and is_mapped(segmentation.array),
+        )
+        for number, x in enumerate(found, start=1):
+            name = f"{label.name}-{number}"
+            if x is not None:
+                rows.append(Lesion(id=name, **part_fields(x, segmentation.geometry, volume, locate)))
+            elif skipped is not None:
+                skipped.append(name)
     return tuple(rows)
 
 
@@ -165,20 +185,40 @@ def ordered_components(
     segmentation: Segmentation, label: Label, whole: Box, connectivity: int, min_volume_ml: float
 ) -> list[Component]:
     """Return the lesions of one structure, which lies in the box `whole`, in the order of their numbers."""
+    found = _in_order(segmentation, label, whole, connectivity, min_volume_ml)
+    return [component for component in found if component is not None]
+
+
+def _in_order(
+    segmentation: Segmentation,
+    label: Label,
+    whole: Box,
+    connectivity: int,
+    min_volume_ml: float,
+    *,
+    as_far_as_fits: bool = False,
+) -> Iterator[Component | None]:
+    """Yield the lesions of one structure one after the other: the mask of one is there at once.
+
+    With `as_far_as_fits`, None stands for one that there is no memory to measure.
+    """
     geometry = segmentation.geometry
-    numbers, sizes = components(segmentation.array[whole] == label.value, connectivity)
-    found = []
-    for number, part in label_boxes(numbers).items():
-        if sizes[number - 1] * geometry.voxel_ml < min_volume_ml:
-            continue
-        i, j, k = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(whole, part, strict=True))
-        found.append(Component(numbers[part] == number, (i, j, k), label))
+    corner = [part.start for part in whole]
+    parts = find_parts(segmentation.array[whole], lambda slab: slab == label.value, connectivity)
 
-    def order(x: Component) -> tuple[float, ...]:
-        place = np.round(centroid_ras_mm(x.mask, x.box, geometry)[::-1], 3)
-        return (-float(np.count_nonzero(x.mask)), *place.tolist())
+    def order(number: int) -> tuple[float, ...]:
+        place = np.round(geometry.to_mm(parts.centroid(number, corner))[::-1], 3)
+        return (-float(parts.sizes[number - 1]), *place.tolist())
 
-    return sorted(found, key=order)
+    large = np.flatnonzero(parts.sizes * geometry.voxel_ml >= min_volume_ml) + 1
+    for number in sorted(large.tolist(), key=order):
+        box = parts.boxes[number - 1] + np.array(corner)[:, None]
+        i, j, k = (slice(low, high) for low, high in box.tolist())
+        needed = BOX_BYTES * int(np.prod(box[:, 1] - box[:, 0])) + LESION_BYTES * int(parts.sizes[number - 1])
+        if as_far_as_fits and not fits_memory(needed):
+            yield None
+        else:
+            yield Component(parts.mask(number), (i, j, k), label)
 
 
 def part_fields(
@@ -320,32 +360,3 @@ def _longest_chord(polygon: NDArray[np.float64]) -> tuple[float, float, float]:
         if heights.max() - heights.min() > (best[2] - best[1]) * (1 + 1e-9):
             best = (float(s), float(heights.min()), float(heights.max()))
     return best
-
-
-class Locator:
-    """Finds the organ that a set of voxels, (N, 3) indices, lies in or nearest to."""
-
-    def __init__(self, organs: Segmentation) -> None:
-        from scipy.spatial import cKDTree
-
-        self.organs = organs
-        self.values = np.array([label.value for label in organs.labels if label.kind == "organ"])
-        # From outside all organs the nearest voxel of one is always a border voxel.
-        found = surfaces(organs.array, "border voxels")
-        present = [int(value) for value in self.values if value in found]
-        self.at = np.repeat(present, [len(found[value]) for value in present])
-        index = np.concatenate([np.zeros(0, np.int64), *(found[value].index for value in present)])
-        where = np.stack(np.unravel_index(index, [n + 2 for n in organs.geometry.shape]), axis=1) - 1
-        self.tree = cKDTree(organs.geometry.to_mm(where), balanced_tree=False) if present else None
-
-    def __call__(self, voxels: NDArray[np.intp]) -> tuple[str | None, float]:
-        """Return the organ and its distance in mm, 0 inside; None and nan where there is no organ."""
-        if self.tree is None:
-            return None, math.nan
-        under = self.organs.array[tuple(voxels.T)]
-        under = under[np.isin(under, self.values)]
-        if under.size:
-            return self.organs.labels.by_value(int(np.bincount(under).argmax())).name, 0.0
-        distance, nearest = self.tree.query(self.organs.geometry.to_mm(voxels))
-        value = int(self.at[nearest[distance.argmin()]])
-        return self.organs.labels.by_value(value).name, float(distance.min())

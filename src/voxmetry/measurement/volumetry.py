@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,8 +17,10 @@ from voxmetry.core.records import Measurement, Point
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.ops.boxes import Box, boxes_of
-from voxmetry.ops.layout import line_ends, sections, values_in
-from voxmetry.ops.surface import mesh_area_and_volume, surfaces
+from voxmetry.ops.layout import PlaneMask, line_ends, sections, values_of
+from voxmetry.ops.parts import SLAB_VOXELS
+from voxmetry.ops.ranks import ranked
+from voxmetry.ops.surface import MeshSums, surface_parts
 
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 _PERCENTILES = (5.0, 50.0, 95.0)
@@ -79,9 +83,14 @@ def mesh_sizes(segmentation: Segmentation) -> dict[int, dict[str, float]]:
     array, matrix = segmentation.array, segmentation.geometry.affine[:3, :3]
     if array.flags.f_contiguous and not array.flags.c_contiguous:
         array, matrix = array.T, matrix[:, ::-1]
+    i, j, k = array.shape
+    meshes: dict[int, MeshSums] = {}
+    for value, index, code in surface_parts(array):
+        if code is not None:
+            meshes.setdefault(value, MeshSums((i, j, k))).add(index, code)
     sizes = {}
-    for value, surface in surfaces(array).items():
-        area, volume = mesh_area_and_volume(surface, array.shape, matrix)
+    for value, mesh in meshes.items():
+        area, volume = mesh.area_and_volume(matrix)
         sizes[value] = {
             "mesh_volume_ml": volume / 1000,
             "surface_area_mm2": area,
@@ -109,8 +118,8 @@ def _row(segmentation: Segmentation, volume: Volume | None, label: Label, box: B
             reason="the structure has no voxel",
         )
     geometry = segmentation.geometry
-    mask = segmentation.array[box] == label.value
-    n = int(np.count_nonzero(mask))
+    mask = PlaneMask(segmentation.array[box], label.value)
+    n = int(sections(mask)[0].sum())
     ends = line_ends(mask)
     rl, ap, si = extents_mm(ends, geometry)
     sides = border_sides(box, geometry)
@@ -130,7 +139,7 @@ def _row(segmentation: Segmentation, volume: Volume | None, label: Label, box: B
         touches_border=bool(sides),
         border_sides=sides,
         intensity_unit=unit,
-        **({} if volume is None else intensities(values_in(volume.array[box], mask))),
+        **({} if volume is None else _intensities_of(segmentation, volume, label, box, n)),
         reason="" if volume is not None else "no image was given: no intensities",
     )
 
@@ -193,7 +202,7 @@ def two_points(mm: NDArray[np.float64]) -> tuple[Point, Point]:
     return (a, b)
 
 
-def centroid_ras_mm(mask: NDArray[np.bool_], box: Box, geometry: Geometry) -> tuple[float, float, float]:
+def centroid_ras_mm(mask: NDArray[np.bool_] | PlaneMask, box: Box, geometry: Geometry) -> tuple[float, float, float]:
     """Return the mean position of the mask's voxels in RAS+ mm; `box` is where the crop lies in the grid."""
     mean = [
         part.start + float(counts @ np.arange(len(counts)) / counts.sum())
@@ -214,36 +223,72 @@ def border_sides(box: Box, geometry: Geometry) -> tuple[str, ...]:
     return tuple(side for side in "LRPAIS" if side in sides)
 
 
+def _intensities_of(segmentation: Segmentation, volume: Volume, label: Label, box: Box, n: int) -> dict[str, float]:
+    """Return the statistics of a structure of n voxels; those of a large one are not held all at once."""
+    labels, image = segmentation.array[box], volume.array[box]
+    if n <= SLAB_VOXELS:
+        values, at = np.empty(n, image.dtype), 0
+        for plane in values_of(image, labels, label.value):
+            values[at : at + len(plane)] = plane
+            at += len(plane)
+        return intensities(values)
+    lots = functools.partial(_lots, lambda: values_of(image, labels, label.value))
+    return _statistics(lots, n, lambda ranks: ranked(lots, ranks))
+
+
 def intensities(values: NDArray[Any]) -> dict[str, float]:
     """Return the statistics of a structure's voxels by field name; the SD is that of the population.
 
     Percentiles are interpolated linearly between the two nearest voxels, as numpy does it. The values are put into
     another order in place: there may be tens of millions of them.
     """
-    mean = float(values.mean(dtype=np.float64))
+
+    def partitioned(ranks: list[int]) -> dict[int, Any]:
+        values.partition(ranks)
+        return {rank: values[rank] for rank in ranks}
+
+    return _statistics(lambda: _lots(lambda: [values]), len(values), partitioned)
+
+
+def _lots(blocks: Callable[[], Iterable[NDArray[Any]]]) -> Iterator[NDArray[Any]]:
+    """Deal values out in lots of one size, however they come: sums are then the same to the last bit."""
+    waiting: list[NDArray[Any]] = []
+    count = 0
+    for block in blocks():
+        rest = block
+        while count + len(rest) >= _AT_ONCE:
+            taken, rest = rest[: _AT_ONCE - count], rest[_AT_ONCE - count :]
+            yield np.concatenate([*waiting, taken]) if waiting else taken
+            waiting, count = [], 0
+        if len(rest):
+            waiting.append(rest)
+            count += len(rest)
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+def _statistics(
+    lots: Callable[[], Iterable[NDArray[Any]]], n: int, order: Callable[[list[int]], dict[int, Any]]
+) -> dict[str, float]:
+    ends, sums = [], []
+    for lot in lots():
+        ends.append((float(lot.min()), float(lot.max())))
+        sums.append(float(lot.sum(dtype=np.float64)))
+    mean = math.fsum(sums) / n
     # No copy of all of them in float64 is made.
-    squares = math.fsum(
-        float(((values[first : first + _AT_ONCE] - np.float64(mean)) ** 2).sum())
-        for first in range(0, len(values), _AT_ONCE)
-    )
-    p05, median, p95 = _percentiles(values)
-    return {
-        "intensity_mean": mean,
-        "intensity_sd": math.sqrt(squares / len(values)),
-        "intensity_min": float(values.min()),
-        "intensity_p05": p05,
-        "intensity_median": median,
-        "intensity_p95": p95,
-        "intensity_max": float(values.max()),
-    }
-
-
-def _percentiles(values: NDArray[Any]) -> list[float]:
-    places = [(len(values) - 1) * percent / 100 for percent in _PERCENTILES]
-    ranks = sorted({rank for place in places for rank in (math.floor(place), math.ceil(place))})
-    values.partition(ranks)
+    squares = math.fsum(float(((lot - np.float64(mean)) ** 2).sum()) for lot in lots())
+    places = [(n - 1) * percent / 100 for percent in _PERCENTILES]
+    known = order(sorted({rank for place in places for rank in (math.floor(place), math.ceil(place))}))
     found = []
     for place in places:
-        low, high = float(values[math.floor(place)]), float(values[math.ceil(place)])
+        low, high = float(known[math.floor(place)]), float(known[math.ceil(place)])
         found.append(low + (high - low) * (place - math.floor(place)))
-    return found
+    return {
+        "intensity_mean": mean,
+        "intensity_sd": math.sqrt(squares / n),
+        "intensity_min": min(low for low, _ in ends),
+        "intensity_p05": found[0],
+        "intensity_median": found[1],
+        "intensity_p95": found[2],
+        "intensity_max": max(high for _, high in ends),
+    }

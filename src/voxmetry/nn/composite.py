@@ -24,6 +24,7 @@ from voxmetry.nn.model import fast_runs_together
 from voxmetry.nn.predictor import Predictor, Study
 from voxmetry.ops.boxes import Box
 from voxmetry.ops.components import clean
+from voxmetry.ops.relabel import relabelled
 
 COARSE_MARGIN_MM = 20.0
 """Round the box that a coarse pass finds: two to six of its voxels, for what it missed."""
@@ -217,13 +218,13 @@ class Composite:
                 fix="correct the members in model.yaml",
             )
         self._say(f"{second.model}, the second stage")
-        return _translated(network(study, previous=found).array, second.values, _type_of(self.spec.labels))
+        return relabelled(network(study, previous=found).array, second.values, _type_of(self.spec.labels))
 
     def _run(self, member: Member, study: Sequence[Volume]) -> np.ndarray:
         """Run one member; return its labels as values of this model's table."""
         self._say(f"{member.model} ({', '.join(_names(member, self.spec.labels)[:3])} ...)")
         found = self._load(member.model)(study)
-        return _translated(found.array, member.values, _type_of(self.spec.labels))
+        return relabelled(found.array, member.values, _type_of(self.spec.labels))
 
     def _load(self, model: str) -> Predictor | Composite:
         """Return a member that is ready to run; it is loaded once."""
@@ -348,7 +349,7 @@ def only(segmentation: Segmentation, labels: LabelTable) -> Segmentation:
     if labels.values == segmentation.labels.values:
         return segmentation
     same = {value: value for value in labels.values}
-    array = _translated(segmentation.array, same, segmentation.array.dtype)
+    array = relabelled(segmentation.array, same, segmentation.array.dtype)
     return Segmentation(array, segmentation.geometry, labels)
 
 
@@ -368,15 +369,6 @@ def _names(member: Member, labels: LabelTable) -> list[str]:
 
 def _type_of(labels: LabelTable) -> np.dtype:
     return np.dtype(np.uint8 if max(labels.values) < 256 else np.uint16)
-
-
-def _translated(array: np.ndarray, values: Mapping[int, int], kind: np.dtype) -> np.ndarray:
-    """Replace values by others; those that are not named become 0."""
-    table = np.zeros(int(np.iinfo(array.dtype).max) + 1, dtype=kind)
-    for old, new in values.items():
-        table[old] = new
-    found: np.ndarray = table[array]
-    return found
 
 
 def _common(a: Box, b: Box) -> Box:

@@ -43,6 +43,7 @@ from voxmetry.nn.slabs import DEVICE_FACTOR, Streaming
 from voxmetry.nn.streamed_input import HELD, ON_DISK, STREAMED, Hold, stream_axis, streamed_bytes, why_held_whole
 from voxmetry.nn.uncertainty_maps import BLOCK_VALUES
 from voxmetry.nn.window import slab_axis
+from voxmetry.ops.parts import SLAB_VOXELS
 
 NETWORK_FACTOR = {
     ("cpu", "float32"): 1.35,
@@ -59,8 +60,10 @@ TURNED_LOT_BYTES = 300 * LOT
 """What a lot of turned voxels takes while it is looked up."""
 
 MEASURING_BYTES = 6
-"""A voxel, while structures are measured and their components numbered, as measured; more for wide images, of which the
-voxels of a structure are taken out."""
+"""A voxel of a slab, while structures are measured and their components numbered, as measured; more for wide images, of
+which the voxels of a structure are taken out."""
+PLANE_BYTES = 64
+"""The same, of a plane of a study of several slabs."""
 
 
 @dataclass(frozen=True)
@@ -228,13 +231,11 @@ def plan_memory(
     if chosen.needed <= limit:
         return chosen
     parts = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in chosen.parts.items())
-    way_out = "crop the image, or take a model with larger voxels or fewer classes"
-    if "measurements" in chosen.parts:
-        way_out += "; or segment it without measuring, by voxmetry.Predictor and voxmetry.save in Python"
     raise InferenceError(
         found=f"{limit / 1e9:.2f} GB of memory for {spec.name} on {volumes[0].geometry.shape} voxels",
         expected=f"{chosen.needed / 1e9:.2f} GB: {parts}" + (f"; the input is held whole, as {why}" if why else ""),
-        fix=f"free memory or raise --memory-gb; or {'leave out --maps, ' if maps else ''}{way_out}",
+        fix=f"free memory or raise --memory-gb; or {'leave out --maps, ' if maps else ''}crop the image, or take a "
+        "model with larger voxels or fewer classes",
     )
 
 
@@ -346,18 +347,22 @@ def _after_bytes(
     measured: bool,
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Return what post-processing and what measuring take, when the network is done."""
-    n_native = int(np.prod(volumes[0].geometry.shape))
+    shape = volumes[0].geometry.shape
+    n_native = int(np.prod(shape))
+    at_once = min(n_native, SLAB_VOXELS)
+    # Of several slabs a copy of the labels is as large as they are.
+    copy, planes = (labels, PLANE_BYTES * n_native // min(shape)) if at_once < n_native else (0, 0)
     cleaning = {
         "so far": base,
         "network input": tensor,
         "labels": labels,
-        "post-processing": 6 * n_native if spec.clean else 0,
+        "post-processing": 6 * at_once + copy if spec.clean else 0,
     }
     measuring = {
         "so far": base,
         "network": staying,
         "labels": labels,
-        "measurements": max(MEASURING_BYTES, 2 + volumes[0].array.itemsize) * n_native if measured else 0,
+        "measurements": max(MEASURING_BYTES, 2 + volumes[0].array.itemsize) * at_once + planes if measured else 0,
     }
     return cleaning, measuring
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -16,6 +16,7 @@ from voxmetry.core.records import FastRun
 from voxmetry.errors import ConfigError, ModelError
 from voxmetry.models import find_model, read_spec
 from voxmetry.nn.eight_bits import find_eight_bits, in_eight_bits, stored_members
+from voxmetry.nn.fewer_windows import takes_fewer_windows
 from voxmetry.nn.memory import NetworkCost, known_cost
 from voxmetry.nn.networks.build import Ensemble, build_network, require_size
 from voxmetry.nn.runtime import Runtime, RuntimeChoice, build_runtime, choose_runtime
@@ -114,7 +115,7 @@ class Model:
                 fix="run it by voxmetry.Predictor, which returns its instances",
             )
         members = [self.torch_member(place) for place in range(self.spec.members)]
-        return monai_parts(self.spec, members, wide=wide)
+        return monai_parts(overlapping_less(self).spec, members, wide=wide)
 
 
 def load_model(
@@ -140,8 +141,9 @@ def load_model(
     execution
         "eager", "compile" (torch's compiler: CPU and CUDA) or "graph" (a CUDA graph).
     fast
-        Trade accuracy for time: windows overlap by a quarter at most; on a processor the network runs in 8 bits where
-        `voxmetry models quantise` stored it so with the model. `Model.fast` says what that changed.
+        Trade accuracy for time: a part of the windows is run, see `nn.fewer_windows`, or windows overlap by a quarter
+        at most; on a processor the network runs in 8 bits where `voxmetry models quantise` stored it so with the model.
+        `Model.fast` says what that changed.
 
     Raises
     ------
@@ -161,7 +163,7 @@ def load_model(
             fix="train it first: voxmetry train",
         )
     weights, full = spec.weights, spec
-    spec = fast_spec(full) if fast else full
+    spec = fast_spec(full) if fast and not takes_fewer_windows(full) else full
     networks = _Networks(spec, weights, folder)
     cost = known_cost(partial(networks.member, 0), spec)
     if isinstance(spec.network, MaskRcnnNetwork):
@@ -183,12 +185,22 @@ def load_model(
     return Model(spec, weights, members, choice, cost, networks.member, folder, traded)
 
 
+def overlapping_less(model: Model) -> Model:
+    """Return a model whose windows overlap by less in place of fewer of them, for what runs all windows there are."""
+    if model.fast is None or not model.fast.fewer_windows:
+        return model
+    own, few = model.spec.window.overlap, fast_spec(model.spec)
+    traded = {"fewer_windows": False, "overlap": few.window.overlap, "full_overlap": own}
+    return replace(model, spec=few, fast=model.fast.model_copy(update=traded))
+
+
 def fast_runs_together(runs: Sequence[FastRun]) -> FastRun:
     """Say what the members of a model of models do otherwise than in a full run."""
     own = [run.full_overlap for run in runs if run.full_overlap is not None]
     return FastRun(
         overlap=FAST_OVERLAP if own else None,
         full_overlap=max(own, default=None),
+        fewer_windows=any(run.fewer_windows for run in runs),
         eight_bits=tuple(dict.fromkeys(name for run in runs for name in run.eight_bits)),
         no_eight_bits="; ".join(dict.fromkeys(run.no_eight_bits for run in runs if run.no_eight_bits)),
     )
@@ -200,6 +212,7 @@ def fast_run(spec: ModelSpec, full: ModelSpec, why_not: str) -> FastRun:
     return FastRun(
         overlap=few if few < own else None,
         full_overlap=own if few < own else None,
+        fewer_windows=few == own and takes_fewer_windows(full),
         eight_bits=() if why_not else (spec.name,),
         no_eight_bits=why_not,
     )

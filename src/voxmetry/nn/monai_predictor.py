@@ -13,7 +13,7 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError
 from voxmetry.nn.confidence import Confidence, MemberAgreement
-from voxmetry.nn.model import Model
+from voxmetry.nn.model import Model, load_model, overlapping_less
 from voxmetry.nn.monai_parts import out_of_memory_in_words
 from voxmetry.nn.predictor import Predictor, Study
 from voxmetry.nn.preprocess import Prepared, require_channels
@@ -53,7 +53,9 @@ class MonaiPredictor(Predictor):
                 expected="cpu or cuda in float32, eager: it is the reference",
                 fix="use --device cpu --precision float32, or --engine stream",
             )
-        super().__init__(model, device=device, precision="float32", fast=fast, memory_gb=memory_gb, tell=tell)
+        if not isinstance(model, Model):
+            model = load_model(model, device=device, precision="float32", fast=fast)
+        super().__init__(overlapping_less(model), memory_gb=memory_gb, tell=tell)
 
     def prepare(
         self,

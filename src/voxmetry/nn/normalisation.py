@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from voxmetry.config import InputSpec, Normalise
 from voxmetry.errors import InputError
+from voxmetry.ops.ranks import percentiles
 
 Block: TypeAlias = tuple[NDArray[Any], NDArray[np.bool_] | None]
 """Intensities of any shape, and the voxels that count where only those that are not zero do; None: just those."""
@@ -138,72 +139,6 @@ def _fit_step(blocks: Blocks, how: Normalise, name: str) -> Scaling:
 def _counted(blocks: Blocks, *, nonzero: bool) -> Iterator[NDArray[Any]]:
     for array, mask in blocks():
         yield array[array != 0 if mask is None else mask] if nonzero else array.ravel()
-
-
-def percentiles(values: Callable[[], Iterable[NDArray[Any]]], wanted: tuple[float, float]) -> tuple[float, float]:
-    """Return two percentiles of the values (n,) of some blocks, as numpy's of all of them; 0 and 0 of none.
-
-    Examples
-    --------
-    >>> blocks = lambda: iter([np.arange(5, dtype="f4"), np.arange(5, 10, dtype="f4")])
-    >>> percentiles(blocks, (0, 50))
-    (0.0, 4.5)
-    """
-    several = iter(values())
-    first = next(several, np.zeros(0))
-    second = next(several, None)
-    if second is None:
-        low, high = np.percentile(first, wanted) if first.size else (0.0, 0.0)
-        return float(low), float(high)
-    count = sum(map(len, values()))
-    if not count:
-        return 0.0, 0.0
-    # numpy's own formula: between which two of the values in their order, and how far from the first.
-    places = [(count - 1) * (share / 100) for share in wanted]
-    below = [int(place) for place in places]
-    ranks = sorted({rank for place in below for rank in (place, min(place + 1, count - 1))})
-    known = _of_ranks(values, ranks, first.dtype)
-    found = []
-    for place, at in zip(places, below, strict=True):
-        pair = np.array([known[at], known[min(at + 1, count - 1)]], first.dtype)
-        found.append(float(np.quantile(pair, [place - at])[0]))
-    return found[0], found[1]
-
-
-def _of_ranks(
-    values: Callable[[], Iterable[NDArray[Any]]], ranks: list[int], dtype: np.dtype[Any]
-) -> dict[int, np.float32]:
-    """Return the values at some ranks, from 0 in rising order: by counting their upper and then their lower 16 bits."""
-    if dtype != np.float32:
-        raise TypeError(f"blocks of {dtype}, where those that are streamed are float32")
-    upper = np.zeros(_HALF, np.int64)
-    for block in values():
-        upper += np.bincount(_ordered(block) >> 16, minlength=_HALF)
-    ends = np.cumsum(upper)
-    bins = {rank: int(np.searchsorted(ends, rank, side="right")) for rank in ranks}
-    lower = {place: np.zeros(_HALF, np.int64) for place in set(bins.values())}
-    for block in values():
-        codes = _ordered(block)
-        for place, counts in lower.items():
-            counts += np.bincount(codes[codes >> 16 == place] & (_HALF - 1), minlength=_HALF)
-    found = {}
-    for rank, place in bins.items():
-        within = rank - int(ends[place] - upper[place])
-        low = int(np.searchsorted(np.cumsum(lower[place]), within, side="right"))
-        found[rank] = _value((place << 16) | low)
-    return found
-
-
-def _ordered(values: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Return whole numbers in the order of float32: the sign bit is turned, of negative values all bits."""
-    codes = np.ascontiguousarray(values).view(np.uint32)
-    turned: NDArray[np.uint32] = np.where(codes >> 31, ~codes, codes | np.uint32(1 << 31))
-    return turned
-
-
-def _value(code: int) -> np.float32:
-    bits = code & ~(1 << 31) if code >> 31 else ~code & 0xFFFFFFFF
-    return np.array([bits], np.uint32).view(np.float32)[0]
 
 
 def moments(values: Callable[[], Iterable[NDArray[Any]]], low: float, high: float) -> tuple[float, float]:

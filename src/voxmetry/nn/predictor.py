@@ -24,13 +24,14 @@ from voxmetry.nn.confidence import Confidence, MemberAgreement
 from voxmetry.nn.constant_windows import ConstantWindows
 from voxmetry.nn.device_memory import OutOfMemory, out_of_memory, release_device
 from voxmetry.nn.device_preprocess import preprocess_on
+from voxmetry.nn.fewer_windows import FewerWindows
 from voxmetry.nn.instances import InstanceCollector, paint, tells_instances
 from voxmetry.nn.memory import MemoryPlan, fallback, plan_memory
 from voxmetry.nn.mirroring import averaged, swapped_sides
 from voxmetry.nn.model import Model, load_model
 from voxmetry.nn.preprocess import Prepared, normalise, preprocess, require_channels
 from voxmetry.nn.progress import followed
-from voxmetry.nn.restore import Restorer
+from voxmetry.nn.restore import Decision, Restorer
 from voxmetry.nn.ring_buffer import RingOverflow
 from voxmetry.nn.runtime import TorchRuntime, first_layer_not_finite
 from voxmetry.nn.slabs import Streaming
@@ -339,6 +340,7 @@ class Predictor:
             regions = spec.regions is not None
             reuse = how.reuse and collector is None
             constant = ConstantWindows(spec.n_classes, regions=regions, kind=how.dtype) if reuse else None
+            fewer = FewerWindows(Decision(regions=regions).of_slab, spec.n_classes)
             if writer:
                 stack.enter_context(writer)
             slabs = stream_scores(
@@ -354,6 +356,7 @@ class Predictor:
                 device=self.model.tensor_device,
                 constant=constant,
                 begin=collector.begin if collector is not None else None,
+                fewer=fewer if self.fast is not None and self.fast.fewer_windows else None,
             )
             for slab in followed(slabs, prepared.grid.shape, self._tell):
                 outputs = slab.outputs(spec.n_classes)

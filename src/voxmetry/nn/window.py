@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from voxmetry.config import WindowSpec
 from voxmetry.errors import InferenceError
 from voxmetry.nn.constant_windows import ConstantWindows
+from voxmetry.nn.fewer_windows import FewerWindows, first_windows, quarter
 from voxmetry.nn.mirroring import Run, averaged
 from voxmetry.nn.ring_buffer import RingBuffer, RingOverflow
 from voxmetry.nn.slabs import Slab, Streaming, cut
@@ -63,6 +65,7 @@ def stream_scores(
     device: str | None = None,
     constant: ConstantWindows | None = None,
     begin: Callable[[list[tuple[int, ...]]], None] | None = None,
+    fewer: FewerWindows | None = None,
 ) -> Iterator[Slab]:
     """Run the network over overlapping patches, blend them with a Gaussian, and hand out slabs as they are finished.
 
@@ -89,6 +92,8 @@ def stream_scores(
         Keeps the scores of windows that hold one value, so that they are run once; None runs all.
     begin
         Called with the corners, on the padded grid, of the windows that are run next.
+    fewer
+        Says which windows are run; None runs all.
 
     Yields
     ------
@@ -110,11 +115,19 @@ def stream_scores(
     place = first.device if device is None else torch.device(device)
     ring = RingBuffer(n_outputs, padded, axis, window, how, place)
     rows = starts[axis]
+    n_quarter = math.prod(
+        len(window_starts(*sizes, quarter(window))) for sizes in zip(padded, window.patch, strict=True)
+    )
     for row, start in enumerate(rows):
         columns = [*starts[:axis], [start], *starts[axis + 1 :]]
         part = Row(_padded(_slices(image, axis, start, start + at_once), pads, window), axis, start)
         corners = _worth_running(list(itertools.product(*columns)), part, window.patch, skip_up_to)
-        _run_row(_told(run, begin), part, corners, ring, how, explain, constant)
+        run_some = partial(_run_row, _told(run, begin), part, ring, how, explain, constant)
+        if fewer is None:
+            run_some(corners)
+        else:
+            most = fewer.most(len(corners), n_quarter, math.prod(map(len, starts)))
+            _run_fewer(run_some, corners, first_windows(starts, axis, row), ring, fewer, most)
         stop = rows[row + 1] if row + 1 < len(rows) else padded[axis]
         yield _unpad(ring.finished(stop), before, shape)
         ring.advance(stop)
@@ -256,14 +269,35 @@ def _worth_running(
     return [corner for corner in corners if bool((row.cut(corner, patch)[0] > skip_up_to).any())]
 
 
+def _run_fewer(
+    run_some: Callable[[list[tuple[int, ...]]], None],
+    corners: list[tuple[int, ...]],
+    first: set[tuple[int, ...]],
+    ring: RingBuffer,
+    fewer: FewerWindows,
+    most: int,
+) -> None:
+    """Run some windows of a row, then those whose middle holds what was found, as long as there are any."""
+    run_some([corner for corner in corners if corner in first])
+    rest = [corner for corner in corners if corner not in first]
+    left = most - (len(corners) - len(rest))
+    while rest and left > 0:
+        wanted = fewer.wanted(ring, rest, left)
+        if not wanted:
+            return
+        run_some(wanted)
+        left -= len(wanted)
+        rest = [corner for corner in rest if corner not in set(wanted)]
+
+
 def _run_row(
     run: RunAt,
     row: Row,
-    corners: list[tuple[int, ...]],
     ring: RingBuffer,
     how: Streaming,
     explain: Callable[[torch.Tensor], str] | None,
     constant: ConstantWindows | None,
+    corners: list[tuple[int, ...]],
 ) -> None:
     """Add the scores of a row of windows to the ring, in their order as far as they are not run in groups."""
     waiting: list[tuple[int, ...]] = []

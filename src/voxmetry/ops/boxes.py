@@ -7,9 +7,13 @@ from weakref import WeakKeyDictionary
 
 from numpy.typing import NDArray
 
+from voxmetry.core.memory import release_pages
 from voxmetry.core.segmentation import Segmentation
 
 Box: TypeAlias = tuple[slice, slice, slice]
+
+_AT_ONCE = 1 << 25
+"""Voxels that are looked at before pages of a mapped file are given back."""
 
 _KNOWN: WeakKeyDictionary[Segmentation, dict[int, Box]] = WeakKeyDictionary()
 
@@ -46,12 +50,17 @@ def label_boxes(array: NDArray[Any]) -> dict[int, Box]:
 
     # find_objects walks in memory order; a transposed view of a Fortran array is walked quickest.
     flipped = array.flags.f_contiguous and not array.flags.c_contiguous
-    found = find_objects(array.T if flipped else array)
-    boxes = {}
-    for value, box in enumerate(found, start=1):
-        if box is not None:
-            boxes[value] = (box[2], box[1], box[0]) if flipped else (box[0], box[1], box[2])
-    return boxes
+    stored = array.T if flipped else array
+    thick = max(1, _AT_ONCE // max(1, stored.shape[1] * stored.shape[2]))
+    boxes: dict[int, Box] = {}
+    for start in range(0, len(stored), thick):
+        for value, box in enumerate(find_objects(stored[start : start + thick]), start=1):
+            if box is not None:
+                outer = slice(box[0].start + start, box[0].stop + start)
+                found = (box[2], box[1], outer) if flipped else (outer, box[1], box[2])
+                boxes[value] = join([boxes[value], found]) if value in boxes else found
+        release_pages(array)
+    return dict(sorted(boxes.items()))
 
 
 def join(boxes: list[Box]) -> Box:

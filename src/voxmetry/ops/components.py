@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from voxmetry.config import CleanStep
 from voxmetry.core.geometry import Geometry
+from voxmetry.core.memory import is_mapped, release_pages
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.ops.boxes import Box, boxes_of, grow, join, label_boxes
 from voxmetry.ops.layout import memory_axes
+from voxmetry.ops.parts import Parts, find_parts
+from voxmetry.ops.relabel import like_on_disk
 
 Mask: TypeAlias = NDArray[np.bool_]
 
@@ -59,7 +62,7 @@ def clean(segmentation: Segmentation, steps: Sequence[CleanStep]) -> Segmentatio
     """
     if not steps:
         return segmentation
-    array = np.array(segmentation.array, order="K")
+    array = _copied(segmentation.array)
     for step in steps:
         names = step.labels or segmentation.labels.names
         values = [segmentation.labels[name].value for name in names]
@@ -72,21 +75,39 @@ def clean(segmentation: Segmentation, steps: Sequence[CleanStep]) -> Segmentatio
     return Segmentation(array, segmentation.geometry, segmentation.labels)
 
 
+def _copied(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy that may be changed: in memory, or in a temporary file where the array lies in a file as well."""
+    if not is_mapped(array):
+        return np.array(array, order="K")
+    axes, copy = memory_axes(array), like_on_disk(array, array.dtype)
+    for from_plane, to_plane in zip(array.transpose(axes), copy.transpose(axes), strict=True):
+        to_plane[...] = from_plane
+        release_pages(array)
+        release_pages(copy)
+    return copy
+
+
 def _apply(step: CleanStep, crop: NDArray[Any], values: list[int], geometry: Geometry, box: Box) -> None:
     """Change one crop, a view of the whole array, in place."""
-    mask = crop == values[0] if len(values) == 1 else np.isin(crop, values)
     if step.step == "fill_holes":
-        _fill(crop, mask, values)
+        _fill(crop, values)
         return
-    numbers, sizes = components(mask, 26)
+    parts = find_parts(crop, lambda slab: _mask(slab, values), 26)
     if step.step == "largest":
-        keep = sizes == sizes.max()
+        keep = parts.sizes == parts.sizes.max()
         if keep.sum() > 1:
             corner = np.array([part.start for part in box])
-            keep = _first_in_patient(numbers, np.flatnonzero(keep) + 1, geometry, corner, len(sizes))
+            keep = _first_in_patient(parts, np.flatnonzero(keep) + 1, geometry, corner)
     else:
-        keep = sizes * geometry.voxel_ml >= step.min_volume_ml
-    crop[mask & ~np.append(False, keep)[numbers]] = 0
+        keep = parts.sizes * geometry.voxel_ml >= step.min_volume_ml
+    lost = np.append(False, ~keep)
+    for place, numbers in parts.slabs():
+        crop[place][lost[numbers]] = 0
+
+
+def _mask(slab: NDArray[Any], values: list[int]) -> Mask:
+    mask: Mask = slab == values[0] if len(values) == 1 else np.isin(slab, values)
+    return mask
 
 
 def components(mask: NDArray[Any], connectivity: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
@@ -125,56 +146,72 @@ def component_sizes(segmentation: Segmentation, connectivity: int) -> dict[int, 
     boxes = boxes_of(segmentation)
     if not boxes:
         return {}
-    array = segmentation.array[join(list(boxes.values()))]
-    # cc3d takes no array that is read-only, as those of segmentations are.
-    array = np.require(array.transpose(memory_axes(array)), requirements=["C", "W"])
-    numbers, sizes = components(array, connectivity)
-    value_of = np.zeros(len(sizes) + 1, array.dtype)
-    for plane, values in zip(numbers, array, strict=True):
-        # The first voxel of each run of one number tells which value that component is of.
-        first = np.flatnonzero(np.diff(plane.ravel(), prepend=0))
-        value_of[plane.ravel()[first]] = values.ravel()[first]
-    return {value: sizes[value_of[1:] == value] for value in boxes}
+    parts = find_parts(segmentation.array[join(list(boxes.values()))], lambda slab: slab, connectivity)
+    return {value: parts.sizes[parts.values == value] for value in boxes}
 
 
-def _first_in_patient(
-    numbers: NDArray[np.uint32], ties: NDArray[np.intp], geometry: Geometry, corner: NDArray[Any], n: int
-) -> Mask:
+def _first_in_patient(parts: Parts, ties: NDArray[np.intp], geometry: Geometry, corner: NDArray[Any]) -> Mask:
     """Choose one of several components by where it lies in the patient: a mask over all components."""
 
     def place(number: int) -> tuple[float, ...]:
-        centroid = np.argwhere(numbers == number).mean(axis=0) + corner
+        centroid = parts.sums[number - 1] / parts.sizes[number - 1] + corner
         return tuple(np.round(geometry.to_mm(centroid)[::-1], 3).tolist())
 
     chosen = min((int(number) for number in ties), key=place)
-    keep = np.zeros(n, dtype=bool)
+    keep = np.zeros(len(parts), dtype=bool)
     keep[chosen - 1] = True
     return keep
 
 
-def _fill(crop: NDArray[Any], mask: Mask, values: list[int]) -> None:
+def _fill(crop: NDArray[Any], values: list[int]) -> None:
     """Give enclosed background to the structure, or to the one of several that has most voxels on the hole's rim."""
-    # The pad joins all that is open to the outside, also through the border of the image, into one component.
-    outside = np.pad(~mask, 1, constant_values=True)
-    numbers, sizes = components(outside, 6)
-    if len(sizes) < 2:
+    outside = find_parts(crop, lambda slab: ~_mask(slab, values), 6)
+    low, high = outside.boxes[..., 0], outside.boxes[..., 1]
+    # What reaches the crop's border is open to the outside.
+    enclosed = np.append(False, ((low > 0) & (high < crop.shape)).all(axis=1))
+    if not enclosed.any():
         return
-    inner = numbers[1:-1, 1:-1, 1:-1]
-    holes = (inner != numbers[0, 0, 0]) & ~mask & (crop == 0)
-    if len(values) == 1:
-        crop[holes] = values[0]
-        return
-    for number, box in label_boxes(inner * holes).items():
-        around = grow(box, (crop.shape[0], crop.shape[1], crop.shape[2]))
-        hole = (inner[around] == number) & holes[around]
-        part = crop[around]
-        counts = [int((_rim(hole) & (part == value)).sum()) for value in values]
-        part[hole] = values[int(np.argmax(counts))]
+    owner = np.full(len(outside) + 1, values[0], crop.dtype)
+    if len(values) > 1:
+        owner = np.array(values, crop.dtype)[_rims(crop, outside, enclosed, values).argmax(axis=1)]
+    for place, numbers in outside.slabs():
+        part = crop[place]
+        holes = enclosed[numbers] & (part == 0)
+        part[holes] = owner[numbers[holes]]
 
 
-def _rim(mask: Mask) -> Mask:
-    """Voxels outside the mask that share a face with it."""
-    from scipy.ndimage import binary_dilation
+def _rims(crop: NDArray[Any], outside: Parts, enclosed: Mask, values: list[int]) -> NDArray[np.int64]:
+    """Count the voxels of each value that share a face with a hole: (N + 1, values), the holes by their numbers."""
+    counts = np.zeros((len(outside) + 1, len(values)), np.int64)
+    before = here = np.zeros((0, 0), np.uint32)
+    labels = np.zeros((0, 0), crop.dtype)
+    for after, plane in _hole_planes(crop, outside, enclosed):
+        if here.size:
+            _count_rim(counts, (before if before.size else 0 * here, here, after), labels, values)
+        before, here, labels = here, after, plane
+    _count_rim(counts, (before if before.size else 0 * here, here, 0 * here), labels, values)
+    return counts
 
-    rim: Mask = binary_dilation(mask) & ~mask
-    return rim
+
+def _hole_planes(
+    crop: NDArray[Any], outside: Parts, enclosed: Mask
+) -> Iterator[tuple[NDArray[np.uint32], NDArray[Any]]]:
+    """Go along memory plane by plane: the numbers of holes, 0 elsewhere, and the labels."""
+    axes = memory_axes(crop)
+    for place, numbers in outside.slabs():
+        for own, labels in zip(numbers.transpose(axes), crop[place].transpose(axes), strict=True):
+            yield np.where(enclosed[own] & (labels == 0), own, 0), labels
+
+
+def _count_rim(
+    counts: NDArray[np.int64], holes: tuple[NDArray[np.uint32], ...], labels: NDArray[Any], values: list[int]
+) -> None:
+    """Add what lies on the rims of holes in one plane; `holes` are those of the plane before, its own, the next."""
+    before, own, after = holes
+    wide = np.pad(own, 1)
+    around = np.stack([before, after, wide[:-2, 1:-1], wide[2:, 1:-1], wide[1:-1, :-2], wide[1:-1, 2:]])
+    for place, value in enumerate(values):
+        # A voxel that touches a hole by several faces lies on its rim once.
+        touched = np.sort(around[:, (labels == value) & around.any(axis=0)], axis=0)
+        new = (touched > 0) & (np.diff(touched, axis=0, prepend=0) != 0)
+        np.add.at(counts[:, place], touched[new], 1)

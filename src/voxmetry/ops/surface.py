@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxmetry.core.geometry import Geometry
+from voxmetry.core.memory import release_pages
 from voxmetry.errors import ConfigError, GeometryError
 
 SurfaceKind: TypeAlias = Literal["elements", "border voxels"]
@@ -74,8 +75,17 @@ def surfaces(array: NDArray[Any], kind: SurfaceKind = "elements") -> dict[int, S
     >>> len(surfaces(array, "border voxels")[5])
     1
     """
-    find, overlap = (_elements, 1) if require_kind(kind) == "elements" else (_border_voxels, 2)
     parts: dict[int, list[tuple[NDArray[Any], NDArray[np.uint8] | None]]] = {}
+    for value, index, codes in surface_parts(array, kind):
+        parts.setdefault(value, []).append((index, codes))
+    return {value: _joined(parts[value]) for value in sorted(parts)}
+
+
+def surface_parts(
+    array: NDArray[Any], kind: SurfaceKind = "elements"
+) -> Iterator[tuple[int, NDArray[Any], NDArray[np.uint8] | None]]:
+    """Find the surfaces as `surfaces` does, piece by piece: value, `Surface.index` and `Surface.code` of each."""
+    find, overlap = (_elements, 1) if require_kind(kind) == "elements" else (_border_voxels, 2)
     for start, block in _padded_slabs(array, overlap):
         index, labels, codes = find(block)
         order = np.argsort(labels, kind="stable")
@@ -83,9 +93,8 @@ def surfaces(array: NDArray[Any], kind: SurfaceKind = "elements") -> dict[int, S
         codes = None if codes is None else codes[order]
         edges = np.flatnonzero(np.diff(labels, prepend=0, append=0))
         for low, high in itertools.pairwise(edges):
-            part = (index[low:high], None if codes is None else codes[low:high])
-            parts.setdefault(int(labels[low]), []).append(part)
-    return {value: _joined(parts[value]) for value in sorted(parts)}
+            yield int(labels[low]), index[low:high], None if codes is None else codes[low:high]
+        release_pages(array)
 
 
 def element_areas_mm2(spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
@@ -136,43 +145,59 @@ def _triangles() -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], ...]:
     return (*table, nothing)
 
 
-def mesh_area_and_volume(
-    surface: Surface, shape: tuple[int, int, int], matrix: NDArray[np.float64]
-) -> tuple[float, float]:
-    """Return the area and the content of the closed marching-cubes mesh round a structure.
+class MeshSums:
+    """What the size of the closed marching-cubes mesh round a structure follows from, gathered piece by piece.
+
+    All of it is whole numbers, so that the pieces do not matter.
 
     Parameters
     ----------
-    surface
-        Its 'elements'.
     shape
         (I, J, K) of the array that the surface was found in.
-    matrix
-        (3, 3), steps along i, j, k in mm, one a column; sheared and left-handed ones are right too.
-
-    Returns
-    -------
-    area_mm2, volume_mm3
-        The volume by the divergence theorem over the triangles.
-
-    References
-    ----------
-    Zhang and Chen, 2001, doi:10.1109/ICIP.2001.958278.
     """
-    scale = abs(float(np.linalg.det(matrix)))
-    # Area vectors map by the cofactors of the matrix; volumes only by its determinant.
-    cofactors = scale * np.linalg.inv(matrix).T
-    n = np.bincount(surface.code, minlength=256) if surface.code is not None else np.zeros(256)
-    origins = np.zeros((256, 3))
-    if surface.code is not None:
-        for axis, position in enumerate(np.unravel_index(surface.index, [size + 2 for size in shape])):
-            origins[:, axis] = np.bincount(surface.code, weights=position - position.mean(), minlength=256)
-    area = volume = 0.0
-    for code in np.flatnonzero(n):
-        vectors, centroids = _triangles()[code]
-        area += float(n[code] * np.linalg.norm(vectors @ cofactors.T, axis=1).sum())
-        volume += float(origins[code] @ vectors.sum(axis=0) + n[code] * (vectors * centroids).sum()) / 3
-    return area, scale * abs(volume)
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self._padded = tuple(size + 2 for size in shape)
+        self._n = np.zeros(256, np.int64)
+        self._places = np.zeros((256, 3), np.int64)
+
+    def add(self, index: NDArray[Any], code: NDArray[np.uint8]) -> None:
+        """Add 'elements' of the surface, (N,) each; see `Surface`."""
+        self._n += np.bincount(code, minlength=256)
+        for axis, position in enumerate(np.unravel_index(index, self._padded)):
+            # Exact: float64 holds these sums of whole numbers.
+            self._places[:, axis] += np.bincount(code, weights=position, minlength=256).astype(np.int64)
+
+    def area_and_volume(self, matrix: NDArray[np.float64]) -> tuple[float, float]:
+        """Return the area and the content of the mesh.
+
+        Parameters
+        ----------
+        matrix
+            (3, 3), steps along i, j, k in mm, one a column; sheared and left-handed ones are right too.
+
+        Returns
+        -------
+        area_mm2, volume_mm3
+            The volume by the divergence theorem over the triangles.
+
+        References
+        ----------
+        Zhang and Chen, 2001, doi:10.1109/ICIP.2001.958278.
+        """
+        scale = abs(float(np.linalg.det(matrix)))
+        # Area vectors map by the cofactors of the matrix; volumes only by its determinant.
+        cofactors = scale * np.linalg.inv(matrix).T
+        total, middle = int(self._n.sum()), [int(x) for x in self._places.sum(axis=0)]
+        area = volume = 0.0
+        for code in np.flatnonzero(self._n).tolist():
+            n = int(self._n[code])
+            vectors, centroids = _triangles()[code]
+            # From the middle of the surface, where the terms are small; by whole numbers, of which none is rounded.
+            origin = [(int(x) * total - n * m) / total for x, m in zip(self._places[code], middle, strict=True)]
+            area += float(n * np.linalg.norm(vectors @ cofactors.T, axis=1).sum())
+            volume += float(np.array(origin) @ vectors.sum(axis=0) + n * (vectors * centroids).sum()) / 3
+        return area, scale * abs(volume)
 
 
 def require_kind(kind: str) -> str:

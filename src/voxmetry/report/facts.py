@@ -148,6 +148,8 @@ def _fast(result: StudyResult, say: Language) -> tuple[Fact, ...]:
     if fast.overlap is not None and fast.full_overlap is not None:
         few, own = (say.decimals(100 * share, 0) for share in (fast.overlap, fast.full_overlap))
         parts.append(say("windows overlap by {few} % in place of {own} %", few=few, own=own))
+    if fast.fewer_windows:
+        parts.append(say("a quarter of the windows, and those at what these find"))
     if fast.eight_bits:
         parts.append(say("in 8 bits: {names}", names=", ".join(map(clean, fast.eight_bits))))
     detail = "; ".join(parts) or say("as a full run: windows overlap by no more")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
@@ -20,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from voxmetry.core.geometry import Geometry
 from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.ops.boxes import boxes_of, join
-from voxmetry.ops.layout import memory_axes
 from voxmetry.report.pictures.window import BONE, LUNG, SOFT_TISSUE, display_window
+from voxmetry.report.reduction import block_label, block_mean, reduced_grid, reduction
 from voxmetry.report.text import clean
 
 MOST_VOXELS = 2_000_000
@@ -196,69 +194,6 @@ def overview_of_labels(segmentation: Segmentation) -> Segmentation:
     steps = reduction(segmentation.geometry, MOST_VOXELS)
     array = block_label(segmentation.array, steps, present=boxes_of(segmentation))
     return Segmentation(array, reduced_grid(segmentation.geometry, steps), segmentation.labels)
-
-
-def reduction(geometry: Geometry, most: int) -> tuple[int, int, int]:
-    """Return how many voxels to merge along each axis so that at most `most` remain, as near to cubes as can be.
-
-    Examples
-    --------
-    >>> reduction(Geometry(np.diag([1.0, 1.0, 5.0, 1.0]), (512, 512, 60)), 4_000_000)
-    (2, 2, 1)
-    """
-    shape, spacing = geometry.shape, geometry.spacing_mm
-    steps = [1, 1, 1]
-    while math.prod(math.ceil(n / step) for n, step in zip(shape, steps, strict=True)) > most:
-        sizes = [mm * step if n > step else math.inf for mm, step, n in zip(spacing, steps, shape, strict=True)]
-        finest = min(sizes)
-        # Axes of about the same size are merged together, so that square pixels stay square.
-        steps = [step + 1 if size < finest * 1.2 else step for step, size in zip(steps, sizes, strict=True)]
-    return (steps[0], steps[1], steps[2])
-
-
-def _blocks(array: NDArray[Any], steps: tuple[int, int, int]) -> NDArray[Any]:
-    """Return a view with the voxels of each block in the last three axes; edges are repeated to fill blocks."""
-    missing = [(0, -n % step) for n, step in zip(array.shape, steps, strict=True)]
-    whole = np.pad(array, missing, mode="edge") if any(map(any, missing)) else array
-    split = [part for n, step in zip(whole.shape, steps, strict=True) for part in (n // step, step)]
-    return whole.reshape(split).transpose(0, 2, 4, 1, 3, 5)
-
-
-def block_mean(array: NDArray[Any], steps: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Return the mean of each block of voxels."""
-    blocks = _blocks(array, steps)
-    total = np.zeros(blocks.shape[:3], np.float32, order="F" if memory_axes(array)[0] else "C")
-    for offsets in np.ndindex(*steps):
-        total += blocks[(..., *offsets)]
-    return total / np.float32(math.prod(steps))
-
-
-def block_label(array: NDArray[Any], steps: tuple[int, int, int], *, present: Iterable[int]) -> NDArray[Any]:
-    """Return the label that most voxels of each block have; a structure too small for that keeps its blocks.
-
-    `present` are the labels in the array.
-    """
-    if steps == (1, 1, 1):
-        return array
-    axes = memory_axes(array)
-    i, j, k = (steps[axis] for axis in axes)
-    blocks = _blocks(array.transpose(axes), (i, j, k))
-    rows = blocks.reshape(-1, i * j * k)
-    # The middle one of the sorted voxels is the majority where there is one, and a label of the block where not.
-    reduced = rows[:, 0].copy()
-    mixed = np.flatnonzero((rows != reduced[:, None]).any(axis=1))
-    several = rows[mixed]
-    middle = several.shape[1] // 2
-    reduced[mixed] = np.partition(several, middle, axis=1)[:, middle]
-    for value in sorted(set(present) - set(np.unique(reduced).tolist())):
-        reduced[(rows == value).any(axis=1)] = value
-    return reduced.reshape(blocks.shape[:3]).transpose(np.argsort(axes))
-
-
-def reduced_grid(geometry: Geometry, steps: tuple[int, int, int]) -> Geometry:
-    """Return the grid of the blocks' centres; the last block along an axis may reach beyond the voxels."""
-    shape = [-(-n // step) for n, step in zip(geometry.shape, steps, strict=True)]
-    return geometry.resized(shape, step=steps, start=[(step - 1) / 2 for step in steps])
 
 
 def _range(image: NDArray[np.float32]) -> tuple[float, float]:

@@ -52,7 +52,7 @@ from voxmetry.workflows.write_run import ReportInputs, write_outputs
 _OF_LABELS = frozenset(
     (
         *("empty", "truncated", "volume_out_of_range", "unlike_training", "asymmetry", "islands"),
-        *("not_found", "not_compared"),
+        *("not_found", "not_compared", "larger_than_memory"),
         *("low_predicted_dice", "members_disagree", "reference_in_training", "not_written", "corrected"),
         *("uncertain_instances", "registration", "not_covered", "matched_by_distance", "lesions_not_matched"),
     )

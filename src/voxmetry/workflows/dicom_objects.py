@@ -16,6 +16,7 @@ from voxmetry import io
 from voxmetry.config import DicomOutput
 from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.labels import Label, LabelTable
+from voxmetry.core.memory import is_mapped
 from voxmetry.core.records import Lesion, Measurement, Part, StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.segmentation import Segmentation
@@ -161,6 +162,7 @@ class _Writer:
         # A report refers to the segments that it measures, so there is none without a segmentation.
         if wanted.seg or wanted.sr:
             with self.each("dicom_seg") as path:
+                _require_held(segmentation)
                 apart = parts_apart(segmentation, result, instances)
                 seg = write_seg(
                     apart,
@@ -183,6 +185,7 @@ class _Writer:
                 _report(path, result, segmentation.labels, seg, self.source, origin, tracking)
         if wanted.rtstruct:
             with self.each("rtstruct") as path:
+                _require_held(segmentation)
                 apart = apart or parts_apart(segmentation, result, instances)
                 description = f"{result.provenance.model} structures"
                 write_rtstruct(apart, self.source, path, origin=origin, description=description)
@@ -212,6 +215,15 @@ class _Writer:
                     series_uid=series,
                     description=f"{self.result.provenance.model} key images",
                 )
+
+
+def _require_held(segmentation: Segmentation) -> None:
+    if is_mapped(segmentation.array):
+        raise InputError(
+            found="a label map that is larger than memory",
+            expected="one that is held as a whole",
+            fix="write it on a machine with more memory",
+        )
 
 
 def _drawn(*given: Any) -> Iterator[tuple[str, Any]]:

@@ -142,6 +142,7 @@ def _read(path: Path, item: Input, settings: StudySettings) -> Volume:
         suv=settings.suv,
         allow_uneven=settings.allow_uneven,
         resample_tilt=settings.resample_tilt,
+        mapped=True,
     )
 
 

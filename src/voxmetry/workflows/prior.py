@@ -27,6 +27,8 @@ from voxmetry.workflows.run_folder import SEGMENTATION, read_overview, read_resu
 _CARRIED = ("registration", "not_covered", "matched_by_distance")
 """Flags of a follow-up that are not said by the study's own flags."""
 
+LARGER_THAN_MEMORY = "the study is larger than memory"
+
 
 class MeasuredStudy(Protocol):
     """What was measured on a study: a `StudyResult`, or what becomes one."""
@@ -45,7 +47,7 @@ def compare_with_prior(
     result: MeasuredStudy,
     prior: Path | str,
     *,
-    segmentation: Segmentation,
+    segmentation: Segmentation | None,
     image: Volume | None,
     names: Mapping[str, str] | None = None,
 ) -> PriorComparison:
@@ -59,7 +61,7 @@ def compare_with_prior(
         The folder that `voxmetry segment` wrote for the earlier study: `result.json`, `seg.nii.gz`, and
         `overview.nii.gz` where lesions have to be matched and the two studies share no frame of reference.
     segmentation
-        The labels of now, (I, J, K).
+        The labels of now, (I, J, K); None where they are too large to match lesions in.
     image
         The image of now, on the same grid or reduced, to bring the two together; None where there is none.
     names
@@ -103,12 +105,14 @@ def _renamed(earlier: StudyResult, names: Mapping[str, str]) -> StudyResult:
 
 
 def _follow(
-    result: MeasuredStudy, earlier: StudyResult, folder: Path, segmentation: Segmentation, image: Volume | None
+    result: MeasuredStudy, earlier: StudyResult, folder: Path, segmentation: Segmentation | None, image: Volume | None
 ) -> tuple[FollowUp | None, str, tuple[Flag, ...]]:
     if not any(label.kind == "lesion" for label in (*result.labels, *earlier.labels)):
         return None, "no structure is a lesion", ()
     if not (result.lesions or earlier.lesions):
         return None, "neither study has a lesion", ()
+    if segmentation is None:
+        return None, LARGER_THAN_MEMORY, ()
     before = read_segmentation(folder / earlier.files.get("segmentation", SEGMENTATION), labels=earlier.labels)
     try:
         found = follow_up(

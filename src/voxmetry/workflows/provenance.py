@@ -21,7 +21,7 @@ PACKAGES = ("voxmetry", "torch", "monai", "numpy", "nibabel", "SimpleITK", "pydi
 
 
 class Clock:
-    """Wall-clock seconds of named steps, each told as it begins."""
+    """Wall-clock seconds of named steps, each told as it begins; those of a step that goes on are added up."""
 
     def __init__(self, tell: Callable[[str], None] | None = None) -> None:
         self._tell = tell
@@ -32,11 +32,11 @@ class Clock:
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Time the block under a name."""
-        if self._tell:
+        if self._tell and name not in self.seconds:
             self._tell(name)
         begin = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - begin, 4)
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begin, 4)
 
     def total(self) -> dict[str, float]:
         """Return the steps and the time since the clock was made."""

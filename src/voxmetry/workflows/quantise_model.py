@@ -16,6 +16,7 @@ import numpy as np
 from voxmetry import nn
 from voxmetry._version import __version__
 from voxmetry.config import ModelSpec, StudySettings, Weights, fast_spec
+from voxmetry.core.records import FastRun
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError, ModelError
@@ -25,6 +26,7 @@ from voxmetry.measurement.overlap import overlaps
 from voxmetry.models import BUNDLED, find_model, read_spec
 from voxmetry.models.eight_bits import RECORD, EightBits, StructureDice, file_names, graph_sha256
 from voxmetry.nn.eight_bits import in_eight_bits, stored_members, why_never_eight_bits
+from voxmetry.nn.fewer_windows import takes_fewer_windows
 from voxmetry.nn.preprocess import preprocess
 from voxmetry.nn.quantise import import_nncf, quantise_network, some_windows
 from voxmetry.nn.weights import sha256_of
@@ -225,7 +227,9 @@ def _held_against(
 ) -> tuple[StructureDice, ...]:
     """Run the images in full, in 8 bits, and in 8 bits with the windows of a fast run; return what is kept."""
     short = replace(full, members=stored_members(full.spec, stage, made), choice=in_eight_bits(full.choice), fast=None)
-    ways = [nn.Predictor(model) for model in (full, short, replace(short, spec=fast_spec(full.spec)))]
+    few = takes_fewer_windows(full.spec)
+    quick = replace(short, spec=full.spec if few else fast_spec(full.spec), fast=FastRun(fewer_windows=few))
+    ways = [nn.Predictor(model) for model in (full, short, quick)]
     maps: list[list[Segmentation]] = []
     for number, volumes in enumerate(images, start=1):
         tell(f"compare image {number} of {len(images)} with its run in float32")

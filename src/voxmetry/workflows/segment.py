@@ -15,8 +15,10 @@ from voxmetry.measurement import DEFINITIONS
 from voxmetry.workflows.dicom_objects import require_dicom
 from voxmetry.workflows.inputs import StudyInputs, read_inputs
 from voxmetry.workflows.instances import instance_rule, with_instances
-from voxmetry.workflows.models import Answer, Chosen, load_any, require_maps_of, run_model
-from voxmetry.workflows.prior import compare_with_prior
+from voxmetry.workflows.larger_than_memory import flag_left_out_of_large, is_larger
+from voxmetry.workflows.loading import load_beside
+from voxmetry.workflows.models import Answer, Chosen, Ready, require_maps_of, run_model
+from voxmetry.workflows.prior import LARGER_THAN_MEMORY, compare_with_prior
 from voxmetry.workflows.privacy import Privacy
 from voxmetry.workflows.provenance import Clock, provenance
 from voxmetry.workflows.reference import read_reference
@@ -88,30 +90,59 @@ def segment_study(
     with output_folder(out, OUTPUTS.values(), overwrite=settings.overwrite, apart_from=read) as stage:
         if prior is not None:
             read_result(prior)
-        with clock.step("load model"):
-            ready = load_any(model, settings, tell)
-            require_maps_of(ready, settings)
-            instance_rule(ready.spec, settings)
+        ready, inputs = load_beside(
+            model,
+            settings,
+            clock,
+            tell,
+            check=lambda loaded: _require_of(loaded, settings),
+            read=lambda spec: read_inputs(study, spec, settings),
+        )
+        large = is_larger(inputs.volumes)
         with clock.step("read"):
-            inputs = read_inputs(study, ready.spec, settings)
             truth, unknown = read_reference(
-                reference, ready.spec.labels, inputs.first.geometry, names=settings.names, structures=structures
+                None if large else reference,
+                ready.spec.labels,
+                inputs.first.geometry,
+                names=settings.names,
+                structures=structures,
             )
             require_dicom(inputs.first, settings.dicom)
             early = flag_before(ready, inputs, reference, settings)
         warn_early(inputs, ready.spec, tell)
         answer = run_model(ready, inputs.volumes, settings, clock, gate, maps_to=stage)
+        large = is_larger(inputs.volumes, answer.segmentation)
+        left_out = [] if not large or reference is None else ["the comparison with the reference"]
         with clock.step("measure"):
-            answer = with_instances(answer, ready.spec, settings)
-            found = measure_study(answer, inputs, truth, settings, total_rule(ready.spec))
-        change = _compare_with_prior(found, prior, answer, inputs, settings, clock)
+            if not large:
+                answer = with_instances(answer, ready.spec, settings)
+            elif instance_rule(ready.spec, settings) is not None:
+                left_out.append("the instances of structures")
+            found = measure_study(
+                answer,
+                inputs,
+                () if large else truth,
+                settings,
+                total_rule(ready.spec),
+                skipped=left_out if large else None,
+            )
+        change = _compare_with_prior(found, prior, answer, inputs, settings, clock, large=large)
+        if change is not None and change.reason == LARGER_THAN_MEMORY:
+            left_out.append("the match of lesions with those of the prior")
         flags = (*early, *flag_study(inputs, found, answer, change, ready), *flag_left_out(unknown))
+        flags = (*flags, *flag_left_out_of_large(left_out))
         made = provenance(ready, settings, clock)
         result = StudyResult(**vars(found), flags=flags, definitions=dict(DEFINITIONS), provenance=made)
         with clock.step("write"):
             shown = ReportInputs.of(inputs, answer, truth, change)
             outputs = Outputs(stage, keep_earlier=whole or bool(results_in(out, OUTPUTS.values())))
             return write_outputs(outputs, privacy.result(result), shown, settings, privacy)
+
+
+def _require_of(ready: Ready, settings: StudySettings) -> None:
+    """Refuse what a model cannot do, before the network runs."""
+    require_maps_of(ready, settings)
+    instance_rule(ready.spec, settings)
 
 
 def _compare_with_prior(
@@ -121,11 +152,12 @@ def _compare_with_prior(
     inputs: StudyInputs,
     settings: StudySettings,
     clock: Clock,
+    *,
+    large: bool,
 ) -> PriorComparison | None:
     if prior is None:
         return None
     with clock.step("compare with prior"):
-        change = compare_with_prior(
-            found, prior, segmentation=answer.segmentation, image=inputs.first, names=settings.names
-        )
+        segmentation = None if large else answer.segmentation
+        change = compare_with_prior(found, prior, segmentation=segmentation, image=inputs.first, names=settings.names)
         return Privacy.of(settings).change(change)

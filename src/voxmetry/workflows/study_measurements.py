@@ -51,8 +51,13 @@ def measure_study(
     reference: Sequence[Segmentation],
     settings: StudySettings,
     total: TotalRule | None,
+    *,
+    skipped: list[str] | None = None,
 ) -> StudyMeasurements:
-    """Measure the labels on the first image, on each further one, and compare them with the reference."""
+    """Measure the labels on the first image, on each further one, and compare them with the reference.
+
+    `skipped` takes what there is no memory to measure, see `lesions`.
+    """
     segmentation, apart = answer.segmentation, answer.instances
     measurements = measure(segmentation, inputs.first)
     return StudyMeasurements(
@@ -60,7 +65,7 @@ def measure_study(
         labels=segmentation.labels,
         measurements=measurements,
         total=total_of(measurements, total.name, total.labels) if total is not None else None,
-        lesions=lesions(segmentation, inputs.first, organs=segmentation),
+        lesions=lesions(segmentation, inputs.first, organs=segmentation, skipped=skipped),
         instances=measure_instances(apart, inputs.first, organs=segmentation) if apart is not None else (),
         instances_by=answer.instances_by,
         predicted_dice=answer.predicted_dice,

@@ -172,12 +172,16 @@ class FastRun(Record):
     ('windows overlap by 25 % in place of 50 %', 'only inside the box that totalsegmentator-ct-6mm finds')
     >>> str(FastRun(eight_bits=("brain-mr",))), str(FastRun())
     ('in 8 bits: brain-mr', 'as a full run: windows overlap by no more')
+    >>> str(FastRun(fewer_windows=True))
+    'a quarter of the windows, and those at what these find'
     """
 
     overlap: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share that neighbouring windows overlap by; None where that is the model's own."""
     full_overlap: Annotated[float, Field(ge=0, lt=1)] | None = None
     """The model's own share; of a model of models the largest of its members. None where `overlap` is."""
+    fewer_windows: bool = False
+    """Whether a part of the model's windows was run: a quarter, and those whose middle holds what these found."""
     coarse: str = ""
     """The model that found the box inside of which alone the others ran; empty where all was looked at."""
     eight_bits: tuple[str, ...] = ()
@@ -190,6 +194,7 @@ class FastRun(Record):
         if self.overlap is not None and self.full_overlap is not None:
             few, own = (f"{100 * share:.0f} %" for share in (self.overlap, self.full_overlap))
             parts.append(f"windows overlap by {few} in place of {own}")
+        parts += ["a quarter of the windows, and those at what these find"] if self.fewer_windows else []
         parts += [f"in 8 bits: {', '.join(self.eight_bits)}"] if self.eight_bits else []
         return ", ".join(parts) or "as a full run: windows overlap by no more"
 

@@ -20,6 +20,7 @@ from PIL import Image
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
+from voxmetry.ops.layout import memory_axes
 from voxmetry.report.pictures.figures import BACKGROUND, draw_outlines, finish_panel, seen_part
 from voxmetry.report.pictures.panels import Panel
 from voxmetry.report.pictures.planes import PlaneName, plane_of
@@ -85,13 +86,14 @@ def _shadow(segmentation: Segmentation, grid: Geometry, normal: int) -> NDArray[
     """Return what the labels cast on the overlay's grid along one axis: one slice, the larger value where two meet."""
     shape = [1 if axis == normal else n for axis, n in enumerate(grid.shape)]
     flat = np.zeros(shape, np.uint16)
-    voxels = np.argwhere(segmentation.array)
-    if not len(voxels):
-        return flat
-    ijk = np.rint(grid.to_ijk(segmentation.geometry.to_mm(voxels))).astype(np.intp)
-    ijk = np.clip(ijk, 0, np.array(grid.shape) - 1)
-    ijk[:, normal] = 0
-    np.maximum.at(flat, tuple(ijk.T), segmentation.array[tuple(voxels.T)].astype(np.uint16))
+    axis = memory_axes(segmentation.array)[0]
+    for index, plane in enumerate(np.moveaxis(segmentation.array, axis, 0)):
+        voxels = np.argwhere(plane)
+        ijk = np.insert(voxels, axis, index, axis=1)
+        ijk = np.rint(grid.to_ijk(segmentation.geometry.to_mm(ijk))).astype(np.intp)
+        ijk = np.clip(ijk, 0, np.array(grid.shape) - 1)
+        ijk[:, normal] = 0
+        np.maximum.at(flat, tuple(ijk.T), plane[tuple(voxels.T)].astype(np.uint16))
     return flat
 
 

@@ -13,7 +13,7 @@ from voxmetry.core.records import Point
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.ops.boxes import boxes_of
-from voxmetry.ops.layout import sections
+from voxmetry.ops.layout import PlaneMask, sections
 from voxmetry.report.pictures.planes import (
     PLANES,
     Box,
@@ -62,7 +62,7 @@ def find_structures(segmentation: Segmentation) -> dict[int, Structure]:
     """Find the bounding box and the cross-sections of each value that is present, in one pass over the array."""
     found = {}
     for value, box in boxes_of(segmentation).items():
-        found[value] = Structure(value, box, sections(segmentation.array[box] == value))
+        found[value] = Structure(value, box, sections(PlaneMask(segmentation.array[box], value)))
     return found
 
 

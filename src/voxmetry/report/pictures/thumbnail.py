@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.ops.layout import sections
+from voxmetry.ops.layout import PlaneMask, sections
 from voxmetry.report.pictures.planes import PLANES, PlaneName, plane_of
 from voxmetry.report.pictures.uptake import OPAQUE, sampled, top_of
 from voxmetry.report.pictures.window import display_window
@@ -67,7 +67,7 @@ def _slice_of(
     volume: Volume, segmentation: Segmentation, name: PlaneName, pixels: int, overlay: Volume | None = None
 ) -> NDArray[np.uint8]:
     plane = plane_of(volume.geometry, name)
-    shown = sections(segmentation.array != 0)[plane.normal]
+    shown = sections(PlaneMask(segmentation.array, 0, other=True))[plane.normal]
     index = int(shown.argmax()) if shown.any() else shown.size // 2
     low, high = display_window(volume)
     grey = np.clip((plane.picture(volume.array, index).astype(np.float32) - low) / (high - low), 0, 1) * 255

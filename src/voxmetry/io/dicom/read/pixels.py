@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxmetry.core.base import Unit
+from voxmetry.core.memory import release_pages
 from voxmetry.core.progress import Progress
 from voxmetry.core.records import SeriesInfo, SuvBasis
 from voxmetry.core.volume import Volume
@@ -28,6 +29,7 @@ from voxmetry.io.dicom.read.mosaic import is_mosaic, tiles_of
 from voxmetry.io.dicom.read.opened import Opened, opened
 from voxmetry.io.dicom.read.real_world import RealWorld, check_range, named, only_mappings, suv_mappings, unit_of
 from voxmetry.io.dicom.read.regrid import regrid
+from voxmetry.io.dicom.read.room import multiplied, room
 from voxmetry.io.dicom.read.sanity import check_uptake, check_values
 from voxmetry.io.dicom.read.suv import Uptake, uptake
 
@@ -44,6 +46,7 @@ def read_series(
     allow_uneven: bool = False,
     resample_tilt: bool = False,
     real_world: bool = False,
+    mapped: bool = False,
     progress: Progress | None = None,
 ) -> Volume:
     """Read one series, or one volume of a series that mixes several.
@@ -63,6 +66,9 @@ def read_series(
         Map stored values by the Real World Value Mapping of each slice, such as that of an ADC map, in place of the
         rescaling and of SUV. Without it a mapping is named in the volume's `source.processing`, and taken for SUV
         only, where a PET series does not say what SUV needs and maps to it.
+    mapped
+        Put the voxels into a temporary file, slice by slice, where they take more than half of the free memory; a
+        series that is resampled is held.
     progress
         Called with the number of files that are read, and of all.
 
@@ -89,15 +95,15 @@ def read_series(
     with lenient():
         slices = slices_of(info)
         meaning = _meaning(info, slices, suv, real_world=real_world)
-        array = _read(meaning.slices, progress)
+        # What resamples a series looks at all of it.
+        array = _read(meaning.slices, progress, mapped=mapped and slices.audit.geometry is not None)
     geometry, unit = slices.audit.geometry, meaning.unit
     basis = meaning.uptake.basis if meaning.uptake else None
     info = info.model_copy(update={"processing": (*info.processing, *meaning.how), "suv": basis})
     if meaning.mappings:
         check_range(array, meaning.mappings, f"series {info.key}")
     if meaning.factor != 1:
-        array = array.astype(np.float32, copy=False)
-        array *= np.float32(meaning.factor)
+        array = multiplied(array, np.float32(meaning.factor))
     check_values(array, info, unit)
     if meaning.uptake is not None:
         check_uptake(array, info, meaning.uptake.size)
@@ -211,29 +217,29 @@ class _TooWideError(Exception):
     """A value does not fit the type that was tried."""
 
 
-def _read(slices: Slices, progress: Progress | None) -> NDArray[Any]:
+def _read(slices: Slices, progress: Progress | None, *, mapped: bool) -> NDArray[Any]:
     """Return the rescaled values, shape (K, J, I)."""
     types = _result_types(slices.frames, slices.headers)
     for kind in types[:-1]:
         try:
-            return _read_as(slices, kind, progress)
+            return _read_as(slices, kind, progress, mapped=mapped)
         except _TooWideError:
             continue
-    return _read_as(slices, types[-1], progress)
+    return _read_as(slices, types[-1], progress, mapped=mapped)
 
 
-def _read_as(slices: Slices, kind: type[np.generic], progress: Progress | None) -> NDArray[Any]:
+def _read_as(slices: Slices, kind: type[np.generic], progress: Progress | None, *, mapped: bool) -> NDArray[Any]:
     first = slices.frames[0].plane
-    array: NDArray[Any] | None = None
     places: dict[int, list[tuple[int, int]]] = {}
     for k, frame in enumerate(slices.frames):
         places.setdefault(frame.file, []).append((k, frame.index))
     for file in places:
         _check_size(slices.headers[file], slices.names[file])
-    array = np.empty((len(slices.frames), first.rows, first.columns), kind)
+    array = room((len(slices.frames), first.rows, first.columns), kind, mapped=mapped)
 
     def work(file: int) -> None:
         _read_file(slices, file, places[file], array)
+        release_pages(array)
 
     done = 0
     # A list of what was found in order: the error that is shown does not depend on which thread was first.
