@@ -193,7 +193,8 @@ LIMITED = """
 @pytest.mark.slow
 def test_it_runs_where_what_is_measured_has_no_room(tmp_path):
     # Voxels of 29 MB, and six bytes of each, 88 MB, while structures are measured as a whole: a room of 56 MB.
-    inputs = [{"name": "ct", "modality": "CT", "normalise": {"method": "zscore", "percentiles": [0.0, 100.0]}}]
+    normalise = {"method": "window", "low": -100, "high": 150, "mean": 20, "sd": 60}
+    inputs = [{"name": "ct", "modality": "CT", "normalise": normalise}]
     window = {"patch": [32, 32, 16], "overlap": 0.25, "skip_up_to": -900.0}
     grid, clean = [1.0, 1.2, 2.5], [{"step": "drop_small", "min_volume_ml": 0.1}]
     model = models.write(tmp_path / "model", seed=4, inputs=inputs, spacing_mm=grid, window=window, clean=clean)
@@ -207,6 +208,7 @@ def test_it_runs_where_what_is_measured_has_no_room(tmp_path):
     assert "slab by slab" not in held
     assert "slab by slab" in large
     assert numbers(tmp_path / "large") == numbers(tmp_path / "held")
+    assert max(row["n_voxels"] for row in numbers(tmp_path / "large")["measurements"]) > 1000
     for name in ("seg.nii.gz", "measurements.csv", "lesions.csv", "overview.nii.gz", "preview.png"):
         assert (tmp_path / "large" / name).read_bytes() == (tmp_path / "held" / name).read_bytes(), name
     assert (tmp_path / "large" / "report.html").is_file()
