@@ -270,15 +270,20 @@ def test_a_composite_is_no_single_network(parts):
 
 
 def test_a_cohort_plans_with_a_composite_and_loads_it_once(parts):
+    from voxmetry.config import StudySettings
     from voxmetry.workflows.cohort.model_index import load_known_model
     from voxmetry.workflows.cohort.task import load_once
 
+    def how(structures=()):
+        settings = StudySettings(device="cpu", precision="float32", structures=structures)
+        return settings.model_dump_json(include=set(StudySettings.OF_LOADING))
+
     known = load_known_model(str(composite(parts)))
     assert known.spec.name == "both"
-    first, gate = load_once(known.path, "cpu", "float32", None, known.sha256, ("back b",), False)
+    first, gate = load_once(known.path, known.sha256, how(["back b"]))
     assert isinstance(first, Composite)
-    assert load_once(known.path, "cpu", "float32", None, known.sha256, ["back b"], False) == (first, gate)
-    whole, _ = load_once(known.path, "cpu", "float32", None, known.sha256)
+    assert load_once(known.path, known.sha256, how(["back b"])) == (first, gate)
+    whole, _ = load_once(known.path, known.sha256, how())
     assert whole is not first, "another choice of structures is another set of members"
     # A member that was replaced is noticed.
     models.write(parts / "b", seed=5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -40,6 +40,12 @@ class DicomOutput(Record):
 
 class StudySettings(Record):
     """How one study is run. The content of a file in `configs/study`; each field is an option of `voxmetry segment`."""
+
+    OF_LOADING: ClassVar[tuple[str, ...]] = (
+        *("device", "precision", "engine", "execution"),
+        *("memory_gb", "structures", "fast"),
+    )
+    """The fields that a model is loaded by: studies that are alike in them share one that is loaded."""
 
     series: str | None = None
     """Series Instance UID, where the folder holds more than one candidate."""

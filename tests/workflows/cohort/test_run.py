@@ -1,7 +1,9 @@
 import csv
 import errno
+import inspect
 import json
 import os
+import re
 import sqlite3
 from pathlib import Path
 
@@ -11,11 +13,13 @@ import pytest
 
 from voxmetry import StudySettings, cohort, save
 from voxmetry.errors import LockedError, OutputError
+from voxmetry.workflows import models as loading
 from voxmetry.workflows.cohort.database import CohortRecord, read_faults, read_summary
 from voxmetry.workflows.cohort.export import COLUMNS, export_tables
 from voxmetry.workflows.cohort.lock import OWNER, run_lock
 from voxmetry.workflows.cohort.plan import plan_cohort
 from voxmetry.workflows.cohort.records import RunSettings
+from voxmetry.workflows.models import load_any
 from workflows.cohort.conftest import Threads, image
 
 CPU = RunSettings(study=StudySettings(report="none", device="cpu"))
@@ -243,6 +247,27 @@ class TestTrouble:
             assert str(studies) not in path.read_text()
             assert json.loads(path.read_text())["files"]
         assert str(studies) not in export_tables(tmp_path / "out")[0].read_text()
+
+
+def test_workers_load_a_model_as_all_of_the_settings_say(studies, tiny, tmp_path, threads, monkeypatch):
+    whole, seen = load_any, []
+
+    def load(model, settings, tell=None):
+        if isinstance(model, str):
+            seen.append(settings)
+            settings = settings.model_copy(update={"engine": "stream", "execution": "eager"})
+        return whole(model, settings, tell)
+
+    monkeypatch.setattr(loading, "load_any", load)
+    asked = {"device": "cpu", "precision": "float32", "engine": "monai", "execution": "graph", "memory_gb": 50.0}
+    run(studies, tmp_path / "out", tiny, study=StudySettings(report="none", structures=("front",), **asked))
+    assert {name: getattr(seen[0], name) for name in asked} == asked
+    assert (seen[0].structures, len(seen)) == (("front",), 1)
+
+
+def test_no_setting_that_a_model_is_loaded_by_is_left_out():
+    read = set(re.findall(r"settings\.(\w+)", inspect.getsource(load_any)))
+    assert read == set(StudySettings.OF_LOADING)
 
 
 def test_segmentations_are_those_of_segment(studies, tiny, tmp_path, threads):

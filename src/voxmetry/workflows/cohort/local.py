@@ -21,8 +21,8 @@ from voxmetry.errors import InferenceError, VoxmetryError
 from voxmetry.workflows.cohort.executor import Again, Event, Finished, Lost, Step, Stopped
 from voxmetry.workflows.cohort.records import Outcome, RunSettings, Task
 
-Loading: TypeAlias = tuple[str, str, str, float | None, str, tuple[str, ...], bool]
-"""Path, device, precision, memory in 10^9 bytes, checksum, structures and `fast` of a model."""
+Loading: TypeAlias = tuple[str, str, str]
+"""What a model is loaded by, as `task.loading_of` gives it."""
 
 
 class _Process:

@@ -23,7 +23,7 @@ from voxmetry.workflows.cohort.model_index import KnownModel, load_known_model
 from voxmetry.workflows.cohort.publish import sweep
 from voxmetry.workflows.cohort.records import CohortPlan, Outcome, PlannedStudy, RunSettings, Task
 from voxmetry.workflows.cohort.rules import settings_of
-from voxmetry.workflows.cohort.task import lost_worker
+from voxmetry.workflows.cohort.task import loading_of, lost_worker
 
 MOST_LOSSES = 3
 """A study whose worker is lost this often is set aside. Two losses happen to a sound study too, where something
@@ -193,19 +193,7 @@ def make_executor(settings: RunSettings, tasks: Sequence[Task]) -> Executor:
         return DaskWorkers(settings, tasks[0])
     from voxmetry.workflows.cohort.local import LocalWorkers
 
-    models = dict.fromkeys(
-        (
-            task.model_path,
-            task.settings.device,
-            task.settings.precision,
-            task.settings.memory_gb,
-            task.weights_sha256,
-            task.settings.structures,
-            task.settings.fast,
-        )
-        for task in tasks
-    )
-    return LocalWorkers(settings, list(models))
+    return LocalWorkers(settings, list(dict.fromkeys(map(loading_of, tasks))))
 
 
 def task_of(

@@ -8,7 +8,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -42,20 +42,10 @@ _LOADING = threading.Lock()
 
 
 @functools.lru_cache(maxsize=4)
-def _load(
-    path: str,
-    device: str,
-    precision: str,
-    memory_gb: float | None,
-    sha256: str,
-    structures: tuple[str, ...],
-    fast: bool,
-) -> tuple[Predictor | Composite | Baseline, threading.Lock]:
+def _load(path: str, sha256: str, how: str) -> tuple[Predictor | Composite | Baseline, threading.Lock]:
     from voxmetry.workflows.models import load_any
 
-    given = {"device": device, "precision": precision, "memory_gb": memory_gb}
-    settings = StudySettings.model_validate(given | {"structures": structures, "fast": fast})
-    model = load_any(path, settings)
+    model = load_any(path, StudySettings.model_validate_json(how))
     if model.weights.sha256 != sha256:
         raise ModelError(
             found=f"the model {model.spec.name} of this worker has other weights than the plan's",
@@ -66,18 +56,16 @@ def _load(
     return model, threading.Lock()
 
 
-def load_once(
-    path: str,
-    device: str,
-    precision: str,
-    memory_gb: float | None,
-    sha256: str,
-    structures: Sequence[str] = (),
-    fast: bool = False,
-) -> tuple[Predictor | Composite | Baseline, threading.Lock]:
-    """Return a model that is loaded once in this process, and the lock of its network."""
+def loading_of(task: Task) -> tuple[str, str, str]:
+    """Return what `load_once` takes: the model's path, its checksum, and as JSON the settings that it is loaded by."""
+    how = task.settings.model_dump_json(include=set(StudySettings.OF_LOADING))
+    return task.model_path, task.weights_sha256, how
+
+
+def load_once(path: str, sha256: str, how: str) -> tuple[Predictor | Composite | Baseline, threading.Lock]:
+    """Return a model that is loaded once in this process, and the lock of its network; arguments of `loading_of`."""
     with _LOADING:
-        return _load(path, device, precision, memory_gb, sha256, tuple(structures), fast)
+        return _load(path, sha256, how)
 
 
 def run_task(task: Task, tell: Callable[[str], None] | None = None) -> Outcome:
@@ -118,10 +106,7 @@ def run_task(task: Task, tell: Callable[[str], None] | None = None) -> Outcome:
 def _segment(task: Task, claim: Claim, tell: Callable[[str], None] | None) -> Outcome:
     from voxmetry.workflows.segment import segment_study
 
-    how = task.settings
-    model, gate = load_once(
-        task.model_path, how.device, how.precision, how.memory_gb, task.weights_sha256, how.structures, how.fast
-    )
+    model, gate = load_once(*loading_of(task))
     before = [_state_of(path) for path in task.study]
     with staging(task) as folder:
         result = segment_study(
