@@ -114,12 +114,13 @@ def test_a_file_in_the_place_of_a_folder_is_told_to_be_one(tmp_path, capsys):
     assert "a file of that name is there" in said
 
 
-def test_a_table_with_semicolons_is_told_to_have_them(tmp_path, capsys):
-    (tmp_path / "list.csv").write_text("study;case\na.nii.gz;a\n")
+def test_a_table_in_the_letters_of_one_country_is_told_how_to_save_it(tmp_path, capsys):
+    (tmp_path / "list.csv").write_bytes("study;case\na.nii.gz;Größe\n".encode("cp1252"))
     said = told(
         capsys, "cohort", "plan", str(tmp_path / "list.csv"), "-m", "hippocampus-mr", "-o", str(tmp_path / "out")
     )
-    assert "separates its columns by semicolons" in said
+    assert "it is no Unicode text" in said
+    assert "save the table as CSV (UTF-8)" in said
 
 
 def test_a_data_set_that_lies_elsewhere_is_asked_for(tmp_path, capsys):

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from voxmetry.core.base import Record
 from voxmetry.core.strict_yaml import read_strict
 from voxmetry.core.text import did_you_mean
+from voxmetry.core.text_files import why_unreadable
 from voxmetry.errors import ConfigError
 
 R = TypeVar("R", bound=Record)
@@ -50,7 +51,7 @@ def _content(path: Path, kind: type[Record]) -> Any:
         return read_strict(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            found=f"{path} cannot be read: {_why(error)}",
+            found=f"{path} cannot be read: {why_unreadable(error)}",
             expected=f"a YAML file with the keys of {kind.__name__}",
             fix="check the path, and that it is a text file that you may read",
         ) from error
@@ -144,7 +145,3 @@ def dump_yaml(record: Record) -> str:
         record.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=100
     )
     return text
-
-
-def _why(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else type(error).__name__

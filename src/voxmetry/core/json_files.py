@@ -9,6 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from voxmetry.core.base import Record
+from voxmetry.core.text_files import read_text
 from voxmetry.errors import VoxmetryError
 
 R = TypeVar("R", bound=Record)
@@ -29,7 +30,7 @@ def read_record(path: Path, kind: type[R], *, missing: VoxmetryError, damaged: C
         Makes what is raised where it is not as this version writes it, of the place in it: `flags.0.code`.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise missing from error
     try:

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from voxmetry.core.text_files import read_text
+
 MOST_BYTES = 16_000_000
 """Of a file; a data set's manifest of 100 000 cases has less."""
 MOST_VALUES = 2_000_000
@@ -137,7 +139,7 @@ def read_strict(path: Path) -> object:
     Parameters
     ----------
     path
-        The file, in UTF-8.
+        The file, in UTF-8, or in UTF-16 with its mark.
 
     Returns
     -------
@@ -155,4 +157,4 @@ def read_strict(path: Path) -> object:
         raise OSError(f"{path.name} is no regular file")
     if path.stat().st_size > MOST_BYTES:
         raise OSError(f"{path.name} has more than {MOST_BYTES:,} bytes")
-    return load_strict(path.read_text(encoding="utf-8"))
+    return load_strict(read_text(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections import Counter
@@ -18,6 +17,7 @@ from voxmetry.core.instances import MOST_INSTANCES, InstanceSegmentation
 from voxmetry.core.labels import PALETTE, Label, LabelTable
 from voxmetry.core.records import Detection
 from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.text_files import UNREADABLE, read_table
 from voxmetry.errors import FormatError, LabelError
 from voxmetry.io.label_maps import read_stored_labels
 from voxmetry.io.read import save
@@ -172,23 +172,22 @@ def _row(value: int, label: str = UNNAMED, score: float = math.nan) -> Detection
 def _rows(path: Path, values: Sequence[int], map_name: str) -> list[Detection]:
     found: dict[int, Detection] = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the first name
-            reader = csv.DictReader(file)
-            missing = {"instance", "label"} - set(reader.fieldnames or ())
-            if missing:
-                raise FormatError(
-                    found=f"{path.name} without the column {' and '.join(sorted(missing))}",
-                    expected=f"the table of the instances of {map_name}: instance, label, score",
-                    fix="add the columns, or rename the file if it is another table",
-                )
-            for line in reader:
-                value = int(line["instance"])
-                score = float(line["score"]) if line.get("score") else math.nan
-                if math.isinf(score):
-                    raise ValueError("an infinite score")
-                row = _row(value, line["label"] or UNNAMED, score)
-                _require_one(found.setdefault(value, row), row, path.name)
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
+        table = read_table(path)
+        missing = {"instance", "label"} - set(table.columns)
+        if missing:
+            raise FormatError(
+                found=f"{path.name} without the column {' and '.join(sorted(missing))}",
+                expected=f"the table of the instances of {map_name}: instance, label, score",
+                fix="add the columns, or rename the file if it is another table",
+            )
+        for line in table.rows:
+            value = int(line["instance"])
+            score = table.number(line["score"]) if line.get("score") else math.nan
+            if math.isinf(score):
+                raise ValueError("an infinite score")
+            row = _row(value, line["label"] or UNNAMED, score)
+            _require_one(found.setdefault(value, row), row, path.name)
+    except (*UNREADABLE, ValueError, TypeError) as error:
         raise FormatError(
             found=f"{path.name}, which cannot be read as a table of instances",
             expected="CSV with the columns instance, label and score: a whole number, a name, a number or nothing",

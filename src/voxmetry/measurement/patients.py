@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
+from voxmetry.core.text_files import UNREADABLE, read_table, why_unreadable
 from voxmetry.errors import ConfigError
 
 
@@ -39,13 +40,16 @@ def read_patients(path: Path) -> dict[str, str]:
     ConfigError
         If the file is missing, has not these columns, or names a case twice.
     """
-    import csv
-
     if not path.is_file():
         raise ConfigError(found=f"no file {path.name}", expected="a CSV file of cases", fix="check the path")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        rows, columns = list(reader), list(reader.fieldnames or ())
+    try:
+        columns, rows, *_ = read_table(path)
+    except UNREADABLE as error:
+        raise ConfigError(
+            found=f"{path.name} cannot be read: {why_unreadable(error)}",
+            expected="a CSV file in UTF-8 with the columns case and patient",
+            fix="save the table as CSV (UTF-8)",
+        ) from error
     if not {"case", "patient"} <= set(columns):
         raise ConfigError(
             found=f"{path.name} with the columns {', '.join(columns) or '(none)'}",

@@ -9,9 +9,7 @@ side, so that left and right are never the same concept.
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -23,6 +21,7 @@ from pydantic import Field, model_validator
 from voxmetry.config import parse_record
 from voxmetry.core.base import Record
 from voxmetry.core.labels import Code, Label, LabelTable
+from voxmetry.core.text_files import UNREADABLE, Table, parse_table, read_table, why_unreadable
 from voxmetry.errors import ConfigError, LabelError
 
 StructureGroup = Literal["organs", "vessels", "bones", "muscles", "brain", "body", "other"]
@@ -105,21 +104,21 @@ def read_structures(path: Path | str) -> tuple[Structure, ...]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        table = read_table(path)
+    except UNREADABLE as error:
         raise ConfigError(
-            found=f"{path.name} cannot be read: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}",
+            found=f"{path.name} cannot be read: {why_unreadable(error)}",
             expected=f"CSV with the columns {', '.join(Structure.model_fields)}",
             fix="check the path; a spreadsheet program saves it as 'CSV UTF-8'",
         ) from error
-    return _parse(text, path.name)
+    return _parse(table, path.name)
 
 
 @functools.cache
 def known_structures() -> dict[str, Structure]:
     """Return the package's own table by `key_of` the names."""
     text = resources.files("voxmetry.models").joinpath("structures.csv").read_text(encoding="utf-8")
-    return {key_of(row.name): row for row in _parse(text, "structures.csv")}
+    return {key_of(row.name): row for row in _parse(parse_table(text), "structures.csv")}
 
 
 def find_structure(name: str) -> Structure | None:
@@ -221,10 +220,10 @@ def _coded(label: Label, row: Structure | None, *, replace: bool) -> Label:
     return label.model_copy(update=change)
 
 
-def _parse(text: str, name: str) -> tuple[Structure, ...]:
-    rows = list(csv.DictReader(io.StringIO(text), restkey="too many cells"))
-    made = [parse_record({key: value for key, value in row.items() if value}, Structure, where=f"{name}, line {line}")
-            for line, row in enumerate(rows, start=2)]  # fmt: skip
+def _parse(table: Table, name: str) -> tuple[Structure, ...]:
+    made = [parse_record({key or "too many cells": value for key, value in row.items() if value}, Structure,
+                         where=f"{name}, line {line}")
+            for line, row in zip(table.lines, table.rows, strict=True)]  # fmt: skip
     keys = [key_of(row.name) for row in made]
     twice = sorted({row.name for row, key in zip(made, keys, strict=True) if keys.count(key) > 1})
     if twice or not made:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from voxmetry.core.text import folder_name
+from voxmetry.core.text_files import read_text
 from voxmetry.errors import FormatError
 from voxmetry.io.atomic import write_text
 
@@ -28,7 +29,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         return {key: _entry(key, value) for key, value in content["objects"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(

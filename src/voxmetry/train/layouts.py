@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from voxmetry.core.labels import PALETTE, Label, LabelTable
+from voxmetry.core.text_files import UNREADABLE, read_table, read_text, why_unreadable
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io.read import Modality
 from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
@@ -116,10 +116,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise ConfigError(
-            found=f"{path.name} cannot be read: {type(error).__name__}",
+            found=f"{path.name} cannot be read: {why_unreadable(error)}",
             expected="a JSON object as the Decathlon and nnU-Net describe their data sets",
             fix="mend the file, or remove it: channels and labels then have no names",
         ) from error
@@ -253,8 +253,14 @@ def _stem(path: Path) -> str:
 def _patients(path: Path, cases: Sequence[str]) -> dict[str, str]:
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        rows = read_table(path).rows
+    except UNREADABLE as error:
+        raise ConfigError(
+            found=f"{path.name} cannot be read: {why_unreadable(error)}",
+            expected="a CSV file in UTF-8 with the columns case and patient",
+            fix="save the table as CSV (UTF-8)",
+        ) from error
     if not rows or not {"case", "patient"} <= rows[0].keys():
         raise ConfigError(
             found=f"{path.name} without the columns case and patient", expected="both", fix="write them at its head"

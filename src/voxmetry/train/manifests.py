@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import Field
 from voxmetry.config import load_yaml
 from voxmetry.core.base import Record
 from voxmetry.core.labels import LabelTable
+from voxmetry.core.text_files import UNREADABLE, read_table, why_unreadable
 from voxmetry.errors import ConfigError
 from voxmetry.io.read import Modality
 from voxmetry.train.cases import Case, Channel, DataSet
@@ -183,14 +183,12 @@ def read_csv(path: Path, *, root: Path | None) -> DataSet:
         If a column is missing or a cell is empty; the case is named.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError) as error:
+        columns, rows, *_ = read_table(path)
+    except UNREADABLE as error:
         raise ConfigError(
-            found=f"{path.name} cannot be read: {type(error).__name__}",
+            found=f"{path.name} cannot be read: {why_unreadable(error)}",
             expected="a CSV file in UTF-8",
-            fix="check the path",
+            fix="check the path, and save the table as CSV (UTF-8)",
         ) from error
     others = [name for name in columns if name.startswith("label_")]
     channels = [name for name in columns if name not in (*_NO_CHANNEL, *others)]

@@ -14,6 +14,7 @@ import yaml
 from voxmetry.config import TrainSettings, load_yaml, parse_record
 from voxmetry.core.progress import Progress
 from voxmetry.core.strict_yaml import read_strict
+from voxmetry.core.text_files import why_unreadable
 from voxmetry.errors import ConfigError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.train.devices import is_first as is_first
@@ -190,7 +191,7 @@ def is_configuration(path: Path) -> bool:
         content = read_strict(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
-            found=f"{path} cannot be read as YAML: {type(error).__name__}",
+            found=f"{path} cannot be read as YAML: {why_unreadable(error)}",
             expected="a training configuration or a manifest",
             fix="check the path and the file",
         ) from error

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from voxmetry.core.text_files import read_text, why_unreadable
 from voxmetry.errors import FormatError
 from voxmetry.io.annotations import coco, cvat, label_studio, labelbox, via
 from voxmetry.io.annotations.content import MALFORMED, malformed
@@ -45,9 +46,9 @@ def read_drawings(path: Path) -> Drawings:
             fix="export fewer pictures at once",
         )
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise malformed(path.name, "an annotation file", f"cannot be read ({type(error).__name__})") from error
+        raise malformed(path.name, "an annotation file", f"cannot be read ({why_unreadable(error)})") from error
     if text.lstrip().startswith("<"):
         return _parsed(path.name, cvat.PROGRAM, cvat.read, text)
     content = _json(text, path.name)

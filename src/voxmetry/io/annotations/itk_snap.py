@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from voxmetry.core.labels import Label, LabelTable
+from voxmetry.core.text_files import read_text
 from voxmetry.errors import LabelError
 from voxmetry.io.atomic import write_text
 
@@ -21,7 +22,7 @@ def is_itk_snap(path: Path) -> bool:
     try:
         if not path.is_file() or path.stat().st_size > _LIMIT_BYTES:
             return False
-        lines = _lines(path.read_text(encoding="utf-8-sig"))
+        lines = _lines(read_text(path))
     except (OSError, UnicodeDecodeError):
         return False
     return bool(lines) and all(_LINE.match(line) for _, line in lines)
@@ -36,7 +37,7 @@ def read_itk_snap(path: Path) -> LabelTable:
         If a line is none of a label, or a value or a name is there twice.
     """
     try:
-        lines = _lines(path.read_text(encoding="utf-8-sig"))
+        lines = _lines(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise _damaged(path, f"cannot be read ({type(error).__name__})") from error
     labels: list[Label] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from voxmetry.core.labels import PALETTE, Label, LabelTable
+from voxmetry.core.text_files import read_text
 from voxmetry.errors import FormatError, InputError
 from voxmetry.io.annotations.content import MALFORMED, malformed
 
@@ -59,7 +60,7 @@ def read_monai_label(folder: Path, *, tag: str = FINAL) -> tuple[SavedLabel, ...
         If a label map that it names is not there, or it names none of this tag.
     """
     try:
-        objects = json.loads((folder / NAME).read_text(encoding="utf-8"))["objects"]
+        objects = json.loads(read_text(folder / NAME))["objects"]
         found = [_label(folder, str(image), entry, tag) for image, entry in objects.items() if tag in entry["labels"]]
     except (OSError, *MALFORMED, RecursionError) as error:
         raise malformed(NAME, "MONAI Label's list", type(error).__name__) from error

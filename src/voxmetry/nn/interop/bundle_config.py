@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from voxmetry.core.strict_yaml import MOST_BYTES, load_strict
+from voxmetry.core.text_files import read_text
 from voxmetry.errors import ModelError
 
 Json: TypeAlias = dict[str, Any]
@@ -63,7 +64,7 @@ def read_config(path: Path) -> Json:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"more than {MOST_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         content = json.loads(text) if path.suffix == ".json" else load_strict(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ModelError(

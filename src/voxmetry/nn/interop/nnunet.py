@@ -18,6 +18,7 @@ from voxmetry.config import (
 )
 from voxmetry.config.networks import NnunetNetwork
 from voxmetry.core.labels import LabelTable
+from voxmetry.core.text_files import read_text
 from voxmetry.errors import ModelError
 from voxmetry.nn.interop.checkpoint import plain_names, read_checkpoint
 from voxmetry.nn.interop.imported import ImportedModel, ImportOptions
@@ -293,7 +294,7 @@ def _model_name(plans: Json, checkpoint: Json) -> str:
 
 def _read_json(path: Path) -> Json:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise ModelError(
             found=f"{path.parent.name}/{path.name} cannot be read: {getattr(error, 'strerror', None) or error}",

@@ -13,6 +13,7 @@ from dicomweb_client import DICOMwebClient
 from requests.adapters import HTTPAdapter
 
 from voxmetry.config.routes import OrthancPeer, WebPeer
+from voxmetry.core.text_files import read_text
 from voxmetry.errors import ConfigError, DownloadError
 
 MOST_JSON = 64_000_000
@@ -94,7 +95,7 @@ def client_for(peer: WebPeer | OrthancPeer, *, most_bytes: float, timeout: float
 
 def _secret(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        return read_text(Path(path)).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             found="a file with a password or a token cannot be read",

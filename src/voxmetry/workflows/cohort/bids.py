@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from voxmetry.core.text_files import read_text
 from voxmetry.errors import FormatError, InputError
 from voxmetry.workflows.cohort.discover import Known, image_candidate
 from voxmetry.workflows.cohort.oddities import alone, odd, shown
@@ -128,7 +129,7 @@ def _parts(path: Path) -> dict[str, str] | None:
 
 def _load(path: Path) -> dict[str, object]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        content = json.loads(read_text(path)) if path.is_file() else None
     except (OSError, ValueError, RecursionError) as error:
         content = error
     if not isinstance(content, dict):

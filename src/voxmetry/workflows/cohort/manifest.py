@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from voxmetry.core.text import visible
+from voxmetry.core.text_files import UNREADABLE, read_table, why_unreadable
 from voxmetry.errors import ConfigError
 from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
 from voxmetry.workflows.cohort.discover import Known, case_of, dicom_candidates, image_candidate
@@ -24,11 +24,12 @@ def read_manifest(path: Path, *, known: Known | None = None) -> tuple[Candidate,
     Parameters
     ----------
     path
-        CSV in UTF-8 with a head. `study` is the path of a file or a DICOM folder, from the manifest's own folder where
-        it is relative. Further columns, each optional: `case` (its name in the results), `model`, `modality` (CT, MR or
-        PT), `series` (Series Instance UID), `reference` (a label map), `patient` (cases of one patient share it), and
-        `study_2` to `study_4` for models of several inputs, in the model's order. A folder with several series serves
-        each model with those of its modalities.
+        CSV with a head, as spreadsheets write it (commas, semicolons or tabs; UTF-8 or UTF-16). `study` is the path of
+        a file or a DICOM folder, from the manifest's own folder where it is relative. Further columns, each optional:
+        `case` (its name in the results), `model`, `modality` (CT, MR or PT), `series` (Series Instance UID),
+        `reference` (a label map), `patient` (cases of one patient share it), and `study_2` to `study_4` for models of
+        several inputs, in the model's order. A folder with several series serves each model with those of its
+        modalities.
     known
         What an earlier run found.
 
@@ -43,28 +44,21 @@ def read_manifest(path: Path, *, known: Known | None = None) -> tuple[Candidate,
         If the file cannot be read, `study` is missing or a column is unknown.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            _check_head(path, reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        table = read_table(path)
+    except UNREADABLE as error:
         raise ConfigError(
-            found=f"{path.name} cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}",
+            found=f"{path.name} cannot be read: {why_unreadable(error)}",
             expected="a CSV file in UTF-8 with a head",
             fix="check the path, and save the table as CSV (UTF-8)",
         ) from error
-    return tuple(_candidate(row, path.parent, known, number) for number, row in enumerate(rows, start=2))
+    _check_head(path, table.columns)
+    rows = zip(table.rows, table.lines, strict=True)
+    return tuple(_candidate(row, path.parent, known, number) for row, number in rows)
 
 
 def _check_head(path: Path, head: Iterable[str]) -> None:
     names = list(head)
     unknown = [name for name in names if name not in COLUMNS]
-    if len(names) == 1 and (sign := next((sign for sign in ";\t" if sign in names[0]), None)):
-        raise ConfigError(
-            found=f"{path.name} separates its columns by {'semicolons' if sign == ';' else 'tabs'}",
-            expected="commas",
-            fix="save the table as CSV with commas, as by LibreOffice's 'Edit filter settings'",
-        )
     if unknown or "study" not in names or len(set(names)) < len(names):
         raise ConfigError(
             found=f"{path.name} has the columns {', '.join(names) or '(none)'}",
