@@ -31,7 +31,8 @@ def output_folder(
     names: Iterable[str],
     *,
     overwrite: bool = False,
-    apart_from: Iterable[str | os.PathLike[str]] = (),
+    apart_from: Iterable[str | os.PathLike[str] | None] = (),
+    outside: Iterable[str | os.PathLike[str] | None] = (),
 ) -> Iterator[Path]:
     """Hold an output folder, and yield a hidden folder in it to write to; the block's end moves all into place.
 
@@ -48,7 +49,10 @@ def output_folder(
     overwrite
         Whether earlier results of these names may be replaced.
     apart_from
-        Folders that are read: results among the input would be taken for more of it the next time.
+        What is read, None for what is not given: results among the input would be taken for more of it the next time,
+        and an earlier result that is read would be replaced by what is made of it.
+    outside
+        Folders that are read with all that lies below them, and would hold results of a kind that is read.
 
     Yields
     ------
@@ -58,7 +62,7 @@ def output_folder(
     Raises
     ------
     ConfigError
-        If the folder is one of those that are read.
+        If the folder is one of those that are read, lies below one, or what is read would be replaced.
     OutputExistsError
         If earlier results are there and `overwrite` is off.
     LockedError
@@ -77,7 +81,8 @@ def output_folder(
     ['b.html']
     """
     folder, names = Path(path), list(names)
-    _require_apart(folder, apart_from)
+    require_apart(folder, apart_from, names)
+    require_outside(folder, outside)
     require_no_results(folder, names, overwrite=overwrite)
     make_folder(folder)
     with held(folder / LOCK, what="writes to this folder", fix="wait for it, or write to another folder"):
@@ -95,18 +100,43 @@ def output_folder(
             shutil.rmtree(stage, ignore_errors=True)
 
 
-def _require_apart(folder: Path, others: Iterable[str | os.PathLike[str]]) -> None:
-    for other in map(Path, others):
-        try:
-            same = other.is_dir() and folder.is_dir() and folder.samefile(other)
-        except OSError:
-            continue
-        if same:
+def require_apart(
+    folder: str | os.PathLike[str], read: Iterable[str | os.PathLike[str] | None], names: Iterable[str] = ()
+) -> None:
+    """Raise `ConfigError` where a folder for results is one that is read, or one of the results is a file that is."""
+    folder, names = Path(folder), set(names)
+    for source in (Path(each) for each in read if each is not None):
+        if source.is_dir() and _is_same(folder, source):
             raise ConfigError(
                 found=f"{folder} is the folder that is read",
                 expected="another folder for the results, which may lie inside it",
                 fix=f"name a new one, such as {folder / 'results'}",
             )
+        if source.name in names and _is_same(folder, source.parent):
+            raise ConfigError(
+                found=f"{source.name} in {folder} is read, and would be replaced by a result",
+                expected="another folder for the results",
+                fix="name a new one",
+            )
+
+
+def require_outside(folder: str | os.PathLike[str], read: Iterable[str | os.PathLike[str] | None]) -> None:
+    """Raise `ConfigError` where a folder for results is one that is read with all below it, or lies in one."""
+    there = Path(folder).resolve()
+    for source in (Path(each) for each in read if each is not None):
+        if source.is_dir() and any(_is_same(part, source) for part in (there, *there.parents)):
+            raise ConfigError(
+                found=f"{Path(folder)} is or lies in {source}, which is read with all that is below it",
+                expected="a folder for the results outside of it: they would be taken for input the next time",
+                fix="name a folder beside it",
+            )
+
+
+def _is_same(folder: Path, other: Path) -> bool:
+    try:
+        return folder.is_dir() and folder.samefile(other)
+    except OSError:
+        return False
 
 
 def results_in(path: str | os.PathLike[str], names: Iterable[str]) -> list[str]:

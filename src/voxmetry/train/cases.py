@@ -93,6 +93,12 @@ class DataSet:
         """Whose case each one is, by the case's name."""
         return {case.name: case.patient for case in self.cases}
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where its files lie."""
+        files = (path for case in self.cases for path in (*case.images, case.label, *case.other_labels))
+        return tuple(sorted({path if path.is_dir() else path.parent for path in files}))
+
     def select(self, names: Iterable[str]) -> DataSet:
         """Return the data set of these cases alone.
 

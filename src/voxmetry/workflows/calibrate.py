@@ -285,8 +285,9 @@ def calibrate_model(
     VoxmetryError
         If the model cannot be used, or a folder cannot be written.
     """
+    folder = data if isinstance(data, Path) else None
     data = open_data(data) if isinstance(data, Path) else data
-    with output_folder(out, FILES, overwrite=overwrite) as stage:
+    with output_folder(out, FILES, overwrite=overwrite, apart_from=(folder, *data.folders, into)) as stage:
         result = calibrate(open_entry(model, data, device=device), data, progress=progress)
         picture = _write(result, stage)
         written = _write_into(result, into, picture) if into is not None else ()

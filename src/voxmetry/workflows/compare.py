@@ -101,7 +101,8 @@ def compare_paths(
         return _compare(inputs, settings, progress)[0], ()
     if parquet:
         tables.require_parquet()
-    with output_folder(out, OUTPUTS.values(), overwrite=overwrite) as stage:
+    read = (inputs.prediction, inputs.reference, inputs.other, inputs.images, inputs.patients)
+    with output_folder(out, OUTPUTS.values(), overwrite=overwrite, apart_from=read) as stage:
         cohort, matched = _compare(inputs, settings, progress)
         if parquet is None and not can_write_parquet():
             left_out = f"{OUTPUTS['parquet']} was left out: pyarrow is not installed (pip install 'voxmetry[parquet]')"

@@ -17,7 +17,7 @@ from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError, LabelError, OutputExistsError
 from voxmetry.io.atomic import make_folder
 from voxmetry.io.dicom.objects.origin import Origin
-from voxmetry.io.output_folder import output_folder
+from voxmetry.io.output_folder import output_folder, require_apart, require_outside
 from voxmetry.io.overlapping import Overlap
 from voxmetry.io.read import read_segmentation, save
 from voxmetry.io.read_options import ReadOptions as ReadOptions
@@ -123,15 +123,23 @@ def convert(source: Path, target: Path, how: Conversion = Conversion()) -> tuple
     if target.name.lower().endswith(SEG_NRRD) and chosen.is_segmentation():
         layers = chosen.layers()
         if len(layers) > 1:
+            _require_apart(chosen, target)
             if target.exists() and not how.overwrite:
                 raise _occupied(target)
             write_seg_nrrd(layers, target)
             return (target,)
     if suffix in (*NIFTI, *ITK):
+        _require_apart(chosen, target)
         found = chosen.segmentation() if chosen.is_segmentation() else how.reading.read(source)
         save(found, target, overwrite=how.overwrite)
         return (target,)
     return _to_series(source, target, how.reading, deidentify=how.deidentify)
+
+
+def _require_apart(chosen: Chosen, target: Path) -> None:
+    """Refuse a file that would be one more mask of the folder that is read, or the image that was segmented."""
+    masks = chosen.source if chosen.source.is_dir() and holds_structures(chosen.source) else None
+    require_apart(target.parent, (masks, chosen.image), [target.name])
 
 
 @dataclass(frozen=True)
@@ -285,6 +293,8 @@ def _to_series(source: Path, target: Path, reading: ReadOptions, *, deidentify: 
             expected="an image; a segmentation becomes one .dcm file",
             fix=f"name it {target.name}.dcm, with --to seg or --to rtstruct",
         )
+    # A folder is read with all below it: two series would lie there the next time.
+    require_outside(target, [source])
     if deidentify:
         return _copies(source, target, reading)
     volume, modality = reading.read(source), reading.modality

@@ -51,7 +51,7 @@ def check_paths(
     """
     if out is None:
         return check_data(open_data(data), predictions=predictions, progress=progress), ()
-    with output_folder(out, OUTPUTS, overwrite=overwrite) as stage:
+    with output_folder(out, OUTPUTS, overwrite=overwrite, apart_from=(data, predictions)) as stage:
         opened = open_data(data)
         found = check_data(opened, predictions=predictions, progress=progress)
         write_text(stage / OUTPUTS[0], found.model_dump_json(indent=1))

@@ -107,12 +107,14 @@ def evaluate(
         If a model cannot be loaded, has been trained on all cases, or the folder cannot be written. A case that fails
         is a row with its reason.
     """
+    folder = data if isinstance(data, Path) else None
     data = open_data(data) if isinstance(data, Path) else data
     settings = settings_for(data, settings)
-    with output_folder(out, (PREDICTIONS, TABLE, INSTANCES, RESULT, PAGE), overwrite=overwrite) as stage:
+    names, read = (PREDICTIONS, TABLE, INSTANCES, RESULT, PAGE), (folder, *data.folders)
+    with output_folder(out, names, overwrite=overwrite, apart_from=read) as stage:
         evaluation = _evaluate(data, models, stage, settings=settings, device=device, progress=progress)
-        names = _write(evaluation, data, stage)
-    return evaluation, tuple(out / name for name in names)
+        written = _write(evaluation, data, stage)
+    return evaluation, tuple(out / name for name in written)
 
 
 def _evaluate(

@@ -91,7 +91,8 @@ def follow_up_paths(
     """
     if out is None:
         return _follow_up(baseline, current, settings, modality=modality, unit=unit, transform=transform)[0], ()
-    with output_folder(out, OUTPUTS.values(), overwrite=overwrite) as stage:
+    read = (baseline.segmentation, baseline.image, current.segmentation, current.image)
+    with output_folder(out, OUTPUTS.values(), overwrite=overwrite, apart_from=read) as stage:
         found, points = _follow_up(baseline, current, settings, modality=modality, unit=unit, transform=transform)
         write_text(stage / OUTPUTS["changes"], records_csv(found.changes, LesionChange))
         if found.registration.kind != "none":

@@ -100,7 +100,8 @@ def measure_paths(
 
     if out is None:
         return (*work(), ())
-    with output_folder(out, OUTPUTS, overwrite=overwrite) as stage:
+    read = (inputs.segmentation, inputs.image, inputs.organs)
+    with output_folder(out, OUTPUTS, overwrite=overwrite, apart_from=read) as stage:
         rows, found = work()
         write_text(stage / OUTPUTS[0], records_csv(rows, Measurement))
         write_text(stage / OUTPUTS[1], records_csv(found, Lesion))

@@ -105,7 +105,8 @@ def quantise_model(
     import_nncf()
     target = out or source
     copied = [] if target.resolve() == source.resolve() else _parts_of(source)
-    with output_folder(target, [*file_names(spec), *copied, RECORD], overwrite=options.overwrite) as stage:
+    names = [*file_names(spec), *copied, RECORD]
+    with output_folder(target, names, overwrite=options.overwrite, apart_from=studies) as stage:
         for name in copied:
             _copy(source / name, stage / name)
         # In float32 on the same runtime, so that nothing but the 8 bits makes a difference.

@@ -15,6 +15,7 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, OutputExistsError
 from voxmetry.io.atomic import make_folder, write_bytes
+from voxmetry.io.output_folder import require_apart
 from voxmetry.workflows.train import beside, data_of
 
 SHEET = "samples.png"
@@ -97,6 +98,7 @@ def synthesise(
         )
     found = open_joined(data)
     feed = open_made(settings, found, hold_out(found, settings)[0], locate=locate, device="cpu")
+    require_apart(out, found.folders)
     make_folder(out)
     spec = settings.model
     grid = Geometry(np.diag([*spec.spacing_mm, 1.0]), spec.window.patch)

@@ -38,6 +38,7 @@ from voxmetry.workflows.annotate.worklist import (
     mean_pairwise_dice,
     rank,
 )
+from voxmetry.workflows.cohort.bids import is_bids
 from voxmetry.workflows.cohort.database import NAME as RECORD
 from voxmetry.workflows.cohort.database import reading
 from voxmetry.workflows.cohort.records import Candidate
@@ -123,7 +124,9 @@ def plan_annotation(
     """
     cohort, out = Path(cohort), Path(out)
     _require_no_corrections(out)
-    with output_folder(out, _FOLDERS, overwrite=overwrite) as stage:
+    # Its images would be studies of the next run; what a BIDS data set has beside its subjects is none.
+    below = () if images is None or is_bids(Path(images)) else (images,)
+    with output_folder(out, _FOLDERS, overwrite=overwrite, apart_from=(cohort, images), outside=below) as stage:
         runs, notes = find_runs(cohort)
         chosen = _of_model(runs, model)
         between = _agreement(chosen, runs, others) if strategy == "disagreement" else None

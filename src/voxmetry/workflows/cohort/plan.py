@@ -12,6 +12,7 @@ from voxmetry._version import __version__
 from voxmetry.config import ModelSpec, fast_spec
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io.dicom.read.choose import allowed_verdicts
+from voxmetry.io.output_folder import require_apart
 from voxmetry.io.suffixes import suffix_of
 from voxmetry.models import find_model
 from voxmetry.models.composite import CompositeSpec
@@ -129,6 +130,7 @@ def out_folder(root: Path, out: Path | str | None, *, bids: bool) -> Path:
         If none is given and the source is no BIDS data set.
     """
     if out is not None:
+        require_apart(out, (root,))
         return Path(out).absolute()
     if bids:
         return (root / "derivatives" / "voxmetry").absolute()
