@@ -108,7 +108,8 @@ def test_a_number_that_may_be_two_is_none(separator, cells, tmp_path):
 def test_lines_keep_their_numbers_and_cells_beyond_the_head_are_told(tmp_path):
     table = parse_table('a,b,,\n1,2,,\n,,,\n"x\ny",4,5,\n')
     assert (table.columns, table.lines) == (("a", "b"), (2, 4))
-    assert table.rows == ({"a": "1", "b": "2"}, {"a": "x\ny", "b": "4", None: ["5"]})
+    assert table.rows == ({"a": "1", "b": "2"}, {"a": "x\ny", "b": "4"})
+    assert table.beyond == (4,)
     assert parse_table("").columns == ()
     (tmp_path / "bad.csv").write_text('a,b\n"1,2\n')
     with pytest.raises(csv.Error) as told:
@@ -122,6 +123,17 @@ def test_settings_and_json_in_any_unicode(coding, tmp_path):
     assert load_yaml(tmp_path / "a.yaml", StudySettings).device == "cpu"
     (tmp_path / "dataset.json").write_bytes('{"name": "Größe"}'.encode(coding))
     assert _read_json(tmp_path / "dataset.json") == {"name": "Größe"}
+
+
+@pytest.mark.parametrize(("read", "text"), READERS)
+def test_a_name_with_a_separator_moves_no_cell(read, text, tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text(text.replace("b,8", "Doe, J,8", 1))
+    if read is cohort:
+        assert read_manifest(path)[-1].fault.found == "line 4 of the manifest has no study, or more cells than the head"
+        return
+    with pytest.raises(ConfigError, match="line 4 has more cells than the head"):
+        read(path)
 
 
 def test_letters_of_two_bytes_without_a_mark_are_no_text(tmp_path):

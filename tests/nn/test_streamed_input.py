@@ -99,6 +99,14 @@ class TestNumbers:
         found = percentiles(lambda: iter(np.array_split(values, 7)), wanted)
         assert found == tuple(np.percentile(values, wanted).tolist())
 
+    @pytest.mark.parametrize("dtype", ["f2", "f8", "i2", "i4", "i8", "u1", "i1", "u2", "u8"])
+    def test_percentiles_of_blocks_of_any_type_are_numpys_of_the_whole(self, dtype):
+        values = np.random.default_rng(0).normal(60, 20, 3000)
+        values = (values - 60 * (np.dtype(dtype).kind != "u")).clip(0 if dtype[0] == "u" else -128, 127).astype(dtype)
+        for wanted in ((0.5, 99.5), (0, 100), (33.3, 50)):
+            found = percentiles(lambda: iter(np.array_split(values, 7)), wanted)
+            assert found == tuple(np.percentile(values, wanted).tolist())
+
     def test_moments_do_not_hang_on_blocks_or_order(self):
         values = np.random.default_rng(0).gamma(2, 300, 5000).astype(np.float32)
         once = moments(lambda: [values], 10.0, 2000.0)

@@ -31,17 +31,32 @@ class Table(NamedTuple):
     columns
         Names in the head, without spaces around.
     rows
-        Cells by column; those beyond the head as a list under None. Rows without any content are left out.
+        Cells by column. Rows without any content are left out.
     lines
         The number of each row, where the head is 1.
     separator
         What stands between two cells.
+    beyond
+        Numbers of the lines with more cells than the head.
     """
 
     columns: tuple[str, ...]
     rows: tuple[dict[str, str], ...]
     lines: tuple[int, ...]
     separator: str
+    beyond: tuple[int, ...] = ()
+
+    def exact(self) -> Table:
+        """Return the table, whose lines have no more cells than the head.
+
+        Raises
+        ------
+        csv.Error
+            If one has: a separator that is not in quotes would move all that follows it.
+        """
+        if self.beyond:
+            raise csv.Error(f"line {self.beyond[0]} has more cells than the head")
+        return self
 
     def number(self, text: str) -> float:
         """Read a number with a decimal point, or where the columns are not separated by commas with a decimal comma.
@@ -117,18 +132,18 @@ def parse_table(text: str) -> Table:
     while head and not head[-1]:
         # Columns that were emptied in the spreadsheet.
         head.pop()
-    rows, lines = [], []
+    rows: list[dict[str, str]] = []
+    lines, beyond = [], []
     for number, cells in enumerate(reader, start=2):
         while len(cells) > len(head) and not cells[-1].strip():
             cells.pop()
         if not any(cell.strip() for cell in cells):
             continue
-        row: dict[str, str] = dict(zip(head, cells, strict=False)) | dict.fromkeys(head[len(cells) :], "")
         if len(cells) > len(head):
-            row[None] = cells[len(head) :]  # type: ignore[index, assignment]  (as csv.DictReader has it)
-        rows.append(row)
+            beyond.append(number)
+        rows.append(dict(zip(head, cells, strict=False)) | dict.fromkeys(head[len(cells) :], ""))
         lines.append(number)
-    return Table(tuple(head), tuple(rows), tuple(lines), separator)
+    return Table(tuple(head), tuple(rows), tuple(lines), separator, tuple(beyond))
 
 
 def _separator(head: str) -> str:

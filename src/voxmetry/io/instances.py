@@ -172,7 +172,7 @@ def _row(value: int, label: str = UNNAMED, score: float = math.nan) -> Detection
 def _rows(path: Path, values: Sequence[int], map_name: str) -> list[Detection]:
     found: dict[int, Detection] = {}
     try:
-        table = read_table(path)
+        table = read_table(path).exact()
         missing = {"instance", "label"} - set(table.columns)
         if missing:
             raise FormatError(

@@ -43,7 +43,7 @@ def read_patients(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise ConfigError(found=f"no file {path.name}", expected="a CSV file of cases", fix="check the path")
     try:
-        columns, rows, *_ = read_table(path)
+        columns, rows, *_ = read_table(path).exact()
     except UNREADABLE as error:
         raise ConfigError(
             found=f"{path.name} cannot be read: {why_unreadable(error)}",

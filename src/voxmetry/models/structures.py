@@ -104,7 +104,7 @@ def read_structures(path: Path | str) -> tuple[Structure, ...]:
     """
     path = Path(path)
     try:
-        table = read_table(path)
+        table = read_table(path).exact()
     except UNREADABLE as error:
         raise ConfigError(
             found=f"{path.name} cannot be read: {why_unreadable(error)}",
@@ -221,8 +221,7 @@ def _coded(label: Label, row: Structure | None, *, replace: bool) -> Label:
 
 
 def _parse(table: Table, name: str) -> tuple[Structure, ...]:
-    made = [parse_record({key or "too many cells": value for key, value in row.items() if value}, Structure,
-                         where=f"{name}, line {line}")
+    made = [parse_record({key: value for key, value in row.items() if value}, Structure, where=f"{name}, line {line}")
             for line, row in zip(table.lines, table.rows, strict=True)]  # fmt: skip
     keys = [key_of(row.name) for row in made]
     twice = sorted({row.name for row, key in zip(made, keys, strict=True) if keys.count(key) > 1})

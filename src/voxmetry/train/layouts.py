@@ -254,7 +254,7 @@ def _patients(path: Path, cases: Sequence[str]) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        rows = read_table(path).rows
+        rows = read_table(path).exact().rows
     except UNREADABLE as error:
         raise ConfigError(
             found=f"{path.name} cannot be read: {why_unreadable(error)}",

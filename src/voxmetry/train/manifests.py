@@ -183,7 +183,7 @@ def read_csv(path: Path, *, root: Path | None) -> DataSet:
         If a column is missing or a cell is empty; the case is named.
     """
     try:
-        columns, rows, *_ = read_table(path)
+        columns, rows, *_ = read_table(path).exact()
     except UNREADABLE as error:
         raise ConfigError(
             found=f"{path.name} cannot be read: {why_unreadable(error)}",

@@ -87,8 +87,8 @@ def segment_study(
     require_settings(settings, StudySettings)
     clock, privacy = Clock(tell), Privacy.of(settings)
     read = [study] if isinstance(study, (str, Path)) else study
-    read = (*read, reference, prior)
-    with output_folder(out, OUTPUTS.values(), overwrite=settings.overwrite, apart_from=read) as stage:
+    sources = (*read, reference, prior)
+    with output_folder(out, OUTPUTS.values(), overwrite=settings.overwrite, apart_from=sources) as stage:
         if prior is not None:
             read_result(prior)
         ready, inputs = load_beside(

@@ -52,8 +52,10 @@ def read_manifest(path: Path, *, known: Known | None = None) -> tuple[Candidate,
             fix="check the path, and save the table as CSV (UTF-8)",
         ) from error
     _check_head(path, table.columns)
-    rows = zip(table.rows, table.lines, strict=True)
-    return tuple(_candidate(row, path.parent, known, number) for row, number in rows)
+    return tuple(
+        _candidate(row, path.parent, known, number, is_whole=number not in table.beyond)
+        for row, number in zip(table.rows, table.lines, strict=True)
+    )
 
 
 def _check_head(path: Path, head: Iterable[str]) -> None:
@@ -67,7 +69,9 @@ def _check_head(path: Path, head: Iterable[str]) -> None:
         )
 
 
-def _candidate(row: dict[str, str], folder: Path, known: Known | None, number: int) -> Candidate:
+def _candidate(
+    row: dict[str, str], folder: Path, known: Known | None, number: int, *, is_whole: bool = True
+) -> Candidate:
     cells = {name: (row.get(name) or "").strip() for name in COLUMNS}
     study = folder / cells["study"]
     case = cells["case"] or _case(study, folder)
@@ -77,7 +81,7 @@ def _candidate(row: dict[str, str], folder: Path, known: Known | None, number: i
         "patient": cells["patient"] or None,
         "reference": str(folder / cells["reference"]) if cells["reference"] else None,
     }
-    if not cells["study"] or None in row:
+    if not cells["study"] or not is_whole:
         problem = Fault(
             error="ConfigError",
             found=f"line {number} of the manifest has no study, or more cells than the head",
