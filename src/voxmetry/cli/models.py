@@ -12,6 +12,7 @@ import typer
 from voxmetry.cli import show_models
 from voxmetry.cli.progress import steps
 from voxmetry.cli.streams import say, say_json
+from voxmetry.core.quantising import LEAST_DICE, LEAST_ML, WINDOWS
 
 if TYPE_CHECKING:
     from voxmetry.models import AnySpec
@@ -205,10 +206,11 @@ def models_quantise(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder for a copy of the model; its own if not given.")
     ] = None,
-    windows: Annotated[int, typer.Option(help="Windows to calibrate on, over all images.", min=1, max=1000)] = 32,
+    windows: Annotated[int, typer.Option(help="Windows to calibrate on, over all images.", min=1, max=1000)] = WINDOWS,
     least_dice: Annotated[
-        float, typer.Option(help="What each structure of 1 mL and more must keep against float32.", min=0, max=1)
-    ] = 0.99,
+        float,
+        typer.Option(help=f"What each structure of {LEAST_ML:g} mL and more must keep against float32.", min=0, max=1),
+    ] = LEAST_DICE,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier 8 bits, or a model in OUT.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from voxmetry import nn
 from voxmetry._version import __version__
 from voxmetry.config import ModelSpec, StudySettings, Weights, fast_spec
+from voxmetry.core.quantising import LEAST_DICE, LEAST_ML, WINDOWS
 from voxmetry.core.records import FastRun
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -31,13 +32,6 @@ from voxmetry.nn.preprocess import preprocess
 from voxmetry.nn.quantise import import_nncf, quantise_network, some_windows
 from voxmetry.nn.weights import sha256_of
 from voxmetry.workflows.inputs import read_inputs
-
-WINDOWS = 32
-"""Windows that a network is calibrated on: activations of more move the result less than the choice of images."""
-LEAST_DICE = 0.99
-"""The Dice with the full run in float32 that each structure keeps."""
-LEAST_ML = 1.0
-"""Smaller structures are shown, and refuse nothing: a few voxels at their surface move Dice by hundredths."""
 
 _OF_8_BITS = re.compile(r"int8(-\d+)?\.(json|xml|bin)")
 
