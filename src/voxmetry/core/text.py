@@ -159,7 +159,10 @@ _MOST_BYTES = 200
 _MOST_PARTS = 8
 _UNFIT = re.compile(r'[<>:"|?*\\/]+')
 """What one system or another takes for more than a part of a name."""
-_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
+_RESERVED = {
+    *("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"),
+    *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³"),
+}
 """Names that Windows keeps for devices, with any suffix."""
 
 
@@ -181,6 +184,42 @@ def folder_name(name: str) -> str:
     if kept.split(".")[0].strip().upper() in _RESERVED:
         kept = "_" + kept
     return kept or "_"
+
+
+def file_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> list[str]:
+    """Give each name one that every file system can hold as a file's, without suffix, and keeps apart from the others.
+
+    Some take letters of either case, or an accented letter in one piece and in two, for the same. The first of such
+    names keeps it, and those that can be kept as they are come first; the others get a number.
+
+    Parameters
+    ----------
+    names
+        In their order.
+    taken
+        Names that other files have.
+
+    Examples
+    --------
+    >>> file_names(["Liver", "liver", "CON", "a/b", "a_b"])
+    ['Liver', 'liver_2', '_CON', 'a_b_2', 'a_b']
+    """
+    names = list(names)
+    used = {_as_disks_compare(name) for name in taken}
+    found = [""] * len(names)
+    for place in sorted(range(len(names)), key=lambda place: folder_name(names[place]) != names[place]):
+        stem = plain = folder_name(names[place])
+        number = 1
+        while _as_disks_compare(stem) in used:
+            number += 1
+            stem = f"{plain}_{number}"
+        used.add(_as_disks_compare(stem))
+        found[place] = stem
+    return found
+
+
+def _as_disks_compare(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def inside(name: str) -> str:

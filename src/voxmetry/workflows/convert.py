@@ -12,7 +12,7 @@ import numpy as np
 from voxmetry._version import __version__
 from voxmetry.core.labels import LabelTable
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.core.text import folder_name
+from voxmetry.core.text import file_names
 from voxmetry.core.volume import Volume
 from voxmetry.errors import InputError, LabelError, OutputExistsError
 from voxmetry.io.atomic import make_folder
@@ -261,15 +261,7 @@ def _to_masks(chosen: Chosen, target: Path) -> tuple[Path, ...]:
         raise LabelError(
             found=f"no structure in {chosen.source.name}", expected="at least one", fix="check what the file holds"
         )
-    names: list[str] = []
-    for _, label in found:
-        stem, number = folder_name(label.name), 1
-        # Some file systems take letters of either case for the same.
-        while (name := f"{stem}.nii.gz" if number == 1 else f"{stem}_{number}.nii.gz").casefold() in map(
-            str.casefold, names
-        ):
-            number += 1
-        names.append(name)
+    names = [f"{name}.nii.gz" for name in file_names(label.name for _, label in found)]
     with output_folder(target, names) as stage:
         for (layer, label), name in zip(found, names, strict=True):
             mask = (layer.array == label.value).astype(np.uint8)

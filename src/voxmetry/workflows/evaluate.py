@@ -14,6 +14,7 @@ from voxmetry.core.labels import plain_name
 from voxmetry.core.progress import Progress
 from voxmetry.core.records import CaseComparison, CohortComparison, CohortSettings, PairedComparison
 from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.text import file_names
 from voxmetry.core.volume import Volume
 from voxmetry.errors import ConfigError, InputError, VoxmetryError
 from voxmetry.io.atomic import make_folder, write_text
@@ -159,13 +160,13 @@ def _evaluate(
 def _evaluate_one(
     entry: ModelFolds, data: DataSet, out: Path, settings: CohortSettings, tick: Callable[[], None]
 ) -> ModelEvaluation:
-    folder = make_folder(out / PREDICTIONS / entry.name)
+    files = _files(make_folder(out / PREDICTIONS / entry.name), data)
     numbers = number_patients([case.name for case in data.cases], data.patients)
     counter = FailureCounter()
     rows = []
     for model, names in entry.folds:
         for case in data.select(names).cases:
-            rows.append(_case(model, case, data, folder, numbers[case.name], settings, counter))
+            rows.append(_case(model, case, data, files[case.name], numbers[case.name], settings, counter))
             tick()
     rows.sort(key=lambda row: row.case)
     notes = tuple(dict.fromkeys(note for row in rows for note in row.notes))
@@ -180,11 +181,17 @@ def _evaluate_one(
     )
 
 
+def _files(folder: Path, data: DataSet) -> dict[str, Path]:
+    """Return where the prediction of each case lies: its name is what a manifest says, and may be no file's."""
+    cases = [case.name for case in data.cases]
+    return {case: folder / f"{name}.nii.gz" for case, name in zip(cases, file_names(cases), strict=True)}
+
+
 def _case(
     model: Ready,
     case: Case,
     data: DataSet,
-    folder: Path,
+    file: Path,
     patient: int,
     settings: CohortSettings,
     counter: FailureCounter,
@@ -197,9 +204,9 @@ def _case(
         if not found.geometry.is_same(reference.geometry):
             # A baseline of a second channel segments on that channel's own, often coarser grid.
             found, told = resample(found, to=reference.geometry), None
-        io.save(found, folder / f"{case.name}.nii.gz")
+        io.save(found, file)
         if told is not None:
-            save_with_table(told, make_folder(folder.with_name(f"{folder.name}-instances")) / f"{case.name}.nii.gz")
+            save_with_table(told, make_folder(file.parent.with_name(f"{file.parent.name}-instances")) / file.name)
         # A structure counts only where it was looked for.
         found = read.unlabelled.hide(found)
         chosen = _in_common(settings, found, reference, read.unlabelled.known_names)
@@ -323,10 +330,10 @@ def _write(evaluation: Evaluation, data: DataSet, out: Path) -> tuple[str, ...]:
         ]
         tables.write_csv(rows, ("model", *tables.INSTANCE_COLUMNS), out / INSTANCES)
     write_text(out / RESULT, evaluation.model_dump_json(indent=1))
-    pages = []
-    for model in evaluation.models:
-        pages.append(f"{model.name}.html")
-        write_cohort_page(model.cohort, out / pages[-1], read=_reader(data, out / PREDICTIONS / model.name))
+    called = file_names((model.name for model in evaluation.models), taken=[PAGE.removesuffix(".html")])
+    pages = [f"{name}.html" for name in called]
+    for model, page in zip(evaluation.models, pages, strict=True):
+        write_cohort_page(model.cohort, out / page, read=_reader(data, out / PREDICTIONS / model.name))
     shown = [
         EvaluatedModel(
             name=model.name,
@@ -345,11 +352,11 @@ def _write(evaluation: Evaluation, data: DataSet, out: Path) -> tuple[str, ...]:
 
 
 def _reader(data: DataSet, folder: Path) -> Callable[[str], tuple[Segmentation, Segmentation, Volume | None]]:
-    cases = {case.name: case for case in data.cases}
+    cases, files = {case.name: case for case in data.cases}, _files(folder, data)
 
     def read(name: str) -> tuple[Segmentation, Segmentation, Volume | None]:
         case = cases[name]
-        prediction = io.read_segmentation(folder / f"{name}.nii.gz")
+        prediction = io.read_segmentation(files[name])
         found = read_labelled(case, data)
         prediction, reference = (found.unlabelled.hide(one) for one in (prediction, found.label))
         image = found.volumes[0]

@@ -15,7 +15,7 @@ from voxmetry import io
 from voxmetry.core.progress import Progress
 from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.core.text import csv_cells, folder_name
+from voxmetry.core.text import csv_cells, file_names, folder_name
 from voxmetry.core.volume import Volume
 from voxmetry.errors import FormatError, InputError, VoxmetryError
 from voxmetry.io.annotations.itk_snap import write_itk_snap
@@ -267,23 +267,9 @@ def _images(images: Path | str, cohort: Path, cases: Sequence[str]) -> dict[str,
 
 
 def _names(cases: Sequence[str]) -> dict[str, str]:
-    """Return what the files of each case are called: its name, with `__` where it has a slash.
-
-    Raises
-    ------
-    InputError
-        If two cases would share a name.
-    """
-    names = {case: folder_name(case.replace("/", "__").replace(" ", "_")) for case in cases}
-    taken = list(names.values())
-    twice = sorted(case for case, name in names.items() if taken.count(name) > 1)
-    if twice:
-        raise InputError(
-            found=f"cases whose files would have one name: {', '.join(twice[:5])}",
-            expected="names that differ by more than separators",
-            fix="name the cases in a manifest, and run the cohort from it",
-        )
-    return names
+    """Return what the files of each case are called: its name, with `__` where it has a slash, apart on every disk."""
+    spelled = [case.replace("/", "__").replace(" ", "_") for case in cases]
+    return dict(zip(cases, file_names(spelled), strict=True))
 
 
 def _item(

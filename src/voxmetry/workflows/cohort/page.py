@@ -9,7 +9,7 @@ from typing import Any
 
 from voxmetry.core.labels import colours_of
 from voxmetry.core.records import CaseComparison, CohortSettings, Comparison
-from voxmetry.core.text import folder_name
+from voxmetry.core.text import file_names
 from voxmetry.io.atomic import write_text
 from voxmetry.measurement.summarise_cases import summarise_cohort
 from voxmetry.report.cohort import CohortEntry, Roster, render_roster
@@ -37,7 +37,9 @@ def write_page(out: Path) -> tuple[Path, ...]:
         If there is no record, or a file cannot be written.
     """
     with reading(out) as db:
-        accuracy = [(name, f"accuracy-{folder_name(name)}.html", cases) for name, cases in _compared(db).items()]
+        compared = _compared(db)
+        called = zip(compared.items(), file_names(compared), strict=True)
+        accuracy = [(name, f"accuracy-{file}.html", cases) for (name, cases), file in called]
         roster = Roster(
             title=f"Cohort of {db.execute('SELECT count(*) FROM studies').fetchone()[0]} studies",
             colours=_colours(db),
