@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bench_robustness import spaced
+from overlap_by_name import overlap_by_name
 from voxmetry import Geometry, Predictor, Segmentation, Volume, read_volume, resample
 from voxmetry.measurement.statistics import bootstrap_mean
 from voxmetry.train.dataset import open_data, read_labelled
@@ -62,12 +63,9 @@ def against_muse(predictor: Predictor, folder: Path) -> list[dict[str, object]]:
         read = read_labelled(case, data)
         ours = predictor(read.volumes)
         voxel = ours.geometry.voxel_ml
-        for name in predictor.spec.labels.names:
-            if name in read.label.labels.names:
-                a, b = ours.mask(name), read.label.mask(name)
-                total = np.count_nonzero(a) + np.count_nonzero(b)
-                dice = 2 * np.count_nonzero(a & b) / total if total else np.nan
-                found.setdefault(name, []).append((dice, np.count_nonzero(a) * voxel, np.count_nonzero(b) * voxel))
+        names = [name for name in predictor.spec.labels.names if name in read.label.labels.names]
+        for name, row in overlap_by_name(ours, read.label, names).items():
+            found.setdefault(name, []).append((row.dice, row.n_prediction * voxel, row.n_reference * voxel))
     rows = []
     for name, each in found.items():
         dice, ours_ml, theirs_ml = np.array(each).T

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from overlap_by_name import overlap_by_name
 from voxmetry import Predictor
 from voxmetry.config import TrainSettings, load_yaml
 from voxmetry.measurement.statistics import bootstrap_mean
@@ -90,11 +91,8 @@ def dice_of(predictor: Predictor, data: DataSet, name: str) -> float:
     (case,) = (case for case in data.cases if case.name == name)
     read = read_labelled(case, data)
     found = predictor(read.volumes)
-    values = []
-    for label in read.label.labels.names:
-        ours, theirs = found.mask(label), read.label.mask(label)
-        values.append(2 * np.count_nonzero(ours & theirs) / (np.count_nonzero(ours) + np.count_nonzero(theirs)))
-    return float(np.mean(values))
+    rows = overlap_by_name(found, read.label, read.label.labels.names)
+    return float(np.mean([row.dice for row in rows.values()]))
 
 
 def print_table(parts: Sequence[Sequence[str]], out: Path) -> None:
