@@ -4,8 +4,8 @@
 
 Each click is made in the middle of the largest part that is wrong at that moment, on the grid of the label map, and the
 model segments again with all clicks so far. Where the model does not follow a click, the next one is on the next part.
-Beside each Dice stands how much it is more than without a click, case by case. Intervals are 95 % by bootstrap over the
-patients.
+The last column is how much the mean over the structures is more than without a click, case by case. Intervals are 95 %
+by bootstrap over the patients.
 """
 
 from __future__ import annotations
@@ -75,35 +75,34 @@ def main() -> None:
 
 
 def summary(rows: dict[int, list[list[float]]], patients: Sequence[str]) -> dict[int, dict[str, list[list[float]]]]:
-    """Return by clicks, for each structure, mean and interval of the Dice, and of its difference from no click.
+    """Return by clicks mean and interval of each structure's Dice, and of the difference from no click.
 
-    A case in which a structure is in neither label map says nothing of it.
+    The difference is taken case by case, of the mean over the structures. A structure that is in neither label map says
+    nothing of a case.
     """
 
-    def means(values: np.ndarray) -> list[list[float]]:
-        found = []
-        for column in values.T:
-            there = np.isfinite(column)
-            who = [patient for patient, known in zip(patients, there, strict=True) if known]
-            mean = bootstrap_mean(column[there], patients=who, resamples=2000)
-            found.append([mean.mean, mean.low, mean.high])
-        return found
+    def mean_of(column: np.ndarray) -> list[float]:
+        there = np.isfinite(column)
+        who = [patient for patient, known in zip(patients, there, strict=True) if known]
+        mean = bootstrap_mean(column[there], patients=who, resamples=2000)
+        return [mean.mean, mean.low, mean.high]
 
-    plain = np.array(rows[0])
-    return {n: {"dice": means(np.array(x)), "more": means(np.array(x) - plain)} for n, x in rows.items()}
+    found = {}
+    for n, values in rows.items():
+        more = np.nanmean(np.array(values) - np.array(rows[0]), axis=1)
+        found[n] = {"dice": [mean_of(column) for column in np.array(values).T], "more": [mean_of(more)]}
+    return found
 
 
 def print_table(table: dict[int, dict[str, list[list[float]]]], names: Sequence[str]) -> None:
     """Print a row for each number of clicks."""
-    print("| clicks | " + " | ".join(f"{name} | more than with none" for name in names) + " |")
-    print("| --- |" + " --- | --- |" * len(names))
+    print(f"| clicks | {' | '.join(names)} | mean of all, more than with none |")
+    print(f"| --- |{' --- |' * len(names)} --- |")
     for n, row in table.items():
-        cells = [
-            f"{dice[0]:.3f} ({dice[1]:.3f} to {dice[2]:.3f}) | "
-            + (f"{more[0]:+.3f} ({more[1]:+.3f} to {more[2]:+.3f})" if n else "")
-            for dice, more in zip(row["dice"], row["more"], strict=True)
-        ]
-        print(f"| {n} | " + " | ".join(cells) + " |")
+        cells = [f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in row["dice"]]
+        mean, low, high = row["more"][0]
+        cells.append(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if n else "")
+        print(f"| {n} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
