@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+# The same examples in every run, and no verdict on how long they take: both would hang on the day and the machine.
+hypothesis.settings.register_profile(
+    "steady", derandomize=True, database=None, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("steady")
 
 DATA = Path(os.environ.get("VOXMETRY_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
