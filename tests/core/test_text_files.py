@@ -111,6 +111,7 @@ def test_lines_keep_their_numbers_and_cells_beyond_the_head_are_told(tmp_path):
     assert table.rows == ({"a": "1", "b": "2"}, {"a": "x\ny", "b": "4"})
     assert table.beyond == (4,)
     assert parse_table("").columns == ()
+    assert parse_table("sep=;\na;b\n1;2\n").lines == (3,)
     (tmp_path / "bad.csv").write_text('a,b\n"1,2\n')
     with pytest.raises(csv.Error) as told:
         read_table(tmp_path / "bad.csv")

@@ -33,7 +33,7 @@ class Table(NamedTuple):
     rows
         Cells by column. Rows without any content are left out.
     lines
-        The number of each row, where the head is 1.
+        The number of each row as a text editor counts them, where no cell has several lines.
     separator
         What stands between two cells.
     beyond
@@ -134,7 +134,7 @@ def parse_table(text: str) -> Table:
         head.pop()
     rows: list[dict[str, str]] = []
     lines, beyond = [], []
-    for number, cells in enumerate(reader, start=2):
+    for number, cells in enumerate(reader, start=3 if named else 2):
         while len(cells) > len(head) and not cells[-1].strip():
             cells.pop()
         if not any(cell.strip() for cell in cells):
