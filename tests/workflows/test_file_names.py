@@ -71,3 +71,14 @@ def test_cases_of_a_manifest_are_evaluated_whatever_they_are_called(names, tmp_p
     require_apart([path.name for path in folder.iterdir()])
     assert len(list(folder.iterdir())) == len(names)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "otsu.yaml", "out"]
+
+
+def test_a_mask_that_somebody_renamed_or_copied_is_called_as_its_file(tmp_path):
+    grid = phantoms.geometry(shape=(6, 4, 4))
+    for place, (file, name) in enumerate((("tumour", "liver"), ("lesion", "lesion"), ("lesion_2", "lesion"))):
+        mask = np.zeros(grid.shape, np.uint8)
+        mask[place] = 1
+        save(Segmentation(mask, grid, LabelTable.from_names({1: name})), tmp_path / f"{file}.nii.gz")
+    back = read_segmentation(tmp_path)
+    assert sorted(back.labels.names) == ["lesion", "lesion_2", "tumour"]
+    assert back.mask("lesion_2")[2].all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from voxmetry.core.axes import find_move
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import PALETTE, Code, Label, LabelTable
 from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.text import folder_name
 from voxmetry.core.volume import Volume
 from voxmetry.errors import FormatError, InputError, LabelError
 from voxmetry.io.label_maps import existing, read_label_map
@@ -168,6 +170,7 @@ def _read_masks(
 ) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
     """Read one mask a file, each holding 0 and one other value."""
     layers: Layers | None = None
+    names: set[str] = set()
     for value, path in enumerate(masks, start=1):
         mask = read_label_map(existing(path), None)
         present = np.unique(mask.array[mask.array > 0])
@@ -181,12 +184,30 @@ def _read_masks(
             layers = Layers(grid or mask.geometry, name)
         other = masks[0].name if grid is None else "the image"
         layers.geometry.require_same(mask.geometry, what=f"{other} and {path.name}")
-        structure = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
+        structure = _structure_of(path, mask.labels)
+        if structure in names:
+            structure = _stem(path)
+        names.add(structure)
         colour = PALETTE[(value - 1) % len(PALETTE)]
         layers.add(Label(value=value, name=structure, colour=colour), [((slice(None),) * 3, mask.array > 0)])
     if layers is None:
         raise InputError(found=f"no mask in {name}", expected="NIfTI files", fix="check the path")
     return layers.all(), layers.pairs
+
+
+def _structure_of(path: Path, table: LabelTable) -> str:
+    """Return what the structure of a mask is called: as its file, or as its table says if the file is named after it.
+
+    No file can have some names, and others get a number (`file_names`). A file that somebody renamed is another one.
+    """
+    stem, said = _stem(path), [label.name for label in table]
+    if len(said) == 1 and re.fullmatch(re.escape(folder_name(said[0])) + r"(_\d+)?", stem):
+        return said[0]
+    return stem
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
 
 
 def choose(
