@@ -317,6 +317,10 @@ class TestBadInput:
     def test_missing_path(self, model, tmp_path):
         self.check(tmp_path / "none.nii.gz", tmp_path / "out", model, InputError, "none")
 
+    def test_a_path_with_a_slip_in_it_waits_for_no_model(self, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr("voxmetry.workflows.loading.load_any", lambda *_: pytest.fail("a model is loaded"))
+        self.check(tmp_path / "none.nii.gz", tmp_path / "out", folder, InputError, "nothing at none")
+
     def test_empty_folder(self, model, tmp_path):
         self.check(make(tmp_path / "empty"), tmp_path / "out", model, InputError, "expected:")
 

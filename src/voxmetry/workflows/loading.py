@@ -27,6 +27,7 @@ def load_beside(
     *,
     check: Callable[[Ready], None],
     read: Callable[[AnySpec], T],
+    first: Callable[[], object] = lambda: None,
 ) -> tuple[Ready, T]:
     """Load a model and read what it takes, at the same time where its specification is known before it is loaded.
 
@@ -40,6 +41,8 @@ def load_beside(
         Refuses a model that cannot do what is asked for.
     read
         Reads the study for a model.
+    first
+        Called before both where the model is there: refuses what needs no model to be refused.
 
     Returns
     -------
@@ -49,7 +52,8 @@ def load_beside(
     Raises
     ------
     VoxmetryError
-        As one after the other: that of loading first, then that of `check`, then that of reading.
+        That of `first` where the model is there; else as one after the other: that of loading first, then that of
+        `check`, then that of reading.
     """
     spec = spec_beforehand(model)
     if spec is None:
@@ -58,6 +62,7 @@ def load_beside(
             check(ready)
         with clock.step("read"):
             return ready, read(ready.spec)
+    first()
     relay = _Relay(tell) if tell is not None else None
 
     def load() -> tuple[Ready, float]:

@@ -10,6 +10,7 @@ from voxmetry.config import StudySettings
 from voxmetry.core.base import require_settings
 from voxmetry.core.records import StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
+from voxmetry.io.label_maps import existing
 from voxmetry.io.output_folder import output_folder, results_in
 from voxmetry.measurement import DEFINITIONS
 from voxmetry.workflows.dicom_objects import require_dicom
@@ -98,6 +99,8 @@ def segment_study(
             tell,
             check=lambda loaded: _require_of(loaded, settings),
             read=lambda spec: read_inputs(study, spec, settings),
+            # A path with a slip in it waits for no model.
+            first=lambda: [existing(path) for path in read],
         )
         large = is_larger(inputs.volumes)
         with clock.step("read"):
