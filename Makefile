@@ -24,7 +24,7 @@ help:
 	@echo "make bench-gpu   the network and a whole study on a GPU: one minute"
 	@echo "make reproduce-hippocampus   the cross-validation and the weights of hippocampus-mr; DATA=FOLDER"
 	@echo "make reproduce-head-neck   the weights of head-neck-ct, hours on two cores; DATA=FOLDER"
-	@echo "make reproduce-brain   the weights of brain-mr from made images, three hours on two cores; DATA=FOLDER"
+	@echo "make reproduce-brain   the weights of brain-mr from made images, four hours on two cores; DATA=FOLDER"
 	@echo "make reproduce-sarcoma   the cross-validation and the weights of sarcoma-petct; DATA=FOLDER"
 	@echo "make clean   remove $(VENV) and $(OUT)"
 
@@ -82,8 +82,10 @@ reproduce-head-neck: $(VENV)/ready
 # The second stage puts a level at full resolution above the first one's network.
 reproduce-brain: $(VENV)/ready
 	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train configs/train/brain-mr-coarse.yaml -o $(RUNS)/brain-mr-coarse --resume
-	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train configs/train/brain-mr.yaml -o $(RUNS)/brain-mr --resume \
+	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train configs/train/brain-mr-fine.yaml -o $(RUNS)/brain-mr-fine --resume \
 	  --from $(RUNS)/brain-mr-coarse/model $(if $(MINUTES),--max-minutes $(MINUTES))
+	VOXMETRY_DATA=$(DATA) $(BIN)/voxmetry train configs/train/brain-mr.yaml -o $(RUNS)/brain-mr --resume \
+	  --from $(RUNS)/brain-mr-fine/model $(if $(MINUTES),--max-minutes $(MINUTES))
 	$(BIN)/python benchmarks/bench_brain.py $(DATA)/brain-mr -m $(RUNS)/brain-mr/model
 
 # ONLY="nadir" for those whose name holds the word.
