@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.jit._trace import is_tracing
 
 LEAST_SD = 0.15
 """Of a structure's normalised intensities: below it partial volume and noise would count as evidence."""
@@ -85,7 +84,8 @@ class IntensityModel(nn.Module):
         with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             scores, images = logits.float().flatten(2), x[:, : self.n_images].float().flatten(2)
             # On a CPU parts of a window, which stay in its cache, take a third of the time. A graph has one part.
-            whole = torch.is_grad_enabled() or is_tracing() or kind not in ("cpu", "meta")
+            is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
+            whole = torch.is_grad_enabled() or is_traced or kind not in ("cpu", "meta")
             n_parts = 1 if whole else -(-scores.shape[2] // VOXELS_A_PART)
             parts = list(zip(scores.chunk(n_parts, 2), images.chunk(n_parts, 2), strict=True)) if n_parts > 1 else []
             parts = parts or [(scores, images)]
