@@ -12,7 +12,7 @@ import torch
 
 import models
 import phantoms
-from voxmetry import Predictor, Volume, load_model
+from voxmetry import Predictor, Volume, load_model, save
 from voxmetry.cli import run
 from voxmetry.errors import ConfigError, InferenceError
 from voxmetry.nn.execution import WARM_UP, Graph
@@ -35,8 +35,9 @@ class TestChoice:
 
     def test_the_verb_hands_it_on(self, tmp_path, capsys):
         folder = models.write(tmp_path / "model")
+        save(phantoms.volume(), tmp_path / "mr.nii")
         options = ["--device", "cpu", "--execution", "graph"]
-        assert run(["segment", "nowhere.nii", "-m", str(folder), "-o", str(tmp_path / "out"), *options]) == 2
+        assert run(["segment", str(tmp_path / "mr.nii"), "-m", str(folder), "-o", str(tmp_path / "out"), *options]) == 2
         assert "--execution graph on cpu" in capsys.readouterr().err
 
 
