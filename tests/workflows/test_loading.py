@@ -1,6 +1,7 @@
 """The model is loaded while the study is read; what is refused is refused as one after the other."""
 
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -63,19 +64,31 @@ def test_the_result_is_that_of_a_loaded_model(folder, study, tmp_path):
 
 
 class TestErrors:
-    def test_that_of_the_model_comes_first(self, folder, tmp_path):
+    @pytest.fixture
+    def damaged(self, tmp_path) -> Path:
+        """A study that is there and cannot be read."""
+        path = tmp_path / "no study.nii.gz"
+        path.write_bytes(b"no study")
+        return path
+
+    def test_that_of_a_path_comes_first(self, folder, tmp_path):
+        (folder / "weights.safetensors").write_bytes(b"0" * 100)
+        with pytest.raises(InputError, match="nothing"):
+            segment_study(tmp_path / "nowhere.nii.gz", tmp_path / "out", folder, settings=LIGHT)
+
+    def test_then_that_of_the_model(self, folder, damaged, tmp_path):
         (folder / "weights.safetensors").write_bytes(b"0" * 100)
         with pytest.raises(ModelError, match="SHA-256"):
-            segment_study(tmp_path / "no study.nii.gz", tmp_path / "out", folder, settings=LIGHT)
+            segment_study(damaged, tmp_path / "out", folder, settings=LIGHT)
 
-    def test_then_that_of_what_is_asked_of_it(self, folder, tmp_path):
+    def test_then_that_of_what_is_asked_of_it(self, folder, damaged, tmp_path):
         settings = LIGHT.model_copy(update={"maps": ("disagreement",)})
         with pytest.raises(ConfigError, match="disagreement"):
-            segment_study(tmp_path / "no study.nii.gz", tmp_path / "out", folder, settings=settings)
+            segment_study(damaged, tmp_path / "out", folder, settings=settings)
 
-    def test_then_that_of_the_study(self, folder, tmp_path):
+    def test_then_that_of_the_study(self, folder, damaged, tmp_path):
         with pytest.raises(InputError, match="no study"):
-            segment_study(tmp_path / "no study.nii.gz", tmp_path / "out", folder, settings=LIGHT)
+            segment_study(damaged, tmp_path / "out", folder, settings=LIGHT)
 
     @pytest.mark.parametrize("name", ["no-such-model", "baseline.yaml"])
     def test_a_model_that_is_not_there(self, name, study, tmp_path):
