@@ -90,6 +90,11 @@ class TestErrors:
         with pytest.raises(InputError, match="no study"):
             segment_study(damaged, tmp_path / "out", folder, settings=LIGHT)
 
+    def test_a_reference_that_is_not_there_is_told_though_not_read(self, folder, study, tmp_path, monkeypatch):
+        monkeypatch.setattr(segment, "is_larger", lambda *_: True)
+        with pytest.raises(InputError, match="nothing at"):
+            segment_study(study, tmp_path / "out", folder, reference=tmp_path / "truth.nii", settings=LIGHT)
+
     @pytest.mark.parametrize("name", ["no-such-model", "baseline.yaml"])
     def test_a_model_that_is_not_there(self, name, study, tmp_path):
         with pytest.raises((ModelError, InputError, ConfigError)):

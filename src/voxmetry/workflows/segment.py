@@ -103,6 +103,9 @@ def segment_study(
             first=lambda: [existing(path) for path in read],
         )
         large = is_larger(inputs.volumes)
+        if large and isinstance(reference, (str, Path)):
+            # It is not read; a slip in its path is told all the same.
+            existing(reference)
         with clock.step("read"):
             truth, unknown = read_reference(
                 None if large else reference,
