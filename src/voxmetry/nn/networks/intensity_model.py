@@ -85,10 +85,10 @@ class IntensityModel(nn.Module):
             scores, images = logits.float().flatten(2), x[:, : self.n_images].float().flatten(2)
             # On a CPU parts of a window, which stay in its cache, take a third of the time. A graph has one part.
             is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
-            whole = torch.is_grad_enabled() or is_traced or kind not in ("cpu", "meta")
-            n_parts = 1 if whole else -(-scores.shape[2] // VOXELS_A_PART)
-            parts = list(zip(scores.chunk(n_parts, 2), images.chunk(n_parts, 2), strict=True)) if n_parts > 1 else []
-            parts = parts or [(scores, images)]
+            parts = [(scores, images)]
+            if kind in ("cpu", "meta") and not is_traced and not torch.is_grad_enabled():
+                n_parts = -(-scores.shape[2] // VOXELS_A_PART)
+                parts = list(zip(scores.chunk(n_parts, 2), images.chunk(n_parts, 2), strict=True))
             sums = torch.stack([_sums(score.detach(), image) for score, image in parts]).sum(0)
             volume = self._of_both(sums[:, :, 0]) + 1e-3
             means = self._of_both(sums[:, :, 1::2]) / volume[:, :, None]
