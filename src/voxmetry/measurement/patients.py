@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
-from voxmetry.core.text_files import UNREADABLE, read_table, why_unreadable
+from voxmetry.core.text_files import UNREADABLE, Table, read_table, why_unreadable
 from voxmetry.errors import ConfigError
 
 
@@ -32,6 +32,24 @@ def number_patients(cases: Sequence[str], patients: Mapping[str, Hashable] | Non
     return found
 
 
+def patient_table(path: Path) -> Table:
+    """Read a table that says whose each case is, as it stands.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read.
+    """
+    try:
+        return read_table(path).exact()
+    except UNREADABLE as error:
+        raise ConfigError(
+            found=f"{path.name} cannot be read: {why_unreadable(error)}",
+            expected="a CSV file in UTF-8 with the columns case and patient",
+            fix="save the table as CSV (UTF-8)",
+        ) from error
+
+
 def read_patients(path: Path) -> dict[str, str]:
     """Read whose case it is from a CSV file with the columns `case` and `patient`.
 
@@ -42,14 +60,7 @@ def read_patients(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         raise ConfigError(found=f"no file {path.name}", expected="a CSV file of cases", fix="check the path")
-    try:
-        columns, rows, *_ = read_table(path).exact()
-    except UNREADABLE as error:
-        raise ConfigError(
-            found=f"{path.name} cannot be read: {why_unreadable(error)}",
-            expected="a CSV file in UTF-8 with the columns case and patient",
-            fix="save the table as CSV (UTF-8)",
-        ) from error
+    columns, rows, *_ = patient_table(path)
     if not {"case", "patient"} <= set(columns):
         raise ConfigError(
             found=f"{path.name} with the columns {', '.join(columns) or '(none)'}",

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from voxmetry.core.labels import PALETTE, Label, LabelTable
-from voxmetry.core.text_files import UNREADABLE, read_table, read_text, why_unreadable
+from voxmetry.core.text_files import read_text, why_unreadable
 from voxmetry.errors import ConfigError, InputError
 from voxmetry.io.read import Modality
 from voxmetry.io.suffixes import ITK, NIFTI, suffix_of
+from voxmetry.measurement.patients import patient_table
 from voxmetry.train.cases import Case, Channel, DataSet, listed
 from voxmetry.train.partial import Labelling
 
@@ -253,14 +254,7 @@ def _stem(path: Path) -> str:
 def _patients(path: Path, cases: Sequence[str]) -> dict[str, str]:
     if not path.is_file():
         return {}
-    try:
-        rows = read_table(path).exact().rows
-    except UNREADABLE as error:
-        raise ConfigError(
-            found=f"{path.name} cannot be read: {why_unreadable(error)}",
-            expected="a CSV file in UTF-8 with the columns case and patient",
-            fix="save the table as CSV (UTF-8)",
-        ) from error
+    rows = patient_table(path).rows
     if not rows or not {"case", "patient"} <= rows[0].keys():
         raise ConfigError(
             found=f"{path.name} without the columns case and patient", expected="both", fix="write them at its head"
