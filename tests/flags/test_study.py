@@ -40,3 +40,21 @@ def test_few_structures_or_none_with_an_expected_volume_say_nothing_about_the_im
     few = {name: Range(low=5, high=10) for name in list(NAMES.values())[:5]}
     for expected in (few, {}):
         assert all(flag.code != "unlike_training" for flag in flag_volumes(measured(0), expected, "brain"))
+
+
+@pytest.mark.parametrize(
+    ("continues", "severity"),
+    [({}, "review"), ({"part_1": ("I",)}, "note"), ({"part_1": ("S",)}, "review"), ({"part_2": ("I",)}, "review")],
+)
+def test_what_the_body_continues_is_noted_where_the_image_ends_on_that_side(continues, severity):
+    measurements = [row.model_copy(update={"touches_border": True, "border_sides": ("I",)}) for row in measured(1)[:1]]
+    (flag,) = flag_volumes(measurements, {}, "brain", continues=continues)
+    assert (flag.code, flag.label, flag.severity) == ("truncated", "part_1", severity)
+
+
+def test_what_is_cut_on_another_side_too_asks_for_a_look():
+    measurements = [
+        row.model_copy(update={"touches_border": True, "border_sides": ("L", "I")}) for row in measured(1)[:1]
+    ]
+    (flag,) = flag_volumes(measurements, {}, "brain", continues={"part_1": ("I",)})
+    assert flag.severity == "review"

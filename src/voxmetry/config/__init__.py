@@ -1,5 +1,6 @@
 """Settings and model specifications, read from strict YAML."""
 
+from voxmetry.config.domain import Landmarks, Quality, TrainingDomain, predicted_dice
 from voxmetry.config.fast import FAST_OVERLAP, fast_spec
 from voxmetry.config.inputs import InputSpec, Normalise, Range, SeriesRules
 from voxmetry.config.model import (
@@ -8,20 +9,16 @@ from voxmetry.config.model import (
     Clicks,
     InstanceRule,
     IntTriple,
-    Landmarks,
     MapName,
     ModelSpec,
     Network,
     NetworkSpec,
-    Quality,
     Resampling,
     Spacing,
     TotalRule,
-    TrainingDomain,
     Triple,
     Weights,
     WindowSpec,
-    predicted_dice,
 )
 from voxmetry.config.networks import (
     Count,

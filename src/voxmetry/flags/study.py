@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
 
 from voxmetry.classical.spec import BaselineSpec
-from voxmetry.config import ModelSpec, Range
+from voxmetry.config import ModelSpec, Range, TrainingDomain
 from voxmetry.core.axes import is_as_stored
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.instances import UNCERTAIN
@@ -144,11 +145,22 @@ def flag_measurements(
 
     Where that is most of many structures, another flag comes first: it is no image of what the model is for.
     """
-    return flag_volumes(measurements, spec.training_domain.volume_ml, spec.name)
+    domain = spec.training_domain
+    continues = domain.continues if isinstance(domain, TrainingDomain) else {}
+    return flag_volumes(measurements, domain.volume_ml, spec.name, continues=continues)
 
 
-def flag_volumes(measurements: Sequence[Measurement], expected_ml: Mapping[str, Range], name: str) -> tuple[Flag, ...]:
-    """Flag as `flag_measurements` does, against ranges of volume in mL that the model of this name expects."""
+def flag_volumes(
+    measurements: Sequence[Measurement],
+    expected_ml: Mapping[str, Range],
+    name: str,
+    *,
+    continues: Mapping[str, Collection[str]] | None = None,
+) -> tuple[Flag, ...]:
+    """Flag as `flag_measurements` does, against ranges of volume in mL that the model of this name expects.
+
+    What is cut only on sides on which the body continues it is noted, and asks for no look.
+    """
     flags = [*_flag_another_region(measurements, expected_ml, name)]
     for row in measurements:
         span = expected_ml.get(row.label)
@@ -157,14 +169,13 @@ def flag_volumes(measurements: Sequence[Measurement], expected_ml: Mapping[str, 
             continue
         if row.touches_border:
             sides = ", ".join(row.border_sides)
-            flags.append(
-                _review(
-                    "truncated",
-                    row.label,
-                    f"{row.label} touches the edge of the image ({sides}): its volume of {row.volume_ml:.2f} mL counts "
-                    "only what lies inside.",
-                )
+            message = (
+                f"{row.label} touches the edge of the image ({sides}): its volume of {row.volume_ml:.2f} mL counts "
+                "only what lies inside."
             )
+            expected = bool(row.border_sides) and set(row.border_sides) <= set((continues or {}).get(row.label, ()))
+            severity: Literal["note", "review"] = "note" if expected else "review"
+            flags.append(Flag(code="truncated", label=row.label, severity=severity, message=message))
         if span and row.volume_ml not in span:
             flags.append(
                 _review(

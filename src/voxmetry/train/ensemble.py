@@ -232,6 +232,7 @@ def _widest(domains: Sequence[TrainingDomain]) -> TrainingDomain:
         field_of_view_mm=_join_axes([domain.field_of_view_mm for domain in domains]),
         obliqueness_degrees=_join_known([domain.obliqueness_degrees for domain in domains]),
         volume_ml={name: _join([d.volume_ml[name] for d in domains if name in d.volume_ml]) for name in names},
+        continues={name: sides for domain in domains for name, sides in domain.continues.items()},
     )
 
 

@@ -103,6 +103,7 @@ def measure_domain(cases: Sequence[LabelledCase], spec: ModelSpec) -> TrainingDo
             for name, seen in volumes.items()
             if seen
         },
+        continues=spec.training_domain.continues,
     )
 
 

@@ -50,12 +50,15 @@ def without_structures(network: nn.Module, spec: ModelSpec, names: Sequence[str]
             steps.append(step.model_copy(update={"labels": left}))
     pairs = tuple(pair for pair in spec.window.swap_on_mirror if not set(pair) & set(names))
     domain = spec.training_domain
-    volumes = {name: seen for name, seen in domain.volume_ml.items() if name not in names}
+    kept = {
+        "volume_ml": {name: seen for name, seen in domain.volume_ml.items() if name not in names},
+        "continues": {name: sides for name, sides in domain.continues.items() if name not in names},
+    }
     return made, spec.model_copy(
         update={
             "labels": LabelTable(labels=tuple(label for label in spec.labels if label.name not in names)),
             "clean": tuple(steps),
             "window": spec.window.model_copy(update={"swap_on_mirror": pairs}),
-            "training_domain": domain.model_copy(update={"volume_ml": volumes}),
+            "training_domain": domain.model_copy(update=kept),
         }
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from voxmetry import io
-from voxmetry.config import ModelSpec, StudySettings, TotalRule
+from voxmetry.config import ModelSpec, StudySettings, TotalRule, TrainingDomain
 from voxmetry.core.records import Comparison, Flag, Measurement, StudyResult, Total
 from voxmetry.core.records.correction import Correction
 from voxmetry.core.segmentation import Segmentation
@@ -275,8 +275,10 @@ def _flags(
 ) -> tuple[Flag, ...]:
     """Keep what was said of the image, raise anew what is about the label map, and say who corrected it."""
     spec, after = _spec_of(result), answer.segmentation
-    expected = spec.training_domain.volume_ml if spec is not None else {}
-    own = (*flag_volumes(measurements, expected, result.provenance.model), *flag_asymmetry(measurements, after.labels))
+    domain = TrainingDomain() if spec is None else spec.training_domain
+    continues = domain.continues if isinstance(domain, TrainingDomain) else {}
+    volumes = flag_volumes(measurements, domain.volume_ml, result.provenance.model, continues=continues)
+    own = (*volumes, *flag_asymmetry(measurements, after.labels))
     if any(flag.code == "not_found" for flag in result.flags) or isinstance(spec, CompositeSpec):
         own = flags_of_many(own)
     kept = tuple(flag for flag in result.flags if flag.code not in _OF_LABELS)
