@@ -45,6 +45,8 @@ REPLACED = "is read, and would be replaced"
         ("evaluate data -m configs/models/otsu.yaml -o data", SAME),
         ("evaluate data -m configs/models/otsu.yaml -o data/labels", SAME),
         ("calibrate data -m hippocampus-mr -o data/images", SAME),
+        ("train data -o data", SAME),
+        ("train data -o data/labels", SAME),
         ("cohort plan a -m hippocampus-mr -o a", SAME),
         ("cohort run data -m hippocampus-mr -o data", SAME),
         ("annotate plan b --images a -o b", SAME),

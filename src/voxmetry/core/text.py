@@ -205,20 +205,27 @@ def file_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> list[str]:
     ['Liver', 'liver_2', '_CON', 'a_b_2', 'a_b']
     """
     names = list(names)
-    used = {_as_disks_compare(name) for name in taken}
+    used = {as_disks_compare(name) for name in taken}
     found = [""] * len(names)
     for place in sorted(range(len(names)), key=lambda place: folder_name(names[place]) != names[place]):
         stem = plain = folder_name(names[place])
         number = 1
-        while _as_disks_compare(stem) in used:
+        while as_disks_compare(stem) in used:
             number += 1
             stem = f"{plain}_{number}"
-        used.add(_as_disks_compare(stem))
+        used.add(as_disks_compare(stem))
         found[place] = stem
     return found
 
 
-def _as_disks_compare(name: str) -> str:
+def as_disks_compare(name: str) -> str:
+    """Return a name as the least exact of disks takes it: in either case, with accents in one piece or two.
+
+    Examples
+    --------
+    >>> as_disks_compare("Case_A") == as_disks_compare("case_a")
+    True
+    """
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from voxmetry.config import TrainSettings
+from voxmetry.io import output_folder
 from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.nn.runtime import choose_for_training
 from voxmetry.train.batches import ahead
@@ -109,6 +110,7 @@ def train(
     fabric = open_fabric(settings, choice)
     first, console = fabric.is_global_zero, Console(stderr=True, markup=False, emoji=False)
     found = data if isinstance(data, DataSet) else open_joined(data)
+    output_folder.require_apart(out, found.folders)
     names = hold_out(found, settings)
     require_unseen(settings, names[1])
     if first:

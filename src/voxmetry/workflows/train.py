@@ -17,6 +17,7 @@ from voxmetry.core.strict_yaml import read_strict
 from voxmetry.core.text_files import why_unreadable
 from voxmetry.errors import ConfigError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
+from voxmetry.io.output_folder import require_apart
 from voxmetry.train.devices import is_first as is_first
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def draw_curves(run: Path, row: dict[str, float]) -> None:
 def _planned(data: list[Path], options: TrainingOptions, progress: Progress | None) -> TrainSettings:
     """Plan, and leave the plan with its reasons in the run folder."""
     from voxmetry.train.finetune import settings_from
+    from voxmetry.train.join import open_joined
     from voxmetry.workflows.train_plan import PlanInputs, plan_training
 
     inputs = PlanInputs(
@@ -172,6 +174,7 @@ def _planned(data: list[Path], options: TrainingOptions, progress: Progress | No
     )
     plan = plan_training(inputs, progress=progress)
     run = options.out or Path("runs") / plan.settings.model.name
+    require_apart(run, (*data, *open_joined(data).folders))
     if is_first() and not (run / "settings.yaml").exists():
         write_text(make_folder(run) / "plan.yaml", plan.to_yaml())
     return settings_from(plan.settings, options.start) if options.start else plan.settings

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from voxmetry import StudySettings, cohort, save
+from voxmetry.core.text import as_disks_compare
 from voxmetry.errors import LockedError, OutputError
 from voxmetry.workflows import models as loading
 from voxmetry.workflows.cohort.database import CohortRecord, read_faults, read_summary
@@ -58,6 +59,16 @@ class TestRun:
         }
         own = {m.label: m.volume_ml for m in outcomes["a"].measurements}
         assert {r["label"]: float(r["volume_ml"]) for r in rows if (r["case"], r["level"]) == ("a", "structure")} == own
+
+    def test_cases_that_some_disks_take_for_the_same_have_folders_that_none_does(self, tiny, tmp_path, threads):
+        for seed, name in enumerate(("case_a", "Case_A", "le\u0301sion", "l\u00e9sion", "b")):
+            (tmp_path / "in").mkdir(exist_ok=True)
+            save(image(seed), tmp_path / "in" / f"{name}.nii.gz")
+        outcomes = run(tmp_path / "in", tmp_path / "out", tiny)
+        places = [o.place for o in outcomes.values()]
+        assert len({as_disks_compare(place) for place in places}) == len(places) == 5
+        assert outcomes["b"].place == "tiny-mr/b"
+        assert all((tmp_path / "out" / place / "seg.nii.gz").is_file() for place in places)
 
     def test_parquet_and_csv_hold_the_same(self, studies, tiny, tmp_path, threads):
         parquet = pytest.importorskip("pyarrow.parquet")

@@ -40,11 +40,12 @@ KEPT = (
 """What is kept of a source's sidecar. A list of what may stay: it holds no identity, date or institution."""
 
 
-def folders_place(model: str, case: str) -> str:
+def folders_place(model: str, case: str, *, alike: bool = False) -> str:
     """Return OUT's folder of one study: `voxmetry compare` matches the folders of OUT/MODEL by case.
 
     The name of a case may come from anywhere: what a folder cannot be called, or would lead out of OUT, is replaced,
-    and the end of a hash keeps two such names apart.
+    and the end of a hash keeps two such names apart. So it does where another case is `alike`: of a name that some
+    disks, as those of macOS and Windows, take for the same.
 
     Examples
     --------
@@ -53,7 +54,7 @@ def folders_place(model: str, case: str) -> str:
     """
     # A case called as the file of a result is would take that file's place in the folder of another case.
     place = "/".join(part + "_" if part.endswith(_FILES) else part for part in inside(case).split("/"))
-    if place != case:
+    if place != case or alike:
         place += "-" + hashlib.sha256(case.encode("utf-8", "surrogateescape")).hexdigest()[:6]
     return f"{folder_name(model)}/{place}"
 

@@ -6,12 +6,13 @@ import dataclasses
 import os
 import platform
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from voxmetry._version import __version__
+from voxmetry.core.text import as_disks_compare
 from voxmetry.errors import VoxmetryError
 from voxmetry.io.atomic import make_folder
 from voxmetry.workflows.cohort.bids import read_sidecar
@@ -102,7 +103,11 @@ def run_plan(
         )
         tally.total = len(plan.of("waiting"))
         known = {model.spec.name: model for model in map(load_known_model, plan.models)}
-        tasks = [task_of(study, known[study.model], plan, settings, run, source) for study in plan.of("waiting")]
+        alike = _alike(plan)
+        tasks = [
+            task_of(study, known[study.model], plan, settings, run, source, alike=study.key in alike)
+            for study in plan.of("waiting")
+        ]
         how = "stopped"
         try:
             if tasks:
@@ -196,10 +201,24 @@ def make_executor(settings: RunSettings, tasks: Sequence[Task]) -> Executor:
     return LocalWorkers(settings, list(dict.fromkeys(map(loading_of, tasks))))
 
 
+def _alike(plan: CohortPlan) -> set[tuple[str, str]]:
+    """Return the studies of one model whose names a disk may take for that of another."""
+    keys = {study.key for study in plan.studies}
+    count = Counter((as_disks_compare(case), model) for case, model in keys)
+    return {(case, model) for case, model in keys if count[as_disks_compare(case), model] > 1}
+
+
 def task_of(
-    study: PlannedStudy, model: KnownModel, plan: CohortPlan, settings: RunSettings, run: str, source: Path | None
+    study: PlannedStudy,
+    model: KnownModel,
+    plan: CohortPlan,
+    settings: RunSettings,
+    run: str,
+    source: Path | None,
+    *,
+    alike: bool = False,
 ) -> Task:
-    """Turn a planned study into what a worker needs."""
+    """Turn a planned study into what a worker needs; `alike`: as of `folders_place`."""
     candidate = study.candidate
     sidecar, stem = None, None
     if plan.layout == "bids":
@@ -209,7 +228,7 @@ def task_of(
             known = read_sidecar(Path(candidate.path), source.absolute())
             sidecar = bids_sidecar(known, inside=inside, model=study.model, sha256=model.sha256)
     else:
-        place = folders_place(study.model, study.case)
+        place = folders_place(study.model, study.case, alike=alike)
     return Task(
         case=study.case,
         model=study.model,
