@@ -39,6 +39,7 @@ from voxmetry.train.initial_bias import set_initial_bias
 from voxmetry.train.join import open_joined
 from voxmetry.train.labelled_cases import LabelledCase
 from voxmetry.train.losses import build_loss
+from voxmetry.train.run_settings import keep_places, start_folder
 from voxmetry.train.schedule import Clock, learning_rate
 from voxmetry.train.state import (
     RunState,
@@ -50,7 +51,6 @@ from voxmetry.train.state import (
     require_same_cases,
     require_unseen,
     save_checkpoint,
-    start_folder,
 )
 from voxmetry.train.step import memory_is_told, require_finite, train_step
 from voxmetry.train.validation import mean_dice, validate_together
@@ -114,7 +114,7 @@ def train(
     names = hold_out(found, settings)
     require_unseen(settings, names[1])
     if first:
-        start_folder(settings, out, resume=resume)
+        start_folder(settings, out, resume=resume, data=data, locate=locate)
         note_start(choice, fabric.world_size, out)
         console.print(f"training on {choice}", highlight=False)
     state = begin(settings, fabric, tell=console.print if first else None)
@@ -124,6 +124,7 @@ def train(
         cases = _prepared(settings, found, names, make_folder(cache or default_cache(settings, out)), state, track)
         if first:
             require_same_cases({name: case.source for name, case in cases.items()}, out)
+            keep_places(settings, out, data=data, locate=locate)
             write_text(out / "split.json", json.dumps({"training": names[0], "validation": names[1]}, indent=1))
         if settings.synthesis is None:
             require_apart(cases, *names)

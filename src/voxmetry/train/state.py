@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from voxmetry.config import TrainSettings, dump_yaml, load_yaml
+from voxmetry.config import TrainSettings
 from voxmetry.errors import ConfigError, FormatError
-from voxmetry.io.atomic import make_folder, write_bytes, write_text
+from voxmetry.io.atomic import write_bytes, write_text
 from voxmetry.models import find_model
 from voxmetry.nn.networks.build import build_network
 from voxmetry.train.cases import listed
@@ -136,33 +136,6 @@ def require_same_cases(sources: Mapping[str, str], out: Path) -> None:
             found=f"cases that came, went or changed since the run began: {listed(changed)}",
             expected="the cases that it began with",
             fix="put them back, or start a new run in another folder",
-        )
-
-
-def start_folder(settings: TrainSettings, out: Path, *, resume: bool) -> None:
-    """Make the run folder, or see that the one that is there belongs to these settings.
-
-    Raises
-    ------
-    ConfigError
-        If a run is there and is not to be resumed, or was made with other settings.
-    OutputError
-        If the folder cannot be written.
-    """
-    saved = out / "settings.yaml"
-    if not saved.exists():
-        write_text(make_folder(out) / saved.name, dump_yaml(settings))
-    elif not resume:
-        raise ConfigError(
-            found=f"{out} holds a training run already",
-            expected="a new folder, or --resume",
-            fix="add --resume to continue it, or name another folder",
-        )
-    elif load_yaml(saved, TrainSettings) != settings:
-        raise ConfigError(
-            found=f"the run in {out} was made with other settings",
-            expected="the settings that it was started with",
-            fix=f"resume it with {saved}, or start a new folder",
         )
 
 

@@ -202,12 +202,27 @@ def is_configuration(path: Path) -> bool:
 
 
 def data_of(settings: TrainSettings, config: Path) -> list[Path]:
-    """Return where the data sets that a configuration names lie."""
+    """Return where the data sets that a configuration names lie.
+
+    Raises
+    ------
+    ConfigError
+        If one is not there.
+    """
     named = [settings.data] if isinstance(settings.data, str) else settings.data
-    return [beside(config, name) for name in named]
+    found = [beside(config, name) for name in named]
+    for name, path in zip(named, found, strict=True):
+        if not path.exists():
+            raise ConfigError(
+                found=f"{config} names the data set {name}, which is not there",
+                expected="its path, relative to this file, to VOXMETRY_DATA or to the working folder",
+                fix="say where it lies: --data DATASET, or correct the key data (data=[...] in Python)",
+            )
+    return found
 
 
 def beside(config: Path, data: str) -> Path:
-    """Where a configuration's data set is: relative to the file, to VOXMETRY_DATA or to the working folder."""
+    """Where a path or pattern of a configuration leads: from the file, from VOXMETRY_DATA or the working folder."""
     places = [config.parent, Path(os.environ.get("VOXMETRY_DATA", ".")), Path()]
-    return next((place / data for place in places if (place / data).exists()), places[1] / data)
+    paths = [place / data for place in places]
+    return next((path for path in paths if path.exists() or any(path.parent.glob(path.name))), paths[1])
