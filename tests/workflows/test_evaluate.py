@@ -95,6 +95,24 @@ class TestEvaluate:
                 dice = np.mean([c.dice for row in others for c in row.comparisons if c.label == name])
                 assert f"{name} {dice:.3f} (" in found.models[0].recipe.partition("Dice of the other 2 alone: ")[2]
 
+    def test_says_of_how_many_cases_a_structure_does_not_count_as_nobody_looked_for_it(self, folder, model, tmp_path):
+        manifest = {
+            "name": "parts",
+            "root": str(folder),
+            "channels": [{"name": "mr", "modality": "MR", "path": "images/{case}.nii.gz"}],
+            "label": "labels/{case}.nii.gz",
+            "labels": {2: "front", 7: "back", 9: "side"},
+            "cases": ["case_1", {"case": "case_2", "known": ["front", "side"]}, {"case": "case_3", "known": ["front"]}],
+        }
+        (tmp_path / "parts.yaml").write_text(json.dumps(manifest), encoding="utf-8")
+        found, _ = evaluate(open_data(tmp_path / "parts.yaml"), [model], tmp_path / "out", device="cpu")
+        cohort = found.models[0].cohort
+        assert cohort.notes == (
+            "not compared, as the model does not know it: side",
+            "not compared, as it was not looked for: back (in 2 of 3 cases)",
+        )
+        assert [len(row.comparisons) for row in cohort.cases] == [2, 1, 1]
+
     def test_a_case_that_fails_is_a_row_with_its_reason(self, folder, baseline, tmp_path):
         import shutil
 

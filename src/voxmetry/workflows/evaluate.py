@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -169,7 +170,8 @@ def _evaluate_one(
             rows.append(_case(model, case, data, files[case.name], numbers[case.name], settings, counter))
             tick()
     rows.sort(key=lambda row: row.case)
-    notes = tuple(dict.fromkeys(note for row in rows for note in row.notes))
+    seen = Counter(note for row in rows for note in row.notes)
+    notes = tuple(note if n == len(rows) else f"{note} (in {n} of {len(rows)} cases)" for note, n in seen.items())
     cohort = summarise_cohort(rows, settings).model_copy(update={"voxmetry_version": __version__, "notes": notes})
     return ModelEvaluation(
         name=entry.name,
@@ -218,7 +220,7 @@ def _case(
             reference=instances_of_case(read, reference) or reference if settings.instances else reference,
             settings=chosen,
             patient=patient,
-        ).model_copy(update={"notes": _not_compared(chosen, found, reference)})
+        ).model_copy(update={"notes": _not_compared(settings, chosen, found, reference)})
     except VoxmetryError as error:
         return CaseComparison(case=case.name, patient=patient, error=error.to_dict())
     counter.add(found, reference, structures_of(row.comparisons))
@@ -257,11 +259,16 @@ def _in_common(
     return settings.model_copy(update={"labels": names}) if names else settings
 
 
-def _not_compared(settings: CohortSettings, found: Segmentation, reference: Segmentation) -> tuple[str, ...]:
-    pairs = pair_labels(found.labels, reference.labels, **settings.pairing)
-    return left_out_words(
-        left_out(found.labels, reference.labels, pairs, settings.names), ("the model", "the data set")
-    )
+def _not_compared(
+    settings: CohortSettings, chosen: CohortSettings, found: Segmentation, reference: Segmentation
+) -> tuple[str, ...]:
+    """Say what one side does not know, and, structure by structure, what was `chosen` not to count in this case."""
+    whole = _in_common(settings, found, reference, reference.labels.names)
+    pairs = pair_labels(found.labels, reference.labels, **whole.pairing)
+    sides = ("the model", "the data set")
+    unknown = left_out_words(left_out(found.labels, reference.labels, pairs, whole.names), sides)
+    missing = [name for name in whole.labels or () if name not in (chosen.labels or whole.labels or ())]
+    return (*unknown, *(f"not compared, as it was not looked for: {name}" for name in missing))
 
 
 def _inputs(model: Ready, volumes: Sequence[Volume], data: DataSet) -> list[Volume]:
