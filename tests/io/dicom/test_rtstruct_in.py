@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pydicom
 import pytest
@@ -279,3 +281,104 @@ def test_a_contour_of_no_known_type_is_not_lost(tmp_path, grid, kind, told):
     path = structure_set(tmp_path / "rs.dcm", {"a": [good, odd], "b": [good]})
     with pytest.raises(FormatError, match=f"contours of the type {told}"):
         read_segmentation(path, image=grid)
+
+
+def circle(grid, centre, radius, slice_index, n=48):
+    angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
+    plane = np.stack([centre[0] + radius * np.cos(angle), centre[1] + radius * np.sin(angle)], axis=1)
+    return grid.to_mm(np.insert(plane, 2, slice_index, axis=1))
+
+
+def volume_of(path, grid):
+    found = read_layers(path, image=grid)
+    return int(sum((layer.array > 0).sum() for layer in found))
+
+
+class TestContoursOfOnePlane:
+    """Coordinates are rounded: contours of one slice of a turned image lie at heights that differ a little."""
+
+    @pytest.fixture
+    def thin(self, grid):
+        affine = grid.affine.copy()
+        affine[:3, 2] *= 0.6 / grid.spacing_mm[2]
+        return Geometry(affine, (40, 40, 30), FRAME_UID)
+
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_two_parts_of_a_slice_are_both_filled(self, tmp_path, thin, turned):
+        target = thin
+        if turned:
+            matrix = np.eye(4)
+            matrix[:3, :3] = phantoms.rotation((30, 10, 5)) * 0.7
+            matrix[:3, 3] = thin.to_mm(np.array([20, 20, 15.0])) - matrix[:3, :3] @ np.array([30, 30, 30.0])
+            target = Geometry(matrix, (60, 60, 60), FRAME_UID)
+
+        def filled(*parts):
+            rois = [
+                ("CLOSED_PLANAR", np.round(circle(thin, centre, 6, k, n), 1))
+                for k in range(8, 20)
+                for centre, n in parts
+            ]
+            return volume_of(structure_set(tmp_path / "rt.dcm", {"nodes": rois}), target)
+
+        first, second = ((11, 12), 48), ((28, 27), 33)
+        alone = filled(first) + filled(second)
+        assert abs(filled(first, second) - alone) <= 0.01 * alone
+
+    @pytest.mark.parametrize("turned", [False, True])
+    @pytest.mark.parametrize("copy", [lambda x: x[::-1], lambda x: np.roll(x, 7, axis=0), lambda x: np.round(x, 2)])
+    def test_a_copy_of_a_contour_is_no_hole(self, tmp_path, thin, turned, copy):
+        target = thin
+        if turned:
+            matrix = thin.affine.copy()
+            matrix[:3, :3] = phantoms.rotation((9, 4, 0)) @ matrix[:3, :3]
+            target = Geometry(matrix, (50, 50, 34), FRAME_UID)
+        once = [("CLOSED_PLANAR", circle(thin, (15, 15), 6, k)) for k in (8, 9, 10)]
+        twice = [*once, ("CLOSED_PLANAR", copy(once[1][1]))]
+        expected = volume_of(structure_set(tmp_path / "once.dcm", {"a": once}), target)
+        assert expected
+        assert volume_of(structure_set(tmp_path / "twice.dcm", {"a": twice}), target) == expected
+
+
+class TestNumbers:
+    def test_two_structures_of_one_number_are_refused(self, tmp_path, grid):
+        path = structure_set(tmp_path / "rt.dcm", {"a": [box(grid, 4)], "b": [box(grid, 6)]})
+        dataset = pydicom.dcmread(path)
+        dataset.StructureSetROISequence[1].ROINumber = dataset.ROIContourSequence[1].ReferencedROINumber = 1
+        dataset.save_as(path)
+        with pytest.raises(FormatError, match="several structures with the number 1"):
+            read_segmentation(path, image=grid)
+
+    def test_contours_in_two_items_are_all_read(self, tmp_path, grid):
+        path = structure_set(tmp_path / "rt.dcm", {"a": [box(grid, 4)], "b": [box(grid, 5)]})
+        dataset = pydicom.dcmread(path)
+        del dataset.StructureSetROISequence[1]
+        dataset.ROIContourSequence[1].ReferencedROINumber = 1
+        dataset.save_as(path)
+        found = read_segmentation(path, image=grid)
+        assert [int((found.array[:, :, k] > 0).sum()) for k in (4, 5)] == [45, 45]
+
+    def test_three_names_that_meet_stay_three(self, tmp_path, grid):
+        path = structure_set(tmp_path / "rt.dcm", {"GTV": [box(grid, 4)], "GTV_3": [box(grid, 5)], "c": [box(grid, 6)]})
+        dataset = pydicom.dcmread(path)
+        dataset.StructureSetROISequence[2].ROIName = "GTV"
+        dataset.save_as(path)
+        assert len(set(read_segmentation(path, image=grid).labels.names)) == 3
+
+
+def box(grid, k):
+    return ("CLOSED_PLANAR", ring(grid, 2, k, (4.5, 5.5), (13.5, 10.5)))
+
+
+@pytest.mark.parametrize(
+    ("slices", "lost"), [((2, 3, 4, 6, 8), 2), ((2, 4, 6, 8), 0), ((2, 3, 8, 9), 0), ((2, 3, 4, 6), 0)]
+)
+def test_slices_without_a_contour_between_others_are_told(tmp_path, grid, slices, lost):
+    path = structure_set(tmp_path / "rt.dcm", {"liver": [box(grid, k) for k in slices]})
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        read_segmentation(path, image=grid)
+    assert [str(x.message).split("; if")[0] for x in told] == (
+        [f"rt.dcm: liver has no contour on {lost} slices between others that have one: it is empty there"]
+        if lost
+        else []
+    )

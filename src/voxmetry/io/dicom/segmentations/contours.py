@@ -18,6 +18,13 @@ _NEAR_SLICES = 2.0
 _BRIDGE = 0.185
 """Share of an edge at which a channel to a hole begins: no voxel centre and no corner of a contour lies on its line."""
 _ON_CENTRE = 1e-6
+_SAME_PLANE_MM = 0.15
+_SAME_PLANE_SHARE = 0.25
+"""Contours of one plane lie so far apart at most, in mm and as a share of the slice step: coordinates are rounded,
+often to a tenth of a mm, and those of a plane that is turned in the patient are not rounded alike."""
+COPY = 0.1
+"""Contours that run so near to each other, in voxels or in mm, are copies: no wall of an organ is as thin."""
+_AT_ONCE = 256
 
 
 def fill(polygons: Sequence[Float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -69,7 +76,7 @@ def fill_structure(polygons: Sequence[Float64], shape: tuple[int, int]) -> NDArr
     """Fill the contours of one structure in one plane as they are met in practice.
 
     A contour inside another is a hole, one inside a hole is an island again; contours that cross or lie side by side
-    are joined; one that is there twice counts once.
+    are joined; one that is there twice counts once, whichever point it begins at and whichever way it runs.
 
     Parameters
     ----------
@@ -87,7 +94,7 @@ def fill_structure(polygons: Sequence[Float64], shape: tuple[int, int]) -> NDArr
     mask = np.zeros(shape, bool)
     seen: list[Float64] = []
     for polygon in sorted(polygons, key=lambda points: -abs(area(points))):
-        if any(x.shape == polygon.shape and np.abs(x - polygon).max() < 1e-3 for x in seen):
+        if any(is_copy(polygon, other, COPY) for other in seen):
             continue
         seen.append(polygon)
         part = fill([polygon], shape)
@@ -96,6 +103,73 @@ def fill_structure(polygons: Sequence[Float64], shape: tuple[int, int]) -> NDArr
         else:
             mask |= part
     return mask
+
+
+def is_copy(first: Float64, second: Float64, tolerance: float) -> bool:
+    """Whether two closed contours run along each other, whichever point they begin at and whichever way they run.
+
+    Parameters
+    ----------
+    first, second
+        (N, 2) and (M, 2).
+    tolerance
+        How far a point of one may lie off the other, in the points' unit.
+
+    Examples
+    --------
+    >>> square = np.array([[0.0, 0], [4, 0], [4, 4], [0, 4]])
+    >>> is_copy(square, square[[2, 1, 0, 3]] + 0.01, 0.1), is_copy(square, square / 2, 0.1)
+    (True, False)
+    """
+    ends = [np.stack([x.min(axis=0), x.max(axis=0)]) for x in (first, second)]
+    if np.abs(ends[0] - ends[1]).max() > tolerance:
+        return False
+    return _lies_on(first, second, tolerance) and _lies_on(second, first, tolerance)
+
+
+def _lies_on(points: Float64, ring: Float64, tolerance: float) -> bool:
+    """Whether all points lie on a ring's edges, some at a time: contours of thousands of points are met."""
+    along = np.roll(ring, -1, axis=0) - ring
+    squares = np.maximum((along**2).sum(axis=1), np.finfo(np.float64).tiny)
+    for start in range(0, len(points), _AT_ONCE):
+        apart = points[start : start + _AT_ONCE, None] - ring
+        share = np.clip((apart * along).sum(axis=2) / squares, 0, 1)
+        off = ((apart - share[..., None] * along) ** 2).sum(axis=2).min(axis=1)
+        if off.max() > tolerance**2:
+            return False
+    return True
+
+
+def planes_of(heights: Float64, step: float, step_mm: float) -> list[tuple[float, list[int]]]:
+    """Group contours that lie in one plane, though the rounding of their points parts them a little.
+
+    Parameters
+    ----------
+    heights
+        Of each contour along the normal, in any unit.
+    step
+        Between the image's slices, in the same unit.
+    step_mm
+        The same in mm.
+
+    Returns
+    -------
+    list of (height, indices)
+        The mean height of each plane, rising, and the contours in it.
+
+    Examples
+    --------
+    >>> planes_of(np.array([3.0, 1.0, 3.02]), 1.0, 2.0)
+    [(1.0, [1]), (3.01, [0, 2])]
+    """
+    tolerance = min(max(_SAME_PLANE_MM / step_mm, 0.02), _SAME_PLANE_SHARE) * step
+    planes: list[list[int]] = []
+    for index in np.argsort(heights, kind="stable").tolist():
+        if planes and heights[index] - heights[planes[-1][0]] <= tolerance:
+            planes[-1].append(index)
+        else:
+            planes.append([index])
+    return [(float(heights[members].mean()), sorted(members)) for members in planes]
 
 
 def area(polygon: Float64) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 
 from voxmetry.core.geometry import Float64, Geometry
 from voxmetry.errors import GeometryError
-from voxmetry.io.dicom.segmentations.contours import own_step
+from voxmetry.io.dicom.segmentations.contours import COPY, is_copy, own_step, planes_of
 from voxmetry.io.overlapping import Piece
 
 _FLAT_MM = 0.5
@@ -43,8 +43,10 @@ def fill_oblique(contours: Sequence[tuple[Float64, bool]], grid: Geometry, name:
     frame = _frame([points for points, _ in mm], name)
     turned = [(points @ frame.T, is_xor) for points, is_xor in mm]
     levels = np.array([float(points[:, 2].mean()) for points, _ in turned])
-    heights = np.unique(np.round(levels, 2))
-    step = own_step(heights, float((np.abs(frame[2] @ grid.directions) * grid.spacing_mm).sum()))
+    slice_mm = float((np.abs(frame[2] @ grid.directions) * grid.spacing_mm).sum())
+    planes = planes_of(levels, slice_mm, slice_mm)
+    heights = np.array([height for height, _ in planes])
+    step = own_step(heights, slice_mm)
     every = np.concatenate([points for points, _ in contours])
     reach = step / 2 / np.array(grid.spacing_mm)
     low = np.maximum(np.floor(every.min(axis=0) - reach), 0).astype(int)
@@ -56,13 +58,9 @@ def fill_oblique(contours: Sequence[tuple[Float64, bool]], grid: Geometry, name:
     places = grid.to_mm(index) @ frame.T
     nearest = np.abs(places[..., 2, None] - heights).argmin(axis=-1)
     mask = np.zeros(places.shape[:3], bool)
-    for number, height in enumerate(heights):
+    for number, (height, members) in enumerate(planes):
         slab = (nearest == number) & (np.abs(places[..., 2] - height) <= step / 2)
-        rings = [
-            (points[:, :2], is_xor)
-            for (points, is_xor), z in zip(turned, levels, strict=True)
-            if abs(z - height) <= 0.011
-        ]
+        rings = [(turned[index][0][:, :2], turned[index][1]) for index in members]
         mask[slab] = _inside(places[slab][:, :2], rings)
     return [(box, mask)]
 
@@ -83,11 +81,15 @@ def _frame(contours: Sequence[Float64], name: str) -> Float64:
 
 
 def _inside(points: Float64, rings: Sequence[tuple[Float64, bool]]) -> np.ndarray:
-    """Whether points (N, 2) lie inside: a ring within what is there already is a hole, one beside it is joined."""
+    """Whether points (N, 2) lie inside: a ring in others is a hole, one beside them is joined, a copy counts once."""
     from matplotlib.path import Path
 
     found = np.zeros(len(points), bool)
+    seen: list[Float64] = []
     for ring, is_xor in sorted(rings, key=lambda pair: -float(np.ptp(pair[0], axis=0).max())):
+        if not is_xor and any(is_copy(ring, other, COPY) for other in seen):
+            continue
+        seen.append(ring)
         within = Path(ring).contains_points(points)
         if is_xor or found[within].all():
             found ^= within

@@ -5,6 +5,7 @@ Reference: DICOM PS3.3 C.8.8.5 (Structure Set) and C.8.8.6 (ROI Contour).
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import FormatError, GeometryError, ReadingWarning
 from voxmetry.io.dicom.read.headers import PARSING_ERRORS, lenient, parsing, read_all, text, whole
 from voxmetry.io.dicom.segmentations.codes import code_of, full_name
-from voxmetry.io.dicom.segmentations.contours import fill, fill_structure, own_step
+from voxmetry.io.dicom.segmentations.contours import fill, fill_structure, own_step, planes_of
 from voxmetry.io.overlapping import Layers, Piece
 
 RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -36,6 +37,8 @@ _BEYOND_VOXELS = 1.0
 _BEYOND_SLICES = 0.6
 """Contours may reach this far beyond the outermost voxel centres: bodies are drawn to the edge of the image, but a
 contour a slice above the last one would be lost."""
+_MOST_SKIPPED, _OFTEN = 3, 0.1
+"""Slices are skipped where gaps of so many steps at most occur so often among contours; else gaps part a structure."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ def read_rtstruct(
     Warns
     -----
     ReadingWarning
-        Names what was clipped, as it reaches beyond the image, and what was left out, as it lies outside of it or in
-        another frame of reference.
+        Names what was clipped, as it reaches beyond the image, what was left out, as it lies outside of it or in
+        another frame of reference, and what has no contour on some slices between others.
     """
     dataset = read_all(path, path.name)
     with lenient():
@@ -96,12 +99,14 @@ def read_rtstruct(
                 continue
             with parsing(path.name):
                 contours = _contours(item, grid, f"{label.name} of {path.name}")
-            pieces, beyond = _fill(contours, grid, f"{label.name} of {path.name}")
+            pieces, beyond, skipped = _fill(contours, grid, f"{label.name} of {path.name}")
             if beyond and not any(mask.any() for _, mask in pieces):
                 told.append(f"{label.name} lies outside of the image: left out")
                 continue
             if beyond:
                 told.append(f"{label.name} {beyond}: clipped")
+            if skipped:
+                told.append(f"{label.name} {skipped}")
             layers.add(label, pieces)
             kept += 1
     if rois and not kept:
@@ -129,18 +134,27 @@ def structures_in(path: Path) -> tuple[Label, ...]:
 
 def _rois(dataset: Any, name: str) -> list[tuple[Label, Any, str | None]]:
     """Pair names with contours; return (label, contours, frame of reference) in the file's order."""
-    items = {whole(item, "ReferencedROINumber"): item for item in dataset.get("ROIContourSequence") or []}
+    items = _contours_of(dataset)
     described = {whole(item, "ReferencedROINumber"): item for item in dataset.get("RTROIObservationsSequence") or []}
     found: list[tuple[Label, Any, str | None]] = []
-    for place, roi in enumerate(dataset.get("StructureSetROISequence") or [], start=1):
-        number = whole(roi, "ROINumber")
+    structures = list(dataset.get("StructureSetROISequence") or [])
+    numbers = [whole(roi, "ROINumber") for roi in structures]
+    for place, (roi, number) in enumerate(zip(structures, numbers, strict=True), start=1):
         item = items.get(number)
         if number is None or item is None or not _may_be_closed(item):
             continue
+        if numbers.count(number) > 1:
+            raise FormatError(
+                found=f"{name} has several structures with the number {number}",
+                expected="a ROI Number of its own for each structure: contours name theirs by it",
+                fix="export the structures again",
+            )
         taken = [label.name for label, _, _ in found]
         label = _label(roi, item, described.get(number, {}), number, place)
-        if label.name in taken:
-            label = label.model_copy(update={"name": f"{label.name}_{label.value}"})
+        given = label.name
+        for more in (label.value, *range(2, len(taken) + 3)):
+            if label.name in taken:
+                label = label.model_copy(update={"name": f"{given}_{more}"})
         found.append((label, item, text(roi, "ReferencedFrameOfReferenceUID")))
     if not found:
         raise FormatError(
@@ -152,6 +166,16 @@ def _rois(dataset: Any, name: str) -> list[tuple[Label, Any, str | None]]:
     if len(set(values)) == len(values) and all(1 <= value <= 65535 for value in values):
         return found
     return [(x.model_copy(update={"value": i}), item, uid) for i, (x, item, uid) in enumerate(found, start=1)]
+
+
+def _contours_of(dataset: Any) -> dict[int | None, Any]:
+    """Return the item with the contours of each structure, by its number; several items of one are joined."""
+    items: dict[int | None, Any] = {}
+    for item in dataset.get("ROIContourSequence") or []:
+        earlier = items.setdefault(whole(item, "ReferencedROINumber"), item)
+        if earlier is not item:
+            earlier.ContourSequence = [*(earlier.get("ContourSequence") or []), *(item.get("ContourSequence") or [])]
+    return items
 
 
 def _label(roi: Any, item: Any, observation: Any, number: int, place: int) -> Label:
@@ -222,23 +246,26 @@ def _malformed(name: str, number: int, what: str) -> FormatError:
     )
 
 
-def _fill(contours: Sequence[_Contour], grid: Geometry, name: str) -> tuple[list[Piece], str]:
+def _fill(contours: Sequence[_Contour], grid: Geometry, name: str) -> tuple[list[Piece], str, str]:
     """Fill one structure: slice by slice where the contours lie in slices of the grid, else plane by plane.
 
-    Returns the pieces, and in words how far the contours reach beyond the image; empty where they do not.
+    Returns the pieces, and in words how far the contours reach beyond the image and which of its slices they skip;
+    empty where they do not.
     """
     if not contours:
-        return [], ""
+        return [], "", ""
     axis = _slice_axis(contours)
     beyond = _beyond(contours, grid, axis)
     if axis is None:
         from voxmetry.io.dicom.segmentations.oblique import fill_oblique
 
-        return fill_oblique([(x.points, x.exclusive_or) for x in contours], grid, name), beyond
+        return fill_oblique([(x.points, x.exclusive_or) for x in contours], grid, name), beyond, ""
+    levels = np.array([float(contour.points[:, axis].mean()) for contour in contours])
     planes: dict[float, list[_Contour]] = {}
-    for contour in contours:
-        planes.setdefault(round(float(contour.points[:, axis].mean()), 2), []).append(contour)
-    return _fill_slices(planes, axis, grid), beyond
+    for height, members in planes_of(levels, 1.0, grid.spacing_mm[axis]):
+        # Rounded, so that a contour halfway between two slices falls to the same one whatever its points' last digits.
+        planes.setdefault(round(height, 2), []).extend(contours[index] for index in members)
+    return _fill_slices(planes, axis, grid), beyond, _skipped(planes, axis)
 
 
 def _slice_axis(contours: Sequence[_Contour]) -> int | None:
@@ -266,6 +293,35 @@ def _fill_slices(planes: dict[float, list[_Contour]], axis: int, grid: Geometry)
         place[axis] = k
         pieces.append((tuple(place), masks[nearest]))
     return pieces
+
+
+def _skipped(planes: dict[float, list[_Contour]], axis: int) -> str:
+    """Say how many slices a structure leaves out between contours that lie above each other; empty where it does not.
+
+    Some draw every second slice, and each slice only where the shape changes fast: what lies between is not in the
+    file, and is no part of the structure for this reader. A single gap is one between two parts of it.
+    """
+    heights = sorted(planes)
+    step = own_step(np.array(heights), 1.0)
+    lost = []
+    for low, high in itertools.pairwise(heights):
+        between = round((high - low) / step) - 1
+        if 0 < between <= _MOST_SKIPPED and _above_each_other(planes[low], planes[high], axis):
+            lost.append(between)
+    if len(lost) < max(2, _OFTEN * len(heights)):
+        return ""
+    return (
+        f"has no contour on {sum(lost)} slices between others that have one: it is empty there; if it goes through "
+        "them, let the program that drew it interpolate, and export it again"
+    )
+
+
+def _above_each_other(lower: Sequence[_Contour], upper: Sequence[_Contour], axis: int) -> bool:
+    others = [i for i in range(3) if i != axis]
+    boxes = [
+        [(x.points[:, others].min(axis=0), x.points[:, others].max(axis=0)) for x in side] for side in (lower, upper)
+    ]
+    return any((a[0] <= b[1]).all() and (b[0] <= a[1]).all() for a, b in itertools.product(*boxes))
 
 
 def fill_plane(polygons: Sequence[tuple[Float64, bool]], shape: tuple[int, int]) -> NDArray[np.bool_]:
