@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import re
 import shlex
 import shutil
@@ -71,9 +72,16 @@ def test_the_examples_with_a_prompt_give_what_they_say(page):
     assert not found.failed
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def written_in(path: Path) -> str:
+    """The text of a page, or of a notebook between its code."""
+    if path.suffix != ".ipynb":
+        return text_of(path)
+    return "\n".join("".join(x["source"]) for x in json.loads(text_of(path))["cells"] if x["cell_type"] == "markdown")
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "notebooks").glob("*.ipynb"))], ids=lambda page: page.name)
 def test_links_within_the_repository_lead_somewhere(page):
-    targets = [next(part for part in match if part) for match in LINK.findall(text_of(page))]
+    targets = [next(part for part in match if part) for match in LINK.findall(written_in(page))]
     local = [target.split("#")[0] for target in targets if not re.match(r"[a-z]+:", target)]
     assert [target for target in local if target and not (page.parent / target).exists()] == []
 

@@ -210,3 +210,10 @@ def test_a_plan_takes_grid_patch_and_network_of_the_model(source, tmp_path):
     assert made.model.labels == planned.model.labels
     assert made.start_from == str(source)
     assert parse_record(made.model_dump(), TrainSettings, where="test") == made
+
+
+def test_a_model_with_two_sides_is_a_start_for_structures_without(tmp_path):
+    named, _, found = scan(open_data(write_cases(tmp_path / "phantoms-mr")))
+    made = settings_from(make_plan(found, named, data="x").settings, "brain-mr")
+    assert made.model.window.patch == read_spec("brain-mr").window.patch
+    assert (made.model.window.mirror_axes, made.model.window.swap_on_mirror) == ((), ())

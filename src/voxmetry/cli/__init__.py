@@ -102,9 +102,8 @@ def _tell(error: VoxmetryError, *, as_json: bool) -> int:
 _OF_PYTHON = (
     r"(; in Python: |,? or in Python ).*$",
     r", \w+=[^,()]* in Python(?=\))",
-    r" \(\w+=[^()]* in Python\)",
     r", or \w+=\S+ in Python",
-    r" \(\w+=[\w'\"]+\)",
+    r" \(\w+=(?:[^()]|\(\))*\)",
 )
 """How messages name the way in Python beside that of the shell."""
 
@@ -127,17 +126,41 @@ def without_python(fix: str) -> str:
 def _at_the_shell(error: VoxmetryError, arguments: Sequence[str]) -> VoxmetryError:
     """Put what to do into words of the shell: no Python, and no option that the verb does not have.
 
-    An option of reading that the verb lacks is one of `convert`, which writes a file that the verb takes.
+    An option of reading that the verb lacks is one of `convert`, which writes a file that the verb takes; of any other
+    it is said which verb has it.
     """
     fix = without_python(error.fix)
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", fix)) - _options_of(arguments)
-    foreign = sorted(named & _options_of(["convert"]))
-    if foreign and named == set(foreign):
-        fix = f"write a file first, with an option of that verb: voxmetry convert SOURCE TARGET {' '.join(foreign)} ..."
+    # An option of a command that is named in full belongs to that one.
+    named = {*_OPTION.findall(re.sub(r"voxmetry [a-z][^;,)]*", "", fix))}
+    lacking = sorted(named - _options_of(arguments))
+    if lacking and not named & _options_of(arguments) and set(lacking) <= _options_of(["convert"]) - _OF_WRITING:
+        fix = f"write a file first: voxmetry convert SOURCE TARGET, with {' or '.join(lacking)}"
+    elif lacking:
+        fix += f" ({'; '.join(f'{option}: {_owners(option)}' for option in lacking)})"
     if fix != error.fix:
         error.fix = fix
         error.args = (error.found, error.expected, fix)
     return error
+
+
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+_OF_WRITING = frozenset({"--overwrite", "--deidentify", "--json"})
+
+
+def _owners(option: str) -> str:
+    """Name the verbs that have an option, a few of them."""
+    import typer
+
+    from voxmetry.cli.app import app
+
+    def below(command: Any, words: tuple[str, ...]) -> Iterator[str]:
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from below(inner, (*words, name))
+        if option in _own_options(command):
+            yield " ".join(words)
+
+    verbs = list(below(typer.main.get_command(app), ()))
+    return f"an option of voxmetry {', '.join(verbs[:3])}" if verbs else "an option of another verb"
 
 
 def _options_of(arguments: Sequence[str]) -> set[str]:
@@ -152,6 +175,10 @@ def _options_of(arguments: Sequence[str]) -> set[str]:
         if inner is None:
             break
         command = inner
+    return _own_options(command)
+
+
+def _own_options(command: Any) -> set[str]:
     return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
 
 
@@ -164,7 +191,9 @@ def _unforeseen(error: Exception, arguments: Sequence[str]) -> VoxmetryError:
         return UnforeseenError(
             found="the memory of this machine does not suffice",
             expected="room for the study: a small multiple of the size of its image",
-            fix="close other programs, or give --memory-gb a lower limit, and try again",
+            fix="close other programs, or crop the image, and try again"
+            if "--memory-gb" not in _options_of(arguments)
+            else "close other programs, or give --memory-gb a lower limit, and try again",
         )
     verb = next((word for word in arguments if not word.startswith("-")), "")
     lines = [f"voxmetry {_version()}, Python {platform.python_version()}, {platform.platform()}", f"verb: {verb}"]

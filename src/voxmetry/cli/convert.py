@@ -32,6 +32,10 @@ class Structures:
     split: Annotated[
         bool, typer.Option("--split", help="Write each structure as a mask of its own, NAME.nii.gz in a new folder.")
     ] = False
+    as_labels: Annotated[
+        bool,
+        typer.Option("--as-labels", help="Take a file of many values without names for a label map."),
+    ] = False
     overlap: Annotated[
         Literal["refuse", "first", "last"],
         typer.Option(

@@ -12,6 +12,7 @@ import codecs
 import difflib
 import math
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Mapping
 
@@ -270,3 +271,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1) or [other for other in names if name and other.startswith(name)]
     return f"did you mean {near[0]}? " if near else ""
+
+
+def word(path: object) -> str:
+    """Return a path as one word of a command that can be copied into a shell.
+
+    Examples
+    --------
+    >>> word("my runs/one")
+    "'my runs/one'"
+    """
+    return shlex.quote(str(path))

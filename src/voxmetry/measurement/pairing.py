@@ -118,7 +118,7 @@ def renamed_tables(
             raise LabelError(
                 found=f"no structure named {old!r} on either side to call {new!r}",
                 expected=f"one of {', '.join(theirs.names) or '(none)'}, or of {', '.join(ours.names) or '(none)'}",
-                fix="write --map THEIRS=OURS with a name or a value that one side has",
+                fix="write --map THEIRS=OURS (names={theirs: ours} in Python) with a name or a value that one side has",
             )
         changes[place][old] = new
     return ours.renamed(changes[0]), theirs.renamed(changes[1])
@@ -278,8 +278,8 @@ def _refuse_contradictions(ours: dict[int, Label], theirs: dict[int, Label]) -> 
                 ]
             ),
             expected="the same name for the same value",
-            fix="say which is which (--map THEIRS=OURS), compare by name (--match name), or correct the table "
-            "that is wrong",
+            fix="say which is which: --map THEIRS=OURS (names={theirs: ours} in Python); compare by name: --match name "
+            "(match='name'); or correct the table that is wrong",
         )
 
 

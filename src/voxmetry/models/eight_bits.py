@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from voxmetry.config import ModelSpec
 from voxmetry.core.base import Count, Number, Record
+from voxmetry.core.text import word
 from voxmetry.errors import ModelError
 from voxmetry.models import find_member, read_any_spec
 from voxmetry.models.composite import CompositeSpec
@@ -110,5 +111,5 @@ def _unusable(found: str, folder: Path) -> ModelError:
     return ModelError(
         found=found,
         expected="the networks in 8 bits that were made of this model",
-        fix=f"make them again: voxmetry models quantise {folder.name} STUDY --overwrite; or remove {RECORD}",
+        fix=f"make them again: voxmetry models quantise {word(folder)} STUDY --overwrite; or remove {RECORD}",
     )

@@ -68,7 +68,7 @@ def fit_device(gflop: float, *, window: int, ring: int, image: int, device: str)
     raise InferenceError(
         found=f"{free / 1e9:.2f} GB of free memory on the GPU",
         expected=f"{window / 1e9:.2f} GB for one window of the network, image and scores on the host",
-        fix="end other programs that use the GPU, or run with --device cpu",
+        fix="end other programs that use the GPU, or run with --device cpu (device='cpu')",
     )
 
 

@@ -27,9 +27,9 @@ def require_execution(execution: str, device: str) -> None:
     places = {"eager": ("cpu", "cuda", "mps", "openvino"), "compile": ("cpu", "cuda"), "graph": ("cuda",)}[execution]
     if device not in places:
         raise ConfigError(
-            found=f"--execution {execution} on {device}",
+            found=f"execution {execution} on {device}",
             expected=f"one of the devices {', '.join(places)} for it",
-            fix="leave out --execution, or name such a --device",
+            fix="use --execution eager (execution='eager'), or name such a device, as --device cpu (device='cpu')",
         )
 
 
@@ -61,7 +61,7 @@ class Compiled:
             raise InferenceError(
                 found=f"torch could not compile the network: {type(error).__name__}",
                 expected="a C++ compiler (CPU) or Triton (CUDA) that torch finds",
-                fix="leave out --execution compile, or install the compiler",
+                fix="use --execution eager (execution='eager'), or install the compiler",
             ) from error
 
 

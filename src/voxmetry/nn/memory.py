@@ -234,8 +234,9 @@ def plan_memory(
     raise InferenceError(
         found=f"{limit / 1e9:.2f} GB of memory for {spec.name} on {volumes[0].geometry.shape} voxels",
         expected=f"{chosen.needed / 1e9:.2f} GB: {parts}" + (f"; the input is held whole, as {why}" if why else ""),
-        fix=f"free memory or raise --memory-gb; or {'leave out --maps, ' if maps else ''}crop the image, or take a "
-        "model with larger voxels or fewer classes",
+        fix="close other programs; raise --memory-gb (memory_gb=8) if it was given; or "
+        f"{'leave out --maps (maps=()), ' if maps else ''}crop the image, or take a model with larger voxels or fewer "
+        "classes",
     )
 
 

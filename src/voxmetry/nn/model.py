@@ -106,7 +106,7 @@ class Model:
             raise ModelError(
                 found=f"{self.spec.name}, the second network of a cascade",
                 expected="a model that takes images alone",
-                fix="run the cascade with Composite or voxmetry segment, without --engine monai",
+                fix="run the cascade by voxmetry.segment or `voxmetry segment`, with the engine stream",
             )
         if isinstance(self.spec.network, MaskRcnnNetwork):
             raise ModelError(
@@ -224,7 +224,7 @@ def require_for_instances(spec: ModelSpec, device: str, execution: str) -> None:
         raise ConfigError(
             found=f"{spec.name} on {device}, {execution}",
             expected="cpu or cuda, eager: how many boxes a network of kind 'maskrcnn' has follows from the image",
-            fix="use --device cpu or cuda, and --execution eager",
+            fix="use --device cpu or cuda (device='cpu'), and --execution eager (execution='eager')",
         )
 
 

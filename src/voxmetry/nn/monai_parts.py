@@ -141,7 +141,7 @@ def out_of_memory_in_words(name: str, device: str) -> Iterator[None]:
         raise InferenceError(
             found=f"{name} ran out of memory on {device} with the engine monai, which holds all scores at once",
             expected="room for classes x voxels of float32, several times",
-            fix="use --engine stream",
+            fix="use --engine stream (engine='stream')",
         ) from error
 
 

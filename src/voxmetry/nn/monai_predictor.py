@@ -51,7 +51,8 @@ class MonaiPredictor(Predictor):
             raise ConfigError(
                 found=f"the engine monai on {device} in {precision}, {execution}",
                 expected="cpu or cuda in float32, eager: it is the reference",
-                fix="use --device cpu --precision float32, or --engine stream",
+                fix="use --device cpu --precision float32 (device='cpu', precision='float32'), or --engine stream "
+                "(engine='stream')",
             )
         if not isinstance(model, Model):
             model = load_model(model, device=device, precision="float32", fast=fast)
@@ -73,13 +74,13 @@ class MonaiPredictor(Predictor):
             raise ConfigError(
                 found="clicks with the engine monai",
                 expected="images alone: its transforms make no channels of clicks",
-                fix="use --engine stream",
+                fix="use --engine stream (engine='stream')",
             )
         if maps:
             raise ConfigError(
                 found=f"maps ({', '.join(maps)}) with the engine monai",
                 expected="labels alone: it is the plain way that the engine is compared with",
-                fix="leave out --maps, or use --engine stream",
+                fix="leave out --maps (maps=()), or use --engine stream (engine='stream')",
             )
         grid = channels[0].geometry
         return Prepared(torch.empty(0), grid, grid, volumes=tuple(channels))

@@ -201,7 +201,7 @@ class Predictor:
             raise ConfigError(
                 found=f"clicks on {self.device}",
                 expected="cpu or cuda: other runtimes keep the network of images alone",
-                fix="use --device cpu or cuda",
+                fix="use --device cpu or cuda (device='cpu')",
             )
         prepared = with_clicks(self._preprocess(_channels(volumes), plan, previous), clicks, self.spec)
         return replace(prepared, plan=plan)
@@ -260,7 +260,7 @@ class Predictor:
             raise ConfigError(
                 found=f"{self.spec.name} on {self.device}",
                 expected="torch: proposals and masks run there only",
-                fix="use device cpu or cuda",
+                fix="use --device cpu or cuda (device='cpu')",
             )
         collector = InstanceCollector(member, self.spec, (i, j, k))
         semantic = self._run(prepared, maps, maps_to, confidence, None, collector)
@@ -311,7 +311,8 @@ class Predictor:
                 expected=f"{plan.needed / 1e9:.2f} GB, as was predicted"
                 if plan
                 else "room for one window and the ring",
-                fix="end other programs that use this device, or name --memory-gb so that a smaller plan is chosen",
+                fix="end other programs that use this device, or name --memory-gb (memory_gb=8) so that a smaller "
+                "plan is chosen",
             ) from error
 
     def _stream(

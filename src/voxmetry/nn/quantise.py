@@ -150,7 +150,7 @@ def _in_words(name: str) -> Iterator[None]:
         raise ModelError(
             found=f"the network of {name}, which OpenVINO and NNCF cannot bring to 8 bits: {said}",
             expected="a network of operations that both know, such as convolutions of a fixed size",
-            fix="run it without 8 bits: --fast takes fewer windows all the same",
+            fix="run it without 8 bits: --fast (fast=True) takes fewer windows all the same",
         ) from error
 
 

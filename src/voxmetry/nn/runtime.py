@@ -96,13 +96,13 @@ def choose_runtime(
         raise ConfigError(
             found=f"precision fp16 on {device}",
             expected="float32 or bf16, which CPUs multiply",
-            fix="use --precision bf16, or auto",
+            fix="use --precision bf16 (precision='bf16'), or auto",
         )
     if precision == "bf16" and device == "openvino" and not openvino_has_bf16():
         raise ConfigError(
             found="precision bf16 on openvino, on a CPU that does not multiply it: it would compute in float32",
             expected="float32 on this CPU",
-            fix="use --precision float32, or auto",
+            fix="use --precision float32 (precision='float32'), or auto",
         )
     require_execution(execution, device)
     return RuntimeChoice(device, _best_precision(device) if precision == "auto" else precision, why, execution)
@@ -173,7 +173,7 @@ def choose_for_training(device: str, precision: str = "auto", *, begun_in: str |
         raise InferenceError(
             found=f"a training in fp16 on {device}",
             expected="bf16 or float32, which processors multiply",
-            fix="use --precision auto",
+            fix="use --precision auto (precision='auto')",
         )
     if precision != "auto":
         slow = precision == "bf16" and not multiplies_bf16(device)
@@ -196,7 +196,7 @@ def require_device(device: str) -> None:
         raise InferenceError(
             found="no MPS device, or a torch without MPS",
             expected="a MPS device that torch can use",
-            fix="use --device cpu, or install a build of torch with MPS",
+            fix="use --device cpu (device='cpu'), or install a build of torch with MPS",
         )
 
 
@@ -210,9 +210,9 @@ def require_cuda() -> None:
             if built
             else f"no CUDA device for this build of torch ({torch.__version__}), which is for processors",
             expected=expected,
-            fix="use --device cpu; else see what nvidia-smi says, and CUDA_VISIBLE_DEVICES"
+            fix="use --device cpu (device='cpu'); else see what nvidia-smi says, and CUDA_VISIBLE_DEVICES"
             if built
-            else "use --device cpu, or install a build of torch with CUDA and the driver",
+            else "use --device cpu (device='cpu'), or install a build of torch with CUDA and the driver",
         )
     said = cuda_trouble()
     if said:
@@ -220,7 +220,7 @@ def require_cuda() -> None:
             found=f"a CUDA device that cannot be used: {said}",
             expected=expected,
             fix="end the programs that nvidia-smi shows on it, choose another by CUDA_VISIBLE_DEVICES, or use "
-            "--device cpu",
+            "--device cpu (device='cpu')",
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from voxmetry.config import CleanStep, ModelSpec, Range, TrainingDomain, Weights, dump_yaml, parse_record
 from voxmetry.core.segmentation import Segmentation
+from voxmetry.core.text import word
 from voxmetry.errors import ConfigError
 from voxmetry.io.atomic import make_folder, write_bytes, write_text
 from voxmetry.measurement.overlap import Overlap
@@ -63,7 +64,7 @@ def fold_models(run: Path) -> tuple[Path, ...]:
         raise ConfigError(
             found=f"{len(folders)} finished folds in {run}",
             expected="two or more, as fold-0/model, fold-1/model and so on",
-            fix="train them: voxmetry train CONFIG --fold 0, then 1 and so on",
+            fix=f"train them: voxmetry train CONFIG --fold 0 -o {word(run / 'fold-0')}, then 1 and so on",
         )
     kinds = {_architecture(read_spec(folder)) for folder in folders}
     if len(kinds) > 1:

@@ -291,11 +291,15 @@ def settings_from(planned: TrainSettings, name: str | Path) -> TrainSettings:
         item.model_copy(update={"normalise": source.inputs[places[place]].normalise}) if place in places else item
         for place, item in enumerate(planned.model.inputs)
     ]
+    window, own = source.window, planned.model.window
+    if planned.model.labels.misnamed(window.swap_on_mirror):
+        # Its two sides are not all structures here; those that change places with nothing would be mixed.
+        window = window.model_copy(update={"mirror_axes": own.mirror_axes, "swap_on_mirror": own.swap_on_mirror})
     model = planned.model.model_copy(
         update={
             "orientation": source.orientation,
             "spacing_mm": source.spacing_mm,
-            "window": source.window,
+            "window": window,
             "network": source.network,
             "inputs": tuple(inputs),
             "clicks": source.clicks,

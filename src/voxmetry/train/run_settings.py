@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
 from voxmetry.config import TrainSettings, dump_yaml, load_yaml
+from voxmetry.core.text import word
 from voxmetry.errors import ConfigError
 from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.train.cases import DataSet
@@ -54,7 +54,7 @@ def start_folder(
         )
     elif changed := _changes(load_yaml(saved, TrainSettings), settings, with_places(settings, data, locate)):
         more = f" and {len(changed) - SHOWN_KEYS} more" if len(changed) > SHOWN_KEYS else ""
-        command = f"voxmetry train {shlex.quote(str(saved))} -o {shlex.quote(str(out))} --resume"
+        command = f"voxmetry train {word(saved)} -o {word(out)} --resume"
         raise ConfigError(
             found=f"the run in {out} was made with other settings: {'; '.join(changed[:SHOWN_KEYS])}{more}",
             expected="the settings that it was started with",

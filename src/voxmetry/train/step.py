@@ -69,7 +69,7 @@ def require_finite(loss: torch.Tensor, step: int) -> float:
         raise InferenceError(
             found=f"a loss of {value} in step {step}",
             expected="a finite loss",
-            fix="lower learning_rate, or use --precision float32; the last checkpoint is kept",
+            fix="start a new run with a lower learning_rate, or with --precision float32 (precision: float32)",
         )
     return value
 
@@ -87,8 +87,8 @@ def memory_is_told(settings: TrainSettings, step: int) -> Iterator[None]:
             found=f"no memory left in step {step} of training",
             expected=f"room for {settings.batch_size // settings.accumulate} patches of "
             f"{' x '.join(map(str, settings.model.window.patch))} voxels in the network",
-            fix=f"end other programs that use this device; or start a new run with {parts}, or a plan for less "
-            "--memory-gb; the last checkpoint is kept",
+            fix=f"end other programs that use this device; or start a new run with {parts}, or one that "
+            "is planned for less --memory-gb",
         ) from error
 
 

@@ -72,7 +72,8 @@ def flag_region(source: SeriesInfo | None, model: str, body_part: str, *, any_re
         raise InputError(
             found=f"a study of {shown}, as its header says (Body Part Examined)",
             expected=f"{body_part}, which {model} is for",
-            fix="use another model: voxmetry models list; or add --any-region if the header is wrong",
+            fix="use another model: voxmetry models list; or, if the header is wrong, add --any-region "
+            "(any_region=True); in a settings file: any_region: true",
         )
     message = f"The header says {shown}; {model} is for {body_part}. It was run by choice."
     return (Flag(code="other_region", severity="review", message=message),)

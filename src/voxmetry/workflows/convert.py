@@ -52,6 +52,8 @@ class Conversion:
         Names of the structures to take, in any case, with `*` and `?`; all if not given.
     split
         Whether each structure becomes a mask of its own, `NAME.nii.gz` in a new folder.
+    as_labels
+        Whether whole numbers are structures even where they look like an image.
     overlap
         As `read_segmentation`, where the target has one value a voxel. A SEG of one bit a voxel and segment and a
         structure set keep structures that overlap, and masks do.
@@ -70,6 +72,7 @@ class Conversion:
     algorithm: str | None = None
     structures: tuple[str, ...] = ()
     split: bool = False
+    as_labels: bool = False
     overlap: Overlap = "refuse"
     names: Mapping[str, str] = field(default_factory=dict)
     deidentify: bool = False
@@ -113,7 +116,7 @@ def convert(source: Path, target: Path, how: Conversion = Conversion()) -> tuple
         As reading and writing raise.
     """
     suffix = suffix_of(target)
-    chosen = Chosen(source, how.image, how.reading, how.structures, how.overlap, how.names)
+    chosen = Chosen(source, how.image, how.reading, how.structures, how.overlap, how.names, how.as_labels)
     if how.split:
         return _to_masks(chosen, target)
     if suffix == ".dcm":
@@ -152,12 +155,15 @@ class Chosen:
     structures: tuple[str, ...]
     overlap: Overlap
     names: Mapping[str, str]
+    as_labels: bool = False
 
     def is_segmentation(self) -> bool:
         """Whether it is read as structures: by what it is, or because an image or names of structures go with it."""
         there = self.source.exists()
         return there and (
-            self.image is not None or bool(self.structures or self.names) or holds_structures(self.source)
+            self.image is not None
+            or bool(self.structures or self.names or self.as_labels)
+            or holds_structures(self.source)
         )
 
     def grid(self) -> Volume | None:
@@ -168,7 +174,12 @@ class Chosen:
         """Read the structures as one label map."""
         image = volume or self.grid()
         return read_segmentation(
-            self.source, image=image, overlap=self.overlap, structures=self.structures, names=self.names
+            self.source,
+            image=image,
+            overlap=self.overlap,
+            structures=self.structures,
+            names=self.names,
+            as_labels=self.as_labels,
         )
 
     def layers(self, volume: Volume | None = None) -> tuple[Segmentation, ...]:

@@ -127,7 +127,8 @@ def read_input(path: Path, item: Input, spec: AnySpec, settings: StudySettings) 
             expected=f"{item.modality} intensities, which {spec.name} was trained on",
             fix=f"give the images in the order of the model: {order}"
             if several
-            else f"use {models_for(['CT'])}; or pass --modality {item.modality} if it is {item.modality} after all",
+            else f"use {models_for(['CT'])}; or pass --modality {item.modality} (modality='{item.modality}') "
+            f"if it is {item.modality} after all",
         )
     return volume
 

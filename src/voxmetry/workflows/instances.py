@@ -70,7 +70,7 @@ def instance_rule(spec: AnySpec, settings: StudySettings) -> InstanceRule | None
             raise ConfigError(
                 found=f"structures to tell apart ({', '.join(labels)}), and no method",
                 expected="components or watershed",
-                fix="say how: --instances watershed",
+                fix="say how: --instances watershed (instances='watershed')",
             )
         if settings.instances == "none" or own is None:
             return None

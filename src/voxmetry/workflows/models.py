@@ -87,7 +87,7 @@ def load_any(
                 raise ConfigError(
                     found=f"the engine monai, with {len(model)} models",
                     expected="a model of one network",
-                    fix="name one model, or use --engine stream",
+                    fix="name one model, or use --engine stream (engine='stream')",
                 )
             return combine(model, how, structures=settings.structures, fast=settings.fast)
         model = model[0]
@@ -96,7 +96,7 @@ def load_any(
             raise ConfigError(
                 found="the engine monai, with a model of models",
                 expected="a model of one network",
-                fix="name one of its members, or use --engine stream",
+                fix="name one of its members, or use --engine stream (engine='stream')",
             )
         return nn.Composite(model, how, structures=settings.structures, fast=settings.fast)
     if isinstance(model, nn.Model) or not is_baseline(model):
@@ -119,7 +119,7 @@ def _full_only(baseline: Baseline, settings: StudySettings) -> Baseline:
         raise ConfigError(
             found=f"fast, with {baseline.spec.name}, a classical baseline",
             expected="a model with a network, whose windows can overlap by less",
-            fix="leave out --fast",
+            fix="leave out --fast (fast=False)",
         )
     return baseline
 
@@ -139,7 +139,7 @@ def require_maps_of(ready: Ready, settings: StudySettings) -> None:
         raise ConfigError(
             found=f"maps ({', '.join(settings.maps)}) of {ready.spec.name}, which {how}",
             expected="a model with a network, whose scores can be written",
-            fix="leave out --maps, or use a model: voxmetry models list",
+            fix="leave out --maps (maps=()), or use a model: voxmetry models list",
         )
     if isinstance(ready, nn.Predictor):
         require_maps(settings.maps, ready.spec)

@@ -126,7 +126,7 @@ def _require_fit(spec: ModelSpec, source: Path, out: Path | None) -> Weights:
         raise ModelError(
             found=f"{spec.name}: {never}",
             expected="a network that OpenVINO runs",
-            fix="run it without 8 bits: --fast takes fewer windows all the same",
+            fix="run it without 8 bits: --fast (fast=True) takes fewer windows all the same",
         )
     if spec.weights is None:
         raise ModelError(

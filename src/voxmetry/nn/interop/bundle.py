@@ -112,8 +112,9 @@ def _axes(prepared: BundlePreparation, options: ImportOptions, name: str) -> tup
         raise ModelError(
             found=f"{name}, whose preprocessing has no Orientationd: it takes the axes of images as they are stored",
             expected="the orientation of its training images: trained on one, a network finds little in another",
-            fix="add --orientation RAS (or LPS, ...) as its training images have it, and any image is turned to it; or "
-            "--orientation stored, if images are stored as those were: each study is then flagged",
+            fix="add --orientation RAS (orientation='RAS'), or LPS and so on, as its training images have it, and "
+            "any image is turned to it; or --orientation stored, if images are stored as those were: each study is "
+            "then flagged",
         )
     notes = []
     if prepared.spacing_mm is None:
@@ -211,7 +212,7 @@ def _inputs(metadata: Json, n_inputs: int, prepared: BundlePreparation, options:
         raise ModelError(
             found=f"{n_inputs} inputs of modality {image.get('modality', 'not stated')!r}",
             expected="CT, MR or PT for each",
-            fix="add --modality, once for each input in their order",
+            fix="add --modality, once for each input in their order (modalities=['CT', 'PT'])",
         )
     first, *rest = prepared.intensities
     names = [str(channels.get(str(index), f"image-{index}" if n_inputs > 1 else "image")) for index in range(n_inputs)]

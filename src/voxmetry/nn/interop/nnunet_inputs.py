@@ -85,7 +85,7 @@ def _modality(name: str, index: int, options: ImportOptions) -> str:
             raise ModelError(
                 found=f"{len(options.modalities)} modalities for more channels",
                 expected="one for each channel, in their order",
-                fix="repeat --modality for each channel",
+                fix="repeat --modality for each channel (modalities=['CT', 'PT'])",
             )
         return options.modalities[index]
     plain = name.casefold()
@@ -96,7 +96,7 @@ def _modality(name: str, index: int, options: ImportOptions) -> str:
     raise ModelError(
         found=f"a channel named {name!r}, which does not tell its modality",
         expected="CT, MR or PT for each channel",
-        fix="add --modality, once for each channel in their order",
+        fix="add --modality, once for each channel in their order (modalities=['CT', 'PT'])",
     )
 
 
@@ -128,6 +128,7 @@ def _training_axes(reader: str, dataset: str, folder: Path, options: ImportOptio
     raise ModelError(
         found=f"{dataset or folder.name}, whose reader {reader} takes the axes of images as they are stored",
         expected="the orientation of its training images: a network that was trained on one finds little in another",
-        fix="add --orientation RAS (or LPS, ...) as its training images have it, and any image is turned to it; or "
-        "--orientation stored, if images are stored as those were: each study is then flagged",
+        fix="add --orientation RAS (orientation='RAS'), or LPS and so on, as its training images have it, and "
+        "any image is turned to it; or --orientation stored, if images are stored as those were: each study is "
+        "then flagged",
     )

@@ -21,7 +21,7 @@ from voxmetry.core.labels import LabelTable
 from voxmetry.core.progress import Progress
 from voxmetry.core.records.correction import Correction, StructureCorrection
 from voxmetry.core.segmentation import Segmentation
-from voxmetry.core.text import csv_cells
+from voxmetry.core.text import csv_cells, word
 from voxmetry.errors import FormatError, InputError, VoxmetryError
 from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.io.output_folder import output_folder
@@ -156,7 +156,7 @@ def read_corrections(folder: Path | str) -> CollectedCorrections:
         missing=InputError(
             found=f"no corrections in {Path(folder).name}",
             expected="the folder of a work list whose corrections were collected",
-            fix="voxmetry annotate collect FOLDER",
+            fix=f"voxmetry annotate collect {word(folder)}",
         ),
         damaged=lambda _: FormatError(
             found=f"{NAME} is not as this version writes it",

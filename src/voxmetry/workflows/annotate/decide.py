@@ -13,6 +13,7 @@ from voxmetry.core.base import Number, Record
 from voxmetry.core.json_files import read_record
 from voxmetry.core.progress import Progress
 from voxmetry.core.records import CohortSettings, PairedComparison
+from voxmetry.core.text import word
 from voxmetry.errors import ConfigError, FormatError, InputError
 from voxmetry.io.atomic import make_folder, write_text
 from voxmetry.io.output_folder import output_folder
@@ -222,7 +223,7 @@ def read_comparison(folder: Path) -> ModelComparison:
         missing=InputError(
             found=f"no {NAME} of two models in {folder.name}",
             expected="the folder that voxmetry annotate compare wrote",
-            fix="compare the two models first",
+            fix="voxmetry annotate compare OLD NEW WORK --data DATA -o FOLDER, and name that folder",
         ),
         damaged=lambda _: FormatError(
             found=f"a {NAME} that is not one of two models",
@@ -262,7 +263,8 @@ def accept(folder: Path, to: Path, *, author: str, why: str = "", anyway: bool =
         raise ConfigError(
             found=f"the comparison advises otherwise ({compared.advice}): {compared.reason}",
             expected="a new model that is better in a structure and worse in none",
-            fix="voxmetry annotate keep; or take it all the same and say why: --anyway --why 'REASON'",
+            fix=f"voxmetry annotate keep {word(folder)} --author NAME; or take it all the same and say why: --anyway "
+            "--why 'REASON' (anyway=True, why='REASON')",
         )
     source = Path(compared.new.folder)
     if not (source / "model.yaml").is_file() or _compared(source).weights_sha256 != compared.new.weights_sha256:
@@ -275,7 +277,7 @@ def accept(folder: Path, to: Path, *, author: str, why: str = "", anyway: bool =
         raise ConfigError(
             found="the new model's own folder as the place of the model in use",
             expected="another folder",
-            fix="name one with --to, such as models/NAME",
+            fix="name one: --to models/NAME",
         )
     decision = _decision(compared, "accept", author, why)
     _set_aside(to)

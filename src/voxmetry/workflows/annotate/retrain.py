@@ -47,7 +47,8 @@ def open_cases(data: Sequence[Path | str], corrections: Sequence[Path | str]) ->
             raise InputError(
                 found=f"corrections in {folder.name} without images",
                 expected="a work list that was made with the images: training needs them",
-                fix="make it with --images, and collect the corrections again",
+                fix="make it again by voxmetry annotate plan with --images (images=...), and collect the "
+                "corrections again",
             )
         new.append(open_data(path))
     corrected = {case.name for part in new for case in part.cases}
@@ -83,7 +84,7 @@ def settings_for(
         raise ConfigError(
             found=f"no settings.yaml beside the model {folder.name}",
             expected="the run folder of voxmetry train, or the configuration that the model was trained with",
-            fix="pass the configuration: --config configs/train/NAME.yaml",
+            fix="pass the configuration: --config configs/train/NAME.yaml (config='NAME.yaml')",
         )
     settings, source = load_yaml(path, TrainSettings), read_spec(folder)
     spec = settings.model.model_copy(update={"version": next_version(source.version), "name": source.name})

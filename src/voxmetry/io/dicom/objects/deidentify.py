@@ -143,7 +143,7 @@ def require_deidentifier() -> dict[tuple[int, int], Callable[[Any, Any], None]]:
         raise MissingExtraError(
             found="no dicom-anonymizer",
             expected="the package, which holds the rules of PS3.15",
-            fix="install it: pip install voxmetry[deidentify]",
+            fix="install it: pip install 'voxmetry[deidentify]'",
         ) from error
     return dict(initialize_actions_2024b())
 

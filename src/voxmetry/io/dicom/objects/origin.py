@@ -54,7 +54,7 @@ class Origin:
             raise InputError(
                 found=f"a segmentation that is {self.how}, without the name and version of the algorithm",
                 expected="both, which DICOM asks for",
-                fix="name them, such as --algorithm NAME/VERSION, or say --made-by manual",
+                fix="name them, such as --algorithm NAME/VERSION, or say --made-by manual; in Python: Origin('manual')",
             )
 
     @property

@@ -355,7 +355,7 @@ def _intensity(unit: str, source: Source) -> tuple[Code, tuple[str, str]]:
         raise InputError(
             found=f"intensities in {unit}",
             expected=f"one of {', '.join(_INTENSITY)}, which have codes",
-            fix="leave the structured report out (--sr)",
+            fix="leave the structured report out: no --sr (sr=False)",
         )
     return _INTENSITY[unit]
 

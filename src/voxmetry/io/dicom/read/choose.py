@@ -69,16 +69,19 @@ def choose_series(
             found = f"no series {series_uid}"
     elif strays and taken:
         found = f"{strays[0].n_files} damaged files beside {len(taken)} series that could be taken"
-        fix = "export the damaged files again, or name the series if it is complete without them (--series UID)"
+        fix = (
+            "export the damaged files again, or name the series if it is complete without them: --series UID; in "
+            "Python: series='UID'"
+        )
     elif len(taken) == 1:
         found = (
             f"one of the {taken[0].n_volumes} volumes that series {taken[0].series_uid} mixes; others cannot be read"
         )
-        fix = f"see whether it is the one that is meant, and name it (--series {taken[0].key})"
+        fix = f"see whether it is the one that is meant, and name it: {_by_name(taken[0])}"
     elif taken:
         found, fix = (
             f"{len(taken)} series that could be taken",
-            f"say which one is meant (--series UID), such as --series {taken[0].key}",
+            f"say which one is meant, such as {_by_name(taken[0])}",
         )
     elif (
         modality
@@ -102,7 +105,7 @@ def _advice(infos: Sequence[SeriesInfo], modality: str | None, allowed: frozense
     candidates = [info for info in infos if modality in (None, info.modality)]
     usable = next((info for info in candidates if info.verdict in allowed), None)
     if usable is not None:
-        return f"name the series that is meant, if it is to be taken all the same (--series {usable.key})"
+        return f"name the series that is meant, if it is to be taken all the same: {_by_name(usable)}"
     verdicts = {info.verdict for info in candidates}
     again = "export the series again so that it is complete and regular"
     if "tilted" in verdicts:
@@ -110,6 +113,10 @@ def _advice(infos: Sequence[SeriesInfo], modality: str | None, allowed: frozense
     if verdicts & {"uneven", "missing"}:
         return f"{again}, or interpolate what is missing: --allow-uneven; in Python: allow_uneven=True"
     return again
+
+
+def _by_name(info: SeriesInfo) -> str:
+    return f"--series {info.key}; in Python: series='{info.key}'"
 
 
 _DRAWN = ("SEG", "RTSTRUCT")

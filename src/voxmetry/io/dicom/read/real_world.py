@@ -83,7 +83,7 @@ def only_mappings(frames: Sequence[tuple[RealWorld, ...]], what: str) -> list[Re
         raise SeriesError(
             found=f"{what}: frames without one linear Real World Value Mapping to one unit",
             expected="one for each slice",
-            fix="read the rescaled values (real_world=False)",
+            fix="read the rescaled values: real_world=False",
         )
     return found
 
@@ -126,7 +126,7 @@ def check_range(array: NDArray[Any], mappings: Sequence[RealWorld], what: str) -
                 found=f"{what}: slice {k + 1} has values from {low:g} to {high:g} {each.unit}, mapped from outside "
                 f"{each.first:g} to {each.last:g}",
                 expected="stored values within the range of their Real World Value Mapping",
-                fix="read the rescaled values (suv='none', --suv none; real_world=False)",
+                fix="read the rescaled values: --suv none; in Python: suv='none', real_world=False",
             )
 
 

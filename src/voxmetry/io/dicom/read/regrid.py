@@ -59,12 +59,16 @@ def regrid(
     angle = _lean(heights, across * run, down * rise)
     if angle > TILT_DEGREES:
         if not resample_tilt:
-            raise _refusal(f"the stack leans {angle:.2f} degrees from the slices' normal", "--resample-tilt")
+            raise _refusal(
+                f"the stack leans {angle:.2f} degrees from the slices' normal", "--resample-tilt (resample_tilt=True)"
+            )
         told.append(f"resampled from a tilt of {angle:.2f} degrees, linear within each slice")
     uneven = n_slices != len(planes) or float(np.abs(heights - places).max()) > 1e-3 * step
     if uneven:
         if not allow_uneven and float(np.abs(gaps - step).max()) > 0.2 * step:
-            raise _refusal(f"the step varies from {gaps.min():.4g} to {gaps.max():.4g} mm", "--allow-uneven")
+            raise _refusal(
+                f"the step varies from {gaps.min():.4g} to {gaps.max():.4g} mm", "--allow-uneven (allow_uneven=True)"
+            )
         told.append(
             f"resampled from {len(planes)} slices at steps of {gaps.min():.4g} to {gaps.max():.4g} mm onto {n_slices} "
             f"at {step:.4g} mm, linear between neighbours"

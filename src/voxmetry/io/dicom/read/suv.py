@@ -353,7 +353,7 @@ def _unclear(why: str) -> SeriesError:
     return SeriesError(
         found=f"a PET series whose SUV cannot be worked out: {why}",
         expected="times that leave one answer; weight in kg, size in m and dose in Bq, of one body",
-        fix="correct the headers, or read its values as they are stored (suv='none', --suv none)",
+        fix="correct the headers, or read its values as they are stored: --suv none; in Python: suv='none'",
     )
 
 
@@ -362,5 +362,6 @@ def _missing(why: str, what: Sequence[str]) -> SeriesError:
     return SeriesError(
         found=f"a PET series whose SUV cannot be worked out: {why + ', without ' if why else 'without '}{lacking}",
         expected="attenuation and decay corrected activity, with dose, half-life, times and the patient's size",
-        fix="export the series with these elements, or read its values as they are stored (suv='none', --suv none)",
+        fix="export the series with these elements, or read its values as they are stored: --suv none; "
+        "in Python: suv='none'",
     )

@@ -125,7 +125,8 @@ def write_seg(
             raise InputError(
                 found=f"a segmentation of {len(pixels) / 1e9:.1f} GB",
                 expected="at most 4.3 GB of pixels in one DICOM file",
-                fix='leave out empty frames, or write a label map (kind="labelmap")',
+                fix="leave out empty frames, or write a label map: --seg-kind labelmap, in voxmetry convert --to "
+                "labelmap (kind='labelmap')",
             )
         dataset.PixelData = pixels
         with atomic_path(path) as temporary:
