@@ -121,6 +121,16 @@ class TestMeasure:
         assert "values without a label table, like an image" in error["found"]
         assert told(capsys, "measure", image, "--as-labels")[0] == 0
 
+    def test_what_a_verb_cannot_take_for_a_label_map_convert_makes_one(self, tmp_path, capsys):
+        values = np.random.default_rng(0).integers(0, 130, GRID.shape).astype(np.int16)
+        ours, labels = plain(tmp_path / "many.nii.gz", values), str(tmp_path / "labels.nii.gz")
+        code, error = told(capsys, "compare", ours, ours)
+        assert code == 1
+        assert error["fix"].startswith("pass the label map, not the image")
+        assert error["fix"].endswith("write a file first: voxmetry convert SOURCE TARGET, with --as-labels")
+        assert run(["convert", ours, labels, "--as-labels"]) == 0
+        assert told(capsys, "compare", labels, labels, "--label", "label_5")[0] == 0
+
     def test_a_smooth_image_is_none_either(self, tmp_path, capsys):
         ramp = np.broadcast_to(np.arange(30)[:, None, None] * 4 + np.arange(16), GRID.shape).astype(np.uint8)
         assert told(capsys, "measure", plain(tmp_path / "mr.nii.gz", ramp))[0] == 1

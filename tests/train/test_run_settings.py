@@ -104,3 +104,11 @@ def test_a_pattern_is_found_beside_the_configuration(project, monkeypatch):
     monkeypatch.chdir(project / "data")
     found = beside(project / "configs" / "train.yaml", "../data/labels/*.nii.gz")
     assert found == project / "configs" / "../data/labels/*.nii.gz"
+
+
+def test_a_plan_finds_its_data_set_from_its_own_file(project, monkeypatch):
+    monkeypatch.chdir(project)
+    assert run(["train-plan", "data", "-o", "configs/plan.yaml", "--epochs", "1"]) == 0
+    monkeypatch.chdir(project / "data" / "images")
+    plan = project / "configs" / "plan.yaml"
+    assert [path.resolve() for path in data_of(load_yaml(plan, TrainSettings), plan)] == [project / "data"]

@@ -50,8 +50,10 @@ def test_the_same_wishes_write_the_same_page(folder):
 
 def test_an_earlier_page_stays_unless_it_may_be_replaced(folder):
     (folder / "report.html").write_text("mine", encoding="utf-8")
-    with pytest.raises(OutputExistsError, match=r"report\.html"):
+    with pytest.raises(OutputExistsError, match=r"report\.html") as caught:
         rewrite_report(folder)
+    # There is no other folder for it: the report is that of the run.
+    assert caught.value.fix == "add --overwrite (overwrite=True) to replace it"
     assert (folder / "report.html").read_text(encoding="utf-8") == "mine"
 
 

@@ -134,7 +134,7 @@ def _at_the_shell(error: VoxmetryError, arguments: Sequence[str]) -> VoxmetryErr
     named = {*_OPTION.findall(re.sub(r"voxmetry [a-z][^;,)]*", "", fix))}
     lacking = sorted(named - _options_of(arguments))
     if lacking and not named & _options_of(arguments) and set(lacking) <= _options_of(["convert"]) - _OF_WRITING:
-        fix = f"write a file first: voxmetry convert SOURCE TARGET, with {' or '.join(lacking)}"
+        fix += f"; for this verb write a file first: voxmetry convert SOURCE TARGET, with {' or '.join(lacking)}"
     elif lacking:
         fix += f" ({'; '.join(f'{option}: {_owners(option)}' for option in lacking)})"
     if fix != error.fix:

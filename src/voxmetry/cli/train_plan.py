@@ -42,3 +42,5 @@ def train_plan(
         say_json({"settings": plan.settings.model_dump(mode="json", exclude_none=True), "reasons": plan.reasons})
     elif out is None:
         say(text)
+    else:
+        say(f"  {out}")

@@ -86,7 +86,7 @@ class Database:
             raise FormatError(
                 found=f"{self.path.name} is no {self.what} of this version, or damaged",
                 expected="the SQLite file that voxmetry serve made",
-                fix="use the voxmetry that wrote it, or name another folder as data",
+                fix="use the version that wrote it, or name another folder as data",
             )
 
     @contextlib.contextmanager

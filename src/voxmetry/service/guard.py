@@ -249,7 +249,7 @@ class Guard:
             raise _UnknownError(
                 found="no token, or one that is not known",
                 expected="Authorization: Bearer TOKEN",
-                fix="ask whoever runs the service: voxmetry serve token NAME makes one",
+                fix="ask whoever runs the service for one: voxmetry serve token NAME --tokens FILE",
             )
         return name
 

@@ -39,8 +39,8 @@ def hold_out(data: DataSet, settings: TrainSettings) -> tuple[tuple[str, ...], t
             raise InputError(
                 found=f"{len(data.cases)} labelled cases of {len(patients)} patients",
                 expected="at least two patients, so that one can be held out",
-                fix="add labelled cases; or train on all and evaluate on other data: validation_fraction: 0 in the "
-                "configuration, which voxmetry train-plan DATASET -o plan.yaml writes",
+                fix="add labelled cases; or train on all and evaluate on other data: validation_fraction: 0 in a "
+                "configuration (voxmetry train-plan DATASET -o plan.yaml)",
             )
         order = np.random.default_rng(settings.seed).permutation(len(patients))
         chosen = {patients[i] for i in order[: max(1, round(settings.validation_fraction * len(patients)))]}

@@ -11,9 +11,9 @@ from voxmetry.config import StudySettings
 from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
-from voxmetry.errors import InputError
+from voxmetry.errors import InputError, OutputExistsError
 from voxmetry.io.atomic import write_text
-from voxmetry.io.output_folder import output_folder
+from voxmetry.io.output_folder import output_folder, results_in
 from voxmetry.report.document import spell
 from voxmetry.report.identity import read_identity
 from voxmetry.report.instances import drawn_segmentation
@@ -103,7 +103,15 @@ def rewrite_report(
             expected="the DICOM study, since results hold no identity",
             fix="pass the study with --image",
         )
-    with output_folder(out, (*([CHANGE] if prior is not None else []), name), overwrite=overwrite) as stage:
+    names = (*([CHANGE] if prior is not None else []), name)
+    if not overwrite and (there := results_in(out, names)):
+        # The report belongs to the run in this folder: no other will do.
+        raise OutputExistsError(
+            found=f"{', '.join(there)} in the folder already",
+            expected="a report that is not there yet, or the choice to replace it",
+            fix="add --overwrite (overwrite=True) to replace it",
+        )
+    with output_folder(out, names, overwrite=overwrite) as stage:
         shown, volume, segmentation, truth, apart = _shown(result, out, image, reference)
         identity = read_identity(volume, say) if wishes.with_identity else ()
         material = draw(shown, volume, segmentation, truth, _others(result, out), apart=apart)

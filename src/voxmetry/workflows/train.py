@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -162,6 +162,7 @@ def _planned(data: list[Path], options: TrainingOptions, progress: Progress | No
     """Plan, and leave the plan with its reasons in the run folder."""
     from voxmetry.train.finetune import settings_from
     from voxmetry.train.join import open_joined
+    from voxmetry.train.run_settings import with_places
     from voxmetry.workflows.train_plan import PlanInputs, plan_training
 
     inputs = PlanInputs(
@@ -173,6 +174,7 @@ def _planned(data: list[Path], options: TrainingOptions, progress: Progress | No
         device=options.device,
     )
     plan = plan_training(inputs, progress=progress)
+    plan = replace(plan, settings=with_places(plan.settings, data, Path))
     run = options.out or Path("runs") / plan.settings.model.name
     require_apart(run, (*data, *open_joined(data).folders))
     if is_first() and not (run / "settings.yaml").exists():

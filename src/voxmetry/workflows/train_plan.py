@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from voxmetry.config import dump_yaml
+from voxmetry.config import TrainSettings, dump_yaml
 from voxmetry.core.progress import Progress
 from voxmetry.io.atomic import write_text
 from voxmetry.io.output_folder import require_no_file
@@ -92,7 +93,18 @@ def write_training_plan(
     if out is not None:
         require_no_file(out, overwrite=overwrite)
     plan = plan_training(inputs, progress=progress)
+    if out is not None:
+        plan = replace(plan, settings=_beside(out, plan.settings))
     text = dump_yaml(settings_from(plan.settings, inputs.start)) if inputs.start else plan.to_yaml()
     if out is not None:
         write_text(out, text)
     return plan, text
+
+
+def _beside(plan: Path, settings: TrainSettings) -> TrainSettings:
+    """Return settings whose data sets are found from the file of the plan, from wherever that is used."""
+    named = (settings.data,) if isinstance(settings.data, str) else settings.data
+    places = tuple(
+        name if Path(name).is_absolute() else os.path.relpath(name, plan.absolute().parent) for name in named
+    )
+    return settings.model_copy(update={"data": places[0] if isinstance(settings.data, str) else places})

@@ -251,7 +251,7 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
         raise FormatError(
             found=f"{path.name} is of version {version}",
             expected=f"at most {VERSION}, which this voxmetry knows",
-            fix="use the newer voxmetry that wrote it, or another folder",
+            fix="use the newer version that wrote it, or another folder",
         )
 
 
