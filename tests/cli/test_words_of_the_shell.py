@@ -56,11 +56,11 @@ def fixes() -> list[tuple[str, str]]:
 
 
 FIXES = fixes()
+VERBS = typer.main.get_command(app)
 
 
-def commands(command=None, words: tuple[str, ...] = ()):
+def commands(command=VERBS, words: tuple[str, ...] = ()):
     """Every verb of the command line, with those below it."""
-    command = typer.main.get_command(app) if command is None else command
     yield words, command
     for name, inner in getattr(command, "commands", {}).items():
         yield from commands(inner, (*words, name))
@@ -111,7 +111,7 @@ def test_every_option_that_is_advised_exists():
 @pytest.mark.parametrize(("place", "fix"), [x for x in FIXES if COMMAND.search(x[1])])
 def test_every_command_that_is_advised_can_be_given(place, fix):
     for line in COMMAND.findall(fix):
-        words, command, path = shlex.split(line.rstrip(". ")), typer.main.get_command(app), []
+        words, command, path = shlex.split(line.rstrip(". ")), VERBS, []
         while words and words[0] in getattr(command, "commands", {}):
             path.append(words.pop(0))
             command = command.commands[path[-1]]
