@@ -128,7 +128,7 @@ class TestMeasure:
         assert code == 1
         assert error["fix"].startswith("pass the label map, not the image")
         assert error["fix"].endswith("write a file first: voxmetry convert SOURCE TARGET, with --as-labels")
-        assert run(["convert", ours, labels, "--as-labels"]) == 0
+        assert told(capsys, "convert", ours, labels, "--as-labels")[0] == 0
         assert told(capsys, "compare", labels, labels, "--label", "label_5")[0] == 0
 
     def test_a_smooth_image_is_none_either(self, tmp_path, capsys):
