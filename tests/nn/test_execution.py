@@ -38,7 +38,7 @@ class TestChoice:
         save(phantoms.volume(), tmp_path / "mr.nii")
         options = ["--device", "cpu", "--execution", "graph"]
         assert run(["segment", str(tmp_path / "mr.nii"), "-m", str(folder), "-o", str(tmp_path / "out"), *options]) == 2
-        assert "--execution graph on cpu" in capsys.readouterr().err
+        assert "execution graph on cpu" in capsys.readouterr().err
 
 
 class TestCompiled:
