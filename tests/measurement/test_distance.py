@@ -197,6 +197,40 @@ def test_each_label_of_a_map_is_as_if_alone(kind):
         assert numbers(d, 1.0) == pytest.approx(numbers(alone, 1.0), abs=1e-12)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", ["elements", "border voxels"])
+def test_structures_one_by_one_have_the_very_same_distances(kind, order, monkeypatch):
+    rng = np.random.default_rng(3)
+    p, r = np.zeros((2, 21, 17, 26), np.uint8)
+    for value in (1, 2, 3, 4):
+        for array in (p, r):
+            i, j, k = rng.integers(0, 12, 3)
+            block = array[i : i + 9, j : j + 8, k : k + 13]
+            block[rng.random(block.shape) < 0.7] = value
+    # One is far away, of one there is no point in the one map, and one is in neither.
+    p[r == 3] = 0
+    p[p == 3] = 0
+    p[20, 16, 25], r[0, 0, 0] = 5, 5
+    p, r = (np.asarray(array, order=order) for array in (p, r))
+    names = LabelTable.from_names({value: str(value) for value in range(1, 7)})
+    grid = Geometry(np.diag([0.7, 1.3, 2.9, 1.0]), p.shape)
+    maps = {"prediction": Segmentation(p, grid, names), "reference": Segmentation(r, grid, names)}
+    pairs = [(value, value) for value in names.values]
+    whole = m.surface_distances(**maps, pairs=pairs, kind=kind)
+    monkeypatch.setattr(surface, "_SLAB_VOXELS", 700)
+    apart = m.distances_one_by_one(**maps, pairs=pairs, kind=kind)
+    assert {d.status for d in whole} == {"both", "missed", "absent"}
+    for one, other in zip(whole, apart, strict=True):
+        for ours, theirs in ((one.prediction, other.prediction), (one.reference, other.reference)):
+            assert ours.size == theirs.size
+            assert ours.distance_mm.tolist() == theirs.distance_mm.tolist()
+            assert ours.weight.tolist() == theirs.weight.tolist()
+    monkeypatch.setattr(m, "fits_memory", lambda needed: needed < 20_000)
+    few = m.distances_one_by_one(**maps, pairs=pairs, kind=kind)
+    assert [d is None for d in few[:2]] == [True, True]
+    assert [d.status for d in few[4:]] == ["both", "absent"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_memory_order_and_axis_order_of_one_patient(kind):
     p, r = blob(4, (11, 13, 9)).astype(np.uint8), blob(5, (11, 13, 9)).astype(np.uint8)

@@ -15,12 +15,17 @@ import totalsegmentator_cases
 import totalsegmentator_folders
 from voxmetry import Geometry, LabelTable, Segmentation, Volume, io
 from voxmetry.config import Range, TrainingDomain, dump_yaml
-from voxmetry.errors import ConfigError, InputError, ModelError
+from voxmetry.core.memory import is_mapped
+from voxmetry.errors import ConfigError, InferenceError, InputError, ModelError
+from voxmetry.io.mapped_array import zeros_on_disk
 from voxmetry.models import find_model, read_any_spec, read_spec
+from voxmetry.models.composite import CommonGrid as GridSpec
 from voxmetry.models.composite import CompositeInput, CompositeSpec, Crop, Member
-from voxmetry.nn import Composite, Predictor
+from voxmetry.nn import Composite, Predictor, common_grid, label_merging
+from voxmetry.nn import memory as nn_memory
 from voxmetry.nn.common_grid import CommonGrid, box_of, inside
 from voxmetry.nn.composite import How
+from voxmetry.nn.memory import Hold
 from voxmetry.workflows.pull_model import PullOptions, pull_model
 from voxmetry.workflows.segment import segment_study
 
@@ -197,6 +202,48 @@ def test_members_vote(parts, study):
     assert np.array_equal(found[sure], counts.argmax(0)[sure])
     # Where all three differ, the later one has it.
     assert np.array_equal(found[~sure], maps[2][~sure])
+
+
+@pytest.mark.parametrize("change", [
+    {"precedence": "later"},
+    {"precedence": "earlier"},
+    {"precedence": "later", "grid": GridSpec(spacing_mm=(2.0, 2.0, 2.5))},
+    {"how": "vote"},
+    {"how": "vote", "precedence": "earlier"},
+    {"crop": Crop(model="c", structures=("front",), margin_mm=0.0)},
+])  # fmt: skip
+def test_a_label_map_that_lies_in_a_file_has_the_same_labels(parts, study, monkeypatch, change):
+    models.write(parts / "c", seed=2)
+    if change.get("how") == "vote":
+        members = tuple(Member(model=name, values={2: 1, 7: 2}) for name in "abc")
+        change = {"labels": LabelTable.from_names({1: "front", 2: "back"}), "members": members} | change
+    folder = composite(parts, **change)
+    held = Composite(folder, CPU)(study)
+    assert not is_mapped(held.array)
+    assert len(np.unique(held.array)) > 2
+    monkeypatch.setattr(nn_memory, "HELD", Hold(streamed=True, on_disk=True))
+    mapped = Composite(folder, CPU)(study)
+    assert is_mapped(mapped.array)
+    assert np.array_equal(mapped.array, held.array)
+
+
+def test_maps_that_vote_lie_in_files_where_memory_is_short(parts, study, monkeypatch):
+    models.write(parts / "c", seed=2)
+    members = tuple(Member(model=name, values={2: 1, 7: 2}) for name in "abc")
+    labels = LabelTable.from_names({1: "front", 2: "back"})
+    folder = composite(parts, how="vote", labels=labels, members=members)
+    held = Composite(folder, CPU)(study)
+    aside = []
+    monkeypatch.setattr(label_merging, "fits_memory", lambda needed: needed == 0)
+    monkeypatch.setattr(label_merging, "zeros_on_disk", lambda *of: aside.append(of) or zeros_on_disk(*of))
+    assert np.array_equal(Composite(folder, CPU)(study).array, held.array)
+    assert len(aside) == 2
+
+
+def test_a_common_grid_that_has_no_room_is_refused(study, monkeypatch):
+    monkeypatch.setattr(common_grid, "free_bytes", lambda: 1000)
+    with pytest.raises(InferenceError, match="held whole"):
+        CommonGrid(study.geometry, (1.5, 1.5, 1.5)).resample(study)
 
 
 def test_a_member_is_loaded_once_for_all_studies(parts, study, monkeypatch):

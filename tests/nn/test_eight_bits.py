@@ -162,12 +162,15 @@ class TestRunning:
         assert run(["segment", str(study), "-m", str(short), "-o", str(tmp_path / "out"), "--fast"]) in (0, 3)
         told = " ".join(capsys.readouterr().out.split())
         assert (
-            "on openvino in int8, fast (a quarter of the windows, and those at what these find, in 8 bits: tiny-mr)"
-            in told
-        )
+            "on openvino in int8, fast (a quarter of the windows, and those at what these find, in 8 bits: tiny-mr "
+            "(Dice with the full run down to "
+        ) in told
         assert "Not in 8 bits" not in told
         made = json.loads((tmp_path / "out" / "result.json").read_text())["provenance"]
         assert (made["device"], made["precision"], made["fast"]["eight_bits"]) == ("openvino", "int8", ["tiny-mr"])
+        kept = json.loads((short / RECORD).read_text())["structures"]
+        lowest = min(min(row["dice"], row["fast_dice"]) for row in kept if row["volume_ml"] > 0)
+        assert made["fast"]["eight_bits_dice"] == {"tiny-mr": lowest}
         assert "in 8 bits: tiny-mr" in (tmp_path / "out" / "report.html").read_text()
 
     def test_a_full_run_does_not(self, short):

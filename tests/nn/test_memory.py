@@ -13,9 +13,11 @@ import models
 import phantoms
 from voxmetry import Predictor, Volume, compare, load_model, read_volume
 from voxmetry.errors import InferenceError
-from voxmetry.nn import Confidence, memory
+from voxmetry.nn import Confidence
+from voxmetry.nn import network_cost as cost_module
 from voxmetry.nn.device_memory import OutOfMemory
-from voxmetry.nn.memory import MEASURING_BYTES, PLANE_BYTES, NetworkCost, network_cost
+from voxmetry.nn.memory import MEASURING_BYTES, PLANE_BYTES
+from voxmetry.nn.network_cost import NetworkCost, network_cost
 from voxmetry.nn.openvino import openvino_has_bf16
 from voxmetry.nn.ring_buffer import RingOverflow
 from voxmetry.ops.parts import SLAB_VOXELS
@@ -189,7 +191,7 @@ class TestPlan:
         monkeypatch.setenv("VOXMETRY_CACHE", str(tmp_path / "cache"))
         folder = models.write(tmp_path / "model")
         first = load_model(folder, device="cpu").cost
-        monkeypatch.setattr(memory, "network_cost", lambda *_: pytest.fail("it is known"))
+        monkeypatch.setattr(cost_module, "network_cost", lambda *_: pytest.fail("it is known"))
         assert load_model(folder, device="cpu").cost == first
         (kept,) = (tmp_path / "cache" / "cost").iterdir()
         monkeypatch.undo()

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import models
 import phantoms
 from voxmetry import Predictor, compare, load_model, read_volume
 from voxmetry.errors import ConfigError
-from voxmetry.nn.openvino import OpenVinoRuntime, import_openvino, openvino_has_bf16
+from voxmetry.nn.openvino import OpenVinoRuntime, cache_folder, import_openvino, is_whole, openvino_has_bf16
 from voxmetry.nn.runtime import WORTH_COMPILING_GFLOP, choose_for_training, choose_runtime
 
 ROOT = Path(__file__).parents[2]
@@ -148,6 +149,50 @@ class TestOpenVino:
             ).shape[1]
             == 2
         )
+
+    @pytest.mark.parametrize("name", ["network.xml", "network.bin", "network.sha256"])
+    @pytest.mark.parametrize("damage", ["half", "other bytes", "gone"])
+    def test_a_damaged_network_in_the_cache_is_converted_again(self, tmp_path, monkeypatch, name, damage):
+        monkeypatch.setenv("VOXMETRY_CACHE", str(tmp_path))
+        torch.manual_seed(0)
+        network, patch = torch.nn.Conv3d(1, 8, 3, padding=1).eval(), torch.randn(1, 1, 8, 8, 8)
+        first = OpenVinoRuntime(lambda: network, "a", shape=(1, 1, 8, 8, 8), precision="float32")(patch).clone()
+        (folder,) = (tmp_path / "openvino").iterdir()
+        for blob in folder.glob("*.blob"):
+            blob.unlink()
+        content = bytearray((folder / name).read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 16] = bytes(byte ^ 0x55 for byte in content[middle : middle + 16])
+        (folder / name).write_bytes(content[:middle] if damage == "half" else content)
+        if damage == "gone":
+            (folder / name).unlink()
+        again = OpenVinoRuntime(lambda: network, "a", shape=(1, 1, 8, 8, 8), precision="float32")(patch)
+        assert torch.equal(first, again)
+        assert is_whole(folder / "network.xml")
+
+    def test_a_cache_that_runs_full_is_done_without_and_left_as_it_was(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("VOXMETRY_CACHE", str(tmp_path))
+
+        def full(_, path, **__):
+            path.with_suffix(".bin").write_bytes(b"0" * 100)
+            raise RuntimeError("basic_ios::clear: iostream error")
+
+        monkeypatch.setattr(import_openvino(), "save_model", full)
+        network = torch.nn.Conv3d(1, 2, 3, padding=1).eval()
+        made = OpenVinoRuntime(lambda: network, "a", shape=(1, 1, 8, 8, 8), precision="float32")
+        assert made(torch.ones(1, 1, 8, 8, 8)).shape[1] == 2
+        (folder,) = (tmp_path / "openvino").iterdir()
+        assert {path.suffix for path in folder.iterdir()} <= {".blob"}
+
+    def test_what_a_killed_run_left_in_the_cache_is_swept_a_day_later(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("VOXMETRY_CACHE", str(tmp_path))
+        folder = cache_folder("a", (1, 1, 8, 8, 8), import_openvino().__version__)
+        for name in ("part-1.bin", "part-2.bin"):
+            (folder / name).write_bytes(b"half")
+        os.utime(folder / "part-1.bin", (0, 0))
+        network = torch.nn.Conv3d(1, 2, 3, padding=1).eval()
+        OpenVinoRuntime(lambda: network, "a", shape=(1, 1, 8, 8, 8), precision="float32")
+        assert [path.name for path in folder.glob("part-*")] == ["part-2.bin"]
 
 
 def test_a_model_that_is_compiled_is_not_built_again(tmp_path, monkeypatch):

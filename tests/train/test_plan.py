@@ -11,7 +11,7 @@ from voxmetry import Geometry, Segmentation, Volume, save
 from voxmetry.config import ModelSpec, TrainSettings, load_yaml, parse_record
 from voxmetry.core.labels import LabelTable
 from voxmetry.errors import ConfigError, InputError
-from voxmetry.nn.memory import _Live
+from voxmetry.nn.network_cost import _Live
 from voxmetry.nn.networks.build import build_network
 from voxmetry.nn.networks.dynunet import split_outputs
 from voxmetry.train.cases import DataSet

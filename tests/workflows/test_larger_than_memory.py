@@ -1,17 +1,31 @@
 """`voxmetry segment` of a study that is larger than memory: the same files, and by name what it goes without."""
 
 import json
+import math
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 import models
-from voxmetry import Geometry, StudySettings, Volume, save, segment_study
+from voxmetry import (
+    Geometry,
+    LabelTable,
+    Segmentation,
+    StudySettings,
+    Volume,
+    read_segmentation,
+    read_volume,
+    save,
+    segment_study,
+)
+from voxmetry.config import DicomOutput
 from voxmetry.io import memory as io_memory
+from voxmetry.io import write_series
 from voxmetry.nn import memory as nn_memory
 from voxmetry.nn.memory import Hold
 from voxmetry.workflows import study_measurements
@@ -108,24 +122,115 @@ def test_what_it_goes_without_is_named(tmp_path, model, little_memory):
         tmp_path / "large",
         model,
         settings=settings.model_copy(update={"instances": "components"}),
-        reference=tmp_path / "held" / "seg.nii.gz",
         prior=tmp_path / "held",
     )
     (flag,) = [flag for flag in large.flags if flag.code == "larger_than_memory"]
     assert flag.severity == "review"
     for what in (
-        "comparison with the reference",
         "instances of structures",
         "match of lesions with those of the prior",
     ):
         assert what in flag.message
-    assert not large.comparisons
     assert not large.instances_by
     assert large.measurements == held.measurements
     change = json.loads((tmp_path / "large" / "change.json").read_text())
     assert change["reason"] == "the study is larger than memory"
     assert [row["volume_change_ml"] for row in change["structures"]] == [0.0, 0.0]
     assert change["follow_up"] is None
+
+
+def write_reference(held, path):
+    """The held run's labels moved by a voxel, the names in another order and without one of many parts."""
+    found = read_segmentation(held / "seg.nii.gz")
+    array = np.zeros_like(found.array)
+    array[1:, :, 1:] = found.array[:-1, :, :-1]
+    array[:, :, 50:] = 0
+    table = {label.value: label.name for label in found.labels}
+    turned = dict(zip(table, reversed(table), strict=True))
+    lookup = np.zeros(256, np.uint8)
+    lookup[list(turned)] = list(turned.values())
+    moved = lookup[array]
+    names = LabelTable.from_names({turned[value]: name for value, name in table.items()})
+    save(Segmentation(moved, found.geometry, names), path)
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz", "nrrd"])
+def test_the_comparison_is_that_of_a_study_that_is_held(tmp_path, model, little_memory, monkeypatch, suffix):
+    study, reference = tmp_path / "study.nii", tmp_path / f"reference.{suffix}"
+    write_study(study)
+    settings = StudySettings(device="cpu", report="full" if suffix == "nii" else "none")
+    segment_study(study, tmp_path / "first", model, settings=settings)
+    write_reference(tmp_path / "first", reference)
+    held = segment_study(study, tmp_path / "held", model, settings=settings, reference=reference)
+    little_memory()
+    monkeypatch.setattr(sys.modules["voxmetry.measurement.distance"], "fits_memory", lambda _: True)
+    large = segment_study(study, tmp_path / "large", model, settings=settings, reference=reference)
+    (flag,) = [flag for flag in large.flags if flag.code == "larger_than_memory"]
+    assert flag.message.endswith("Left out: the pictures of where it differs from the reference.")
+    assert len(held.comparisons) == 2
+    assert all(0 < row.dice < 1 and 0 < row.hausdorff_mm < math.inf for row in held.comparisons)
+    assert large.comparisons == held.comparisons
+    assert (tmp_path / "large" / "comparison.csv").read_bytes() == (tmp_path / "held" / "comparison.csv").read_bytes()
+    assert (tmp_path / "large" / "report.html").exists() == (suffix == "nii")
+
+
+def test_surfaces_that_there_is_no_memory_for_have_no_distances(tmp_path, model, little_memory):
+    study, reference = tmp_path / "study.nii", tmp_path / "reference.nii.gz"
+    write_study(study)
+    settings = StudySettings(device="cpu", report="none")
+    segment_study(study, tmp_path / "first", model, settings=settings)
+    write_reference(tmp_path / "first", reference)
+    held = segment_study(study, tmp_path / "held", model, settings=settings, reference=reference)
+    little_memory()
+    large = segment_study(study, tmp_path / "large", model, settings=settings, reference=reference)
+    for ours, theirs in zip(large.comparisons, held.comparisons, strict=True):
+        assert (ours.dice, ours.volume_difference_ml, ours.status) == (theirs.dice, theirs.volume_difference_ml, "both")
+        assert math.isnan(ours.hd95_mm)
+        assert math.isnan(ours.surface_dice)
+        assert "no memory" in ours.reason
+    (flag,) = [flag for flag in large.flags if flag.code == "larger_than_memory"]
+    assert f"the distances to the reference of {', '.join(large.labels.names)}" in flag.message
+
+
+def test_a_reference_whose_structures_are_kept_apart_is_left_out_by_name(tmp_path, model, little_memory):
+    study = tmp_path / "study.nii"
+    write_study(study)
+    settings = StudySettings(device="cpu", report="none")
+    segment_study(study, tmp_path / "held", model, settings=settings)
+    found = read_segmentation(tmp_path / "held" / "seg.nii.gz")
+    (tmp_path / "masks").mkdir()
+    for label in found.labels:
+        one = LabelTable.from_names({1: label.name})
+        mask = (found.array == label.value).astype(np.uint8)
+        save(Segmentation(mask, found.geometry, one), tmp_path / "masks" / f"{label.name}.nii.gz")
+    little_memory()
+    large = segment_study(study, tmp_path / "large", model, settings=settings, reference=tmp_path / "masks")
+    assert not large.comparisons
+    (flag,) = [flag for flag in large.flags if flag.code == "larger_than_memory"]
+    assert "the comparison with the reference, whose structures are kept apart" in flag.message
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_its_dicom_segmentation_is_that_of_a_study_that_is_held(tmp_path, model, little_memory, monkeypatch, kind):
+    write_study(tmp_path / "study.nii")
+    study = tmp_path / "series"
+    write_series(read_volume(tmp_path / "study.nii", unit="HU"), study, modality="CT")
+    wanted = DicomOutput(seg=True, rtstruct=True, seg_kind=kind)
+    settings = StudySettings(device="cpu", report="none", dicom=wanted)
+    held = segment_study(study, tmp_path / "held", model, settings=settings)
+    assert not held.not_written
+    little_memory()
+    large = segment_study(study, tmp_path / "large", model, settings=settings)
+    assert list(large.not_written) == ["rtstruct.dcm"]
+    assert "larger than memory" in large.not_written["rtstruct.dcm"]
+    ours, theirs = (pydicom.dcmread(tmp_path / name / "seg.dcm") for name in ("large", "held"))
+    assert len(theirs.SegmentSequence) > 3
+    assert [x.SegmentLabel for x in ours.SegmentSequence] == [x.SegmentLabel for x in theirs.SegmentSequence]
+    assert ours.NumberOfFrames == theirs.NumberOfFrames
+    assert ours.PerFrameFunctionalGroupsSequence == theirs.PerFrameFunctionalGroupsSequence
+    assert ours.PixelData == theirs.PixelData
+    assert any(ours.PixelData)
+    assert not [path.name for path in (tmp_path / "large").iterdir() if path.name.startswith(".part-")]
 
 
 def test_a_lesion_that_there_is_no_memory_for_is_named(tmp_path, model, little_memory, monkeypatch):

@@ -6,6 +6,7 @@ of both are the same points in the patient, a `Move` brings a label map from one
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,8 +108,10 @@ class Move:
     offset: tuple[int, ...]
     shape: tuple[int, int, int]
 
-    def __call__(self, array: NDArray[Any]) -> NDArray[Any]:
+    def __call__(self, array: NDArray[Any], zeros: Callable[..., NDArray[Any]] = np.zeros) -> NDArray[Any]:
         """Return the array on the target's grid: 0 where the source ends, refused where something is cut off.
+
+        `zeros` makes the new array, where there is one, of a shape and a type.
 
         Raises
         ------
@@ -129,7 +132,7 @@ class Move:
             )
         if turned.shape == self.shape and not any(self.offset):
             return turned
-        moved = np.zeros(self.shape, array.dtype)
+        moved = zeros(self.shape, array.dtype)
         moved[inside] = turned[part]
         return moved
 

@@ -54,8 +54,12 @@ def read_itk(path: str | os.PathLike[str], *, unit: Unit = "1", mapped: bool = F
     return Volume(array, geometry, unit)
 
 
-def read_itk_labels(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Geometry, LabelTable | None]:
+def read_itk_labels(
+    path: str | os.PathLike[str], *, mapped: bool = False
+) -> tuple[NDArray[Any], Geometry, LabelTable | None]:
     """Read a label map as it is stored: the array (I, J, K), its grid, and the table in its header, if there is one.
+
+    `mapped` as for `read_itk`.
 
     Raises
     ------
@@ -64,7 +68,7 @@ def read_itk_labels(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Geometr
     LabelError
         If the table in the header is damaged.
     """
-    array, geometry, fields = _read(Path(path))
+    array, geometry, fields = _read(Path(path), mapped=mapped)
     name = Path(path).name
     table = label_header.from_json(fields.get(label_header.FIELD, ""), name)
     return array, geometry, table_in(fields, name) if table is None else table

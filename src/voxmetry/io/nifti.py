@@ -96,8 +96,12 @@ def read_nifti_grid(path: str | os.PathLike[str]) -> tuple[Geometry, np.dtype[An
         return grid_of(header, shape, source.name), _dtype(header, source.name)
 
 
-def read_nifti_labels(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Geometry, LabelTable | None]:
+def read_nifti_labels(
+    path: str | os.PathLike[str], *, mapped: bool = False
+) -> tuple[NDArray[Any], Geometry, LabelTable | None]:
     """Read a label map as it is stored: the array (I, J, K), its grid, and the table in its header, if there is one.
+
+    `mapped` as for `read_nifti`.
 
     Raises
     ------
@@ -106,7 +110,7 @@ def read_nifti_labels(path: str | os.PathLike[str]) -> tuple[NDArray[Any], Geome
     LabelError
         If the table in the header is damaged.
     """
-    array, geometry, header = _read(Path(path))
+    array, geometry, header = _read(Path(path), mapped=mapped)
     return array, geometry, _table(header, Path(path).name)
 
 

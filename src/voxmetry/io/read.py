@@ -8,15 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import numpy as np
+
 from voxmetry.config import SeriesRules
 from voxmetry.core.axes import find_move
 from voxmetry.core.base import Unit
 from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable
+from voxmetry.core.memory import is_mapped
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
 from voxmetry.errors import FormatError, InputError, OutputError, OutputExistsError
 from voxmetry.io.label_maps import existing, naming_file, read_label_map
+from voxmetry.io.mapped_array import zeros_on_disk
 from voxmetry.io.overlapping import Overlap, flatten
 from voxmetry.io.segmentations import choose, is_structures, layers_of
 from voxmetry.io.suffixes import IMAGES, ITK, NIFTI, suffix_of
@@ -130,6 +134,7 @@ def read_segmentation(
     names: Mapping[str, str] | None = None,
     found_only: bool = False,
     as_labels: bool = False,
+    mapped: bool = False,
 ) -> Segmentation:
     """Read a label map (NIfTI, NRRD, MetaImage), a DICOM SEG, an RT structure set, or a folder of NIfTI masks.
 
@@ -155,6 +160,8 @@ def read_segmentation(
         Of structures kept apart: the table has those of `labels` that the file holds, not all of `labels`.
     as_labels
         Take a map of many values without a table for what it says it is, though it looks like an image.
+    mapped
+        Whether a label map in one file may lie in a file where it has no room in memory, as for `read_volume`.
 
     Returns
     -------
@@ -173,7 +180,7 @@ def read_segmentation(
     if is_structures(source):
         layers, pairs = layers_of(source, labels, image, 0.5, structures, found_only=found_only)
         return _renamed(flatten(layers, overlap, source.name, pairs), names, source.name)
-    segmentation = read_label_map(source, labels, as_labels=as_labels)
+    segmentation = read_label_map(source, labels, as_labels=as_labels, mapped=mapped)
     if structures:
         segmentation = choose((segmentation,), structures, source.name)[0][0]
     segmentation = _renamed(segmentation, names, source.name)
@@ -181,7 +188,8 @@ def read_segmentation(
         return segmentation
     grid = image.geometry if isinstance(image, Volume) else image
     move = find_move(segmentation.geometry, grid, what=f"{source.name} and the image")
-    return Segmentation(move(segmentation.array), grid, segmentation.labels)
+    zeros = zeros_on_disk if is_mapped(segmentation.array) else np.zeros
+    return Segmentation(move(segmentation.array, zeros), grid, segmentation.labels)
 
 
 def _renamed(segmentation: Segmentation, names: Mapping[str, str] | None, name: str) -> Segmentation:

@@ -85,7 +85,7 @@ def layers_of(
         source, masks = _inside(source)
         if masks:
             layers, pairs = _read_masks(masks, grid, source.name)
-            _require_some([label for layer in layers for label in layer.labels], labels, structures, source.name)
+            require_some([label for layer in layers for label in layer.labels], labels, structures, source.name)
             return _kept(layers, pairs, labels, structures, source.name, found_only=found_only)
     if has_layers(source):
         layers, pairs = _on(grid, *read_seg_nrrd(source), source.name)
@@ -97,10 +97,10 @@ def layers_of(
     kind = sop_class_uid(read_header(source, source.name))
     if kind in SEG_CLASSES:
         layers, pairs = read_seg(source, grid=grid, threshold=threshold)
-        _require_some([label for layer in layers for label in layer.labels], labels, structures, source.name)
+        require_some([label for layer in layers for label in layer.labels], labels, structures, source.name)
     elif kind == RTSTRUCT_CLASS and grid is not None:
         # What is wrong with a structure that nobody asked for does not matter.
-        _require_some(structures_in(source), labels, structures, source.name)
+        require_some(structures_in(source), labels, structures, source.name)
         # Some may be left out as they lie elsewhere, and are told of: what is left is what there is.
         layers, pairs = read_rtstruct(source, grid, wanted=lambda label: _takes(label, labels, structures) is not None)
     elif kind == RTSTRUCT_CLASS:
@@ -229,7 +229,7 @@ def choose(
     LabelError
         If one of the names fits no structure.
     """
-    _require_some([label for layer in layers for label in layer.labels], None, structures, name)
+    require_some([label for layer in layers for label in layer.labels], None, structures, name)
     return _kept(layers, (), None, structures, name)
 
 
@@ -281,7 +281,8 @@ def fits(name: str, pattern: str) -> bool:
     return folded == wanted or fnmatch.fnmatchcase(folded, wanted.replace("[", "[[]"))
 
 
-def _require_some(found: Sequence[Label], labels: LabelTable | None, structures: Sequence[str], name: str) -> None:
+def require_some(found: Sequence[Label], labels: LabelTable | None, structures: Sequence[str], name: str) -> None:
+    """Raise `LabelError` where a name of `structures` fits no label, or none of `labels` is among them."""
     names = [label.name for label in found]
     unknown = [pattern for pattern in structures if not any(fits(x, pattern) for x in names)]
     if unknown:

@@ -6,14 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
+from voxmetry.core.memory import is_mapped
 from voxmetry.core.records import Comparison, ComparisonSummary
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError
 from voxmetry.measurement.distance import (
     PercentileRule,
+    Status,
     SurfaceDistances,
     average_symmetric_surface_distance_mm,
     boundary_iou,
+    distances_one_by_one,
     hausdorff_distance_mm,
     mean_surface_distances_mm,
     surface_dice,
@@ -30,6 +33,7 @@ REASONS = {
     "extra": "the structure is in the prediction only",
     "absent": "the structure is in neither mask: nothing to compare",
 }
+NO_MEMORY = "there is no memory for the surfaces of the structure: no distances"
 _DISTANCES = (
     "hausdorff_mm",
     "hd95_mm",
@@ -81,7 +85,8 @@ def compare(
     Returns
     -------
     tuple of Comparison
-        One a structure. Dice, IoU, surface Dice and boundary IoU are 0 for a missed or an invented structure.
+        One a structure. Dice, IoU, surface Dice and boundary IoU are 0 for a missed or an invented structure. Of label
+        maps that lie in files, a structure whose surfaces have no room in memory has no distances, and says so.
 
     Raises
     ------
@@ -112,7 +117,11 @@ def compare(
     # Value 0 stands for a structure that a table does not have: no voxel of the foreground has it.
     values = [(pair.prediction or 0, pair.reference or 0) for pair in pairs]
     counts = overlaps(prediction=prediction, reference=reference, pairs=values)
-    distances = surface_distances(prediction=prediction, reference=reference, pairs=values, kind=surface)
+    distances: Sequence[SurfaceDistances | None]
+    if is_mapped(prediction.array) or is_mapped(reference.array):
+        distances = distances_one_by_one(prediction=prediction, reference=reference, pairs=values, kind=surface)
+    else:
+        distances = surface_distances(prediction=prediction, reference=reference, pairs=values, kind=surface)
     diagonal_mm = prediction.geometry.diagonal_mm if empty == "diagonal" else math.nan
     voxel_ml = prediction.geometry.voxel_ml
     return tuple(
@@ -120,13 +129,13 @@ def compare(
             label=pair.name,
             value=pair.prediction or pair.reference or 0,
             value_reference=pair.reference,
-            status=d.status,
+            status=_status(count),
             tolerance_mm=tolerance,
             surface=surface,
             percentile=percentile,
             empty=empty,
-            surface_dice_at_mm={f"{mm:g}": surface_dice(d, mm) for mm in more_tolerances_mm},
-            reason=_reason(d, empty),
+            surface_dice_at_mm={f"{mm:g}": math.nan if d is None else surface_dice(d, mm) for mm in more_tolerances_mm},
+            reason=NO_MEMORY if d is None else _reason(d, empty),
             **_volumes(count, voxel_ml),
             **_boundary(d, tolerance, percentile, diagonal_mm),
         )
@@ -221,7 +230,17 @@ def _volumes(count: Overlap, voxel_ml: float) -> dict[str, float]:
     }
 
 
-def _boundary(d: SurfaceDistances, tolerance_mm: float, rule: PercentileRule, diagonal_mm: float) -> dict[str, float]:
+def _status(count: Overlap) -> Status:
+    if count.n_prediction and count.n_reference:
+        return "both"
+    return "missed" if count.n_reference else "extra" if count.n_prediction else "absent"
+
+
+def _boundary(
+    d: SurfaceDistances | None, tolerance_mm: float, rule: PercentileRule, diagonal_mm: float
+) -> dict[str, float]:
+    if d is None:
+        return dict.fromkeys((*_DISTANCES, "surface_dice", "boundary_iou"), math.nan)
     ours, theirs = mean_surface_distances_mm(d)
     distances = (
         hausdorff_distance_mm(d, 100, rule),

@@ -11,20 +11,32 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import ConfigError
-from voxmetry.ops.nearest import distance_histogram
-from voxmetry.ops.surface import Surface, SurfaceKind, element_areas_mm2, require_right_angles, surfaces
+from voxmetry.io.memory import fits_memory
+from voxmetry.ops.boxes import Box, boxes_of, join
+from voxmetry.ops.nearest import distance_histogram, total_weight
+from voxmetry.ops.surface import (
+    Surface,
+    SurfaceKind,
+    element_areas_mm2,
+    require_right_angles,
+    surface_in,
+    surfaces,
+)
 
 Float64: TypeAlias = NDArray[np.float64]
 Status: TypeAlias = Literal["both", "missed", "extra", "absent"]
 PercentileRule: TypeAlias = Literal["directed max", "pooled"]
 
+POINT_BYTES = 150
+"""A point of a surface, while its distances are found."""
 TOLERANCE_SLACK_MM = 1e-6
 """A distance this little above a tolerance counts as within: affines stored as float32 carry that much noise."""
 
@@ -119,40 +131,108 @@ def surface_distances(
     >>> hausdorff_distance_mm(d[0])
     8.0
     """
-    prediction.geometry.require_same(reference.geometry, what="prediction and reference")
-    require_right_angles(prediction.geometry)
-    ours, theirs = prediction.array, reference.array
-    spacing_mm = prediction.geometry.spacing_mm
-    if theirs.flags.f_contiguous and not theirs.flags.c_contiguous:
-        # Most NIfTI files are stored with the first axis running fastest: walk them the way they lie.
-        ours, theirs, spacing_mm = ours.T, theirs.T, (spacing_mm[2], spacing_mm[1], spacing_mm[0])
-    areas = element_areas_mm2(spacing_mm) if kind == "elements" else None
-    shape = (ours.shape[0] + 2, ours.shape[1] + 2, ours.shape[2] + 2)
-
+    ours, theirs, grid, _ = _as_they_lie(prediction, reference, kind)
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         found = tuple(pool.map(lambda array: surfaces(array, kind), (ours, theirs)))
         sides = [[surface.get(value) for surface, value in zip(found, pair, strict=True)] for pair in pairs]
         tasks = [(a, b) for a, b in sides] + [(b, a) for a, b in sides]
         # The largest first, so that no thread is left with a large one at the end.
         order = sorted(range(len(tasks)), key=lambda n: -sum(len(x) for x in tasks[n] if x is not None))
-        done = dict(zip(order, pool.map(lambda n: _directed(*tasks[n], areas, shape, spacing_mm), order), strict=True))
+        done = dict(zip(order, pool.map(lambda n: _directed(*tasks[n], grid), order), strict=True))
     n = len(pairs)
     return [SurfaceDistances(done[place], done[n + place], kind) for place in range(n)]
 
 
-def _directed(
-    a: Surface | None,
-    b: Surface | None,
-    areas: Float64 | None,
-    shape: tuple[int, int, int],
-    spacing_mm: tuple[float, float, float],
-) -> Directed:
+def distances_one_by_one(
+    *,
+    prediction: Segmentation,
+    reference: Segmentation,
+    pairs: Sequence[tuple[int, int]],
+    kind: SurfaceKind = "elements",
+) -> list[SurfaceDistances | None]:
+    """Measure what `surface_distances` does, one structure after the other, each in its own box.
+
+    It is for label maps that lie in files: of these no more than a slab is looked at together.
+
+    Returns
+    -------
+    list of SurfaceDistances or None
+        One a pair, in their order; None for a structure that there is no memory for.
+
+    Raises
+    ------
+    GeometryError, ConfigError
+        As `surface_distances`.
+    """
+    ours, theirs, grid, flipped = _as_they_lie(prediction, reference, kind)
+    boxes = [{v: box[::-1] if flipped else box for v, box in boxes_of(x).items()} for x in (prediction, reference)]
+    found: list[SurfaceDistances | None] = []
+    for pair in pairs:
+        places = [mine.get(value) for mine, value in zip(boxes, pair, strict=True)]
+        sides = _two_surfaces((ours, theirs), pair, places, kind)
+        if sides is None:
+            found.append(None)
+        else:
+            a, b = sides
+            found.append(SurfaceDistances(_directed(a, b, grid), _directed(b, a, grid), kind))
+    return found
+
+
+def _two_surfaces(
+    arrays: Sequence[NDArray[Any]], values: Sequence[int], places: Sequence[Box | None], kind: SurfaceKind
+) -> list[Surface | None] | None:
+    """Find the surfaces of one structure in two maps, None where a map lacks it; None if there is no room for them."""
+    there = [box for box in places if box is not None]
+    # Both surfaces are marked in the box round them.
+    voxels = math.prod(part.stop - part.start + 2 for part in join(there)) if there else 0
+    found: list[Surface | None] = []
+    for array, value, box in zip(arrays, values, places, strict=True):
+        room = voxels + POINT_BYTES * sum(len(side) for side in found if side is not None)
+        side = None if box is None else surface_in(array, value, box, kind, partial(_fits, room))
+        if side is None and box is not None:
+            return None
+        found.append(side)
+    return found
+
+
+def _fits(taken: int, n: int) -> bool:
+    return fits_memory(taken + POINT_BYTES * n)
+
+
+class _Grid(NamedTuple):
+    """The padded grid that surfaces are numbered on, and what their points count for."""
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    areas_mm2: Float64 | None
+
+
+def _as_they_lie(
+    prediction: Segmentation, reference: Segmentation, kind: SurfaceKind
+) -> tuple[NDArray[Any], NDArray[Any], _Grid, bool]:
+    """Return both arrays, their grid, and whether its axes were turned round, so that they are walked along memory."""
+    prediction.geometry.require_same(reference.geometry, what="prediction and reference")
+    require_right_angles(prediction.geometry)
+    ours, theirs = prediction.array, reference.array
+    spacing_mm = prediction.geometry.spacing_mm
+    # Most NIfTI files are stored with the first axis running fastest.
+    flipped = theirs.flags.f_contiguous and not theirs.flags.c_contiguous
+    if flipped:
+        ours, theirs, spacing_mm = ours.T, theirs.T, (spacing_mm[2], spacing_mm[1], spacing_mm[0])
+    areas = element_areas_mm2(spacing_mm) if kind == "elements" else None
+    shape = (ours.shape[0] + 2, ours.shape[1] + 2, ours.shape[2] + 2)
+    return ours, theirs, _Grid(shape, spacing_mm, areas), flipped
+
+
+def _directed(a: Surface | None, b: Surface | None, grid: _Grid) -> Directed:
     nothing = np.zeros(0)
     if a is None:
         return Directed(nothing, nothing, 0.0)
     if b is None:
-        return Directed(nothing, nothing, float(len(a) if areas is None or a.code is None else areas[a.code].sum()))
-    distance, total = distance_histogram(a, b, padded_shape=shape, spacing_mm=spacing_mm, areas_mm2=areas)
+        return Directed(nothing, nothing, total_weight(a, slice(None), grid.areas_mm2))
+    distance, total = distance_histogram(
+        a, b, padded_shape=grid.shape, spacing_mm=grid.spacing_mm, areas_mm2=grid.areas_mm2
+    )
     return Directed(distance, total, float(total.sum()))
 
 

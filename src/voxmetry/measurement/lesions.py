@@ -183,10 +183,10 @@ def measurement_plane(geometry: Geometry) -> tuple[int, Plane]:
 
 def ordered_components(
     segmentation: Segmentation, label: Label, whole: Box, connectivity: int, min_volume_ml: float
-) -> list[Component]:
-    """Return the lesions of one structure, which lies in the box `whole`, in the order of their numbers."""
+) -> Iterator[Component]:
+    """Yield the lesions of one structure, which lies in the box `whole`, in the order of their numbers."""
     found = _in_order(segmentation, label, whole, connectivity, min_volume_ml)
-    return [component for component in found if component is not None]
+    return (component for component in found if component is not None)
 
 
 def _in_order(

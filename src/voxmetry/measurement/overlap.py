@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from voxmetry.core.memory import release_pages
 from voxmetry.core.segmentation import Segmentation
 
 _CHUNK_VOXELS = 4_000_000
@@ -102,3 +103,5 @@ def _chunks(a: NDArray[Any], b: NDArray[Any]) -> Any:
     thick = max(1, _CHUNK_VOXELS // (a.shape[1] * a.shape[2]))
     for first in range(0, a.shape[0], thick):
         yield a[first : first + thick].ravel(), b[first : first + thick].ravel()
+        release_pages(a)
+        release_pages(b)

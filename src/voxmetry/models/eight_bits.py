@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from voxmetry.config import ModelSpec
 from voxmetry.core.base import Count, Number, Record
+from voxmetry.core.quantising import LEAST_ML
 from voxmetry.core.text import word
 from voxmetry.errors import ModelError
 from voxmetry.models import find_member, read_any_spec
@@ -96,6 +98,16 @@ def read_eight_bits(folder: Path, spec: ModelSpec) -> EightBits | None:
         if made.files.get(name) != found:
             raise _unusable(f"{name}, which is not what {RECORD} says", folder)
     return made
+
+
+def lowest_dice(made: EightBits) -> float:
+    """Return the lowest mean Dice of a structure with the full run, of those that `voxmetry models quantise` counts.
+
+    nan where none was found.
+    """
+    there = [row for row in made.structures if row.volume_ml > 0]
+    counted = [row for row in there if row.volume_ml >= LEAST_ML] or there
+    return min((min(row.dice, row.fast_dice) for row in counted), default=math.nan)
 
 
 def eight_bits_mark(folder: Path) -> str:

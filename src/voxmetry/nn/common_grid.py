@@ -9,7 +9,8 @@ Jakob Wasserthal et al., TotalSegmentator, doi 10.1148/ryai.230024; its steps as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -17,9 +18,12 @@ from scipy.ndimage import zoom
 
 from voxmetry.core.axes import Reorientation, reorientation
 from voxmetry.core.geometry import Geometry
+from voxmetry.core.memory import free_bytes, is_mapped, release_pages
 from voxmetry.core.volume import Volume
-from voxmetry.errors import InputError
-from voxmetry.ops.boxes import Box
+from voxmetry.errors import InferenceError, InputError
+from voxmetry.io.mapped_array import zeros_on_disk
+from voxmetry.io.memory import fits_memory
+from voxmetry.ops.boxes import Box, join, label_boxes
 
 AXES = "RAS"
 WHOLE_NUMBER_DECIMALS = 3
@@ -61,14 +65,26 @@ class CommonGrid:
         values = self._moved.forward(volume.array)
         if self.as_it_is:
             return Volume(values, self.geometry, volume.unit, volume.source)
+        _require_room(values.shape, self.geometry.shape)
         return Volume(_splines(values, self.geometry.shape), self.geometry, volume.unit, volume.source)
 
     def back(self, labels: np.ndarray) -> np.ndarray:
         """Bring a label map (I, J, K) on this grid onto the native one by the nearest voxel; same type."""
         if not self.as_it_is:
-            for axis, (size, wanted) in enumerate(zip(labels.shape, self._oriented.shape, strict=True)):
-                labels = np.take(labels, _nearest(size, wanted), axis=axis)
+            labels = self._nearest(labels)
         return self._moved.inverse(labels)
+
+    def _nearest(self, labels: np.ndarray) -> np.ndarray:
+        """Take the nearest voxels, slice by slice, into a temporary file where there is no room for them."""
+        shape = self._oriented.shape
+        i, j, k = (_nearest(size, wanted) for size, wanted in zip(labels.shape, shape, strict=True))
+        on_disk = is_mapped(labels) or not fits_memory(math.prod(shape) * labels.itemsize)
+        made = zeros_on_disk(shape, labels.dtype) if on_disk else np.empty(shape, labels.dtype, order="F")
+        for place, nearest in enumerate(k):
+            made[:, :, place] = labels[:, :, nearest][np.ix_(i, j)]
+            release_pages(labels)
+            release_pages(made)
+        return made
 
     @property
     def moved(self) -> Reorientation:
@@ -76,19 +92,21 @@ class CommonGrid:
         return self._moved
 
 
-def box_of(mask: np.ndarray, margin_mm: float, geometry: Geometry) -> Box | None:
-    """Return the smallest box of a mask (I, J, K) and a margin, cut off at the image, None for an empty mask.
+def box_of(array: np.ndarray, margin_mm: float, geometry: Geometry, values: Collection[int] = (1,)) -> Box | None:
+    """Return the smallest box of values of an array (I, J, K) and a margin, cut off at the image; None without any.
 
     The margin counts whole voxels, rounded down, as TotalSegmentator's does.
     """
-    box = []
-    for axis in range(3):
-        there = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not there.size:
-            return None
-        more = int(margin_mm / float(np.float32(geometry.spacing_mm[axis])))
-        box.append(slice(max(0, int(there[0]) - more), min(mask.shape[axis], int(there[-1]) + 1 + more)))
-    return (box[0], box[1], box[2])
+    boxes = label_boxes(array.view(np.uint8) if array.dtype == bool else array)
+    there = [box for value, box in boxes.items() if value in values]
+    if not there:
+        return None
+    more = (int(margin_mm / float(np.float32(spacing))) for spacing in geometry.spacing_mm)
+    i, j, k = (
+        slice(max(0, part.start - wide), min(n, part.stop + wide))
+        for part, wide, n in zip(join(there), more, array.shape, strict=True)
+    )
+    return (i, j, k)
 
 
 def inside(volume: Volume, box: Box) -> Volume:
@@ -99,6 +117,19 @@ def inside(volume: Volume, box: Box) -> Volume:
     array = volume.array[box]
     i, j, k = array.shape
     return Volume(array, Geometry(affine, (i, j, k), volume.geometry.frame_uid), volume.unit, volume.source)
+
+
+def _require_room(shape: tuple[int, ...], wanted: tuple[int, int, int]) -> None:
+    """Raise `InferenceError` where an image that is resized has no room: it is held whole."""
+    # Whole numbers of 32 bits, and real ones, where two of three axes are done.
+    needed, free = 4 * wanted[0] * wanted[1] * (wanted[2] + shape[2]), free_bytes()
+    if free is not None and needed > free:
+        raise InferenceError(
+            found=f"{free / 1e9:.2f} GB of free memory for an image of {' x '.join(map(str, wanted))} voxels, on the "
+            "grid that the networks of this model share",
+            expected=f"{needed / 1e9:.2f} GB: it is held whole",
+            fix="crop the image to what the model is for, or use a machine with more memory",
+        )
 
 
 def _splines(values: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

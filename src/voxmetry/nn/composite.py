@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from voxmetry.errors import ConfigError
 from voxmetry.models import find_member, find_model, members_sha256, read_any_spec
 from voxmetry.models.composite import CompositeSpec, Member
 from voxmetry.nn.common_grid import CommonGrid, box_of, inside
+from voxmetry.nn.label_merging import kept_aside, paint, placed, vote
 from voxmetry.nn.merged_spec import join_labels
 from voxmetry.nn.model import fast_runs_together
 from voxmetry.nn.predictor import Predictor, Study
@@ -141,10 +142,11 @@ class Composite:
         """
         study = [volumes] if isinstance(volumes, Volume) else list(volumes)
         native, self.notes = study[0].geometry, ()
-        array = np.zeros(native.shape, dtype=_type_of(self.spec.labels), order="F")
         box = self._box(study)
-        if box is not None:
-            array[box] = self._labels([_inside(volume, box, native) for volume in study])
+        if box is None:
+            array = np.zeros(native.shape, dtype=_type_of(self.spec.labels), order="F")
+        else:
+            array = placed(self._labels([_inside(volume, box, native) for volume in study]), box, native.shape)
         found = Segmentation(array, native, self.spec.labels)
         return only(clean(found, self.spec.clean), self._wanted)
 
@@ -162,9 +164,8 @@ class Composite:
             looks.append((self._coarse, self._wanted.names, COARSE_MARGIN_MM))
         for model, structures, margin_mm in looks:
             found = self._load(model)(study)
-            names = [name for name in structures if name in found.labels.names]
-            mask = np.isin(found.array, [found.labels[name].value for name in names])
-            part = box_of(mask, margin_mm, found.geometry)
+            values = [found.labels[name].value for name in structures if name in found.labels.names]
+            part = box_of(found.array, margin_mm, found.geometry, values)
             if part is None:
                 self.notes += (f"{model} found no {', '.join(structures[:6])}: nothing was looked for inside of it.",)
                 return None
@@ -179,31 +180,13 @@ class Composite:
         return grid.back(self._together(self._needed, [_onto(volume, study[0], grid) for volume in study]))
 
     def _together(self, members: Sequence[Member], study: Sequence[Volume]) -> np.ndarray:
-        shape = study[0].array.shape
         if self.spec.how == "vote":
-            return self._voted(members, study)
+            maps = [kept_aside(self._run(member, study), left) for left, member in _counted_down(members)]
+            return vote(maps if self.spec.precedence == "earlier" else maps[::-1])
         if self.spec.how == "cascade":
             return self._second(members, study)
-        merged = np.zeros(shape, dtype=_type_of(self.spec.labels), order="F")
-        for member in members:
-            found = self._run(member, study)
-            paint = found > 0
-            if self.spec.precedence == "earlier":
-                paint &= merged == 0
-            np.copyto(merged, found, where=paint)
-        return merged
-
-    def _voted(self, members: Sequence[Member], study: Sequence[Volume]) -> np.ndarray:
-        """Return the value with most votes of each voxel, the background's included."""
-        maps = [self._run(member, study) for member in members]
-        order = maps if self.spec.precedence == "earlier" else maps[::-1]
-        best, most = order[0].copy(), np.zeros(order[0].shape, dtype=np.uint8)
-        for one in order:
-            votes = sum((other == one).astype(np.uint8) for other in maps)
-            better = votes > most
-            np.copyto(best, one, where=better)
-            np.copyto(most, votes, where=better)
-        return best
+        earlier = self.spec.precedence == "earlier"
+        return paint((self._run(member, study) for member in members), earlier=earlier)
 
     def _second(self, members: Sequence[Member], study: Sequence[Volume]) -> np.ndarray:
         """Return the labels of a cascade's second network, which is told those of the first."""
@@ -361,6 +344,11 @@ def _read(name: str | Path) -> tuple[CompositeSpec, Path]:
             found=f"{spec.name}, which is one network", expected="a model of kind composite", fix="use Predictor"
         )
     return spec, folder
+
+
+def _counted_down(members: Sequence[Member]) -> Iterator[tuple[int, Member]]:
+    """Return each member with how many come after it."""
+    return zip(range(len(members) - 1, -1, -1), members, strict=True)
 
 
 def _names(member: Member, labels: LabelTable) -> list[str]:

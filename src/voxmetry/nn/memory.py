@@ -6,35 +6,24 @@ on torch's meta device, and adding up the tensors that live at once.
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import hashlib
-import json
 import sys
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from voxmetry.config import ModelSpec
 from voxmetry.core.axes import reorientation
 from voxmetry.core.memory import free_bytes, resident_bytes
 from voxmetry.core.volume import Volume
-from voxmetry.errors import InferenceError, OutputError
-from voxmetry.io.atomic import write_text
-from voxmetry.nn.cache import cache_root
+from voxmetry.errors import InferenceError
 from voxmetry.nn.constant_windows import has_constant_windows
 from voxmetry.nn.corner_scores import CHUNK_VALUES
 from voxmetry.nn.device_memory import DEVICE_WINDOW, Room, fit_device
 from voxmetry.nn.grids import along_same_axes, is_turned, model_grid
+from voxmetry.nn.network_cost import NetworkCost
 from voxmetry.nn.oblique import LOT
 from voxmetry.nn.preprocess import RESAMPLE_VALUES
 from voxmetry.nn.restore import SLAB_VALUES
@@ -67,22 +56,6 @@ PLANE_BYTES = 64
 
 
 @dataclass(frozen=True)
-class NetworkCost:
-    """What one window costs.
-
-    Parameters
-    ----------
-    gflop
-        10^9 operations, two for a product and its sum.
-    live_bytes
-        The most that its tensors hold at once in float32, input and output included, weights not.
-    """
-
-    gflop: float
-    live_bytes: int
-
-
-@dataclass(frozen=True)
 class MemoryPlan:
     """How a study will be run, and what that takes.
 
@@ -108,65 +81,6 @@ class MemoryPlan:
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in self.parts.items())
         return f"plan: {self.needed / 1e9:.2f} GB of {self.limit / 1e9:.2f} GB ({parts}); {self.how}"
-
-
-class _Live(TorchDispatchMode):
-    """Adds up the storages that are alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: dict[int, Any] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
-                self._note(leaf.untyped_storage())
-        return out
-
-    def _note(self, storage: Any) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        size = storage.nbytes()
-
-        def gone(_: Any) -> None:
-            self.now -= size
-            del self._known[key]
-
-        self._known[key] = weakref.ref(storage, gone)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-
-def network_cost(network: nn.Module, spec: ModelSpec) -> NetworkCost:
-    """Find the cost of one window without running it."""
-    shadow = copy.deepcopy(network).to("meta")
-    patch = torch.zeros(1, spec.n_channels, *spec.window.patch, device="meta")
-    live = _Live()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter, live:
-        shadow(patch)
-    return NetworkCost(counter.get_total_flops() / 1e9, live.peak + patch.untyped_storage().nbytes())
-
-
-def known_cost(make: Callable[[], nn.Module], spec: ModelSpec) -> NetworkCost:
-    """Return the cost of one window, from the user's cache where it was found out before.
-
-    To count operations torch imports its compiler, which takes longer than a small study's network. The network is
-    made only where they must be counted.
-    """
-    what = (torch.__version__, spec.architecture, spec.window.patch)
-    path = cache_root() / "cost" / f"{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.json"
-    try:
-        return NetworkCost(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        cost = network_cost(make(), spec)
-    # A cache that cannot be written is found out again next time.
-    with contextlib.suppress(OSError, OutputError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({"gflop": cost.gflop, "live_bytes": cost.live_bytes}))
-    return cost
 
 
 def plan_memory(

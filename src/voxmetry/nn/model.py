@@ -15,9 +15,10 @@ from voxmetry.config import FAST_OVERLAP, MaskRcnnNetwork, ModelSpec, Weights, f
 from voxmetry.core.records import FastRun
 from voxmetry.errors import ConfigError, ModelError
 from voxmetry.models import find_model, read_spec
+from voxmetry.models.eight_bits import EightBits, lowest_dice
 from voxmetry.nn.eight_bits import find_eight_bits, in_eight_bits, stored_members
 from voxmetry.nn.fewer_windows import takes_fewer_windows
-from voxmetry.nn.memory import NetworkCost, known_cost
+from voxmetry.nn.network_cost import NetworkCost, known_cost
 from voxmetry.nn.networks.build import Ensemble, build_network, require_size
 from voxmetry.nn.runtime import Runtime, RuntimeChoice, build_runtime, choose_runtime
 from voxmetry.nn.weights import fill, read_checked, sha256_of
@@ -173,7 +174,7 @@ def load_model(
     gflop = 0.0 if only_torch else cost.gflop
     choice = choose_runtime(device, precision, gflop=gflop, execution=execution)
     made, why_not = find_eight_bits(spec, folder, choice, precision) if fast else (None, "")
-    traded = fast_run(spec, full, why_not) if fast else None
+    traded = fast_run(spec, full, why_not, made) if fast else None
     members: tuple[Runtime, ...]
     if made is not None:
         members, choice = stored_members(spec, folder, made), in_eight_bits(choice)
@@ -202,11 +203,12 @@ def fast_runs_together(runs: Sequence[FastRun]) -> FastRun:
         full_overlap=max(own, default=None),
         fewer_windows=any(run.fewer_windows for run in runs),
         eight_bits=tuple(dict.fromkeys(name for run in runs for name in run.eight_bits)),
+        eight_bits_dice={name: dice for run in runs for name, dice in run.eight_bits_dice.items()},
         no_eight_bits="; ".join(dict.fromkeys(run.no_eight_bits for run in runs if run.no_eight_bits)),
     )
 
 
-def fast_run(spec: ModelSpec, full: ModelSpec, why_not: str) -> FastRun:
+def fast_run(spec: ModelSpec, full: ModelSpec, why_not: str, made: EightBits | None = None) -> FastRun:
     """Say what a model for fast runs does otherwise than the full one; `why_not` it is not in 8 bits, or ""."""
     few, own = spec.window.overlap, full.window.overlap
     return FastRun(
@@ -214,6 +216,7 @@ def fast_run(spec: ModelSpec, full: ModelSpec, why_not: str) -> FastRun:
         full_overlap=own if few < own else None,
         fewer_windows=few == own and takes_fewer_windows(full),
         eight_bits=() if why_not else (spec.name,),
+        eight_bits_dice={} if made is None else {spec.name: lowest_dice(made)},
         no_eight_bits=why_not,
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from importlib import metadata
@@ -18,6 +20,10 @@ from torch import nn
 
 from voxmetry.errors import ModelError
 from voxmetry.nn.cache import cache_root
+
+SUM = ".sha256"
+"""Suffix of the checksum beside a converted network."""
+_DAY_S = 86_400
 
 
 def import_openvino() -> ModuleType:
@@ -93,13 +99,17 @@ class OpenVinoRuntime(_Compiled):
         folder = cache_folder(key, shape, openvino.__version__)
         converted = folder / "network.xml" if folder else None
         options = _options(precision, folder)
-        if converted and converted.exists():
-            super().__init__(core.compile_model(converted, "CPU", options))
-            return
+        if converted and is_whole(converted):
+            # What cannot be read all the same is made anew.
+            with contextlib.suppress(RuntimeError):
+                super().__init__(core.compile_model(converted, "CPU", options))
+                return
         model = convert(make(), shape, example or shape)
         if converted:
-            save_network(model, converted)
-            model = core.read_model(converted)
+            # On a full disk it runs without, and is converted again at the next start.
+            with contextlib.suppress(RuntimeError, OSError):
+                save_network(model, converted, sealed=True)
+                model = core.read_model(converted)
         super().__init__(core.compile_model(model, "CPU", options))
 
 
@@ -169,10 +179,51 @@ def cache_folder(key: str, shape: tuple[int, ...], version: str) -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def save_network(model: Any, path: Path) -> None:
-    """Write the converted network; its .xml appears last, so that a half-written one is never read."""
+def save_network(model: Any, path: Path, *, sealed: bool = False) -> None:
+    """Write a converted network; its .xml appears last, so that a half-written one is never read.
+
+    With `sealed` its checksum is written beside it, for `is_whole`.
+
+    Raises
+    ------
+    RuntimeError, OSError
+        If there is no room for it; nothing of it is left.
+    """
     openvino = import_openvino()
+    _sweep(path.parent)
     part = path.with_name(f"part-{os.getpid()}.xml")
-    openvino.save_model(model, part, compress_to_fp16=False)
-    part.with_suffix(".bin").replace(path.with_suffix(".bin"))
-    part.replace(path)
+    parts = {suffix: part.with_suffix(suffix) for suffix in (".bin", SUM, ".xml")}
+    try:
+        openvino.save_model(model, part, compress_to_fp16=False)
+        if sealed:
+            parts[SUM].write_text(_checksum(part), encoding="ascii")
+        for suffix, made in parts.items():
+            if suffix != SUM or sealed:
+                made.replace(path.with_suffix(suffix))
+    finally:
+        for made in parts.values():
+            made.unlink(missing_ok=True)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a sealed network is there as it was written: OpenVINO runs whatever weights of that size lie there."""
+    try:
+        return path.with_suffix(SUM).read_text(encoding="ascii") == _checksum(path)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _checksum(path: Path) -> str:
+    found = hashlib.sha256()
+    for suffix in (".xml", ".bin"):
+        with path.with_suffix(suffix).open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what runs that were killed left in a folder more than a day ago."""
+    with contextlib.suppress(OSError):
+        for left in folder.glob("part-*"):
+            if left.stat().st_mtime < time.time() - _DAY_S:
+                left.unlink(missing_ok=True)

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from voxmetry.config import CleanStep
 from voxmetry.core.geometry import Geometry
-from voxmetry.core.memory import is_mapped, release_pages
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.ops.boxes import Box, boxes_of, grow, join, label_boxes
 from voxmetry.ops.layout import memory_axes
 from voxmetry.ops.parts import Parts, find_parts
-from voxmetry.ops.relabel import like_on_disk
+from voxmetry.ops.relabel import copied
 
 Mask: TypeAlias = NDArray[np.bool_]
 
@@ -62,7 +61,7 @@ def clean(segmentation: Segmentation, steps: Sequence[CleanStep]) -> Segmentatio
     """
     if not steps:
         return segmentation
-    array = _copied(segmentation.array)
+    array = copied(segmentation.array, segmentation.array.dtype)
     for step in steps:
         names = step.labels or segmentation.labels.names
         values = [segmentation.labels[name].value for name in names]
@@ -73,18 +72,6 @@ def clean(segmentation: Segmentation, steps: Sequence[CleanStep]) -> Segmentatio
                 box = grow(join(present), segmentation.geometry.shape)
                 _apply(step, array[box], group, segmentation.geometry, box)
     return Segmentation(array, segmentation.geometry, segmentation.labels)
-
-
-def _copied(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a copy that may be changed: in memory, or in a temporary file where the array lies in a file as well."""
-    if not is_mapped(array):
-        return np.array(array, order="K")
-    axes, copy = memory_axes(array), like_on_disk(array, array.dtype)
-    for from_plane, to_plane in zip(array.transpose(axes), copy.transpose(axes), strict=True):
-        to_plane[...] = from_plane
-        release_pages(array)
-        release_pages(copy)
-    return copy
 
 
 def _apply(step: CleanStep, crop: NDArray[Any], values: list[int], geometry: Geometry, box: Box) -> None:

@@ -55,7 +55,7 @@ def distance_histogram(
         for step in flat_steps[first + 1 : last]:
             hit |= occupied.take(where + step)
         distances.append(distance)
-        totals.append(float(_weights(queries, left[hit], areas_mm2).sum()))
+        totals.append(total_weight(queries, left[hit], areas_mm2))
         where, left = where[~hit], left[~hit]
         if not left.size:
             break
@@ -64,13 +64,25 @@ def distance_histogram(
         q, t = _positions(queries.index[left], padded_shape), _positions(targets.index, padded_shape)
         far, inverse = np.unique(_by_tree(q, t, spacing_mm), return_inverse=True)
         distances.extend(far.tolist())
-        totals.extend(np.bincount(inverse, weights=_weights(queries, left, areas_mm2)).tolist())
+        totals.extend(_weights(queries, left, inverse, areas_mm2).tolist())
     total = np.array(totals)
     return np.array(distances)[total > 0], total[total > 0]
 
 
-def _weights(surface: Surface, chosen: Index, areas_mm2: Float64 | None) -> Float64:
-    return np.ones(len(chosen)) if areas_mm2 is None or surface.code is None else areas_mm2[surface.code[chosen]]
+def total_weight(surface: Surface, chosen: Index | slice, areas_mm2: Float64 | None) -> float:
+    """Return what some points of a surface count for together, whatever their order."""
+    if areas_mm2 is None or surface.code is None:
+        return float(len(surface.index[chosen]))
+    # How many there are of each kind, which are whole numbers.
+    return float((np.bincount(surface.code[chosen], minlength=256) * areas_mm2).sum())
+
+
+def _weights(surface: Surface, chosen: Index, group: Index, areas_mm2: Float64 | None) -> Float64:
+    """Return what the points of each group count for, whatever their order."""
+    if areas_mm2 is None or surface.code is None:
+        return np.asarray(np.bincount(group), np.float64)
+    kinds, n = np.unique(group.astype(np.int64) * 256 + surface.code[chosen], return_counts=True)
+    return np.asarray(np.bincount(kinds // 256, weights=n * areas_mm2[kinds % 256]), np.float64)
 
 
 def _occupancy(

@@ -45,6 +45,21 @@ def relabelled(array: NDArray[Any], values: Mapping[int, int], kind: np.dtype[An
     return found
 
 
+def copied(array: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
+    """Return a copy that may be changed, of another type or the same.
+
+    It is in memory, or in a temporary file where the array lies in a file as well.
+    """
+    if not is_mapped(array):
+        return array.astype(kind, order="K")
+    axes, copy = memory_axes(array), like_on_disk(array, kind)
+    for from_plane, to_plane in zip(array.transpose(axes), copy.transpose(axes), strict=True):
+        to_plane[...] = from_plane
+        release_pages(array)
+        release_pages(copy)
+    return copy
+
+
 def like_on_disk(array: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
     """Return an array of zeros in a temporary file, of the shape of another one and along memory like it."""
     axes = memory_axes(array)

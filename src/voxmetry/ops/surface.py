@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -81,12 +81,60 @@ def surfaces(array: NDArray[Any], kind: SurfaceKind = "elements") -> dict[int, S
     return {value: _joined(parts[value]) for value in sorted(parts)}
 
 
+def surface_in(
+    array: NDArray[Any], value: int, box: tuple[slice, slice, slice], kind: SurfaceKind, fits: Callable[[int], bool]
+) -> Surface | None:
+    """Find the surface of one label, looking at its box alone, slab by slab.
+
+    Parameters
+    ----------
+    array
+        (I, J, K), unsigned integers.
+    value, box
+        The label, and where it lies; some voxel of the box has it.
+    kind
+        'elements' or 'border voxels'.
+    fits
+        Says whether there is room for so many points.
+
+    Returns
+    -------
+    Surface or None
+        As `surfaces` finds it, its points in another order; None where there is no room.
+
+    Examples
+    --------
+    >>> array = np.zeros((3, 3, 3), np.uint8)
+    >>> array[1, 1, 1] = 5
+    >>> len(surface_in(array, 5, (slice(1, 2),) * 3, "elements", lambda n: n < 100))
+    8
+    """
+    crop = array[box]
+    inner, outer = (tuple(n + 2 for n in shape) for shape in (crop.shape, array.shape))
+    corner = [part.start for part in box]
+    parts: list[tuple[NDArray[Any], NDArray[np.uint8] | None]] = []
+    found = 0
+    for _, index, codes in surface_parts(crop, kind, only=value):
+        found += len(index)
+        if not fits(found):
+            return None
+        i, j, k = np.unravel_index(index, inner)
+        flat = ((i + corner[0]) * outer[1] + j + corner[1]) * outer[2] + k + corner[2]
+        parts.append((flat.astype(_index_type(array.shape)), codes))
+    return _joined(parts)
+
+
 def surface_parts(
-    array: NDArray[Any], kind: SurfaceKind = "elements"
+    array: NDArray[Any], kind: SurfaceKind = "elements", *, only: int | None = None
 ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.uint8] | None]]:
-    """Find the surfaces as `surfaces` does, piece by piece: value, `Surface.index` and `Surface.code` of each."""
+    """Find the surfaces as `surfaces` does, piece by piece: value, `Surface.index` and `Surface.code` of each.
+
+    With `only` that of one label, as if nothing else were there.
+    """
     find, overlap = (_elements, 1) if require_kind(kind) == "elements" else (_border_voxels, 2)
     for start, block in _padded_slabs(array, overlap):
+        if only is not None:
+            block[block != only] = 0
         index, labels, codes = find(block)
         order = np.argsort(labels, kind="stable")
         index, labels = (index[order] + start).astype(_index_type(array.shape)), labels[order]

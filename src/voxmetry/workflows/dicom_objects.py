@@ -16,7 +16,7 @@ from voxmetry import io
 from voxmetry.config import DicomOutput
 from voxmetry.core.instances import InstanceSegmentation
 from voxmetry.core.labels import Label, LabelTable
-from voxmetry.core.memory import is_mapped
+from voxmetry.core.memory import is_mapped, release_pages
 from voxmetry.core.records import Lesion, Measurement, Part, StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
 from voxmetry.core.segmentation import Segmentation
@@ -39,6 +39,7 @@ from voxmetry.io.output_folder import output_folder
 from voxmetry.measurement.lesions import ordered_components
 from voxmetry.ops.boxes import boxes_of
 from voxmetry.ops.instances import each_its_own
+from voxmetry.ops.relabel import copied
 from voxmetry.report import write_report
 from voxmetry.report.pictures.key_images import render_key_images
 from voxmetry.workflows.dicom_names import DICOM_FILES, KEY_IMAGES
@@ -112,7 +113,7 @@ def write_objects(
     if not wanted.any_object:
         return
     writer = _Writer(outputs, wanted, result, read_source(volume), uids)
-    if np.any(segmentation.array):
+    if boxes_of(segmentation):
         writer.segmentation(segmentation, instances)
     if wanted.pdf:
         with outputs.each("report_pdf", PDF) as pdf:
@@ -162,7 +163,6 @@ class _Writer:
         # A report refers to the segments that it measures, so there is none without a segmentation.
         if wanted.seg or wanted.sr:
             with self.each("dicom_seg") as path:
-                _require_held(segmentation)
                 apart = parts_apart(segmentation, result, instances)
                 seg = write_seg(
                     apart,
@@ -221,8 +221,8 @@ def _require_held(segmentation: Segmentation) -> None:
     if is_mapped(segmentation.array):
         raise InputError(
             found="a label map that is larger than memory",
-            expected="one that is held as a whole",
-            fix="write it on a machine with more memory",
+            expected="one that is held as a whole, to draw contours round its structures",
+            fix="write it on a machine with more memory, or write --dicom-seg, which needs none",
         )
 
 
@@ -351,24 +351,31 @@ def lesions_apart(segmentation: Segmentation, lesions: Sequence[Lesion]) -> Segm
     """
     if not lesions:
         return segmentation
-    array = segmentation.array.astype(np.uint16)
+    array = copied(segmentation.array, np.dtype(np.uint16))
     labels = [label for label in segmentation.labels if label.name not in {row.label for row in lesions}]
     value = max(segmentation.labels.values)
     boxes = boxes_of(segmentation)
     for name in dict.fromkeys(row.label for row in lesions):
         label = segmentation.labels[name]
         rows = [row for row in lesions if row.label == name]
-        parts = ordered_components(segmentation, label, boxes[label.value], 26, 0.0)
-        if [int(np.count_nonzero(part.mask)) for part in parts] != [row.n_voxels for row in rows]:
+        n = 0
+        # One after the other: the mask of one is there at once.
+        for part in ordered_components(segmentation, label, boxes[label.value], 26, 0.0):
+            if n < len(rows) and int(np.count_nonzero(part.mask)) == rows[n].n_voxels:
+                value += 1
+                array[part.box][part.mask] = value
+                release_pages(array)
+                labels.append(Label(**{**label.model_dump(), "value": value, "name": rows[n].id}))
+                n += 1
+            else:
+                n = -1
+                break
+        if n != len(rows):
             raise InputError(
-                found=f"{len(rows)} lesions {name!r} that are not the {len(parts)} of the segmentation",
-                expected="the lesions of this segmentation, largest first",
-                fix="measure them again",
+                found=f"{len(rows)} lesions {name!r} that are not those of the segmentation",
+                expected="all lesions of this segmentation, largest first",
+                fix="measure them again; those of a study larger than memory that were left out need a larger machine",
             )
-        for row, part in zip(rows, parts, strict=True):
-            value += 1
-            array[part.box][part.mask] = value
-            labels.append(Label(**{**label.model_dump(), "value": value, "name": row.id}))
     table = LabelTable(labels=tuple(labels))
     return Segmentation(array, segmentation.geometry, table)
 

@@ -11,10 +11,12 @@ from voxmetry.core.geometry import Geometry
 from voxmetry.core.labels import LabelTable, plain_name
 from voxmetry.core.records import StudyResult
 from voxmetry.core.segmentation import Segmentation
+from voxmetry.io.label_maps import naming_file
 from voxmetry.io.overlapping import flatten
 from voxmetry.io.read import read_segmentation
-from voxmetry.io.segmentations import is_structures, layers_of
+from voxmetry.io.segmentations import fits, is_structures, layers_of, require_some
 from voxmetry.measurement.pairing import left_out, left_out_words, pair_labels
+from voxmetry.ops.relabel import relabelled
 
 _SIDES = ("the model", "the reference")
 
@@ -26,6 +28,7 @@ def read_reference(
     *,
     names: Mapping[str, str] | None = None,
     structures: Sequence[str] = (),
+    mapped: bool = False,
 ) -> tuple[tuple[Segmentation, ...], tuple[str, ...]]:
     """Read a reference on an image's grid, with the values and names of the result.
 
@@ -41,6 +44,8 @@ def read_reference(
         Names (or values) in the reference to those in `labels`.
     structures
         Names in the reference of those to read, with `*` and `?`; all if not given.
+    mapped
+        Whether a label map in one file may lie in a file where it has no room in memory.
 
     Returns
     -------
@@ -63,21 +68,28 @@ def read_reference(
         known = {label.name for layer in layers for label in layer.labels}
         unknown = () if structures else tuple(name for name in labels.names if name not in known)
         return layers, left_out_words((unknown, ()), _SIDES)
-    found = read_segmentation(source, image=grid, names=names, structures=structures)
+    found = read_segmentation(source, image=grid, mapped=mapped)
     grid.require_same(found.geometry, what="the image and the reference")
-    pairs = pair_labels(labels, found.labels, match="name" if names else "auto")
-    table = np.zeros(int(np.iinfo(found.array.dtype).max) + 1, np.uint16)
-    kept = []
-    for pair in pairs:
-        if pair.prediction is None:
-            continue
-        kept.append(labels.by_value(pair.prediction))
-        if pair.reference is not None:
-            table[pair.reference] = pair.prediction
-    moved = table[found.array]
-    narrow = moved.astype(np.uint8) if max((x.value for x in kept), default=0) <= 255 else moved
-    words = () if structures else left_out_words(left_out(labels, found.labels, pairs), _SIDES)
-    return (Segmentation(narrow, found.geometry, LabelTable(labels=tuple(kept))),), words
+    theirs = _chosen(found.labels, structures, names or {}, source.name)
+    pairs = pair_labels(labels, theirs, match="name" if names else "auto")
+    kept = LabelTable(labels=tuple(labels.by_value(pair.prediction) for pair in pairs if pair.prediction))
+    values = {pair.reference: pair.prediction for pair in pairs if pair.prediction and pair.reference}
+    kind = np.dtype(np.uint8 if max(kept.values, default=0) <= 255 else np.uint16)
+    moved = relabelled(found.array, values, kind)
+    words = () if structures else left_out_words(left_out(labels, theirs, pairs), _SIDES)
+    return (Segmentation(moved, found.geometry, kept),), words
+
+
+def _chosen(labels: LabelTable, structures: Sequence[str], names: Mapping[str, str], name: str) -> LabelTable:
+    """Return the labels of a file that are asked for, by the names that the model gives them."""
+    if structures:
+        require_some(labels.labels, None, structures, name)
+        mine = (label for label in labels if any(fits(label.name, pattern) for pattern in structures))
+        labels = LabelTable(labels=tuple(mine))
+    if not names:
+        return labels
+    with naming_file(name):
+        return labels.renamed(names)
 
 
 def _structures(

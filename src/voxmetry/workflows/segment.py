@@ -10,13 +10,15 @@ from voxmetry.config import StudySettings
 from voxmetry.core.base import require_settings
 from voxmetry.core.records import StudyResult
 from voxmetry.core.records.follow_up import PriorComparison
+from voxmetry.core.segmentation import Segmentation
 from voxmetry.io.label_maps import existing
 from voxmetry.io.output_folder import output_folder, results_in
+from voxmetry.io.segmentations import is_structures
 from voxmetry.measurement import DEFINITIONS
 from voxmetry.workflows.dicom_objects import require_dicom
 from voxmetry.workflows.inputs import StudyInputs, read_inputs
 from voxmetry.workflows.instances import instance_rule, with_instances
-from voxmetry.workflows.larger_than_memory import flag_left_out_of_large, is_larger
+from voxmetry.workflows.larger_than_memory import APART, flag_left_out_of_large, is_larger, left_out_of_comparison
 from voxmetry.workflows.loading import load_beside
 from voxmetry.workflows.models import Answer, Chosen, Ready, require_maps_of, run_model
 from voxmetry.workflows.prior import LARGER_THAN_MEMORY, compare_with_prior
@@ -102,38 +104,23 @@ def segment_study(
             # A path with a slip in it waits for no model.
             first=lambda: [existing(path) for path in read],
         )
-        large = is_larger(inputs.volumes)
-        if large and isinstance(reference, (str, Path)):
-            # It is not read; a slip in its path is told all the same.
-            existing(reference)
         with clock.step("read"):
+            left_out = _left_out_of_reading(inputs, reference)
             truth, unknown = read_reference(
-                None if large else reference,
+                None if left_out else reference,
                 ready.spec.labels,
                 inputs.first.geometry,
                 names=settings.names,
                 structures=structures,
+                mapped=True,
             )
             require_dicom(inputs.first, settings.dicom)
             early = flag_before(ready, inputs, reference, settings)
         warn_early(inputs, ready.spec, tell)
         answer = run_model(ready, inputs.volumes, settings, clock, gate, maps_to=stage)
-        large = is_larger(inputs.volumes, answer.segmentation)
-        left_out = [] if not large or reference is None else ["the comparison with the reference"]
         with clock.step("measure"):
-            if not large:
-                answer = with_instances(answer, ready.spec, settings)
-            elif instance_rule(ready.spec, settings) is not None:
-                left_out.append("the instances of structures")
-            found = measure_study(
-                answer,
-                inputs,
-                () if large else truth,
-                settings,
-                total_rule(ready.spec),
-                skipped=left_out if large else None,
-            )
-        change = _compare_with_prior(found, prior, answer, inputs, settings, clock, large=large)
+            answer, found = _measure(answer, inputs, truth, ready, settings, left_out)
+        change = _compare_with_prior(found, prior, answer, inputs, settings, clock)
         if change is not None and change.reason == LARGER_THAN_MEMORY:
             left_out.append("the match of lesions with those of the prior")
         flags = (*early, *flag_study(inputs, found, answer, change, ready), *flag_left_out(unknown))
@@ -152,6 +139,32 @@ def _require_of(ready: Ready, settings: StudySettings) -> None:
     instance_rule(ready.spec, settings)
 
 
+def _left_out_of_reading(inputs: StudyInputs, reference: Path | str | None) -> list[str]:
+    """Say that there is no comparison with a reference whose structures would each be held as a whole."""
+    apart = is_larger(inputs.volumes) and reference is not None and is_structures(existing(reference))
+    return [APART] if apart else []
+
+
+def _measure(
+    answer: Answer,
+    inputs: StudyInputs,
+    truth: tuple[Segmentation, ...],
+    ready: Ready,
+    settings: StudySettings,
+    left_out: list[str],
+) -> tuple[Answer, StudyMeasurements]:
+    """Tell instances apart and measure; `left_out` takes what there is no memory for."""
+    large = is_larger(inputs.volumes, answer.segmentation)
+    if not large:
+        answer = with_instances(answer, ready.spec, settings)
+    elif instance_rule(ready.spec, settings) is not None:
+        left_out.append("the instances of structures")
+    skipped = left_out if large else None
+    found = measure_study(answer, inputs, truth, settings, total_rule(ready.spec), skipped=skipped)
+    left_out += left_out_of_comparison(found.comparisons, (answer.segmentation, *truth))
+    return answer, found
+
+
 def _compare_with_prior(
     found: StudyMeasurements,
     prior: Path | str | None,
@@ -159,12 +172,10 @@ def _compare_with_prior(
     inputs: StudyInputs,
     settings: StudySettings,
     clock: Clock,
-    *,
-    large: bool,
 ) -> PriorComparison | None:
     if prior is None:
         return None
     with clock.step("compare with prior"):
-        segmentation = None if large else answer.segmentation
+        segmentation = None if is_larger(inputs.volumes, answer.segmentation) else answer.segmentation
         change = compare_with_prior(found, prior, segmentation=segmentation, image=inputs.first, names=settings.names)
         return Privacy.of(settings).change(change)

@@ -23,6 +23,7 @@ from voxmetry.core.segmentation import Segmentation
 from voxmetry.measurement import compare, lesions, measure
 from voxmetry.measurement.instance_rows import measure_instances
 from voxmetry.measurement.totals import total_of
+from voxmetry.ops.boxes import boxes_of
 from voxmetry.ops.resample import resample
 from voxmetry.workflows.inputs import AnySpec, StudyInputs
 from voxmetry.workflows.models import Answer
@@ -95,7 +96,7 @@ def compare_with(
     settings
         The tolerance.
     """
-    names = [{x.name for x in layer.labels if (layer.array == x.value).any()} for layer in reference]
+    names = [{x.name for x in layer.labels if x.value in boxes_of(layer)} for layer in reference]
     seen = set().union(*names)
     for layer, mine in zip(reference, names, strict=True):
         # A known structure without a voxel is missed, once, wherever it is named.

@@ -170,8 +170,8 @@ class FastRun(Record):
     --------
     >>> str(FastRun(overlap=0.25, full_overlap=0.5)), str(FastRun(coarse="totalsegmentator-ct-6mm"))
     ('windows overlap by 25 % in place of 50 %', 'only inside the box that totalsegmentator-ct-6mm finds')
-    >>> str(FastRun(eight_bits=("brain-mr",))), str(FastRun())
-    ('in 8 bits: brain-mr', 'as a full run: windows overlap by no more')
+    >>> str(FastRun(eight_bits=("mine",), eight_bits_dice={"mine": 0.9912})), str(FastRun())
+    ('in 8 bits: mine (Dice with the full run down to 0.99)', 'as a full run: windows overlap by no more')
     >>> str(FastRun(fewer_windows=True))
     'a quarter of the windows, and those at what these find'
     """
@@ -186,6 +186,8 @@ class FastRun(Record):
     """The model that found the box inside of which alone the others ran; empty where all was looked at."""
     eight_bits: tuple[str, ...] = ()
     """Models whose networks ran in 8 bits."""
+    eight_bits_dice: dict[str, Number] = Field(default_factory=dict)
+    """Of each of these the lowest Dice of a structure with the full run, on the images that 8 bits were calibrated on."""
     no_eight_bits: str = ""
     """Why others did not, and what would let them."""
 
@@ -195,7 +197,9 @@ class FastRun(Record):
             few, own = (f"{100 * share:.0f} %" for share in (self.overlap, self.full_overlap))
             parts.append(f"windows overlap by {few} in place of {own}")
         parts += ["a quarter of the windows, and those at what these find"] if self.fewer_windows else []
-        parts += [f"in 8 bits: {', '.join(self.eight_bits)}"] if self.eight_bits else []
+        known = {name: f" (Dice with the full run down to {dice:.2f})" for name, dice in self.eight_bits_dice.items()}
+        names = [f"{name}{known.get(name, '')}" for name in self.eight_bits]
+        parts += [f"in 8 bits: {', '.join(names)}"] if names else []
         return ", ".join(parts) or "as a full run: windows overlap by no more"
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from voxmetry.core.geometry import Geometry
+from voxmetry.core.memory import is_mapped
 from voxmetry.core.records import Comparison, Lesion, Measurement, StudyResult
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.core.volume import Volume
@@ -176,7 +177,12 @@ def _voxel(geometry: Geometry, point: np.ndarray) -> np.ndarray:
 
 
 def _errors(result: StudyResult, volume: Volume, segmentation: Segmentation, reference: Segmentation) -> list[Planned]:
-    """Plan the slices with the most wrong voxels of the structures that were segmented worst."""
+    """Plan the slices with the most wrong voxels of the structures that were segmented worst.
+
+    They take masks of the whole grid, for which there is no memory where a label map lies in a file.
+    """
+    if is_mapped(segmentation.array) or is_mapped(reference.array):
+        return []
     wrong = [c for c in result.comparisons if c.status != "absent" and c.dice != 1]
     worst = sorted(wrong, key=lambda c: c.dice if math.isfinite(c.dice) else 0.0)[:MOST_ERRORS]
     made = []

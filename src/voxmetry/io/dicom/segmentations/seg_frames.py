@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydicom.valuerep import format_number_as_ds
 
 from voxmetry.core.labels import Label
+from voxmetry.core.memory import release_pages
 from voxmetry.io.dicom.objects.origin import (
     keep_encoded,
 )
@@ -135,23 +136,30 @@ def _segment(number: int) -> bytes:
     return _encoded(holder)
 
 
-def pack_frames(frames: Sequence[tuple[SegmentOut, int]], highest: int, kind: str) -> bytes:
-    """Return the pixels of all frames: bytes or words of a label map, or bits, the lowest first (PS3.5 8.1.1)."""
-    if kind == "labelmap":
-        wide = np.uint8 if highest <= 255 else np.dtype("<u2")
-        raw = b"".join(np.ascontiguousarray(x.array[:, :, k].T, wide).tobytes() for x, k in frames)
-    else:
-        raw = b"".join(_bits(frames))
-    return raw + b"\0" * (len(raw) % 2)
+def packed_size(frames: Sequence[tuple[SegmentOut, int]], highest: int, kind: str) -> int:
+    """Return how many bytes `pack_frames` yields."""
+    pixels = len(frames) * frames[0][0].array[:, :, 0].size
+    size = pixels * (1 if highest <= 255 else 2) if kind == "labelmap" else -(-pixels // 8)
+    return size + size % 2
 
 
-def _bits(frames: Sequence[tuple[SegmentOut, int]]) -> Iterator[bytes]:
+def pack_frames(frames: Sequence[tuple[SegmentOut, int]], highest: int, kind: str) -> Iterator[bytes]:
+    """Yield the pixels of all frames: bytes or words of a label map, or bits, the lowest first (PS3.5 8.1.1)."""
     rest = np.zeros(0, np.uint8)
-    for segment, k in frames:
-        bits = np.equal(segment.array[:, :, k].T, segment.label.value).ravel().view(np.uint8)
-        # A frame begins at the bit after the last one, within a byte where the pixels are no multiple of eight.
-        bits = np.concatenate([rest, bits]) if rest.size else bits
-        whole = bits.size // 8 * 8
-        yield np.packbits(bits[:whole], bitorder="little").tobytes()
-        rest = bits[whole:]
-    yield np.packbits(rest, bitorder="little").tobytes()
+    wide = np.uint8 if highest <= 255 else np.dtype("<u2")
+    n = 0
+    for x, k in frames:
+        plane = x.array[:, :, k].T
+        if kind == "labelmap":
+            packed = np.ascontiguousarray(plane, wide).tobytes()
+        else:
+            bits = np.equal(plane, x.label.value).ravel().view(np.uint8)
+            # A frame begins at the bit after the last one, within a byte where the pixels are no multiple of eight.
+            bits = np.concatenate([rest, bits]) if rest.size else bits
+            whole = bits.size // 8 * 8
+            packed, rest = np.packbits(bits[:whole], bitorder="little").tobytes(), bits[whole:]
+        n += len(packed)
+        yield packed
+        release_pages(x.array)
+    last = np.packbits(rest, bitorder="little").tobytes()
+    yield last + b"\0" * ((n + len(last)) % 2)

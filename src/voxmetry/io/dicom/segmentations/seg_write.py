@@ -7,9 +7,12 @@ encoded here, from parts that are made once a slice and once a segment: made fra
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +21,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from voxmetry.core.axes import find_move
 from voxmetry.core.labels import Code, Label
+from voxmetry.core.memory import is_mapped, release_pages
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import InputError, LabelError
 from voxmetry.io.atomic import atomic_path
@@ -34,7 +38,14 @@ from voxmetry.io.dicom.objects.origin import (
 from voxmetry.io.dicom.objects.source import Source
 from voxmetry.io.dicom.read.headers import lenient
 from voxmetry.io.dicom.segmentations.codes import ABNORMAL, ANATOMY, LATERALITY
-from voxmetry.io.dicom.segmentations.seg_frames import SegmentOut, describe_frames, list_frames, pack_frames
+from voxmetry.io.dicom.segmentations.seg_frames import (
+    SegmentOut,
+    describe_frames,
+    list_frames,
+    pack_frames,
+    packed_size,
+)
+from voxmetry.io.mapped_array import zeros_on_disk
 
 _CLASSIC = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4", "PT": "1.2.840.10008.5.1.4.1.1.128"}
 _CARRIED = (
@@ -120,28 +131,53 @@ def write_seg(
         settle(dataset, source)
         frames = list_frames(segments, kind, keep_empty_frames)
         describe_frames(dataset, source, [(0 if kind == "labelmap" else x.number, k) for x, k in frames])
-        pixels = pack_frames(frames, max(x.number for x in segments), kind)
-        if len(pixels) > _MOST_BYTES:
+        highest = max(x.number for x in segments)
+        size = packed_size(frames, highest, kind)
+        if size > _MOST_BYTES:
             raise InputError(
-                found=f"a segmentation of {len(pixels) / 1e9:.1f} GB",
+                found=f"a segmentation of {size / 1e9:.1f} GB",
                 expected="at most 4.3 GB of pixels in one DICOM file",
                 fix="leave out empty frames, or write a label map: --seg-kind labelmap, in voxmetry convert --to "
                 "labelmap (kind='labelmap')",
             )
-        dataset.PixelData = pixels
-        with atomic_path(path) as temporary:
+        with atomic_path(path) as temporary, _packed(frames, highest, kind, temporary.parent) as pixels:
+            dataset.PixelData = pixels
             dataset.save_as(temporary)
-    dataset.PixelData = b""
+            dataset.PixelData = b""
     return dataset
+
+
+@contextlib.contextmanager
+def _packed(frames: Sequence[tuple[SegmentOut, int]], highest: int, kind: str, folder: Path) -> Iterator[Any]:
+    """Yield the pixels of all frames: in memory, or of label maps that lie in files in a file of their own."""
+    if not any(is_mapped(x.array) for x, _ in frames):
+        yield b"".join(pack_frames(frames, highest, kind))
+        return
+    with tempfile.TemporaryFile(prefix=".part-", dir=folder) as file:
+        file.writelines(pack_frames(frames, highest, kind))
+        file.seek(0)
+        yield file
 
 
 def _on_slices(segmentation: Segmentation, source: Source) -> NDArray[Any]:
     move = find_move(segmentation.geometry, source.geometry, what="the segmentation and the series")
-    # Fortran order lays each slice out in one piece.
-    return np.asfortranarray(move(segmentation.array))
+    if not is_mapped(segmentation.array):
+        # Fortran order lays each slice out in one piece.
+        return np.asfortranarray(move(segmentation.array))
+    moved = move(segmentation.array, zeros_on_disk)
+    if moved.flags.f_contiguous:
+        return moved
+    laid = zeros_on_disk(moved.shape, moved.dtype)
+    for k in range(moved.shape[2]):
+        laid[:, :, k] = moved[:, :, k]
+        release_pages(moved)
+        release_pages(laid)
+    return laid
 
 
 def _overlap(arrays: Sequence[NDArray[Any]]) -> bool:
+    if len(arrays) == 1:
+        return False
     taken = arrays[0] > 0
     for array in arrays[1:]:
         if (taken & (array > 0)).any():
@@ -154,7 +190,10 @@ def _segments(layers: Sequence[Segmentation], arrays: Sequence[NDArray[Any]], *,
     """Return the structures that have a voxel, numbered from 1 or by their values."""
     found = []
     for layer, array in zip(layers, arrays, strict=True):
-        by_slice = [_values(array[:, :, k]) for k in range(array.shape[2])]
+        by_slice = []
+        for k in range(array.shape[2]):
+            by_slice.append(_values(array[:, :, k]))
+            release_pages(array)
         for label in layer.labels:
             slices = frozenset(k for k, there in enumerate(by_slice) if label.value in there)
             if slices:
