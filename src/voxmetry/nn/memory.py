@@ -1,7 +1,6 @@
 """How much memory a study will take, before it is taken: the plan that fits, or a refusal that says what is needed.
 
-All figures are resident bytes of this process. What the network itself needs is found by running it without data,
-on torch's meta device, and adding up the tensors that live at once.
+All figures are resident bytes of this process; what the network itself needs is found by `nn.network_cost`.
 """
 
 from __future__ import annotations

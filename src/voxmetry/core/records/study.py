@@ -187,7 +187,7 @@ class FastRun(Record):
     eight_bits: tuple[str, ...] = ()
     """Models whose networks ran in 8 bits."""
     eight_bits_dice: dict[str, Number] = Field(default_factory=dict)
-    """Of each of these the lowest Dice of a structure with the full run, on the images that 8 bits were calibrated on."""
+    """Of each of these the lowest Dice of a structure with the full run, on the images it was calibrated on."""
     no_eight_bits: str = ""
     """Why others did not, and what would let them."""
 
