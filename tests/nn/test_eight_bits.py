@@ -169,7 +169,7 @@ class TestRunning:
         made = json.loads((tmp_path / "out" / "result.json").read_text())["provenance"]
         assert (made["device"], made["precision"], made["fast"]["eight_bits"]) == ("openvino", "int8", ["tiny-mr"])
         kept = json.loads((short / RECORD).read_text())["structures"]
-        lowest = min(min(row["dice"], row["fast_dice"]) for row in kept if row["volume_ml"] > 0)
+        lowest = min(min(row["dice"], row["fast_dice"]) for row in kept if (row["volume_ml"] or 0) > 0)
         assert made["fast"]["eight_bits_dice"] == {"tiny-mr": lowest}
         assert "in 8 bits: tiny-mr" in (tmp_path / "out" / "report.html").read_text()
 
