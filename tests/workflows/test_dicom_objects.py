@@ -124,7 +124,7 @@ def test_each_lesion_becomes_a_segment_of_its_own():
     assert apart.labels.names == ("liver", "tumour-1", "tumour-2")
     assert (apart.mask("tumour-1").sum(), apart.mask("tumour-2").sum(), apart.mask("liver").sum()) == (27, 8, 1)
     other = Segmentation((array == 1).astype(np.uint8) * 3, grid, table)
-    with pytest.raises(InputError, match="are not the 1 of the segmentation"):
+    with pytest.raises(InputError, match="are not those of the segmentation"):
         lesions_apart(other, lesions(whole))
 
 
