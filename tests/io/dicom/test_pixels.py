@@ -98,10 +98,34 @@ def test_overlay_bits_above_the_stored_ones_are_ignored(files, edit, array):
         dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit = 0, 12, 11
         values = np.frombuffer(dataset.PixelData, "<u2") | 0xF000
         dataset.PixelData = values.tobytes()
+        dataset.add_new(0x60000102, "US", 12)
 
     for file in files:
         edit(file, set_high_bits)
     np.testing.assert_array_equal(read_volume(files[0].parent).array, array)
+
+
+@pytest.mark.parametrize(("signed", "stored", "high_bit", "shift"), [(0, 12, 15, 4), (0, 6, 5, 0), (1, 6, 5, 0)])
+def test_values_beyond_the_stored_bits_are_no_values(files, edit, signed, stored, high_bit, shift):
+    def widen(dataset):
+        values = np.frombuffer(dataset.PixelData, "<i2").astype(np.int32)
+        values = values - int(signed) * int(values.max()) // 2
+        dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit = signed, stored, high_bit
+        dataset.PixelData = (values << shift).astype("<i2").tobytes()
+
+    for file in files:
+        edit(file, widen)
+    with pytest.raises(FormatError, match=f"has values beyond its {stored} stored bits"):
+        read_volume(files[0].parent)
+
+
+@pytest.mark.parametrize("modality", ["MR", "CT"])
+def test_one_slice_without_the_rescaling_of_the_others(files, edit, modality):
+    for file in files:
+        edit(file, Modality=modality, RescaleSlope="2", RescaleIntercept="-1024")
+    edit(files[4], RescaleSlope=None, RescaleIntercept=None)
+    with pytest.raises(SeriesError, match=r"1 of 11 slices have no Rescale Slope and Rescale Intercept"):
+        read_volume(files[0].parent)
 
 
 def test_padding_is_rescaled_as_it_is_stored(files, edit, array):
@@ -119,7 +143,7 @@ def test_monochrome1_is_a_way_to_show_it_not_another_value(files, edit, array):
 @pytest.mark.parametrize(
     ("elements", "unit"),
     [
-        ({"Modality": "CT"}, "HU"),
+        ({"Modality": "CT", "RescaleSlope": "1", "RescaleIntercept": "-1024"}, "HU"),
         ({"Modality": "CT", "RescaleType": "HU", "RescaleSlope": "1", "RescaleIntercept": "0"}, "HU"),
         ({"Modality": "CT", "RescaleType": "US", "RescaleSlope": "1", "RescaleIntercept": "0"}, "1"),
         ({"Modality": "PT", "Units": "BQML"}, "Bq/mL"),

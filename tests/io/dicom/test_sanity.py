@@ -47,6 +47,16 @@ def test_a_lost_intercept_in_a_field_that_holds_air(tmp_path):
         read_volume(folder)
 
 
+def test_a_small_field_without_a_rescaling_is_not_in_hounsfield_units(tmp_path):
+    folder = series(tmp_path, lambda hu: hu + 1024)
+    for file in folder.iterdir():
+        dataset = pydicom.dcmread(file)
+        del dataset.RescaleSlope, dataset.RescaleIntercept
+        dataset.save_as(file)
+    with pytest.raises(SeriesError, match="CT values from 24 to 1824 without Rescale Slope and Intercept"):
+        read_volume(folder)
+
+
 @pytest.mark.parametrize(("blank", "refused"), [((1,), True), ((0,), False), ((2, 3), False)])
 def test_a_slice_of_zeros_within_the_stack(tmp_path, blank, refused):
     def change(hu):

@@ -166,3 +166,20 @@ def test_damage_is_told(spoil, function):
 def test_an_image_is_no_segmentation(folder):
     with pytest.raises(FormatError, match="without structures"):
         read_segmentation(folder / "ct-3slice/01.dcm")
+
+
+@pytest.mark.parametrize("shift", [0, 30])
+def test_two_frames_of_a_segment_at_one_place_are_one_or_refused(spoil, folder, shift):
+    def twice(dataset):
+        frames = dataset.pixel_array
+        both = np.concatenate([frames, np.roll(frames, shift, axis=2)])
+        dataset.PixelData = np.packbits(both.ravel(), bitorder="little").tobytes()
+        dataset.PerFrameFunctionalGroupsSequence = [*dataset.PerFrameFunctionalGroupsSequence] * 2
+        dataset.NumberOfFrames = len(both)
+
+    path = spoil(twice)
+    if not shift:
+        assert int(read_segmentation(path).array.sum()) == 107098
+        return
+    with pytest.raises(FormatError, match="several frames of the segment Liver at one place, which differ"):
+        read_segmentation(path)

@@ -30,6 +30,7 @@ SYNTAXES = (EXPLICIT, IMPLICIT, BIG_ENDIAN, DEFLATED, *sorted(_ENCAPSULATED))
 """Transfer syntaxes that can be decoded."""
 _END, _PADDING = b"\xff\xd9", 16
 """What JPEG, JPEG-LS and JPEG 2000 codes end with, and how many bytes of padding may follow."""
+_OVERLAY, _OVERLAY_BIT_POSITION = 0x6000, 0x0102
 _SMALLEST_OF_ZEROS = 64
 """A frame whose code holds more bytes than one for this many pixels is not a frame of one value."""
 
@@ -104,7 +105,7 @@ def decoded(file: Opened, header: Elements, name: str, wanted: Sequence[int]) ->
         if kind.itemsize == 1 and transfer_syntax_uid(header) == BIG_ENDIAN:
             raw = _swapped(raw)
         values = np.frombuffer(raw, kind).reshape(shape).astype(kind.newbyteorder("="))
-        yield index, used_bits(values, header)
+        yield index, used_bits(values, header, name)
 
 
 def _swapped(raw: bytes) -> bytes:
@@ -113,17 +114,45 @@ def _swapped(raw: bytes) -> bytes:
     return np.frombuffer(even, ">u2").astype("<u2").tobytes()[: len(raw)]
 
 
-def used_bits(values: NDArray[Any], header: Any) -> NDArray[Any]:
-    """Return values with the bits above Bits Stored cleared, or filled with the sign; in place."""
+def used_bits(values: NDArray[Any], header: Any, name: str) -> NDArray[Any]:
+    """Return values with the bits above Bits Stored cleared, or filled with the sign; in place.
+
+    Raises
+    ------
+    FormatError
+        If these bits hold something that is no overlay: then it is Bits Stored that is wrong, or the values lie in the
+        upper bits, and readers take the file for different values.
+    """
     allocated = values.dtype.itemsize * 8
     unused = allocated - (whole(header, "BitsStored") or allocated)
     if unused > 0:
+        if not _are_spare(values, allocated - unused) and not _has_overlay_bits(header):
+            raise FormatError(
+                found=f"{name} has values beyond its {allocated - unused} stored bits (Bits Stored; High Bit is "
+                f"{whole(header, 'HighBit')})",
+                expected="values within them, High Bit one less than Bits Stored, or an overlay in the bits above",
+                fix="export the series again; programs read such a file as different values",
+            )
         if values.dtype.kind == "u":
             values &= values.dtype.type((1 << (allocated - unused)) - 1)
         else:
             values <<= unused
             values >>= unused
     return values
+
+
+def _are_spare(values: NDArray[Any], stored: int) -> bool:
+    """Whether the bits above the stored ones are zero, or all repeat the sign as numbers below 0 do in memory."""
+    if values.dtype.kind == "u":
+        return int(values.max(initial=0)) < 1 << stored
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    half = 1 << stored - 1
+    return (-half <= low and high < half) or (low >= 0 and high < 2 * half)
+
+
+def _has_overlay_bits(header: Any) -> bool:
+    """Whether an overlay of before 2004 lies in the bits that the pixels leave unused (PS3.5 8.1.2)."""
+    return isinstance(header, Elements) and any(header.repeated(_OVERLAY, _OVERLAY_BIT_POSITION))
 
 
 def _decompressed(
@@ -204,7 +233,7 @@ def decode_frame(code: bytes, header: Any, name: str) -> NDArray[Any]:
         raise damaged(name, f"pixels up to {values.max()} where the header says {bits_stored} bits")
     # Through the unsigned type of the same size: the bits are what counts, the sign comes from Pixel Representation.
     bits = values.view(f"u{values.dtype.itemsize}").astype(f"u{kind.itemsize}")
-    return used_bits(bits.view(kind), header)
+    return used_bits(bits.view(kind), header, name)
 
 
 def _codec(syntax: str) -> Any:

@@ -121,6 +121,12 @@ class Elements:
         halves = struct.unpack(f"{self._encoding.order}{length // 2}H", self._data[start : start + length])
         return tuple(group << 16 | element for group, element in zip(halves[::2], halves[1::2], strict=True))
 
+    def repeated(self, group: int, element: int) -> list[int]:
+        """Return the values (US) of an element in each of the groups that repeat it, such as those of 16 overlays."""
+        places = [self._places.get((group + 2 * number) << 16 | element) for number in range(16)]
+        order = self._encoding.order
+        return [struct.unpack_from(order + "H", self._data, x[1])[0] for x in places if x is not None and x[2] >= 2]
+
     def items(self, keyword: str) -> list[Elements]:
         """Return the items of a sequence; empty where it is absent.
 

@@ -104,7 +104,7 @@ def read_series(
         check_range(array, meaning.mappings, f"series {info.key}")
     if meaning.factor != 1:
         array = multiplied(array, np.float32(meaning.factor))
-    check_values(array, info, unit)
+    check_values(array, info, unit, rescaled=any(frame.rescaled for frame in slices.frames))
     if meaning.uptake is not None:
         check_uptake(array, info, meaning.uptake.size)
     if geometry is None:
@@ -147,6 +147,7 @@ def _meaning(info: SeriesInfo, slices: Slices, suv: Suv, *, real_world: bool) ->
     if info.modality == "PT" and suv != "none":
         try:
             taken = uptake(slices.headers, suv)
+            _require_rescaling(info, slices, all_of_them=True)
         except SeriesError:
             found = suv_mappings(told, suv)
             if found is None:
@@ -157,8 +158,23 @@ def _meaning(info: SeriesInfo, slices: Slices, suv: Suv, *, real_world: bool) ->
             return _Meaning(_mapped(slices, found), _SUV_UNITS[suv], how=(how,), mappings=found, uptake=mapped)
         unit = _SUV_UNITS[taken.kind]
         return _Meaning(slices, unit, taken.factor, (f"{unit} {taken.how}",), uptake=taken)
+    _require_rescaling(info, slices, all_of_them=False)
     others = named(told, [(frame.slope, frame.intercept) for frame in slices.frames])
     return _Meaning(slices, _unit(slices.headers[0], slices.frames), how=others)
+
+
+def _require_rescaling(info: SeriesInfo, slices: Slices, *, all_of_them: bool) -> None:
+    """Refuse slices without Rescale Slope and Intercept where others have them, or, for SUV, any without."""
+    without = [frame.plane.name for frame in slices.frames if not frame.rescaled]
+    changes = any((frame.slope, frame.intercept) != (1, 0) for frame in slices.frames)
+    if without and (all_of_them or changes):
+        raise SeriesError(
+            found=f"series {info.key}: {len(without)} of {len(slices.frames)} slices have no Rescale Slope and Rescale "
+            f"Intercept, such as {without[0]}",
+            expected="both in every slice: without them its values are in another unit than those of the others",
+            fix="export the series again"
+            + (", or read its values as they are stored (suv='none', --suv none)" if not changes else ""),
+        )
 
 
 def _mapped(slices: Slices, mappings: Sequence[RealWorld]) -> Slices:
@@ -298,7 +314,7 @@ def _read_plain(handle: Opened, header: Elements, name: str, index: int, out: ND
         raise damaged(name, "it became shorter while it was read")
     if not kind.isnative:
         out.byteswap(inplace=True)
-    return used_bits(out.view(kind.newbyteorder("=")), header)
+    return used_bits(out.view(kind.newbyteorder("=")), header, name)
 
 
 def _stored(handle: Opened, header: Elements, name: str, wanted: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:

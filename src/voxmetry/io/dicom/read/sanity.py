@@ -20,7 +20,7 @@ _MOST_OF_DOSE = 2.0
 """Calibration, noise and scatter make some tenths; a wrong unit or hour makes a multiple."""
 
 
-def check_values(array: NDArray[Any], info: SeriesInfo, unit: str) -> None:
+def check_values(array: NDArray[Any], info: SeriesInfo, unit: str, *, rescaled: bool = True) -> None:
     """Refuse a volume whose values cannot be what its header says.
 
     Parameters
@@ -29,6 +29,8 @@ def check_values(array: NDArray[Any], info: SeriesInfo, unit: str) -> None:
         (K, J, I), rescaled.
     info, unit
         What the series is, and what its values mean.
+    rescaled
+        Whether its headers hold a slope and an intercept.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def check_values(array: NDArray[Any], info: SeriesInfo, unit: str) -> None:
             "export the series again: the pixels of this slice were lost",
         )
     if unit == "HU":
-        _check_hounsfield(array, info, float(low), float(high))
+        _check_hounsfield(array, info, float(low), float(high), rescaled=rescaled)
 
 
 def check_uptake(array: NDArray[Any], info: SeriesInfo, size: float | None) -> None:
@@ -87,11 +89,18 @@ def check_uptake(array: NDArray[Any], info: SeriesInfo, size: float | None) -> N
         )
 
 
-def _check_hounsfield(array: NDArray[Any], info: SeriesInfo, low: float, high: float) -> None:
+def _check_hounsfield(array: NDArray[Any], info: SeriesInfo, low: float, high: float, *, rescaled: bool) -> None:
     fix = "export the original series, in Hounsfield units, in place of one that was windowed or lost its intercept"
     expected = "Hounsfield units: air near -1000, water near 0"
     if low >= 0 and high <= _BRIGHTEST_OF_8_BITS:
         raise _refusal(info, f"CT values from {low:g} to {high:g}, as of a picture of 8 bits", expected, fix)
+    if low >= 0 and not rescaled:
+        raise _refusal(
+            info,
+            f"CT values from {low:g} to {high:g} without Rescale Slope and Intercept, as scanners store them",
+            expected,
+            fix,
+        )
     wide = (
         info.spacing_mm is not None
         and min(array.shape[2] * info.spacing_mm[0], array.shape[1] * info.spacing_mm[1]) >= _WIDE_MM

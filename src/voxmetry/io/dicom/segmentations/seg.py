@@ -31,7 +31,7 @@ from voxmetry.io.dicom.read.headers import (
 )
 from voxmetry.io.dicom.segmentations.codes import labels_of
 from voxmetry.io.dicom.segmentations.seg_grid import PlacedFrames, SegFrame, own_grid, warn_of_step
-from voxmetry.io.overlapping import Layers
+from voxmetry.io.overlapping import Layers, Piece
 
 SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation Storage and Label Map Segmentation Storage."""
@@ -136,9 +136,26 @@ def _segments(
     for label in table:
         mine = [frame.index for frame in frames if frame.segment == label.value]
         pixels = _pixels(dataset, mine, name)
-        layers.add(label, [_piece(slots[i], least <= frame.T) for i, frame in zip(mine, pixels, strict=True)])
+        pieces = [_piece(slots[i], least <= frame.T) for i, frame in zip(mine, pixels, strict=True)]
+        layers.add(label, _one_a_place(pieces, label.name, name))
     moved = tuple(Segmentation(placed.put(x.array), placed.target, x.labels) for x in layers.all())
     return moved, layers.pairs
+
+
+def _one_a_place(pieces: Sequence[Piece], segment: str, name: str) -> list[Piece]:
+    """Return the frames of a segment that hold something; refuse two at one place that differ."""
+    found: dict[int, Piece] = {}
+    for place, mask in pieces:
+        if not mask.size:
+            continue
+        box, other = found.setdefault(place[2], (place, mask))
+        if box[:2] != place[:2] or not np.array_equal(other, mask):
+            raise FormatError(
+                found=f"{name} has several frames of the segment {segment} at one place, which differ",
+                expected="one frame of a segment at each place",
+                fix="export the segmentation of each time point, or of each part, by itself",
+            )
+    return list(found.values())
 
 
 def _piece(k: int, mask: NDArray[np.bool_]) -> tuple[tuple[Any, ...], NDArray[np.bool_]]:
