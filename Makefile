@@ -24,7 +24,7 @@ help:
 	@echo "make bench-gpu   the network and a whole study on a GPU: one minute"
 	@echo "make reproduce-hippocampus   the cross-validation and the weights of hippocampus-mr; DATA=FOLDER"
 	@echo "make reproduce-head-neck   the weights of head-neck-ct, hours on two cores; DATA=FOLDER"
-	@echo "make reproduce-brain   the weights of brain-mr from made images, four hours on two cores; DATA=FOLDER"
+	@echo "make reproduce-brain   the weights of brain-mr from made images, six hours on two cores; DATA=FOLDER"
 	@echo "make reproduce-sarcoma   the cross-validation and the weights of sarcoma-petct; DATA=FOLDER"
 	@echo "make clean   remove $(VENV) and $(OUT)"
 
