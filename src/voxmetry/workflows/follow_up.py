@@ -17,6 +17,7 @@ from voxmetry.core.records import Lesion, StudyResult
 from voxmetry.core.records.follow_up import FollowUp, FollowUpSettings, LesionChange
 from voxmetry.core.segmentation import Segmentation
 from voxmetry.errors import FormatError, InputError
+from voxmetry.flags.time_points import flag_time_points
 from voxmetry.io.atomic import write_bytes, write_text
 from voxmetry.io.output_folder import output_folder
 from voxmetry.io.read import Modality, read_segmentation, read_volume
@@ -116,7 +117,8 @@ def _follow_up(
     points = [read_time_point(paths, modality=modality, unit=unit) for paths in (baseline, current)]
     matrix = read_transform(transform) if transform else None
     found = follow_up(baseline=points[0], current=points[1], settings=settings, matrix_ras_mm=matrix)
-    return found.model_copy(update={"voxmetry_version": __version__}), points
+    flags = (*flag_time_points(*points), *found.flags)
+    return found.model_copy(update={"voxmetry_version": __version__, "flags": flags}), points
 
 
 def read_time_point(paths: TimePaths, *, modality: Modality | None = None, unit: Unit | None = None) -> TimePoint:
