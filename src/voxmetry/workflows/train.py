@@ -173,10 +173,14 @@ def _planned(data: list[Path], options: TrainingOptions, progress: Progress | No
         network=options.network,
         device=options.device,
     )
+    read = (*data, *open_joined(data).folders)
+    if options.out is not None:
+        # Before the data set is measured, which may take an hour.
+        require_apart(options.out, read)
     plan = plan_training(inputs, progress=progress)
     plan = replace(plan, settings=with_places(plan.settings, data, Path))
     run = options.out or Path("runs") / plan.settings.model.name
-    require_apart(run, (*data, *open_joined(data).folders))
+    require_apart(run, read)
     if is_first() and not (run / "settings.yaml").exists():
         write_text(make_folder(run) / "plan.yaml", plan.to_yaml())
     return settings_from(plan.settings, options.start) if options.start else plan.settings
